@@ -1,0 +1,192 @@
+//! Catalog objects as data: relations, sinks and schemas with their columns, keys, options and definition environment.
+//!
+//! Invariant: an object's OIDs (relation, row type, array type, index, constraint) come from the one counter and are never
+//! reused; attribute numbers of a relation are never reused either.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::SqlType;
+
+/// Object identifier, as Postgres clients see it. User objects start at 16384.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Oid(pub u32);
+
+/// First OID of user objects; everything below is static.
+pub const FIRST_USER_OID: u32 = 16384;
+
+/// A schema (namespace).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schema {
+    /// Identifier.
+    pub oid: Oid,
+    /// Name.
+    pub name: String,
+}
+
+/// Anything that has columns or consumes them: source, table, view, materialized view, sink, errors relation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Relation {
+    /// Identifier.
+    pub oid: Oid,
+    /// OID of the row type.
+    pub row_type_oid: Oid,
+    /// OID of the array type over the row type.
+    pub array_type_oid: Oid,
+    /// Schema it lives in.
+    pub schema: Oid,
+    /// Name within the schema.
+    pub name: String,
+    /// What it is, with what only that kind has.
+    pub kind: RelationKind,
+    /// Columns in attribute order; for a sink those of its input.
+    pub columns: Vec<Column>,
+    /// Primary key.
+    pub primary_key: Option<Key>,
+    /// CHECK constraints.
+    pub checks: Vec<CheckConstraint>,
+    /// Canonical SQL that re-creates it, secrets redacted by the printer when shown.
+    pub definition: String,
+    /// What the definition was resolved against.
+    pub environment: Environment,
+    /// Relations it reads, sorted.
+    pub depends_on: Vec<Oid>,
+    /// When created, milliseconds since the Unix epoch.
+    pub created_at_ms: i64,
+}
+
+/// Session state a definition depends on; a later session's settings never change an existing object.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Environment {
+    /// TimeZone setting at creation.
+    pub time_zone: String,
+    /// search_path at creation.
+    pub search_path: Vec<String>,
+}
+
+/// Kinds of relations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum RelationKind {
+    /// A stream to read from.
+    Source(ConnectorSpec),
+    /// A table of our own.
+    Table,
+    /// A named query.
+    View {
+        /// Canonical text of the query.
+        query: String,
+    },
+    /// A maintained query.
+    MaterializedView {
+        /// Canonical text of the query.
+        query: String,
+        /// `WITH` options.
+        options: BTreeMap<String, String>,
+    },
+    /// A continuous query that leaves the system.
+    Sink(SinkSpec),
+    /// `<source>_errors`: dropped with its source, filled by the engine.
+    Errors {
+        /// The source.
+        source: Oid,
+    },
+}
+
+/// What a source needs to be opened. Serialised with the object, so every field is data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectorSpec {
+    /// `kafka`, `datagen`, ...
+    pub connector: String,
+    /// Validated `WITH` options by name.
+    pub options: BTreeMap<String, String>,
+    /// `FORMAT`, upper case; `PLAIN` when the connector carries columns itself.
+    pub format: String,
+    /// `ENCODE`, upper case; `NATIVE` when the connector carries columns itself.
+    pub encode: String,
+    /// `ENCODE x (...)` options.
+    pub encode_options: BTreeMap<String, String>,
+    /// Where reading starts: split -> next offset, resolved once at CREATE. A split that is not here starts at its earliest.
+    pub start: BTreeMap<String, u64>,
+    /// `WATERMARK FOR column AS expr`: column name and canonical expression text.
+    pub watermark: Option<(String, String)>,
+}
+
+/// What a sink needs to be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkSpec {
+    /// `blackhole`, `print`, `kafka`, ...
+    pub connector: String,
+    /// Validated `WITH` options by name.
+    pub options: BTreeMap<String, String>,
+    /// Canonical text of the query that feeds it.
+    pub query: String,
+    /// `at_least_once` or `exactly_once`, stored explicitly.
+    pub delivery: String,
+}
+
+/// One column.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Column {
+    /// Name.
+    pub name: String,
+    /// Attribute number, from 1, never reused.
+    pub attnum: i16,
+    /// Type.
+    pub ty: SqlType,
+    /// NOT NULL, declared or by primary key.
+    pub not_null: bool,
+    /// DEFAULT expression, canonical text.
+    pub default: Option<String>,
+    /// Generated-column expression, canonical text.
+    pub generated: Option<String>,
+    /// Where the value comes from.
+    pub role: ColumnRole,
+}
+
+/// Where a column's value comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ColumnRole {
+    /// The payload, an INSERT, or a query.
+    Data,
+    /// `INCLUDE KEY`.
+    Key,
+    /// `INCLUDE PARTITION`.
+    Partition,
+    /// `INCLUDE OFFSET`.
+    Offset,
+    /// `INCLUDE TIMESTAMP`.
+    Timestamp,
+    /// `INCLUDE HEADER 'name'`.
+    Header(String),
+    /// `INCLUDE HEADERS`.
+    Headers,
+    /// `INCLUDE PAYLOAD`.
+    Payload,
+}
+
+/// A primary key with the OIDs of its index and constraint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// Constraint and index name, for example `orders_pkey`.
+    pub name: String,
+    /// Index OID.
+    pub index_oid: Oid,
+    /// Constraint OID.
+    pub constraint_oid: Oid,
+    /// Attribute numbers in key order.
+    pub columns: Vec<i16>,
+}
+
+/// A CHECK constraint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckConstraint {
+    /// Name, given or derived.
+    pub name: String,
+    /// Constraint OID.
+    pub oid: Oid,
+    /// Canonical text of the condition.
+    pub expr: String,
+    /// `DEAD_LETTER`, `FAIL` or `IGNORE`; tables always `FAIL`.
+    pub on_violation: String,
+}

@@ -1,0 +1,99 @@
+//! The contract between a source connector and the engine.
+//!
+//! Invariant: records of a split come in offset order, each exactly once between two seeks; `Progress` never claims an offset
+//! whose records were not handed over. Exactly-once is the engine's: it owns the offsets and re-seeks after a crash.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+
+use crate::error::ConnectorError;
+
+/// Name of a split: a Kafka partition number as text, a file path, `0` for a generator.
+pub type SplitId = String;
+
+/// `split -> next offset to read`.
+pub type Offsets = BTreeMap<SplitId, u64>;
+
+/// How much one poll may return, and how long it may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// At most this many records.
+    pub rows: usize,
+    /// At most about this many payload bytes.
+    pub bytes: usize,
+    /// Returns with what there is after this long.
+    pub time: Duration,
+}
+
+/// Decoded records of one poll, in split and offset order.
+#[derive(Debug, Clone)]
+pub struct SourceBatch {
+    /// Good rows in the source's full column order.
+    pub rows: RecordBatch,
+    /// Rows that could not become a row, in the columns of [`DeadLetter`].
+    pub dead: Vec<DeadLetter>,
+    /// Next offset per split after this batch, for the splits that moved.
+    pub offsets: Offsets,
+    /// Records seen, including dead and skipped ones.
+    pub records: u64,
+    /// Tombstones skipped under FORMAT PLAIN.
+    pub skipped: u64,
+}
+
+/// One row of `<source>_errors`, without the epoch, which the engine adds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// `decode`, `constraint`, `late` or `gap`.
+    pub reason: String,
+    /// What was wrong, in the words of an error's primary line.
+    pub message: String,
+    /// Topic, or file path.
+    pub topic: String,
+    /// Partition; 0 where there is none.
+    pub partition: i32,
+    /// Offset within the split.
+    pub offset: i64,
+    /// Message key.
+    pub key: Option<Vec<u8>>,
+    /// Payload as it came.
+    pub payload: Option<Vec<u8>>,
+    /// Headers as a JSON object of base64 or text values.
+    pub headers: Option<String>,
+    /// Broker timestamp or read time, microseconds since the Unix epoch.
+    pub at_us: i64,
+}
+
+/// How a source is doing, for `sys.sources`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceHealth {
+    /// Reading or waiting for records.
+    Running,
+    /// The outside system does not answer; reading goes on when it does.
+    Degraded(String),
+}
+
+/// A declared source that can be resolved, opened and asked about its end.
+#[async_trait]
+pub trait SourceConnector: Send + Sync + std::fmt::Debug {
+    /// Checks that the outside object exists and turns `scan.startup.mode` into offsets, once, at CREATE.
+    async fn resolve_start(&self) -> Result<Offsets, ConnectorError>;
+    /// End offsets (exclusive) of every split now; bounds an ad-hoc read.
+    async fn end_offsets(&self) -> Result<Offsets, ConnectorError>;
+    /// Opens a reader positioned at `at`; splits that `at` does not name start at their earliest record. Does not wait for the
+    /// outside system: a reader of an unreachable broker is [`SourceHealth::Degraded`] until it answers.
+    fn open(&self, at: &Offsets) -> Result<Box<dyn SourceReader>, ConnectorError>;
+}
+
+/// An open source, owned by one thread.
+pub trait SourceReader: Send {
+    /// Reads and decodes up to `budget`. An empty batch means nothing was there in time. Errors are final for this reader
+    /// (the engine backs off and opens another at the last offsets); outages are not errors but `health`.
+    fn poll(&mut self, budget: Budget) -> Result<SourceBatch, ConnectorError>;
+    /// Last known health.
+    fn health(&self) -> SourceHealth;
+    /// Last known end offset (exclusive) per split, for lag; empty when unknown.
+    fn high_watermarks(&self) -> Offsets;
+}
