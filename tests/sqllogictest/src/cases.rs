@@ -1,0 +1,91 @@
+//! Finds the files and runs each of them against a server of its own.
+//!
+//! Invariant: a file sees a fresh database, so files never depend on each other or on their order.
+
+use std::path::{Path, PathBuf};
+
+use sqllogictest::harness::Failed;
+use sqllogictest::{Runner, default_normalizer, default_validator};
+use tokio_postgres::Config;
+
+use crate::engine::{Engine, EngineError, Protocol, Target};
+use crate::kind::agree;
+
+/// All `.slt` files below `root` in name order.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn files(root: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "slt") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether the file can run on a real Postgres; streaming files say `# thalweg only` in their first line.
+pub fn portable(file: &Path) -> bool {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    !text.lines().next().is_some_and(|line| line.contains("thalweg only"))
+}
+
+/// What to do with the expectations of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Compare.
+    Check,
+    /// Rewrite them with what the server answered.
+    Update,
+}
+
+/// Runs one file on the server at `config`.
+///
+/// # Errors
+/// With the first record that does not match.
+pub async fn run(file: &Path, config: Config, protocol: Protocol, target: Target, mode: Mode) -> Result<(), Failed> {
+    let connect = move || {
+        let config = config.clone();
+        async move { Engine::connect(&config, protocol, target).await }
+    };
+    let mut runner: Runner<Engine, _> = Runner::new(connect);
+    runner.with_column_validator(agree);
+    runner.add_label(match target {
+        Target::Thalweg => "thalweg",
+        Target::Postgres => "postgres",
+    });
+    let result = match mode {
+        Mode::Check => runner.run_file_async(file).await.map_err(|error| Failed::from(error.display(false).to_string())),
+        Mode::Update => {
+            let updated = runner.update_test_file(file, " ", default_validator, default_normalizer, agree).await;
+            updated.map_err(|error| Failed::from(error.to_string()))
+        }
+    };
+    runner.shutdown_async().await;
+    result
+}
+
+/// Runs one file in a database made for it on a real Postgres.
+///
+/// # Errors
+/// As [`run`], and when the database cannot be made.
+pub async fn run_on_postgres(file: &Path, url: &str, name: &str, protocol: Protocol, mode: Mode) -> Result<(), Failed> {
+    let parsed = url.parse::<Config>().map_err(|error| Failed::from(error.to_string()))?;
+    let failed = |error: EngineError| Failed::from(error.to_string());
+    let admin = Engine::connect(&parsed, Protocol::Simple, Target::Postgres).await.map_err(failed)?;
+    admin.batch(&format!("DROP DATABASE IF EXISTS {name}")).await.map_err(failed)?;
+    admin.batch(&format!("CREATE DATABASE {name}")).await.map_err(failed)?;
+    let mut config = parsed;
+    config.dbname(name).options("-c TimeZone=UTC -c DateStyle=ISO,MDY -c IntervalStyle=postgres");
+    let result = run(file, config, protocol, Target::Postgres, mode).await;
+    admin.batch(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.map_err(failed)?;
+    result
+}
