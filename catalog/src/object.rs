@@ -4,7 +4,10 @@
 //! reused; attribute numbers of a relation are never reused either.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
+use arrow_schema::{Field, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 use crate::types::SqlType;
@@ -189,4 +192,127 @@ pub struct CheckConstraint {
     pub expr: String,
     /// `DEAD_LETTER`, `FAIL` or `IGNORE`; tables always `FAIL`.
     pub on_violation: String,
+}
+
+impl Schema {
+    /// True for the schemas every database has, which cannot be dropped.
+    pub fn is_system(&self) -> bool {
+        self.oid.0 < FIRST_USER_OID
+    }
+}
+
+impl Relation {
+    /// The column of this exact name.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// The column with this attribute number.
+    pub fn attribute(&self, attnum: i16) -> Option<&Column> {
+        self.columns.iter().find(|column| column.attnum == attnum)
+    }
+
+    /// Position of the column with this attribute number.
+    pub fn position(&self, attnum: i16) -> Option<usize> {
+        self.columns
+            .iter()
+            .position(|column| column.attnum == attnum)
+    }
+
+    /// Positions of the primary key's columns in key order; empty without one.
+    pub fn key_positions(&self) -> Vec<usize> {
+        self.primary_key.as_ref().map_or_else(Vec::new, |key| {
+            key.columns
+                .iter()
+                .filter_map(|attnum| self.position(*attnum))
+                .collect()
+        })
+    }
+
+    /// The Arrow schema of its columns.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::new(arrow_schema::Schema::new(
+            self.columns.iter().map(Column::field).collect::<Vec<_>>(),
+        ))
+    }
+
+    /// `pg_class.relkind`; `None` for sinks, which hold no rows and are not in `pg_class`.
+    pub fn relkind(&self) -> Option<char> {
+        match self.kind {
+            RelationKind::Source(_) | RelationKind::Table | RelationKind::Errors { .. } => {
+                Some('r')
+            }
+            RelationKind::View { .. } => Some('v'),
+            RelationKind::MaterializedView { .. } => Some('m'),
+            RelationKind::Sink(_) => None,
+        }
+    }
+
+    /// The kind in messages and in `DROP <kind>`, lower case. An errors relation reads like a table.
+    pub fn kind_word(&self) -> &'static str {
+        match self.kind {
+            RelationKind::Source(_) => "source",
+            RelationKind::Table | RelationKind::Errors { .. } => "table",
+            RelationKind::View { .. } => "view",
+            RelationKind::MaterializedView { .. } => "materialized view",
+            RelationKind::Sink(_) => "sink",
+        }
+    }
+
+    /// True when queries can read it.
+    pub fn is_readable(&self) -> bool {
+        !matches!(self.kind, RelationKind::Sink(_))
+    }
+
+    /// True when INSERT, UPDATE, DELETE and TRUNCATE can change it.
+    pub fn is_writable(&self) -> bool {
+        matches!(self.kind, RelationKind::Table)
+    }
+
+    /// Text of the query that feeds it: of a view, a materialized view or a sink.
+    pub fn query(&self) -> Option<&str> {
+        match &self.kind {
+            RelationKind::View { query } | RelationKind::MaterializedView { query, .. } => {
+                Some(query)
+            }
+            RelationKind::Sink(spec) => Some(&spec.query),
+            _ => None,
+        }
+    }
+
+    /// Every OID the relation occupies.
+    pub fn oids(&self) -> Vec<Oid> {
+        let mut oids = vec![self.oid, self.row_type_oid, self.array_type_oid];
+        if let Some(key) = &self.primary_key {
+            oids.extend([key.index_oid, key.constraint_oid]);
+        }
+        oids.extend(self.checks.iter().map(|check| check.oid));
+        oids
+    }
+}
+
+impl Column {
+    /// A plain column: nullable, without default, filled from the payload, an INSERT or a query.
+    pub fn data(name: impl Into<String>, attnum: i16, ty: SqlType) -> Column {
+        Column {
+            name: name.into(),
+            attnum,
+            ty,
+            not_null: false,
+            default: None,
+            generated: None,
+            role: ColumnRole::Data,
+        }
+    }
+
+    /// The column as an Arrow field.
+    pub fn field(&self) -> Field {
+        self.ty.field(&self.name, !self.not_null)
+    }
+}
+
+impl fmt::Display for Oid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
