@@ -1,0 +1,275 @@
+//! The durable logs: which epochs happened, what each changed in tables, and the dead letters of sources.
+//!
+//! Invariant: `append` is one transaction; a transaction that was not made durable is lost as a whole, together with every
+//! later one, so what is found after a crash is always a prefix of the epochs.
+
+use std::sync::Arc;
+
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
+
+use crate::codec::{WeightedBatch, decode_batches, encode_batches, sealed, unsealed};
+use crate::error::StateError;
+use crate::record::{DeadRecord, EpochEntry, EpochRecord};
+
+const EPOCHS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("epoch_log");
+const OFFSETS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("source_offsets");
+const DML: TableDefinition<'_, (u32, u64, u32), &[u8]> = TableDefinition::new("dml_log");
+const DEAD: TableDefinition<'_, (u32, &[u8]), &[u8]> = TableDefinition::new("dead_letters");
+
+/// Records kept in the epoch log. Restarts need the last one and the newest offsets of each source, which are kept apart.
+const EPOCHS_KEPT: u64 = 65_536;
+
+/// The durable logs over one database handle.
+#[derive(Clone)]
+pub struct Store {
+    db: Arc<Database>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+/// One entry of the DML log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DmlEntry {
+    /// Epoch that accepted it.
+    pub epoch: u64,
+    /// Order within the epoch.
+    pub seq: u32,
+    /// What changed.
+    pub changes: Vec<WeightedBatch>,
+}
+
+/// All of a table's DML log, oldest first.
+#[derive(Debug, Clone, Default)]
+pub struct TableLog {
+    /// The entries.
+    pub entries: Vec<DmlEntry>,
+    /// Bytes they take on disk.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Opens the logs, creating them in a new database.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn open(db: Arc<Database>) -> Result<Self, StateError> {
+        let store = Self { db };
+        let txn = store.begin(true)?;
+        txn.open_table(EPOCHS).map_err(redb::Error::from)?;
+        txn.open_table(OFFSETS).map_err(redb::Error::from)?;
+        txn.open_table(DML).map_err(redb::Error::from)?;
+        txn.open_table(DEAD).map_err(redb::Error::from)?;
+        txn.commit().map_err(redb::Error::from)?;
+        Ok(store)
+    }
+
+    /// The newest logged epoch.
+    pub fn last_epoch(&self) -> Result<Option<EpochRecord>, StateError> {
+        let txn = self.db.begin_read().map_err(redb::Error::from)?;
+        let table = txn.open_table(EPOCHS).map_err(redb::Error::from)?;
+        match table.last().map_err(redb::Error::from)? {
+            Some((epoch, bytes)) => Ok(Some(EpochRecord::decode(epoch.value(), bytes.value())?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The newest logged offsets of a source.
+    pub fn source_offsets(&self, source: u32) -> Result<Option<Vec<u8>>, StateError> {
+        let txn = self.db.begin_read().map_err(redb::Error::from)?;
+        let table = txn.open_table(OFFSETS).map_err(redb::Error::from)?;
+        let Some(bytes) = table.get(source).map_err(redb::Error::from)? else {
+            return Ok(None);
+        };
+        let body = unsealed(bytes.value()).map_err(|reason| {
+            StateError::corrupt(format!("the offsets of source {source}"), reason)
+        })?;
+        Ok(Some(body.to_vec()))
+    }
+
+    /// Appends an epoch. With `durable` it is on disk when this returns, and so is every epoch before it; without, it is after
+    /// the next durable append or [`Store::sync`].
+    pub fn append(&self, entry: &EpochEntry, durable: bool) -> Result<(), StateError> {
+        let txn = self.begin(durable)?;
+        {
+            let mut epochs = txn.open_table(EPOCHS).map_err(redb::Error::from)?;
+            let record = EpochRecord::encode(entry.at_ms, &entry.offsets);
+            epochs
+                .insert(entry.epoch, record.as_slice())
+                .map_err(redb::Error::from)?;
+            if entry.epoch.is_multiple_of(1024) && entry.epoch > EPOCHS_KEPT {
+                epochs
+                    .retain_in(..entry.epoch - EPOCHS_KEPT, |_, _| false)
+                    .map_err(redb::Error::from)?;
+            }
+            if !entry.offsets.is_empty() {
+                let mut offsets = txn.open_table(OFFSETS).map_err(redb::Error::from)?;
+                for (source, bytes) in &entry.offsets {
+                    let record = sealed(bytes.clone());
+                    offsets
+                        .insert(*source, record.as_slice())
+                        .map_err(redb::Error::from)?;
+                }
+            }
+            if !entry.dml.is_empty() {
+                let mut dml = txn.open_table(DML).map_err(redb::Error::from)?;
+                for (seq, (table, changes)) in entry.dml.iter().enumerate() {
+                    let record = encode_batches(changes)?;
+                    let key = (*table, entry.epoch, seq as u32);
+                    dml.insert(key, record.as_slice())
+                        .map_err(redb::Error::from)?;
+                }
+            }
+            if !entry.dead.is_empty() || !entry.dead_expired.is_empty() {
+                let mut dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
+                for letter in &entry.dead {
+                    let record = sealed(letter.value.clone());
+                    dead.insert((letter.source, letter.key.as_slice()), record.as_slice())
+                        .map_err(redb::Error::from)?;
+                }
+                for (source, key) in &entry.dead_expired {
+                    dead.remove((*source, key.as_slice()))
+                        .map_err(redb::Error::from)?;
+                }
+            }
+        }
+        txn.commit().map_err(redb::Error::from)?;
+        Ok(())
+    }
+
+    /// Makes every epoch appended so far durable.
+    pub fn sync(&self) -> Result<(), StateError> {
+        self.begin(true)?.commit().map_err(redb::Error::from)?;
+        Ok(())
+    }
+
+    /// The DML log of a table.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the entry, when one does not match its checksum.
+    pub fn table_log(&self, table: u32) -> Result<TableLog, StateError> {
+        let txn = self.db.begin_read().map_err(redb::Error::from)?;
+        let dml = txn.open_table(DML).map_err(redb::Error::from)?;
+        let mut log = TableLog::default();
+        for item in dml
+            .range((table, 0, 0)..=(table, u64::MAX, u32::MAX))
+            .map_err(redb::Error::from)?
+        {
+            let (key, bytes) = item.map_err(redb::Error::from)?;
+            let (_, epoch, seq) = key.value();
+            let name = format!("DML log entry {epoch}/{seq} of table {table}");
+            log.bytes += bytes.value().len() as u64;
+            log.entries.push(DmlEntry {
+                epoch,
+                seq,
+                changes: decode_batches(&name, bytes.value())?,
+            });
+        }
+        Ok(log)
+    }
+
+    /// Replaces a table's log through `epoch` by one entry that holds its content then.
+    pub fn compact_table_log(
+        &self,
+        table: u32,
+        epoch: u64,
+        content: &[WeightedBatch],
+    ) -> Result<(), StateError> {
+        let record = encode_batches(content)?;
+        let txn = self.begin(true)?;
+        {
+            let mut dml = txn.open_table(DML).map_err(redb::Error::from)?;
+            dml.retain_in((table, 0, 0)..=(table, epoch, u32::MAX), |_, _| false)
+                .map_err(redb::Error::from)?;
+            if !content.is_empty() {
+                dml.insert((table, epoch, 0), record.as_slice())
+                    .map_err(redb::Error::from)?;
+            }
+        }
+        txn.commit().map_err(redb::Error::from)?;
+        Ok(())
+    }
+
+    /// Tables that have entries in the DML log.
+    pub fn logged_tables(&self) -> Result<Vec<u32>, StateError> {
+        let txn = self.db.begin_read().map_err(redb::Error::from)?;
+        let dml = txn.open_table(DML).map_err(redb::Error::from)?;
+        let mut tables = Vec::new();
+        let mut next = 0_u32;
+        loop {
+            let mut range = dml.range((next, 0, 0)..).map_err(redb::Error::from)?;
+            let Some(first) = range.next() else { break };
+            let (table, _, _) = first.map_err(redb::Error::from)?.0.value();
+            tables.push(table);
+            let Some(after) = table.checked_add(1) else {
+                break;
+            };
+            next = after;
+        }
+        Ok(tables)
+    }
+
+    /// Stored dead letters of a source, by key.
+    pub fn dead_letters(&self, source: u32) -> Result<Vec<DeadRecord>, StateError> {
+        let txn = self.db.begin_read().map_err(redb::Error::from)?;
+        let dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
+        let mut letters = Vec::new();
+        for item in dead
+            .range((source, [].as_slice())..)
+            .map_err(redb::Error::from)?
+        {
+            let (key, bytes) = item.map_err(redb::Error::from)?;
+            let (owner, key) = key.value();
+            if owner != source {
+                break;
+            }
+            let value = unsealed(bytes.value()).map_err(|reason| {
+                StateError::corrupt(format!("a dead letter of source {source}"), reason)
+            })?;
+            letters.push(DeadRecord {
+                source,
+                key: key.to_vec(),
+                value: value.to_vec(),
+            });
+        }
+        Ok(letters)
+    }
+
+    /// Removes everything kept for dropped objects.
+    pub fn forget(&self, objects: &[u32]) -> Result<(), StateError> {
+        let txn = self.begin(true)?;
+        {
+            let mut offsets = txn.open_table(OFFSETS).map_err(redb::Error::from)?;
+            let mut dml = txn.open_table(DML).map_err(redb::Error::from)?;
+            let mut dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
+            for object in objects {
+                offsets.remove(*object).map_err(redb::Error::from)?;
+                dml.retain_in((*object, 0, 0)..=(*object, u64::MAX, u32::MAX), |_, _| {
+                    false
+                })
+                .map_err(redb::Error::from)?;
+                let end = object.checked_add(1).unwrap_or(u32::MAX);
+                dead.retain_in((*object, [].as_slice())..(end, [].as_slice()), |_, _| false)
+                    .map_err(redb::Error::from)?;
+            }
+        }
+        txn.commit().map_err(redb::Error::from)?;
+        Ok(())
+    }
+
+    fn begin(&self, durable: bool) -> Result<WriteTransaction, StateError> {
+        let mut txn = self.db.begin_write().map_err(redb::Error::from)?;
+        let durability = if durable {
+            Durability::Immediate
+        } else {
+            Durability::None
+        };
+        txn.set_durability(durability).map_err(redb::Error::from)?;
+        Ok(txn)
+    }
+}
