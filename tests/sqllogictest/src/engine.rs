@@ -167,12 +167,12 @@ impl<'a> FromSql<'a> for Raw {
     }
 }
 
-/// A cell as the files write it: they cannot hold an empty word.
+/// A cell as the files write it: they cannot hold an empty word or a line break.
 fn shown(value: Option<String>) -> String {
     match value {
         None => "NULL".into(),
         Some(value) if value.is_empty() => "(empty)".into(),
-        Some(value) => value,
+        Some(value) => value.replace('\n', "\\n"),
     }
 }
 

@@ -264,9 +264,9 @@ fn array(ty: &Type, item: &Type, raw: &[u8]) -> Result<String, Malformed> {
         }
         sizes.push(size);
     }
-    let shown = nested(&mut fields, item, &sizes)?;
+    let shown = if sizes.is_empty() { "{}".to_string() } else { nested(&mut fields, item, &sizes)? };
     fields.end()?;
-    Ok(if sizes.is_empty() { "{}".into() } else { shown })
+    Ok(shown)
 }
 
 fn nested(fields: &mut Fields<'_>, item: &Type, sizes: &[i32]) -> Result<String, Malformed> {
