@@ -62,12 +62,18 @@ pub struct Delta {
 impl Delta {
     /// All rows inserted once.
     pub fn insert(batch: RecordBatch) -> Self {
-        Self { batch, weights: Weights::Ones }
+        Self {
+            batch,
+            weights: Weights::Ones,
+        }
     }
 
     /// All rows deleted once.
     pub fn delete(batch: RecordBatch) -> Self {
-        Self { batch, weights: Weights::Constant(-1) }
+        Self {
+            batch,
+            weights: Weights::Constant(-1),
+        }
     }
 
     /// Number of distinct entries (not the sum of weights).

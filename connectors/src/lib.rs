@@ -1,1 +1,35 @@
-//! Placeholder for the crate's front page.
+//! The only code that talks to outside systems: sources, sinks and their formats, and the change sets that flow from and to them.
+//!
+//! Invariant: nothing a broker, file or record contains makes this crate panic, block for ever or lose its place; what cannot
+//! become a row becomes a [`DeadLetter`], and what cannot be reached becomes [`SourceHealth::Degraded`].
+//!
+//! * [`source()`] and [`sink()`] turn a catalog object into a connector; both check every option they read.
+//! * [`SourceConnector`] resolves where reading starts and opens a [`SourceReader`]; offsets belong to the caller.
+//! * [`Delta`], [`Epoch`] and [`EpochInfo`] are what the engine passes around.
+
+mod blackhole;
+mod context;
+mod datagen;
+mod delta;
+mod error;
+mod format;
+mod options;
+mod print;
+mod registry;
+mod sink;
+mod source;
+#[cfg(test)]
+mod testing;
+
+pub use blackhole::BlackholeSink;
+pub use context::{Clock, ConnectorContext, ManualClock, SystemClock};
+pub use datagen::DatagenSource;
+pub use delta::{Delta, Epoch, EpochInfo, Weights};
+pub use error::ConnectorError;
+pub use format::canonical_json;
+pub use print::PrintSink;
+pub use registry::{sink, source};
+pub use sink::Sink;
+pub use source::{
+    Budget, DeadLetter, Offsets, SourceBatch, SourceConnector, SourceHealth, SourceReader, SplitId,
+};

@@ -13,4 +13,7 @@ use crate::error::ConnectorError;
 pub trait Sink: Send {
     /// Delivers the net changes of one epoch.
     async fn write(&mut self, epoch: EpochInfo, changes: &[Delta]) -> Result<(), ConnectorError>;
+
+    /// Rows delivered since it was opened, deletions included.
+    fn rows_written(&self) -> u64;
 }

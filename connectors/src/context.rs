@@ -1,0 +1,92 @@
+//! What a connector is given from outside: the clock.
+//!
+//! Invariant: nothing else in this crate asks the machine for the time of day; tests move time by hand.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A source of wall-clock time.
+pub trait Clock: Send + Sync + Debug {
+    /// Microseconds since the Unix epoch.
+    fn now_us(&self) -> i64;
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_us(&self) -> i64 {
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
+            // A machine set to before 1970 still has an order of events.
+            Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |us| -us),
+        }
+    }
+}
+
+/// A clock that moves only when told to.
+#[derive(Debug, Default)]
+pub struct ManualClock {
+    now_us: AtomicI64,
+}
+
+impl ManualClock {
+    /// A clock standing at `now_us` microseconds since the Unix epoch.
+    pub fn new(now_us: i64) -> Self {
+        Self {
+            now_us: AtomicI64::new(now_us),
+        }
+    }
+
+    /// Sets the time.
+    pub fn set_us(&self, now_us: i64) {
+        self.now_us.store(now_us, Ordering::SeqCst);
+    }
+
+    /// Moves time forward.
+    pub fn advance(&self, by: Duration) {
+        let by_us = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
+        self.now_us.fetch_add(by_us, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now_us(&self) -> i64 {
+        self.now_us.load(Ordering::SeqCst)
+    }
+}
+
+/// What every connector is opened with.
+#[derive(Debug, Clone)]
+pub struct ConnectorContext {
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl ConnectorContext {
+    /// A context with this clock.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock }
+    }
+}
+
+/// A point in elapsed time after which a call returns with what it has. It bounds waiting only, and never decides content,
+/// so it reads the machine's monotonic clock whatever [`Clock`] says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    /// A deadline this far ahead.
+    pub(crate) fn after(wait: Duration) -> Self {
+        let now = Instant::now();
+        Self(now.checked_add(wait).unwrap_or(now))
+    }
+
+    /// Time left; zero once it has passed.
+    pub(crate) fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+}

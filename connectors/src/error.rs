@@ -1,0 +1,155 @@
+//! What can go wrong between us and an outside system, with its SQLSTATE.
+//!
+//! Invariant: no text in here ever holds an option's value that may be secret; brokers, topics and offsets are not.
+
+use thalweg_catalog::Report;
+
+/// An error of a connector.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectorError {
+    /// The brokers do not answer.
+    #[error("could not reach Kafka broker {brokers}")]
+    BrokerUnreachable {
+        /// `properties.bootstrap.server` as given.
+        brokers: String,
+        /// What the client last reported.
+        detail: String,
+    },
+    /// The brokers answer and refuse who we are.
+    #[error("Kafka broker {brokers} refused the login")]
+    Authentication {
+        /// `properties.bootstrap.server` as given.
+        brokers: String,
+        /// What the client last reported.
+        detail: String,
+    },
+    /// We are known, and may not do this.
+    #[error("permission denied for topic \"{topic}\" on Kafka broker {brokers}")]
+    Denied {
+        /// The topic.
+        topic: String,
+        /// `properties.bootstrap.server` as given.
+        brokers: String,
+    },
+    /// The topic is not there.
+    #[error("topic \"{topic}\" does not exist on broker {brokers}")]
+    TopicMissing {
+        /// The topic.
+        topic: String,
+        /// `properties.bootstrap.server` as given.
+        brokers: String,
+    },
+    /// Any other answer of a broker, or of the client library.
+    #[error("Kafka request failed: {detail}")]
+    Kafka {
+        /// The client library's name for it.
+        detail: String,
+    },
+    /// An option or option combination that cannot work.
+    #[error("{message}")]
+    InvalidOption {
+        /// What is wrong.
+        message: String,
+        /// What to write instead.
+        hint: Option<String>,
+    },
+    /// Something DIALECT promises and this build does not have.
+    #[error("{what} is not supported yet")]
+    Unsupported {
+        /// The construct.
+        what: String,
+        /// What to use instead.
+        hint: String,
+    },
+    /// A column whose type the connector cannot fill.
+    #[error("{message}")]
+    ColumnType {
+        /// What is wrong, naming the column.
+        message: String,
+    },
+    /// Records between two offsets are gone: retention overtook the reader, or the topic was created anew.
+    #[error("records of topic \"{topic}\" partition {partition} from offset {from} on are gone")]
+    Gap {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// First offset that was wanted.
+        from: u64,
+        /// What the broker has.
+        detail: String,
+    },
+    /// The relation is of a kind that has no connector, or a broken promise inside this crate.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ConnectorError {
+    /// A bad option without a hint.
+    pub(crate) fn option(message: impl Into<String>) -> Self {
+        ConnectorError::InvalidOption {
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// A bad option with a hint.
+    pub(crate) fn option_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        ConnectorError::InvalidOption {
+            message: message.into(),
+            hint: Some(hint.into()),
+        }
+    }
+
+    /// SQLSTATE of this error. A gap is 58030 (`io_error`): data that was promised cannot be read any more.
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            ConnectorError::BrokerUnreachable { .. } => "08001",
+            ConnectorError::Authentication { .. } => "28000",
+            ConnectorError::Denied { .. } => "42501",
+            ConnectorError::TopicMissing { .. } => "42P01",
+            ConnectorError::Kafka { .. } => "58000",
+            ConnectorError::InvalidOption { .. } => "22023",
+            ConnectorError::Unsupported { .. } => "0A000",
+            ConnectorError::ColumnType { .. } => "42804",
+            ConnectorError::Gap { .. } => "58030",
+            ConnectorError::Internal(_) => "XX000",
+        }
+    }
+
+    /// The error as a client sees it.
+    pub fn report(&self) -> Report {
+        let (detail, hint) = match self {
+            ConnectorError::BrokerUnreachable { detail, .. } => (
+                Some(detail.clone()),
+                Some("Check properties.bootstrap.server, and that the broker advertises an address this machine can reach.".into()),
+            ),
+            ConnectorError::Authentication { detail, .. } => (
+                Some(detail.clone()),
+                Some("Check properties.security.protocol and the properties.sasl.* options.".into()),
+            ),
+            ConnectorError::Denied { .. } => {
+                (None, Some("Grant READ and DESCRIBE on the topic to this user.".into()))
+            }
+            ConnectorError::TopicMissing { .. } => {
+                (None, Some("Create the topic first; Thalweg never creates topics it reads.".into()))
+            }
+            ConnectorError::Gap { detail, .. } => (
+                Some(detail.clone()),
+                Some("Set on_offset_gap = 'resume' to go on from the first record that is left and log the gap.".into()),
+            ),
+            ConnectorError::InvalidOption { hint, .. } => (None, hint.clone()),
+            ConnectorError::Unsupported { hint, .. } => (None, Some(hint.clone())),
+            ConnectorError::Kafka { .. }
+            | ConnectorError::ColumnType { .. }
+            | ConnectorError::Internal(_) => (None, None),
+        };
+        Report {
+            sqlstate: self.sqlstate(),
+            message: self.to_string(),
+            detail: detail.filter(|text| !text.is_empty()),
+            hint,
+            position: None,
+        }
+    }
+}

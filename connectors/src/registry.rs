@@ -1,0 +1,69 @@
+//! Names of connectors and what they stand for.
+//!
+//! Invariant: a relation that passes through here without an error can be opened; every option its connector reads was checked.
+
+use std::sync::Arc;
+
+use thalweg_catalog::{Relation, RelationKind};
+
+use crate::blackhole::BlackholeSink;
+use crate::context::ConnectorContext;
+use crate::datagen::DatagenSource;
+use crate::error::ConnectorError;
+use crate::print::PrintSink;
+use crate::sink::Sink;
+use crate::source::SourceConnector;
+
+/// The connector of a source.
+///
+/// # Errors
+/// 0A000 for a connector, FORMAT or ENCODE this build does not have, 22023 for an option that cannot work, 42804 for a column
+/// the connector cannot fill. Nothing outside is contacted.
+pub fn source(
+    relation: &Relation,
+    context: &ConnectorContext,
+) -> Result<Arc<dyn SourceConnector>, ConnectorError> {
+    let RelationKind::Source(spec) = &relation.kind else {
+        return Err(ConnectorError::Internal(format!(
+            "relation \"{}\" is not a source",
+            relation.name
+        )));
+    };
+    match spec.connector.as_str() {
+        "datagen" => Ok(Arc::new(DatagenSource::new(relation, spec, context)?)),
+        other => Err(ConnectorError::Unsupported {
+            what: format!("source connector \"{other}\""),
+            hint: "Use connector = 'kafka' or connector = 'datagen'.".into(),
+        }),
+    }
+}
+
+/// The connector of a sink.
+///
+/// # Errors
+/// 0A000 for a connector or delivery guarantee this build does not have.
+pub fn sink(
+    relation: &Relation,
+    _context: &ConnectorContext,
+) -> Result<Box<dyn Sink>, ConnectorError> {
+    let RelationKind::Sink(spec) = &relation.kind else {
+        return Err(ConnectorError::Internal(format!(
+            "relation \"{}\" is not a sink",
+            relation.name
+        )));
+    };
+    if spec.delivery == "exactly_once" {
+        return Err(ConnectorError::Unsupported {
+            what: "delivery = 'exactly_once'".into(),
+            hint: "Use delivery = 'at_least_once'.".into(),
+        });
+    }
+    match spec.connector.as_str() {
+        "blackhole" => Ok(Box::new(BlackholeSink::default())),
+        "print" => Ok(Box::new(PrintSink::new(relation.name.clone()))),
+        other => Err(ConnectorError::Unsupported {
+            what: format!("sink connector \"{other}\""),
+            hint: "Use connector = 'blackhole' or connector = 'print'.".into(),
+        }),
+    }
+}
