@@ -1,0 +1,398 @@
+//! Every `WITH` option, described once. Validation, defaults and documentation read these tables.
+//!
+//! Invariant: a name appears at most once per place, and a default is a value its own kind accepts.
+
+use super::value::{parse_bool, parse_bytes, parse_duration, parse_list};
+
+/// What an option holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum OptionKind {
+    /// Any text that is not empty.
+    Text,
+    /// One of these words.
+    Enum(&'static [&'static str]),
+    /// A whole number in this range.
+    Integer(i64, i64),
+    /// A number from 0 to 1.
+    Fraction,
+    /// True or false.
+    Boolean,
+    /// A length of time.
+    Duration,
+    /// A number of bytes.
+    Bytes,
+    /// Names or values separated by commas.
+    List,
+}
+
+impl OptionKind {
+    /// The value in canonical form; `None` when it is not of this kind.
+    pub fn canonical(self, text: &str) -> Option<String> {
+        let trimmed = text.trim();
+        match self {
+            OptionKind::Text => (!trimmed.is_empty()).then(|| text.to_owned()),
+            OptionKind::Enum(words) => {
+                let word = trimmed.to_ascii_lowercase();
+                words.contains(&word.as_str()).then_some(word)
+            }
+            OptionKind::Integer(low, high) => {
+                let number = trimmed.parse::<i64>().ok()?;
+                (low..=high).contains(&number).then(|| number.to_string())
+            }
+            OptionKind::Fraction => {
+                let number = trimmed.parse::<f64>().ok()?;
+                (0.0..=1.0).contains(&number).then(|| trimmed.to_owned())
+            }
+            OptionKind::Boolean => parse_bool(trimmed).map(|value| value.to_string()),
+            OptionKind::Duration => parse_duration(trimmed).map(|ms| format!("{ms} ms")),
+            OptionKind::Bytes => parse_bytes(trimmed).map(|bytes| bytes.to_string()),
+            OptionKind::List => parse_list(trimmed).map(|elements| elements.join(",")),
+        }
+    }
+
+    /// What is allowed, as a sentence.
+    pub fn allowed(self) -> String {
+        match self {
+            OptionKind::Text => "It must not be empty.".to_owned(),
+            OptionKind::Enum(words) => format!("Allowed values are {}.", words.join(", ")),
+            OptionKind::Integer(low, i64::MAX) => {
+                format!("It must be a whole number of at least {low}.")
+            }
+            OptionKind::Integer(i64::MIN, high) => {
+                format!("It must be a whole number of at most {high}.")
+            }
+            OptionKind::Integer(low, high) => {
+                format!("It must be a whole number from {low} to {high}.")
+            }
+            OptionKind::Fraction => "It must be a number from 0 to 1.".to_owned(),
+            OptionKind::Boolean => "Allowed values are true, false.".to_owned(),
+            OptionKind::Duration => {
+                "It must be a length of time, as '250 ms', '30 s', '10 min', '1 h', '7 days'."
+                    .to_owned()
+            }
+            OptionKind::Bytes => "It must be a size, as '64kB', '4MB', '10GB'.".to_owned(),
+            OptionKind::List => "It must be a list separated by commas.".to_owned(),
+        }
+    }
+}
+
+/// Where an option belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// `CREATE SOURCE ... WITH (connector = 'kafka')`.
+    KafkaSource,
+    /// `CREATE SOURCE ... WITH (connector = 'datagen')`.
+    DatagenSource,
+    /// `CREATE SINK ... WITH (connector = 'blackhole')`.
+    BlackholeSink,
+    /// `CREATE SINK ... WITH (connector = 'print')`.
+    PrintSink,
+    /// `CREATE MATERIALIZED VIEW ... WITH (...)`.
+    MaterializedView,
+    /// `ENCODE JSON (...)` of a source.
+    EncodeJson,
+}
+
+impl Place {
+    /// The place in messages.
+    pub fn words(self) -> &'static str {
+        match self {
+            Place::KafkaSource => "kafka source",
+            Place::DatagenSource => "datagen source",
+            Place::BlackholeSink => "blackhole sink",
+            Place::PrintSink => "print sink",
+            Place::MaterializedView => "materialized view",
+            Place::EncodeJson => "ENCODE JSON",
+        }
+    }
+
+    /// True when the option list also names the connector.
+    pub fn has_connector(self) -> bool {
+        !matches!(self, Place::MaterializedView | Place::EncodeJson)
+    }
+}
+
+/// How much of an option is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Built {
+    /// All of it.
+    Yes,
+    /// These values; others are 0A000.
+    Only(&'static [&'static str]),
+    /// Nothing: the option is 0A000.
+    No,
+}
+
+/// One option.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OptionSpec {
+    /// Name as written.
+    pub name: &'static str,
+    /// What it is, as a noun phrase without article.
+    pub doc: &'static str,
+    /// What it holds.
+    pub kind: OptionKind,
+    /// Value when it is not written; `None` is off.
+    pub default: Option<&'static str>,
+    /// It must be written.
+    pub required: bool,
+    /// Its value is never shown.
+    pub secret: bool,
+    /// How much of it is built.
+    pub built: Built,
+    /// What to use in place of what is not built.
+    pub instead: Option<&'static str>,
+    /// Where it belongs.
+    pub places: &'static [Place],
+}
+
+impl OptionSpec {
+    const fn new(
+        name: &'static str,
+        places: &'static [Place],
+        kind: OptionKind,
+        doc: &'static str,
+    ) -> OptionSpec {
+        OptionSpec {
+            name,
+            doc,
+            kind,
+            default: None,
+            required: false,
+            secret: false,
+            built: Built::Yes,
+            instead: None,
+            places,
+        }
+    }
+
+    const fn default(mut self, value: &'static str) -> OptionSpec {
+        self.default = Some(value);
+        self
+    }
+
+    const fn required(mut self) -> OptionSpec {
+        self.required = true;
+        self
+    }
+
+    const fn built(mut self, built: Built, instead: Option<&'static str>) -> OptionSpec {
+        self.built = built;
+        self.instead = instead;
+        self
+    }
+
+    /// A value to show in a hint.
+    pub(super) fn example(&self) -> &'static str {
+        match self.name {
+            "properties.bootstrap.server" => "'localhost:9092'",
+            _ => "'...'",
+        }
+    }
+}
+
+/// The options that belong to a place.
+pub fn options_of(place: Place) -> impl Iterator<Item = &'static OptionSpec> {
+    OPTIONS
+        .iter()
+        .filter(move |spec| spec.places.contains(&place))
+}
+
+const ANY_SOURCE: &[Place] = &[Place::KafkaSource, Place::DatagenSource];
+const KAFKA: &[Place] = &[Place::KafkaSource];
+const DATAGEN: &[Place] = &[Place::DatagenSource];
+const ANY_SINK: &[Place] = &[Place::BlackholeSink, Place::PrintSink];
+const VIEW: &[Place] = &[Place::MaterializedView];
+const JSON: &[Place] = &[Place::EncodeJson];
+
+const POSITIVE: OptionKind = OptionKind::Integer(1, i64::MAX);
+const NOT_NEGATIVE: OptionKind = OptionKind::Integer(0, i64::MAX);
+
+/// Every option but `connector`, the Kafka client's `properties.*` and datagen's `fields.*`.
+pub const OPTIONS: &[OptionSpec] = &[
+    OptionSpec::new(
+        "on_error",
+        ANY_SOURCE,
+        OptionKind::Enum(&["dead_letter", "fail", "ignore"]),
+        "fate of a record that does not become a row",
+    )
+    .default("dead_letter"),
+    OptionSpec::new(
+        "errors.retention",
+        ANY_SOURCE,
+        OptionKind::Duration,
+        "time the errors relation keeps a row",
+    )
+    .default("7 days"),
+    OptionSpec::new(
+        "errors.max_rows",
+        ANY_SOURCE,
+        POSITIVE,
+        "number of rows the errors relation keeps at most",
+    )
+    .default("1000000"),
+    OptionSpec::new(
+        "watermark.idle.timeout",
+        ANY_SOURCE,
+        OptionKind::Duration,
+        "time after which a split without records no longer holds the watermark back",
+    ),
+    OptionSpec::new(
+        "source_rate_limit",
+        ANY_SOURCE,
+        POSITIVE,
+        "number of rows read per second at most",
+    ),
+    OptionSpec::new("topic", KAFKA, OptionKind::Text, "topic to read").required(),
+    OptionSpec::new(
+        "properties.bootstrap.server",
+        KAFKA,
+        OptionKind::List,
+        "list of brokers to start from, host:port",
+    )
+    .required(),
+    OptionSpec::new(
+        "connection",
+        KAFKA,
+        OptionKind::Text,
+        "connection with the brokers",
+    )
+    .built(Built::No, Some("Use properties.bootstrap.server.")),
+    OptionSpec::new(
+        "scan.startup.mode",
+        KAFKA,
+        OptionKind::Enum(&["earliest", "latest", "timestamp"]),
+        "place where reading starts",
+    )
+    .default("earliest"),
+    OptionSpec::new(
+        "scan.startup.timestamp.millis",
+        KAFKA,
+        NOT_NEGATIVE,
+        "broker time, in milliseconds since the Unix epoch, where reading starts",
+    ),
+    OptionSpec::new(
+        "scan.startup.offsets",
+        KAFKA,
+        OptionKind::List,
+        "list of partition:offset where reading starts",
+    ),
+    OptionSpec::new(
+        "on_offset_gap",
+        KAFKA,
+        OptionKind::Enum(&["fail", "resume"]),
+        "fate of a reader whose next record the broker has deleted",
+    )
+    .default("fail"),
+    OptionSpec::new(
+        "partition.discovery.interval",
+        KAFKA,
+        OptionKind::Duration,
+        "time between looks for new partitions",
+    )
+    .default("30 s"),
+    OptionSpec::new(
+        "bounded",
+        KAFKA,
+        OptionKind::Boolean,
+        "wish to stop at the end offsets found at the start",
+    )
+    .default("false"),
+    OptionSpec::new(
+        "rows_per_second",
+        DATAGEN,
+        POSITIVE,
+        "number of rows generated per second at most",
+    ),
+    OptionSpec::new(
+        "rows",
+        DATAGEN,
+        NOT_NEGATIVE,
+        "number of rows generated in all",
+    ),
+    OptionSpec::new(
+        "seed",
+        DATAGEN,
+        OptionKind::Integer(i64::MIN, i64::MAX),
+        "number that determines every generated value",
+    ),
+    OptionSpec::new(
+        "delivery",
+        ANY_SINK,
+        OptionKind::Enum(&["at_least_once", "exactly_once"]),
+        "promise to readers of the sink",
+    )
+    .default("at_least_once")
+    .built(
+        Built::Only(&["at_least_once"]),
+        Some("Use delivery = 'at_least_once'."),
+    ),
+    OptionSpec::new(
+        "on_compute_error",
+        VIEW,
+        OptionKind::Enum(&["null", "fail"]),
+        "fate of a value whose computation fails",
+    )
+    .default("null"),
+    OptionSpec::new(
+        "isolated",
+        VIEW,
+        OptionKind::Boolean,
+        "wish to share no state with other views",
+    )
+    .default("false")
+    .built(Built::Only(&["false"]), None),
+    OptionSpec::new(
+        "state_ttl",
+        VIEW,
+        OptionKind::Duration,
+        "time after which unused state goes",
+    )
+    .built(Built::No, Some("Filter on a time column with now().")),
+    OptionSpec::new(
+        "backfill_rate_limit",
+        VIEW,
+        POSITIVE,
+        "number of rows read per second during backfill",
+    )
+    .built(Built::No, None),
+    OptionSpec::new(
+        "timestamptz.handling.mode",
+        JSON,
+        OptionKind::Enum(&["guess", "milli", "micro", "utc_string"]),
+        "form of timestamps in the payload",
+    )
+    .default("guess"),
+    OptionSpec::new(
+        "case_insensitive",
+        JSON,
+        OptionKind::Boolean,
+        "wish to match field names regardless of case when none matches exactly",
+    )
+    .default("true"),
+];
+
+/// The properties of `fields.<column>.<property>`.
+pub const DATAGEN_FIELD: [OptionSpec; 6] = [
+    OptionSpec::new(
+        "kind",
+        DATAGEN,
+        OptionKind::Enum(&["sequence", "random", "enum", "zipf", "timestamp"]),
+        "way the column's values are made",
+    ),
+    OptionSpec::new("start", DATAGEN, OptionKind::Text, "first or least value"),
+    OptionSpec::new("end", DATAGEN, OptionKind::Text, "last or greatest value"),
+    OptionSpec::new(
+        "values",
+        DATAGEN,
+        OptionKind::List,
+        "list of values to choose from",
+    ),
+    OptionSpec::new("null_rate", DATAGEN, OptionKind::Fraction, "share of NULLs"),
+    OptionSpec::new(
+        "max_lateness",
+        DATAGEN,
+        OptionKind::Duration,
+        "time a timestamp lies behind the newest at most",
+    ),
+];
