@@ -35,7 +35,10 @@ pub fn files(root: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// Whether the file can run on a real Postgres; streaming files say `# thalweg only` in their first line.
 pub fn portable(file: &Path) -> bool {
     let text = std::fs::read_to_string(file).unwrap_or_default();
-    !text.lines().next().is_some_and(|line| line.contains("thalweg only"))
+    !text
+        .lines()
+        .next()
+        .is_some_and(|line| line.contains("thalweg only"))
 }
 
 /// What to do with the expectations of a file.
@@ -51,7 +54,13 @@ pub enum Mode {
 ///
 /// # Errors
 /// With the first record that does not match.
-pub async fn run(file: &Path, config: Config, protocol: Protocol, target: Target, mode: Mode) -> Result<(), Failed> {
+pub async fn run(
+    file: &Path,
+    config: Config,
+    protocol: Protocol,
+    target: Target,
+    mode: Mode,
+) -> Result<(), Failed> {
     let connect = move || {
         let config = config.clone();
         async move { Engine::connect(&config, protocol, target).await }
@@ -63,9 +72,14 @@ pub async fn run(file: &Path, config: Config, protocol: Protocol, target: Target
         Target::Postgres => "postgres",
     });
     let result = match mode {
-        Mode::Check => runner.run_file_async(file).await.map_err(|error| Failed::from(error.display(false).to_string())),
+        Mode::Check => runner
+            .run_file_async(file)
+            .await
+            .map_err(|error| Failed::from(error.display(false).to_string())),
         Mode::Update => {
-            let updated = runner.update_test_file(file, " ", default_validator, default_normalizer, agree).await;
+            let updated = runner
+                .update_test_file(file, " ", default_validator, default_normalizer, agree)
+                .await;
             updated.map_err(|error| Failed::from(error.to_string()))
         }
     };
@@ -77,15 +91,36 @@ pub async fn run(file: &Path, config: Config, protocol: Protocol, target: Target
 ///
 /// # Errors
 /// As [`run`], and when the database cannot be made.
-pub async fn run_on_postgres(file: &Path, url: &str, name: &str, protocol: Protocol, mode: Mode) -> Result<(), Failed> {
-    let parsed = url.parse::<Config>().map_err(|error| Failed::from(error.to_string()))?;
+pub async fn run_on_postgres(
+    file: &Path,
+    url: &str,
+    name: &str,
+    protocol: Protocol,
+    mode: Mode,
+) -> Result<(), Failed> {
+    let parsed = url
+        .parse::<Config>()
+        .map_err(|error| Failed::from(error.to_string()))?;
     let failed = |error: EngineError| Failed::from(error.to_string());
-    let admin = Engine::connect(&parsed, Protocol::Simple, Target::Postgres).await.map_err(failed)?;
-    admin.batch(&format!("DROP DATABASE IF EXISTS {name}")).await.map_err(failed)?;
-    admin.batch(&format!("CREATE DATABASE {name}")).await.map_err(failed)?;
+    let admin = Engine::connect(&parsed, Protocol::Simple, Target::Postgres)
+        .await
+        .map_err(failed)?;
+    admin
+        .batch(&format!("DROP DATABASE IF EXISTS {name}"))
+        .await
+        .map_err(failed)?;
+    admin
+        .batch(&format!("CREATE DATABASE {name}"))
+        .await
+        .map_err(failed)?;
     let mut config = parsed;
-    config.dbname(name).options("-c TimeZone=UTC -c DateStyle=ISO,MDY -c IntervalStyle=postgres");
+    config
+        .dbname(name)
+        .options("-c TimeZone=UTC -c DateStyle=ISO,MDY -c IntervalStyle=postgres");
     let result = run(file, config, protocol, Target::Postgres, mode).await;
-    admin.batch(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.map_err(failed)?;
+    admin
+        .batch(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+        .await
+        .map_err(failed)?;
     result
 }

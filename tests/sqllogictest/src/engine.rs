@@ -62,14 +62,19 @@ impl std::error::Error for EngineError {}
 
 impl EngineError {
     fn ours(line: String) -> Self {
-        Self { sqlstate: None, line }
+        Self {
+            sqlstate: None,
+            line,
+        }
     }
 }
 
 impl From<tokio_postgres::Error> for EngineError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
-            let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+            let source = std::error::Error::source(&error)
+                .map(|source| format!(": {source}"))
+                .unwrap_or_default();
             return Self::ours(format!("{error}{source}"));
         };
         let mut line = format!("{}: {}", db.code().code(), db.message());
@@ -79,7 +84,10 @@ impl From<tokio_postgres::Error> for EngineError {
         if let Some(hint) = db.hint() {
             line.push_str(&format!(" HINT: {hint}"));
         }
-        Self { sqlstate: Some(db.code().code().to_string()), line }
+        Self {
+            sqlstate: Some(db.code().code().to_string()),
+            line,
+        }
     }
 }
 
@@ -96,11 +104,19 @@ impl Engine {
     ///
     /// # Errors
     /// When the server refuses the connection.
-    pub async fn connect(config: &Config, protocol: Protocol, target: Target) -> Result<Self, EngineError> {
+    pub async fn connect(
+        config: &Config,
+        protocol: Protocol,
+        target: Target,
+    ) -> Result<Self, EngineError> {
         let (client, connection) = config.connect(NoTls).await?;
         // The task ends when the client is dropped; an error of the connection reaches the statement that meets it.
         tokio::spawn(async move { connection.await.ok() });
-        Ok(Self { client, protocol, target })
+        Ok(Self {
+            client,
+            protocol,
+            target,
+        })
     }
 
     /// Runs a statement outside any file.
@@ -117,16 +133,25 @@ impl Engine {
         let mut count = 0;
         for message in self.client.simple_query(sql).await? {
             match message {
-                SimpleQueryMessage::RowDescription(description) => columns = Some(description.len()),
+                SimpleQueryMessage::RowDescription(description) => {
+                    columns = Some(description.len())
+                }
                 SimpleQueryMessage::Row(row) => {
-                    rows.push((0..row.len()).map(|at| shown(row.get(at).map(str::to_string))).collect());
+                    rows.push(
+                        (0..row.len())
+                            .map(|at| shown(row.get(at).map(str::to_string)))
+                            .collect(),
+                    );
                 }
                 SimpleQueryMessage::CommandComplete(affected) => count = affected,
                 _ => {}
             }
         }
         Ok(match columns {
-            Some(columns) => DBOutput::Rows { types: vec![Kind::Any; columns], rows },
+            Some(columns) => DBOutput::Rows {
+                types: vec![Kind::Any; columns],
+                rows,
+            },
             None => DBOutput::StatementComplete(count),
         })
     }
@@ -147,9 +172,15 @@ impl Engine {
             rows.push(cells);
         }
         if statement.columns().is_empty() {
-            return Ok(DBOutput::StatementComplete(stream.rows_affected().unwrap_or(0)));
+            return Ok(DBOutput::StatementComplete(
+                stream.rows_affected().unwrap_or(0),
+            ));
         }
-        let types = statement.columns().iter().map(|column| Kind::of(column.type_())).collect();
+        let types = statement
+            .columns()
+            .iter()
+            .map(|column| Kind::of(column.type_()))
+            .collect();
         Ok(DBOutput::Rows { types, rows })
     }
 }
@@ -182,7 +213,10 @@ fn for_postgres(sql: &str) -> Option<String> {
     if upper.starts_with("FLUSH") || upper.starts_with("WAIT FOR") {
         return None;
     }
-    let sql = sql.replace("CREATE MATERIALIZED VIEW IF NOT EXISTS", "CREATE OR REPLACE VIEW");
+    let sql = sql.replace(
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS",
+        "CREATE OR REPLACE VIEW",
+    );
     Some(sql.replace("MATERIALIZED VIEW", "VIEW"))
 }
 
@@ -205,8 +239,15 @@ impl AsyncDB for Engine {
                 Protocol::Extended => self.extended(&sql).await,
             }
         };
-        let late = |_| EngineError::ours(format!("no answer within {} s", STATEMENT_DEADLINE.as_secs()));
-        tokio::time::timeout(STATEMENT_DEADLINE, answer).await.map_err(late)?
+        let late = |_| {
+            EngineError::ours(format!(
+                "no answer within {} s",
+                STATEMENT_DEADLINE.as_secs()
+            ))
+        };
+        tokio::time::timeout(STATEMENT_DEADLINE, answer)
+            .await
+            .map_err(late)?
     }
 
     async fn shutdown(&mut self) {}

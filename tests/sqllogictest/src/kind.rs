@@ -54,7 +54,9 @@ impl Kind {
             Type::INT2 | Type::INT4 | Type::INT8 | Type::OID => Self::Integer,
             Type::FLOAT4 | Type::FLOAT8 | Type::NUMERIC => Self::Real,
             Type::BOOL => Self::Bool,
-            Type::DATE | Type::TIME | Type::TIMESTAMP | Type::TIMESTAMPTZ | Type::INTERVAL => Self::Time,
+            Type::DATE | Type::TIME | Type::TIMESTAMP | Type::TIMESTAMPTZ | Type::INTERVAL => {
+                Self::Time
+            }
             _ => Self::Text,
         }
     }

@@ -27,7 +27,8 @@ impl<'a> Fields<'a> {
 
     fn number<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let raw = self.take(N)?;
-        raw.try_into().map_err(|_| Malformed("a field of a wrong size".into()))
+        raw.try_into()
+            .map_err(|_| Malformed("a field of a wrong size".into()))
     }
 
     fn i16(&mut self) -> Result<i16, Malformed> {
@@ -55,7 +56,11 @@ impl<'a> Fields<'a> {
         if self.raw.is_empty() {
             return Ok(());
         }
-        Err(Malformed(format!("a binary value of type {} has {} bytes too many", self.of, self.raw.len())))
+        Err(Malformed(format!(
+            "a binary value of type {} has {} bytes too many",
+            self.of,
+            self.raw.len()
+        )))
     }
 }
 
@@ -72,13 +77,21 @@ pub fn text(ty: &Type, raw: &[u8]) -> Result<String, Malformed> {
     }
     let mut fields = Fields { raw, of: ty };
     let shown = match *ty {
-        Type::BOOL => if fields.number::<1>()?[0] == 0 { "f" } else { "t" }.to_string(),
+        Type::BOOL => if fields.number::<1>()?[0] == 0 {
+            "f"
+        } else {
+            "t"
+        }
+        .to_string(),
         Type::INT2 => fields.i16()?.to_string(),
         Type::INT4 => fields.i32()?.to_string(),
         Type::INT8 => fields.i64()?.to_string(),
-        Type::OID | Type::REGCLASS | Type::REGTYPE | Type::REGPROC | Type::REGNAMESPACE | Type::XID => {
-            u32::from_be_bytes(fields.number()?).to_string()
-        }
+        Type::OID
+        | Type::REGCLASS
+        | Type::REGTYPE
+        | Type::REGPROC
+        | Type::REGNAMESPACE
+        | Type::XID => u32::from_be_bytes(fields.number()?).to_string(),
         Type::FLOAT4 => float(f64::from(f32::from_be_bytes(fields.number()?)), true),
         Type::FLOAT8 => float(f64::from_be_bytes(fields.number()?), false),
         Type::NUMERIC => numeric(&mut fields)?,
@@ -120,13 +133,27 @@ fn float(value: f64, single: bool) -> String {
     if value.is_infinite() {
         return if value > 0.0 { "Infinity" } else { "-Infinity" }.into();
     }
-    #[expect(clippy::cast_possible_truncation, reason = "a float4 was widened by the caller")]
-    let scientific = if single { format!("{:e}", value as f32) } else { format!("{value:e}") };
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a float4 was widened by the caller"
+    )]
+    let scientific = if single {
+        format!("{:e}", value as f32)
+    } else {
+        format!("{value:e}")
+    };
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..if single { 6 } else { 15 }).contains(&exponent) {
-        #[expect(clippy::cast_possible_truncation, reason = "a float4 was widened by the caller")]
-        return if single { format!("{}", value as f32) } else { format!("{value}") };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a float4 was widened by the caller"
+        )]
+        return if single {
+            format!("{}", value as f32)
+        } else {
+            format!("{value}")
+        };
     }
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", exponent.abs())
@@ -148,17 +175,35 @@ fn numeric(fields: &mut Fields<'_>) -> Result<String, Malformed> {
         groups.push(fields.i16()?);
     }
     if groups.iter().any(|group| !(0..10_000).contains(group)) {
-        return Err(Malformed("a numeric value has a digit group out of range".into()));
+        return Err(Malformed(
+            "a numeric value has a digit group out of range".into(),
+        ));
     }
-    let group = |position: i16| usize::try_from(weight - position).ok().and_then(|at| groups.get(at)).copied().unwrap_or(0);
-    let mut shown = if sign == 0x4000 { "-".to_string() } else { String::new() };
-    let whole = (0..=weight.max(0)).rev().fold(String::new(), |out, position| format!("{out}{:04}", group(position)));
+    let group = |position: i16| {
+        usize::try_from(weight - position)
+            .ok()
+            .and_then(|at| groups.get(at))
+            .copied()
+            .unwrap_or(0)
+    };
+    let mut shown = if sign == 0x4000 {
+        "-".to_string()
+    } else {
+        String::new()
+    };
+    let whole = (0..=weight.max(0))
+        .rev()
+        .fold(String::new(), |out, position| {
+            format!("{out}{:04}", group(position))
+        });
     let trimmed = whole.trim_start_matches('0');
     shown.push_str(if trimmed.is_empty() { "0" } else { trimmed });
     let scale = usize::try_from(scale).unwrap_or(0);
     if scale > 0 {
         let places = i16::try_from(scale.div_ceil(4)).unwrap_or(i16::MAX);
-        let fraction = (1..=places).fold(String::new(), |out, position| format!("{out}{:04}", group(-position)));
+        let fraction = (1..=places).fold(String::new(), |out, position| {
+            format!("{out}{:04}", group(-position))
+        });
         shown.push('.');
         shown.push_str(&fraction[..scale]);
     }
@@ -176,11 +221,16 @@ fn date(days: i64) -> String {
     let shifted = days + 10_957 + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     if year <= 0 {
         return format!("{:04}-{month:02}-{day:02} BC", 1 - year);
@@ -191,7 +241,12 @@ fn date(days: i64) -> String {
 /// Microseconds of a day, without trailing zeros.
 fn clock(micros: i64) -> String {
     let seconds = micros / 1_000_000;
-    let mut shown = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let mut shown = format!(
+        "{:02}:{:02}:{:02}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    );
     let fraction = micros % 1_000_000;
     if fraction != 0 {
         let digits = format!("{fraction:06}");
@@ -249,8 +304,17 @@ fn interval(months: i32, days: i32, micros: i64) -> String {
 }
 
 fn uuid(raw: [u8; 16]) -> String {
-    let hex = raw.iter().fold(String::new(), |out, byte| format!("{out}{byte:02x}"));
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    let hex = raw
+        .iter()
+        .fold(String::new(), |out, byte| format!("{out}{byte:02x}"));
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }
 
 fn array(ty: &Type, item: &Type, raw: &[u8]) -> Result<String, Malformed> {
@@ -264,7 +328,11 @@ fn array(ty: &Type, item: &Type, raw: &[u8]) -> Result<String, Malformed> {
         }
         sizes.push(size);
     }
-    let shown = if sizes.is_empty() { "{}".to_string() } else { nested(&mut fields, item, &sizes)? };
+    let shown = if sizes.is_empty() {
+        "{}".to_string()
+    } else {
+        nested(&mut fields, item, &sizes)?
+    };
     fields.end()?;
     Ok(shown)
 }
@@ -321,14 +389,34 @@ mod tests {
 
     #[test]
     fn numbers_print_as_postgres_prints_them() {
-        for (value, shown) in [(0.1, "0.1"), (1e15, "1e+15"), (123456789012345.0, "123456789012345"), (1.5e-5, "1.5e-05"), (-0.0, "-0")] {
+        for (value, shown) in [
+            (0.1, "0.1"),
+            (1e15, "1e+15"),
+            (123456789012345.0, "123456789012345"),
+            (1.5e-5, "1.5e-05"),
+            (-0.0, "-0"),
+        ] {
             assert_eq!(float(value, false), shown);
         }
         assert_eq!(float(1e6, true), "1e+06");
-        let raw = |words: &[i16]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
-        assert_eq!(text(&Type::NUMERIC, &raw(&[2, 0, 0, 2, 12, 5000])), Ok("12.50".into()));
-        assert_eq!(text(&Type::NUMERIC, &raw(&[1, -1, 0x4000, 3, 10])), Ok("-0.001".into()));
-        assert_eq!(text(&Type::NUMERIC, &raw(&[1, 1, 0, 0, 3])), Ok("30000".into()));
+        let raw = |words: &[i16]| {
+            words
+                .iter()
+                .flat_map(|word| word.to_be_bytes())
+                .collect::<Vec<u8>>()
+        };
+        assert_eq!(
+            text(&Type::NUMERIC, &raw(&[2, 0, 0, 2, 12, 5000])),
+            Ok("12.50".into())
+        );
+        assert_eq!(
+            text(&Type::NUMERIC, &raw(&[1, -1, 0x4000, 3, 10])),
+            Ok("-0.001".into())
+        );
+        assert_eq!(
+            text(&Type::NUMERIC, &raw(&[1, 1, 0, 0, 3])),
+            Ok("30000".into())
+        );
         assert_eq!(text(&Type::NUMERIC, &raw(&[0, 0, 0, 0])), Ok("0".into()));
         assert!(text(&Type::NUMERIC, &raw(&[2, 0, 0, 2, 12])).is_err());
     }
@@ -339,7 +427,10 @@ mod tests {
         assert_eq!(date(-1), "1999-12-31");
         assert_eq!(date(8825), "2024-02-29");
         assert_eq!(timestamp(-1, ""), "1999-12-31 23:59:59.999999");
-        assert_eq!(interval(14, -3, 3_661_500_000), "1 year 2 mons -3 days +01:01:01.5");
+        assert_eq!(
+            interval(14, -3, 3_661_500_000),
+            "1 year 2 mons -3 days +01:01:01.5"
+        );
         assert_eq!(interval(0, 0, 0), "00:00:00");
         assert_eq!(interval(0, 0, -1_000_000), "-00:00:01");
     }

@@ -24,9 +24,18 @@ fn main() -> ExitCode {
         if postgres.is_some() && !cases::portable(&file) {
             continue;
         }
-        let name = file.strip_prefix(root).unwrap_or(&file).with_extension("").display().to_string();
+        let name = file
+            .strip_prefix(root)
+            .unwrap_or(&file)
+            .with_extension("")
+            .display()
+            .to_string();
         // Updating needs the column types, which only the extended protocol tells.
-        let protocols: &[Protocol] = if update { &[Protocol::Extended] } else { &[Protocol::Simple, Protocol::Extended] };
+        let protocols: &[Protocol] = if update {
+            &[Protocol::Extended]
+        } else {
+            &[Protocol::Simple, Protocol::Extended]
+        };
         for protocol in protocols.iter().copied() {
             let (file, postgres) = (file.clone(), postgres.clone());
             let database = format!("slt_{number}_{}", protocol.name());
@@ -37,15 +46,28 @@ fn main() -> ExitCode {
     run(&Arguments::from_args(), trials).exit_code()
 }
 
-fn case(file: PathBuf, postgres: Option<&str>, database: &str, protocol: Protocol, mode: Mode) -> Result<(), Failed> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failed::from)?;
+fn case(
+    file: PathBuf,
+    postgres: Option<&str>,
+    database: &str,
+    protocol: Protocol,
+    mode: Mode,
+) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failed::from)?;
     runtime.block_on(async {
         if let Some(url) = postgres {
             return cases::run_on_postgres(&file, url, database, protocol, mode).await;
         }
         let server = TestServer::start().await;
         let mut config = Config::new();
-        config.host(server.pg_addr.ip().to_string()).port(server.pg_addr.port()).user("slt").dbname("thalweg");
+        config
+            .host(server.pg_addr.ip().to_string())
+            .port(server.pg_addr.port())
+            .user("slt")
+            .dbname("thalweg");
         let result = cases::run(&file, config, protocol, Target::Thalweg, mode).await;
         server.stop();
         result
