@@ -10,6 +10,7 @@ use crate::blackhole::BlackholeSink;
 use crate::context::ConnectorContext;
 use crate::datagen::DatagenSource;
 use crate::error::ConnectorError;
+use crate::kafka::KafkaSource;
 use crate::print::PrintSink;
 use crate::sink::Sink;
 use crate::source::SourceConnector;
@@ -30,6 +31,7 @@ pub fn source(
         )));
     };
     match spec.connector.as_str() {
+        "kafka" => Ok(Arc::new(KafkaSource::new(relation, spec, context)?)),
         "datagen" => Ok(Arc::new(DatagenSource::new(relation, spec, context)?)),
         other => Err(ConnectorError::Unsupported {
             what: format!("source connector \"{other}\""),

@@ -70,7 +70,7 @@ impl DatagenSource {
             None if rows.is_none() => Some(DEFAULT_ROWS_PER_SECOND),
             given => given,
         };
-        let seed = options.u64("seed")?.unwrap_or(0);
+        let seed = options.i64("seed")?.unwrap_or(0) as u64;
         check_field_options(&spec.options, &relation.columns)?;
         let columns = relation
             .columns

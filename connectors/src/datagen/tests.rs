@@ -156,7 +156,7 @@ async fn a_bounded_source_ends() {
 
 #[test]
 fn kinds_do_what_they_say() {
-    use arrow::array::AsArray;
+    use arrow::array::{Array, AsArray};
     use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
     let columns = [
         ("id", SqlType::Int8),

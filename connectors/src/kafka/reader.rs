@@ -1,0 +1,389 @@
+//! Reads the partitions of one topic.
+//!
+//! Invariant: a split's offset moves only past records that were handed over, skipped tombstones, dead letters, and what the
+//! broker says holds no record for us (control records, compacted ones, a gap that was reported). An outage moves nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::client::{Cluster, Events, Extent, Trouble, classify, client_error};
+use super::options::{KafkaOptions, OnGap};
+use super::place::{Place, after_refusal, begin};
+use super::row::RowBuilder;
+use super::survey::{Survey, Surveyor};
+use crate::context::{Clock, Deadline};
+use crate::error::ConnectorError;
+use crate::source::{Budget, DeadLetter, Offsets, SourceBatch, SourceHealth, SourceReader};
+
+/// Longest wait for a message before looking at the latest survey again.
+const SURVEY_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// An open Kafka source.
+pub(super) struct KafkaReader {
+    options: Arc<KafkaOptions>,
+    clock: Arc<dyn Clock>,
+    consumer: Arc<BaseConsumer<Events>>,
+    surveyor: Surveyor,
+    seen_survey: u64,
+    /// Where the source starts, for partitions that existed then.
+    start: BTreeMap<i32, u64>,
+    splits: BTreeMap<i32, Split>,
+    rows: RowBuilder,
+    health: SourceHealth,
+    /// Set when the broker refused a position or a partition: reading it goes on after a survey newer than this.
+    refused: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Split {
+    /// Next offset.
+    next: u64,
+    /// Known end.
+    high: u64,
+    assigned: bool,
+}
+
+/// What one poll has gathered beside rows.
+#[derive(Default)]
+struct Gathered {
+    dead: Vec<DeadLetter>,
+    offsets: Offsets,
+    records: u64,
+    skipped: u64,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn is_empty(&self) -> bool {
+        self.records == 0 && self.offsets.is_empty() && self.dead.is_empty()
+    }
+}
+
+impl KafkaReader {
+    /// Opens a reader without waiting for a broker.
+    pub(super) fn open(
+        options: Arc<KafkaOptions>,
+        cluster: Arc<Cluster>,
+        rows: RowBuilder,
+        start: BTreeMap<i32, u64>,
+        at: BTreeMap<i32, u64>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, ConnectorError> {
+        let consumer = options
+            .reading()
+            .create_with_context(Events::default())
+            .map_err(|error| client_error(&error))?;
+        let surveyor = Surveyor::start(cluster, options.discovery_interval)?;
+        let splits = at.into_iter().map(|(partition, next)| {
+            (
+                partition,
+                Split {
+                    next,
+                    high: next,
+                    assigned: false,
+                },
+            )
+        });
+        Ok(Self {
+            clock,
+            consumer: Arc::new(consumer),
+            surveyor,
+            seen_survey: 0,
+            start,
+            splits: splits.collect(),
+            rows,
+            health: SourceHealth::Degraded(format!("waiting for Kafka broker {}", options.brokers)),
+            refused: None,
+            options,
+        })
+    }
+
+    /// Learns from the latest survey: new partitions, positions after a refusal, health.
+    fn look_around(&mut self, gathered: &mut Gathered) -> Result<(), ConnectorError> {
+        let Some(survey) = self.surveyor.newer_than(self.seen_survey) else {
+            return Ok(());
+        };
+        self.seen_survey = survey.number;
+        match &survey.outcome {
+            Err(error) => {
+                self.health = SourceHealth::Degraded(error.to_string());
+                Ok(())
+            }
+            Ok(extents) => {
+                let places_changed = self.place(&survey, extents, gathered)?;
+                if places_changed {
+                    self.assign()?;
+                }
+                self.health = match self.absent(extents) {
+                    None => SourceHealth::Running,
+                    Some(partition) => SourceHealth::Degraded(format!(
+                        "partition {partition} of topic \"{}\" does not exist",
+                        self.options.topic
+                    )),
+                };
+                Ok(())
+            }
+        }
+    }
+
+    /// A partition we have a position in and the topic no longer has.
+    fn absent(&self, extents: &BTreeMap<i32, Extent>) -> Option<i32> {
+        self.splits
+            .keys()
+            .find(|partition| !extents.contains_key(partition))
+            .copied()
+    }
+
+    /// Decides where partitions are read from; true when the assignment has to change.
+    fn place(
+        &mut self,
+        survey: &Survey,
+        extents: &BTreeMap<i32, Extent>,
+        gathered: &mut Gathered,
+    ) -> Result<bool, ConnectorError> {
+        let after_refused = self.refused.is_some_and(|seen| survey.number > seen);
+        if after_refused {
+            self.refused = None;
+        }
+        let mut changed = after_refused;
+        for (partition, extent) in extents {
+            let start = self.start.get(partition).copied();
+            let known = self.splits.get(partition).copied();
+            let place = match known {
+                Some(split) if split.assigned && !after_refused => {
+                    let high = split.high.max(extent.high);
+                    self.splits.insert(*partition, Split { high, ..split });
+                    continue;
+                }
+                Some(split) if after_refused => after_refusal(split.next, start, *extent),
+                Some(split) => begin(Some(split.next), start, *extent),
+                None => begin(None, start, *extent),
+            };
+            let next = self.settle(*partition, place, gathered)?;
+            self.splits.insert(
+                *partition,
+                Split {
+                    next,
+                    high: extent.high,
+                    assigned: true,
+                },
+            );
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// The offset a place stands for, once a gap is dealt with.
+    fn settle(
+        &self,
+        partition: i32,
+        place: Place,
+        gathered: &mut Gathered,
+    ) -> Result<u64, ConnectorError> {
+        let (from, resume_at) = match place {
+            Place::At(next) => return Ok(next),
+            Place::Gap { from, resume_at } => (from, resume_at),
+        };
+        let topic = self.options.topic.clone();
+        let gap = ConnectorError::Gap {
+            topic: topic.clone(),
+            partition,
+            from,
+            detail: format!("The first offset the broker has is {resume_at}."),
+        };
+        tracing::error!(topic, partition, from, resume_at, "records are gone");
+        if self.options.on_gap == OnGap::Fail {
+            return Err(gap);
+        }
+        gathered.dead.push(DeadLetter {
+            reason: "gap".into(),
+            message: format!("{gap}; reading goes on at offset {resume_at}"),
+            topic,
+            partition,
+            offset: i64::try_from(from).unwrap_or(i64::MAX),
+            key: None,
+            payload: None,
+            headers: None,
+            at_us: self.clock.now_us(),
+        });
+        gathered.offsets.insert(partition.to_string(), resume_at);
+        Ok(resume_at)
+    }
+
+    /// Reads all placed partitions from their positions. Messages fetched under the previous assignment are dropped by the
+    /// client and fetched again.
+    fn assign(&self) -> Result<(), ConnectorError> {
+        let mut assignment = TopicPartitionList::new();
+        for (partition, split) in self.splits.iter().filter(|(_, split)| split.assigned) {
+            let offset = Offset::Offset(i64::try_from(split.next).unwrap_or(i64::MAX));
+            assignment
+                .add_partition_offset(&self.options.topic, *partition, offset)
+                .map_err(|error| client_error(&error))?;
+        }
+        self.consumer
+            .assign(&assignment)
+            .map_err(|error| client_error(&error))
+    }
+
+    fn accept(&mut self, message: &BorrowedMessage<'_>, gathered: &mut Gathered) {
+        let Ok(offset) = u64::try_from(message.offset()) else {
+            return;
+        };
+        let Some(split) = self.splits.get_mut(&message.partition()) else {
+            return;
+        };
+        if offset < split.next {
+            return;
+        }
+        split.next = offset + 1;
+        gathered.records += 1;
+        gathered.bytes += message.payload_len() + message.key_len();
+        gathered
+            .offsets
+            .insert(message.partition().to_string(), split.next);
+        if message.payload().is_none() {
+            gathered.skipped += 1;
+        } else {
+            gathered
+                .dead
+                .extend(self.rows.append(message, self.clock.now_us()));
+        }
+    }
+
+    fn on_event(
+        &mut self,
+        error: &KafkaError,
+        gathered: &mut Gathered,
+    ) -> Result<(), ConnectorError> {
+        if let KafkaError::PartitionEOF(partition) = error {
+            self.reached_end(*partition, gathered);
+            return Ok(());
+        }
+        match classify(error) {
+            Trouble::Corrupt => return Err(client_error(error)),
+            Trouble::OutOfRange | Trouble::Missing | Trouble::Denied => {
+                self.refused.get_or_insert(self.surveyor.begun());
+            }
+            Trouble::Refused => {
+                let detail = self.consumer.context().refused().unwrap_or_default();
+                let brokers = self.options.brokers.clone();
+                let refused = ConnectorError::Authentication { brokers, detail };
+                self.health = SourceHealth::Degraded(refused.to_string());
+            }
+            Trouble::Outage | Trouble::Other => {}
+        }
+        // One broker may be down without anyone missing it; the survey tells whether the topic can be read.
+        tracing::debug!(topic = %self.options.topic, %error, "Kafka client event");
+        self.surveyor.ask();
+        Ok(())
+    }
+
+    /// Everything before the end was handed over by now, and what lies between the last record and the end is not for us.
+    fn reached_end(&mut self, partition: i32, gathered: &mut Gathered) {
+        let end = self
+            .consumer
+            .context()
+            .take_end_of_partition()
+            .or_else(|| self.client_position(partition));
+        let (Some(end), Some(split)) = (end, self.splits.get_mut(&partition)) else {
+            return;
+        };
+        split.high = split.high.max(end);
+        if end > split.next {
+            split.next = end;
+            gathered.offsets.insert(partition.to_string(), end);
+        }
+    }
+
+    fn client_position(&self, partition: i32) -> Option<u64> {
+        let positions = self.consumer.position().ok()?;
+        match positions
+            .find_partition(&self.options.topic, partition)?
+            .offset()
+        {
+            Offset::Offset(offset) => u64::try_from(offset).ok(),
+            _ => None,
+        }
+    }
+}
+
+impl SourceReader for KafkaReader {
+    fn poll(&mut self, budget: Budget) -> Result<SourceBatch, ConnectorError> {
+        let deadline = Deadline::after(budget.time);
+        let consumer = Arc::clone(&self.consumer);
+        let mut gathered = Gathered::default();
+        loop {
+            self.look_around(&mut gathered)?;
+            let left = deadline.left();
+            let wait = if gathered.is_empty() {
+                left.min(SURVEY_LOOK_INTERVAL)
+            } else {
+                Duration::ZERO
+            };
+            match consumer.poll(wait) {
+                Some(Ok(message)) => self.accept(&message, &mut gathered),
+                Some(Err(error)) => self.on_event(&error, &mut gathered)?,
+                None if !gathered.is_empty() => break,
+                None => {}
+            }
+            let full = gathered.records >= budget.rows as u64 || gathered.bytes >= budget.bytes;
+            if full || left.is_zero() {
+                break;
+            }
+        }
+        Ok(SourceBatch {
+            rows: self.rows.finish()?,
+            dead: gathered.dead,
+            offsets: gathered.offsets,
+            records: gathered.records,
+            skipped: gathered.skipped,
+        })
+    }
+
+    fn health(&self) -> SourceHealth {
+        self.health.clone()
+    }
+
+    fn high_watermarks(&self) -> Offsets {
+        let latest = self.consumer.context().highs();
+        let placed = self.splits.iter().filter(|(_, split)| split.assigned);
+        placed
+            .map(|(partition, split)| {
+                let high = latest
+                    .get(partition)
+                    .copied()
+                    .unwrap_or(0)
+                    .max(split.high)
+                    .max(split.next);
+                (partition.to_string(), high)
+            })
+            .collect()
+    }
+}
+
+impl Drop for KafkaReader {
+    fn drop(&mut self) {
+        // The client's destructor polls until its group is closed, which may take for ever; a thread of its own may wait.
+        let consumer = Arc::clone(&self.consumer);
+        let spawned = std::thread::Builder::new()
+            .name("kafka-close".into())
+            .spawn(move || close(consumer));
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "closing a Kafka client on the caller's thread");
+        }
+    }
+}
+
+/// Drops the client once the reader has let go of it.
+fn close(consumer: Arc<BaseConsumer<Events>>) {
+    while Arc::strong_count(&consumer) > 1 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(consumer);
+}
