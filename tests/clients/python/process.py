@@ -1,0 +1,142 @@
+"""The real server binary as a child process, and the real broker from tests/services.
+
+Invariant: nothing started here outlives the tests: the server is killed on exit, the broker watches our pid.
+"""
+
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+SERVICES = ROOT / "tests" / "services"
+START_TIMEOUT_S = 30.0
+
+
+def binary() -> Path:
+    """THALWEG_BIN, else the debug build."""
+    named = os.environ.get("THALWEG_BIN")
+    if named:
+        return Path(named)
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    return target / "debug" / "thalweg"
+
+
+def until(condition, what: str, timeout_s: float = 60.0):
+    """Waits for a condition; its value when it holds. An exception inside counts as not yet."""
+    deadline = time.monotonic() + timeout_s
+    last = None
+    while time.monotonic() < deadline:
+        try:
+            value = condition()
+            if value:
+                return value
+            last = value
+        except Exception as error:  # A client may see any error of its own while the server restarts.
+            last = error
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s} s: {what}; last seen: {last!r}")
+
+
+class Server:
+    """`thalweg serve` on free ports over a data dir that survives restarts."""
+
+    def __init__(self):
+        self.data_dir = Path(tempfile.mkdtemp(prefix="thalweg-clients-"))
+        self.process = None
+        self.pg = self.flight = self.http = None
+
+    def start(self) -> "Server":
+        """Starts and waits for the ready line."""
+        address = ["--pg", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+        command = [str(binary()), "serve", "--data-dir", str(self.data_dir / "data"), *address]
+        self.log = open(self.data_dir / "server.log", "ab")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        lines = queue.Queue()
+        threading.Thread(target=self._read, args=(self.process.stdout, lines), daemon=True).start()
+        try:
+            line = lines.get(timeout=START_TIMEOUT_S)
+        except queue.Empty:
+            line = ""
+        if not line.startswith("ready "):
+            self.kill()
+            raise AssertionError(f"the server did not get ready, it said {line!r}; its log ends:\n{self.log_tail()}")
+        parts = dict(word.split("=", 1) for word in line.split()[1:])
+        self.pg, self.flight, self.http = parts["pg"], parts["flight"], parts["http"]
+        self.lines = lines
+        return self
+
+    @staticmethod
+    def _read(stream, lines):
+        for line in stream:
+            lines.put(line.strip())
+        lines.put("")
+
+    @property
+    def pg_port(self) -> int:
+        """Port of the Postgres wire."""
+        return int(self.pg.rsplit(":", 1)[1])
+
+    def dsn(self, **extra) -> str:
+        """A libpq connection string."""
+        words = {"host": "127.0.0.1", "port": self.pg_port, "user": "app", "dbname": "thalweg", **extra}
+        return " ".join(f"{name}={value}" for name, value in words.items())
+
+    def log_tail(self, lines: int = 30) -> str:
+        """The last lines of the server's log."""
+        return "\n".join((self.data_dir / "server.log").read_text(errors="replace").splitlines()[-lines:])
+
+    def kill(self):
+        """SIGKILL."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit code. Fails when the server needs more than ten seconds."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=10)
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def close(self):
+        """Ends the process and removes the data."""
+        self.kill()
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+
+
+class Unavailable(Exception):
+    """The service cannot be had on this machine."""
+
+
+class Kafka:
+    """A real broker."""
+
+    def __init__(self):
+        self.folder = tempfile.mkdtemp(prefix="thalweg-kafka-")
+        arguments = ["kafka", "--run", self.folder, "--parent-pid", str(os.getpid())]
+        result = subprocess.run([SERVICES / "up", *arguments], capture_output=True, text=True)
+        if result.returncode == 2:
+            raise Unavailable(result.stderr.strip())
+        assert result.returncode == 0, result.stderr
+        values = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+        self.bootstrap = values["KAFKA_BOOTSTRAP"]
+
+    def verb(self, name: str):
+        """kill, pause, resume or restart."""
+        subprocess.run([SERVICES / name, "kafka", "--run", self.folder], check=True, capture_output=True)
+
+    def topic(self, name: str, partitions: int):
+        """Creates a topic."""
+        subprocess.run([SERVICES / "topic", self.bootstrap, name, str(partitions)], check=True, capture_output=True)
+
+    def close(self):
+        """Ends the broker and removes its data."""
+        subprocess.run([SERVICES / "down", "--run", self.folder], check=False, capture_output=True)
