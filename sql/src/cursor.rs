@@ -2,8 +2,13 @@
 //!
 //! Invariant: a failed `accept` consumes nothing; a failed `expect` names the token it stopped at.
 
-use sqlparser::ast::{DataType, Expr, Ident, ObjectName, Query};
-use sqlparser::parser::Parser;
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    ArrayElemTypeDef, DataType, Expr, Ident, ObjectName, Query, StructBracketKind, StructField,
+    Visit, Visitor,
+};
+use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use crate::dialect::ThalwegDialect;
@@ -20,6 +25,8 @@ pub(crate) struct Cursor {
     parser: Parser<'static>,
     /// First token after a head that was cut off, so that an error at the head's end points at it.
     next_part: Option<Location>,
+    /// `>` of an outer STRUCT type that the lexer joined with the inner one's into `>>`.
+    open_closers: usize,
 }
 
 impl Cursor {
@@ -32,7 +39,11 @@ impl Cursor {
         let parser = Parser::new(&DIALECT)
             .with_recursion_limit(PARSER_RECURSION_MAX)
             .with_tokens_with_locations(tokens);
-        Cursor { parser, next_part }
+        Cursor {
+            parser,
+            next_part,
+            open_closers: 0,
+        }
     }
 
     // --- looking
@@ -223,23 +234,86 @@ impl Cursor {
 
     pub(crate) fn expr(&mut self) -> Parse<Expr> {
         self.reject_end()?;
-        Ok(self.parser.parse_expr()?)
+        self.parser.parse_expr().map_err(|e| self.placed(e))
     }
 
     /// An expression that stops before `NOT NULL`, `IS`, `AND` and `OR`: Postgres' b_expr, for column clauses.
     pub(crate) fn closed_expr(&mut self) -> Parse<Expr> {
         self.reject_end()?;
-        Ok(self.parser.parse_subexpr(IS_PRECEDENCE)?)
+        self.parser
+            .parse_subexpr(IS_PRECEDENCE)
+            .map_err(|e| self.placed(e))
     }
 
+    /// A type; sqlparser's Postgres rules lack `STRUCT<name type, ...>`.
     pub(crate) fn data_type(&mut self) -> Parse<DataType> {
         self.reject_end()?;
-        Ok(self.parser.parse_data_type()?)
+        if self.word(0) != Some("struct") || *self.token(1) != Token::Lt {
+            return self.parser.parse_data_type().map_err(|e| self.placed(e));
+        }
+        self.skip(2);
+        let mut fields = Vec::new();
+        loop {
+            let field_name = Some(self.ident()?);
+            let field_type = self.data_type()?;
+            fields.push(StructField {
+                field_name,
+                field_type,
+                options: None,
+            });
+            // A comma behind `>>` belongs to whoever the second `>` closes.
+            if self.open_closers > 0 || !self.accept_token(&Token::Comma) {
+                break;
+            }
+        }
+        self.close_angle()?;
+        let mut data_type = DataType::Struct(fields, StructBracketKind::AngleBrackets);
+        while self.open_closers == 0 && *self.token(0) == Token::LBracket {
+            self.skip(1);
+            self.expect_token(&Token::RBracket)?;
+            data_type = DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(data_type), None));
+        }
+        Ok(data_type)
+    }
+
+    /// One `>`, of which the lexer may have joined several.
+    fn close_angle(&mut self) -> Parse<()> {
+        if self.open_closers > 0 {
+            self.open_closers -= 1;
+            return Ok(());
+        }
+        let joined = match self.token(0) {
+            Token::Gt => 1,
+            Token::ShiftRight => 2,
+            Token::CustomBinaryOperator(text) if text.bytes().all(|b| b == b'>') => text.len(),
+            _ => return Err(self.unexpected("\">\"")),
+        };
+        self.skip(1);
+        self.open_closers = joined - 1;
+        Ok(())
     }
 
     pub(crate) fn query(&mut self) -> Parse<Box<Query>> {
         self.reject_end()?;
-        Ok(self.parser.parse_query()?)
+        let query = self.parser.parse_query().map_err(|e| self.placed(e))?;
+        reject_reserved(query.as_ref())?;
+        Ok(query)
+    }
+
+    /// sqlparser's error; one at the end of a cut-off head is at the token behind the cut.
+    fn placed(&self, error: ParserError) -> Fault {
+        match Fault::from(error) {
+            Fault::Unexpected {
+                at: None,
+                expected,
+                hint,
+            } => Fault::Unexpected {
+                at: self.next_part,
+                expected,
+                hint,
+            },
+            fault => fault,
+        }
     }
 
     fn reject_end(&self) -> Parse<()> {
@@ -254,8 +328,7 @@ impl Cursor {
     pub(crate) fn attempt<T>(&mut self, rule: impl Fn(&mut Parser<'_>) -> Option<T>) -> Option<T> {
         self.parser
             .maybe_parse(|parser| {
-                rule(parser)
-                    .ok_or_else(|| sqlparser::parser::ParserError::ParserError(String::new()))
+                rule(parser).ok_or_else(|| ParserError::ParserError(String::new()))
             })
             .ok()
             .flatten()
@@ -264,3 +337,27 @@ impl Cursor {
 
 /// The precedence of IS in the dialect.
 pub(crate) const IS_PRECEDENCE: u8 = 40;
+
+/// sqlparser takes any word for a relation's name; Postgres keeps its reserved ones.
+fn reject_reserved(query: &Query) -> Parse<()> {
+    struct Names;
+    impl Visitor for Names {
+        type Break = Location;
+        fn pre_visit_relation(&mut self, name: &ObjectName) -> ControlFlow<Location> {
+            match name.0.first().and_then(|part| part.as_ident()) {
+                Some(ident) if ident.quote_style != Some('"') && is_reserved(&ident.value) => {
+                    ControlFlow::Break(ident.span.start)
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    match query.visit(&mut Names) {
+        ControlFlow::Break(at) => Err(Fault::Unexpected {
+            at: Some(at),
+            expected: "a name".into(),
+            hint: None,
+        }),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}

@@ -5,9 +5,11 @@
 
 use std::any::TypeId;
 
+use sqlparser::ast::Expr;
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
-use sqlparser::keywords::Keyword;
+use sqlparser::keywords::{Keyword, RESERVED_FOR_COLUMN_ALIAS, RESERVED_FOR_TABLE_ALIAS};
 use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::Token;
 
 /// Postgres with temporal joins and without the clauses of other products.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -76,12 +78,31 @@ impl Dialect for ThalwegDialect {
         true
     }
 
-    fn is_reserved_for_identifier(&self, kw: Keyword) -> bool {
-        NOT_AN_EXPRESSION.contains(&kw) || POSTGRES.is_reserved_for_identifier(kw)
+    // sqlparser takes any word for a column where an expression is due.
+    fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        let next = parser.peek_token_ref();
+        let Token::Word(word) = &next.token else {
+            return None;
+        };
+        let after_period = parser.get_current_token().token == Token::Period;
+        if after_period || word.quote_style.is_some() || !NOT_AN_EXPRESSION.contains(&word.keyword)
+        {
+            return None;
+        }
+        Some(parser.expected_ref("an expression", next))
     }
 
-    fn is_table_factor(&self, kw: &Keyword, _parser: &mut Parser) -> bool {
-        !NOT_AN_EXPRESSION.contains(kw)
+    fn is_reserved_for_identifier(&self, kw: Keyword) -> bool {
+        POSTGRES.is_reserved_for_identifier(kw)
+    }
+
+    // Without these, `SELECT 1 ON CONFLICT ...` would name its column "on".
+    fn is_column_alias(&self, kw: &Keyword, _parser: &mut Parser) -> bool {
+        !RESERVED_FOR_COLUMN_ALIAS.contains(kw) && !NOT_AN_EXPRESSION.contains(kw)
+    }
+
+    fn is_table_alias(&self, kw: &Keyword, _parser: &mut Parser) -> bool {
+        !RESERVED_FOR_TABLE_ALIAS.contains(kw) && !NOT_AN_EXPRESSION.contains(kw)
     }
 
     // From here on: as Postgres.

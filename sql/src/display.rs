@@ -7,7 +7,8 @@ use std::fmt::{self, Display, Formatter};
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    Expr, Ident, ObjectName, ObjectNamePart, Value, ValueWithSpan, VisitMut, VisitorMut,
+    Expr, Ident, ObjectName, ObjectNamePart, TableFactor, TableVersion, Value, ValueWithSpan,
+    VisitMut, VisitorMut,
 };
 
 use crate::statement::{
@@ -42,6 +43,22 @@ pub(crate) fn node<N: Clone + Display + VisitMut>(node: &N) -> String {
             {
                 // Printed as it is: every quote it sees is followed by its twin.
                 *text = text.replace('\'', "''");
+            }
+            ControlFlow::Continue(())
+        }
+
+        // sqlparser reads the alias behind FOR SYSTEM_TIME and prints it before.
+        fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+            if let TableFactor::Table {
+                alias,
+                version: Some(TableVersion::ForSystemTimeAsOf(expr)),
+                ..
+            } = factor
+                && let Some(alias) = alias.take()
+            {
+                let alias = alias.to_string();
+                let short = if alias.starts_with("AS ") { "" } else { "AS " };
+                *expr = Expr::Identifier(Ident::new(format!("{expr} {short}{alias}")));
             }
             ControlFlow::Continue(())
         }
@@ -385,8 +402,28 @@ impl Display for ShowObjects {
     }
 }
 
+/// Words that mean something else behind SET or SHOW.
+const NOT_SETTINGS: &[&str] = &[
+    "columns",
+    "databases",
+    "indexes",
+    "jobs",
+    "local",
+    "materialized",
+    "schemas",
+    "session",
+    "sinks",
+    "sources",
+    "tables",
+    "transaction",
+    "views",
+];
+
 /// A setting's dotted name.
 fn setting(name: &str) -> String {
+    if NOT_SETTINGS.contains(&name) {
+        return format!("\"{name}\"");
+    }
     name.split('.')
         .map(quote_ident)
         .collect::<Vec<_>>()

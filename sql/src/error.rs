@@ -67,10 +67,11 @@ pub enum SqlError {
         /// Where the limit was passed, when known.
         place: Option<Place>,
     },
-    /// Too many operators are chained in one expression, or queries in one UNION.
+    /// Too many operators are chained in one expression, tables in one join or queries in one UNION.
     #[error(
-        "expression has more than the limit of {} chained terms",
-        limits::CHAIN_MAX
+        "statement chains more than the limit of {} terms or {} queries",
+        limits::CHAIN_MAX,
+        limits::SET_QUERIES_MAX
     )]
     TooLong {
         /// Where the limit was passed.

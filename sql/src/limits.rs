@@ -11,8 +11,12 @@ pub const STATEMENT_BYTES_MAX: usize = 1 << 20;
 /// Most levels of parentheses, brackets, CASE and unary operators together.
 pub const NESTING_MAX: usize = 50;
 
-/// Most operators in one chain, and most set operations and joins in one statement level.
+/// Most terms in one chain of operators, and most relations in one level of joins.
 pub const CHAIN_MAX: usize = 1000;
+
+/// Most queries in one level of UNION, EXCEPT and INTERSECT. Fewer than operators: copying sqlparser's tree takes some
+/// 3 kB of stack for each, and a thread has 2 MB.
+pub const SET_QUERIES_MAX: usize = 250;
 
 /// What sqlparser may recurse; its own steps per level of nesting are fewer than sixteen.
 pub(crate) const PARSER_RECURSION_MAX: usize = NESTING_MAX * 16;
@@ -28,8 +32,9 @@ pub(crate) enum Excess {
 struct Level {
     /// Operators since the last comma: commas separate list items, which do not nest in each other.
     chain: usize,
-    /// Set operations and joins: a comma does not end these.
-    relations: usize,
+    /// Joins and set operations: a comma does not end these.
+    joins: usize,
+    set_operations: usize,
     /// `CASE` rather than a bracket opened this level.
     case: bool,
 }
@@ -40,8 +45,8 @@ const OPERATOR_WORDS: &[&str] = &[
     "overlaps", "operator", "at", "escape", "any", "all", "some", "to",
 ];
 
-/// Words that add one relation or query to a flat list which planners treat as a chain.
-const RELATION_WORDS: &[&str] = &["union", "except", "intersect", "join"];
+/// Words that add one query to a level.
+const SET_WORDS: &[&str] = &["union", "except", "intersect"];
 
 /// Words that may precede an operand any number of times, each time one level deeper.
 const PREFIX_WORDS: &[&str] = &["not", "interval", "exists", "distinct", "prior"];
@@ -63,7 +68,8 @@ pub(crate) fn check(tokens: &[TokenWithSpan]) -> Result<(), Excess> {
         match &token.token {
             Token::LParen | Token::LBracket | Token::LBrace => {
                 // `[` after `]` is one more array dimension or subscript: counted as a chain as well.
-                if matches!(previous, Some(Token::RBracket)) && bump(&mut levels, at)? > NESTING_MAX
+                if matches!(previous, Some(Token::RBracket))
+                    && bump(&mut levels, at)? >= NESTING_MAX
                 {
                     return Err(Excess::Deep(at));
                 }
@@ -119,11 +125,10 @@ fn word_step(
         }
     } else if OPERATOR_WORDS.contains(&word) {
         bump(levels, at)?;
-    } else if RELATION_WORDS.contains(&word)
-        && let Some(level) = levels.last_mut()
-    {
-        level.relations += 1;
-        if level.relations >= CHAIN_MAX {
+    } else if let Some(level) = levels.last_mut() {
+        level.joins += usize::from(word == "join");
+        level.set_operations += usize::from(SET_WORDS.contains(&word));
+        if level.joins >= CHAIN_MAX || level.set_operations >= SET_QUERIES_MAX {
             return Err(Excess::Long(at));
         }
     }

@@ -88,63 +88,33 @@ const RESERVED: &[&str] = &[
 const QUOTED: &[&str] = &[
     "authorization",
     "binary",
-    "cascade",
     "collation",
-    "columns",
     "concurrently",
     "cross",
     "current_schema",
-    "databases",
-    "emit",
     "exists",
-    "explain",
-    "format",
     "freeze",
     "full",
-    "generated",
     "if",
     "ilike",
-    "include",
-    "indexes",
     "inner",
     "interval",
     "is",
     "isnull",
-    "jobs",
     "join",
     "left",
     "like",
-    "local",
-    "materialized",
-    "names",
     "natural",
     "notnull",
-    "options",
     "outer",
     "overlaps",
-    "prepare",
-    "restrict",
     "right",
-    "savepoint",
-    "schema",
-    "schemas",
-    "secret",
-    "session",
-    "set",
     "similar",
-    "sinks",
-    "sources",
-    "stream",
     "struct",
-    "tables",
     "tablesample",
-    "time",
-    "transaction",
     "trim",
     "values",
     "verbose",
-    "views",
-    "watermark",
 ];
 
 /// True for a word that is never a name unless quoted.
@@ -181,7 +151,7 @@ mod tests {
         for name in ["a", "_x1", "größe", "clicks"] {
             assert!(!needs_quotes(name), "{name}");
         }
-        for name in ["", "A", "1a", "a b", "select", "tables", "a-b", "x$"] {
+        for name in ["", "A", "1a", "a b", "select", "a-b", "x$"] {
             assert!(needs_quotes(name), "{name}");
         }
     }
