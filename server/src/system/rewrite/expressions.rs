@@ -1,0 +1,446 @@
+//! Rewrites of one expression at a time.
+//!
+//! Invariant: an expression keeps its value; `x::regclass` is an OID where Postgres compares or calls with it, and a name
+//! where Postgres prints it.
+
+use thalweg_sql::ast::{
+    self, AccessExpr, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, OrderByKind, Query, Select, SelectItem,
+    SetExpr, Subscript, Value,
+};
+
+use super::super::functions;
+use super::detect::is_session_word;
+use super::{folded, function_name, is_system_schema, last_name, strip_schema};
+
+/// Columns of type regproc: held as OIDs, printed as names.
+const REGPROC_COLUMNS: &[&str] = &[
+    "typinput", "typoutput", "typreceive", "typsend", "typmodin", "typmodout", "typanalyze", "typsubscript", "amhandler",
+    "aggfnoid", "aggtransfn", "aggfinalfn", "oprcode", "oprrest", "oprjoin", "conproc", "rngcanonical", "rngsubdiff",
+];
+
+/// Columns of type int2vector and oidvector: held as arrays, numbered from 0, printed with blanks.
+const VECTOR_COLUMNS: &[&str] =
+    &["indkey", "indoption", "indclass", "indcollation", "proargtypes", "partattrs", "tgattr"];
+
+/// The reg* types: type name, function that reads, function that prints.
+const REG_TYPES: &[(&str, &str, &str)] = &[
+    ("regclass", "thalweg_regclass", "thalweg_regclass_text"),
+    ("regtype", "thalweg_regtype", "thalweg_regtype_text"),
+    ("regproc", "thalweg_regproc", "thalweg_regproc_text"),
+    ("regprocedure", "thalweg_regproc", "thalweg_regproc_text"),
+    ("regnamespace", "thalweg_regnamespace", "thalweg_regnamespace_text"),
+    ("regrole", "thalweg_regrole", "thalweg_regrole_text"),
+];
+
+/// A call of an unqualified function.
+pub(crate) fn call(name: &str, arguments: Vec<Expr>) -> Expr {
+    let args = arguments.into_iter().map(|expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))).collect();
+    Expr::Function(Function {
+        name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new(name))]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: vec![] }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: vec![],
+    })
+}
+
+/// `expr::data_type`.
+pub(super) fn cast(expr: Expr, data_type: DataType) -> Expr {
+    Expr::Cast { kind: CastKind::DoubleColon, expr: Box::new(expr), data_type, array: false, format: None }
+}
+
+/// The function that prints a column whose held type is not what Postgres shows.
+pub(super) fn printer(column: &str) -> Option<&'static str> {
+    if REGPROC_COLUMNS.contains(&column) {
+        Some("thalweg_regproc_text")
+    } else {
+        VECTOR_COLUMNS.contains(&column).then_some("thalweg_vector_text")
+    }
+}
+
+/// The Postgres column name of an item whose expression is now a function of ours.
+pub(super) fn hidden_name(expr: &Expr) -> Option<String> {
+    let Expr::Function(function) = expr else { return None };
+    let name = function_name(function)?;
+    if let Some((ty, ..)) = REG_TYPES.iter().find(|(_, _, print)| *print == name) {
+        let inner = first_argument(function).and_then(|read| match read {
+            Expr::Function(read) => first_argument(read),
+            _ => None,
+        });
+        return Some(match inner {
+            Some(Expr::Identifier(ident)) => folded(ident),
+            Some(Expr::CompoundIdentifier(parts)) => parts.last().map(folded).unwrap_or_default(),
+            _ => (*ty).to_owned(),
+        });
+    }
+    match name.as_str() {
+        "thalweg_array_or_empty" => Some("array".to_owned()),
+        "unnest" => match first_argument(function) {
+            Some(Expr::Function(inner)) if function_name(inner).as_deref() == Some("thalweg_subscripts") => {
+                Some("generate_subscripts".to_owned())
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn first_argument(function: &Function) -> Option<&Expr> {
+    let FunctionArguments::List(list) = &function.args else { return None };
+    match list.args.first()? {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        _ => None,
+    }
+}
+
+fn column_name(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Identifier(ident) => Some(folded(ident)),
+        Expr::CompoundIdentifier(parts) => parts.last().map(folded),
+        Expr::Nested(inner) => column_name(inner),
+        _ => None,
+    }
+}
+
+fn is_vector(expr: &Expr) -> bool {
+    // pgjdbc renames indoption to i_indoption before it subscripts it.
+    column_name(expr).is_some_and(|name| VECTOR_COLUMNS.contains(&name.strip_prefix("i_").unwrap_or(&name)))
+}
+
+/// Before an expression's parts are rewritten: names and operators.
+pub(super) fn before(expr: &mut Expr) {
+    match expr {
+        Expr::Collate { expr: inner, collation } if is_plain_collation(collation) => {
+            *expr = inner.as_ref().clone();
+            before(expr);
+        }
+        Expr::Identifier(ident) if is_session_word(ident) => {
+            *expr = call(&folded(ident), vec![]);
+        }
+        Expr::CompoundIdentifier(parts) if parts.len() == 3 && parts.first().is_some_and(|part| is_system_schema(&part.value)) => {
+            parts.remove(0);
+        }
+        Expr::BinaryOp { op, .. } => {
+            if let Some(plain) = plain_operator(op) {
+                *op = plain;
+            }
+        }
+        Expr::Cast { data_type, .. } => strip_type(data_type),
+        Expr::TypedString(typed) => {
+            strip_type(&mut typed.data_type);
+            if reg_type(&typed.data_type).is_some() {
+                *expr = cast(Expr::Value(typed.value.clone()), typed.data_type.clone());
+            }
+        }
+        Expr::Function(function) => {
+            strip_schema(&mut function.name);
+            if matches!(function.args, FunctionArguments::None) {
+                function.args =
+                    FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args: vec![], clauses: vec![] });
+            }
+            array_of_subquery(expr);
+        }
+        _ => {}
+    }
+}
+
+/// Text compares by bytes here, which is what these collations do.
+fn is_plain_collation(collation: &ObjectName) -> bool {
+    last_name(collation).is_some_and(|name| ["default", "c", "posix", "ucs_basic"].contains(&name.to_lowercase().as_str()))
+}
+
+fn plain_operator(op: &BinaryOperator) -> Option<BinaryOperator> {
+    let BinaryOperator::PGCustomBinaryOperator(parts) = op else { return None };
+    Some(match parts.last()?.as_str() {
+        "~" => BinaryOperator::PGRegexMatch,
+        "~*" => BinaryOperator::PGRegexIMatch,
+        "!~" => BinaryOperator::PGRegexNotMatch,
+        "!~*" => BinaryOperator::PGRegexNotIMatch,
+        "~~" => BinaryOperator::PGLikeMatch,
+        "~~*" => BinaryOperator::PGILikeMatch,
+        "!~~" => BinaryOperator::PGNotLikeMatch,
+        "!~~*" => BinaryOperator::PGNotILikeMatch,
+        "=" => BinaryOperator::Eq,
+        "<>" | "!=" => BinaryOperator::NotEq,
+        "<" => BinaryOperator::Lt,
+        "<=" => BinaryOperator::LtEq,
+        ">" => BinaryOperator::Gt,
+        ">=" => BinaryOperator::GtEq,
+        "+" => BinaryOperator::Plus,
+        "-" => BinaryOperator::Minus,
+        "*" => BinaryOperator::Multiply,
+        "/" => BinaryOperator::Divide,
+        "||" => BinaryOperator::StringConcat,
+        _ => return None,
+    })
+}
+
+/// `pg_catalog.x` -> `x`, read again so that it is the type and not a name; catalog-only types become what they are held in.
+fn strip_type(data_type: &mut DataType) {
+    if let DataType::Array(ast::ArrayElemTypeDef::SquareBracket(element, _)) = data_type {
+        strip_type(element);
+        if reg_type(element).is_some() {
+            **element = DataType::Custom(ObjectName(vec![ObjectNamePart::Identifier(Ident::new("oid"))]), vec![]);
+        }
+        return;
+    }
+    let DataType::Custom(name, modifiers) = data_type else { return };
+    let qualified = name.0.len() == 2;
+    strip_schema(name);
+    let Some(bare) = last_name(name) else { return };
+    let spelled = match bare.as_str() {
+        "int2vector" | "_int2" => "int2[]",
+        "oidvector" | "_oid" => "oid[]",
+        "_text" | "_name" | "_aclitem" => "text[]",
+        "_int4" => "int4[]",
+        "_int8" => "int8[]",
+        "cardinal_number" => "int4",
+        "sql_identifier" | "character_data" | "yes_or_no" | "pg_node_tree" | "aclitem" | "cstring" => "text",
+        "xid" | "regconfig" | "regdictionary" | "regoper" | "regoperator" => "oid",
+        "char" if qualified || name.0.last().and_then(ObjectNamePart::as_ident).is_some_and(|i| i.quote_style.is_some()) => "\"char\"",
+        other if qualified && modifiers.is_empty() => other,
+        _ => return,
+    };
+    if let Ok(Expr::Cast { data_type: parsed, .. }) = thalweg_sql::parse_expr(&format!("CAST(NULL AS {spelled})")) {
+        *data_type = parsed;
+    }
+}
+
+fn reg_type(data_type: &DataType) -> Option<(&'static str, &'static str)> {
+    let name = match data_type {
+        DataType::Regclass => "regclass".to_owned(),
+        DataType::Custom(name, _) => last_name(name)?,
+        _ => return None,
+    };
+    REG_TYPES.iter().find(|(ty, ..)| *ty == name).map(|(_, read, print)| (*read, *print))
+}
+
+/// `ARRAY(SELECT e ... ORDER BY o)` -> the aggregate of it, empty instead of NULL.
+fn array_of_subquery(expr: &mut Expr) {
+    let Expr::Function(function) = expr else { return };
+    if function_name(function).as_deref() != Some("array") {
+        return;
+    }
+    let FunctionArguments::Subquery(query) = &function.args else { return };
+    let mut query = query.as_ref().clone();
+    if aggregate_rows(&mut query) {
+        *expr = call("thalweg_array_or_empty", vec![Expr::Subquery(Box::new(query))]);
+    }
+}
+
+fn aggregate_rows(query: &mut Query) -> bool {
+    let order = query.order_by.take();
+    let SetExpr::Select(select) = query.body.as_mut() else { return false };
+    let Some(item) = single_item(select) else { return false };
+    let mut aggregate = call("array_agg", vec![item.clone()]);
+    let keys = match order.map(|order| order.kind) {
+        Some(OrderByKind::Expressions(keys)) => keys,
+        _ => Vec::new(),
+    };
+    if let Expr::Function(Function { args: FunctionArguments::List(list), .. }) = &mut aggregate
+        && !keys.is_empty()
+    {
+        let keys = keys
+            .into_iter()
+            .map(|mut key| {
+                // ORDER BY 1 names the one item.
+                if matches!(&key.expr, Expr::Value(value) if matches!(&value.value, Value::Number(..))) {
+                    key.expr = item.clone();
+                }
+                key
+            })
+            .collect();
+        list.clauses.push(ast::FunctionArgumentClause::OrderBy(keys));
+    }
+    select.projection = vec![SelectItem::UnnamedExpr(aggregate)];
+    true
+}
+
+pub(super) fn single_item(select: &Select) -> Option<Expr> {
+    match select.projection.as_slice() {
+        [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] => Some(expr.clone()),
+        _ => None,
+    }
+}
+
+/// After an expression's parts were rewritten: casts, comparisons, calls and subscripts.
+pub(super) fn after(expr: &mut Expr) {
+    match expr {
+        Expr::Cast { expr: inner, data_type, .. } => {
+            if let Some(replacement) = replaced_cast(inner, data_type) {
+                *expr = replacement;
+            }
+        }
+        Expr::BinaryOp { left, op, right } if is_comparison(op) => compare(left, right),
+        Expr::AnyOp { left, right, .. } | Expr::AllOp { left, right, .. } => {
+            take_oid(left);
+            array_literal(left, right);
+        }
+        Expr::InList { expr: left, list, .. } => {
+            for item in list.iter_mut() {
+                compare(left, item);
+            }
+        }
+        Expr::InSubquery { expr: left, .. } | Expr::IsNull(left) | Expr::IsNotNull(left) => take_oid(left),
+        Expr::CompoundFieldAccess { root, access_chain } if is_vector(root) => {
+            if let [AccessExpr::Subscript(Subscript::Index { index })] = access_chain.as_mut_slice() {
+                let zero_based = std::mem::replace(index, number("1"));
+                *index = Expr::BinaryOp {
+                    left: Box::new(Expr::Nested(Box::new(zero_based))),
+                    op: BinaryOperator::Plus,
+                    right: Box::new(number("1")),
+                };
+            }
+        }
+        Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => escape(pattern, escape_char),
+        Expr::Function(_) => rewritten_call(expr),
+        _ => {}
+    }
+}
+
+fn number(text: &str) -> Expr {
+    Expr::Value(Value::Number(text.to_owned(), false).into())
+}
+
+fn is_comparison(op: &BinaryOperator) -> bool {
+    matches!(
+        op,
+        BinaryOperator::Eq
+            | BinaryOperator::NotEq
+            | BinaryOperator::Lt
+            | BinaryOperator::LtEq
+            | BinaryOperator::Gt
+            | BinaryOperator::GtEq
+    )
+}
+
+/// What a cast becomes: reading a reg* type, or undoing the printing of one.
+fn replaced_cast(inner: &Expr, data_type: &DataType) -> Option<Expr> {
+    if let Some((read, print)) = reg_type(data_type) {
+        let operand = match oid_form(inner) {
+            Some(oid) => oid,
+            // A parameter has the type of what it is read from: a name.
+            None if is_parameter(inner) => cast(inner.clone(), DataType::Text),
+            None => inner.clone(),
+        };
+        return Some(call(print, vec![call(read, vec![operand])]));
+    }
+    let is_text = matches!(data_type, DataType::Text | DataType::Varchar(_) | DataType::CharacterVarying(_));
+    if is_text && let Some(print) = column_name(inner).and_then(|column| printer(&column)) {
+        return Some(cast(call(print, vec![inner.clone()]), DataType::Text));
+    }
+    if !is_text && let Some(oid) = oid_form(inner) {
+        return Some(cast(oid, data_type.clone()));
+    }
+    None
+}
+
+fn is_parameter(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value) if matches!(value.value, Value::Placeholder(_)))
+}
+
+/// The OID under a printed reg* value.
+fn oid_form(expr: &Expr) -> Option<Expr> {
+    match expr {
+        Expr::Nested(inner) => oid_form(inner),
+        Expr::Function(function) => {
+            let name = function_name(function)?;
+            REG_TYPES.iter().any(|(_, _, print)| *print == name).then(|| first_argument(function).cloned()).flatten()
+        }
+        _ => None,
+    }
+}
+
+fn take_oid(expr: &mut Expr) {
+    if let Some(oid) = oid_form(expr) {
+        *expr = oid;
+    }
+}
+
+/// Both sides of a comparison as OIDs when one of them is a reg* value; a literal beside one is a name.
+fn compare(left: &mut Expr, right: &mut Expr) {
+    for (one, other) in [(&mut *left, &mut *right)] {
+        compare_side(one, other);
+        compare_side(other, one);
+    }
+    take_oid(left);
+    take_oid(right);
+}
+
+fn compare_side(one: &mut Expr, other: &mut Expr) {
+    if !matches!(other, Expr::Value(value) if matches!(value.value, Value::SingleQuotedString(_))) {
+        return;
+    }
+    let read = match one {
+        Expr::Function(function) => function_name(function)
+            .and_then(|name| REG_TYPES.iter().find(|(_, _, print)| *print == name))
+            .map(|(_, read, _)| *read),
+        _ => column_name(one).filter(|name| REGPROC_COLUMNS.contains(&name.as_str())).map(|_| "thalweg_regproc"),
+    };
+    if let Some(read) = read {
+        *other = call(read, vec![other.clone()]);
+    }
+}
+
+/// `x = ANY ('{a,b}')` -> `x = ANY (ARRAY['a','b'])`.
+fn array_literal(_left: &Expr, right: &mut Expr) {
+    let text = match right {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => text.clone(),
+            _ => return,
+        },
+        _ => return,
+    };
+    let Some(items) = text.trim().strip_prefix('{').and_then(|text| text.strip_suffix('}')) else { return };
+    let elem = items
+        .split(',')
+        .filter(|item| !item.is_empty())
+        .map(|item| Expr::Value(Value::SingleQuotedString(item.trim().trim_matches('"').to_owned()).into()))
+        .collect();
+    *right = Expr::Array(ast::Array { elem, named: true });
+}
+
+/// `LIKE p ESCAPE 'e'`: the planner only knows the backslash.
+fn escape(pattern: &mut Expr, escape_char: &mut Option<ast::ValueWithSpan>) {
+    let Some(value) = escape_char else { return };
+    let Value::SingleQuotedString(escape) = &value.value else { return };
+    if escape == "\\" || escape.is_empty() {
+        return;
+    }
+    let text = |text: &str| Expr::Value(Value::SingleQuotedString(text.to_owned()).into());
+    let doubled = call("replace", vec![pattern.clone(), text("\\"), text("\\\\")]);
+    *pattern = call("replace", vec![doubled, text(escape), text("\\")]);
+    *escape_char = None;
+}
+
+fn rewritten_call(expr: &mut Expr) {
+    let Expr::Function(function) = expr else { return };
+    let Some(name) = function_name(function) else { return };
+    match name.as_str() {
+        "generate_subscripts" => {
+            if let Some(array) = first_argument(function).cloned() {
+                let first = number(if is_vector(&array) { "0" } else { "1" });
+                *expr = call("unnest", vec![call("thalweg_subscripts", vec![array, first])]);
+            }
+        }
+        "_pg_expandarray" => {
+            if let Some(array) = first_argument(function).cloned() {
+                *expr = call("unnest", vec![call("thalweg_expand_array", vec![array])]);
+            }
+        }
+        name if functions::is_function(name) && !name.starts_with("thalweg_") && name != "format" && !name.starts_with("quote") => {
+            if let FunctionArguments::List(list) = &mut function.args {
+                for argument in &mut list.args {
+                    if let FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) = argument {
+                        take_oid(argument);
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
