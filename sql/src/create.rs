@@ -11,6 +11,7 @@ use crate::statement::{
     Check, ColumnDef, CreateSink, CreateSource, CreateTable, CreateView, PrimaryKey, SinkInput,
     Statement, TableElements, Watermark,
 };
+use crate::words::is_reserved;
 
 /// What may follow CREATE and is built; the rest is in `unsupported`.
 const KINDS: &[&str] = &["source", "table", "view", "materialized", "sink", "schema"];
@@ -157,9 +158,12 @@ fn emit(cursor: &mut Cursor) -> Parse<bool> {
     }
 }
 
-/// EMIT ends a query only with one of its own words behind it; elsewhere it may be a name.
-fn emit_start(words: [Option<&str>; 2], _paren: bool) -> bool {
-    words[0] == Some("emit") && matches!(words[1], Some("on" | "final" | "changes"))
+/// EMIT ends a query only as one of its whole clauses; elsewhere it may be a name.
+fn emit_start(cursor: &Cursor) -> bool {
+    cursor.at(&["emit", "on", "window"])
+        || (matches!(cursor.word(1), Some("final" | "changes"))
+            && cursor.at(&["emit"])
+            && *cursor.token(2) == Token::EOF)
 }
 
 fn sink(mut cursor: Cursor) -> Parse<Statement> {
@@ -201,21 +205,21 @@ fn sink(mut cursor: Cursor) -> Parse<Statement> {
 }
 
 /// sqlparser would take `WITH (` after FROM for table hints; a query itself has WITH only before a name.
-fn sink_tail_start(words: [Option<&str>; 2], paren: bool) -> bool {
-    (words[0] == Some("with") && paren)
-        || (words[0] == Some("format") && words[1].is_some_and(|w| w != "as"))
-        || emit_start(words, paren)
+fn sink_tail_start(cursor: &Cursor) -> bool {
+    let format = cursor.at(&["format"])
+        && cursor.word(1).is_some_and(|row| !is_reserved(row))
+        && cursor.word(2) == Some("encode");
+    let with = cursor.at(&["with"]) && *cursor.token(1) == Token::LParen;
+    format || with || emit_start(cursor)
 }
 
 impl Cursor {
-    /// Splits the remaining tokens before the first top-level token at which `starts` holds; it is given that word,
-    /// the word behind it, and whether a parenthesis is behind it.
-    fn cut(mut self, starts: fn([Option<&str>; 2], bool) -> bool) -> (Cursor, Cursor) {
+    /// Splits the remaining tokens before the first top-level token at which `starts` holds.
+    fn cut(mut self, starts: fn(&Cursor) -> bool) -> (Cursor, Cursor) {
         let mut head = Vec::new();
         let mut depth = 0_usize;
         while !self.at_end() {
-            let paren = *self.token(1) == Token::LParen;
-            if depth == 0 && !head.is_empty() && starts([self.word(0), self.word(1)], paren) {
+            if depth == 0 && !head.is_empty() && starts(&self) {
                 break;
             }
             match self.token(0) {

@@ -137,6 +137,10 @@ fn create_views_and_sinks() {
         "CREATE SINK s AS WITH x AS (SELECT 1 AS a) SELECT a FROM x WITH (connector = 'blackhole')",
     );
     check(
+        "CREATE SINK s AS SELECT 0 AS format, emit FROM encode AS t JOIN emit ON true FORMAT PLAIN ENCODE JSON",
+        "CREATE SINK s AS SELECT 0 AS format, emit FROM encode AS t JOIN emit ON true FORMAT PLAIN ENCODE JSON",
+    );
+    check(
         "CREATE SINK h INTO user_day AS SELECT a, count(*) AS clicks FROM clicks GROUP BY 1",
         "CREATE SINK h INTO user_day AS SELECT a, count(*) AS clicks FROM clicks GROUP BY 1",
     );
