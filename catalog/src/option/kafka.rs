@@ -419,3 +419,66 @@ pub(super) fn is_secret(name: &str) -> bool {
     let property = name.strip_prefix(PROPERTIES_PREFIX);
     registered || property.is_some_and(|property| kafka_property(property) == KafkaProperty::Secret)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Every property of the client library is decided: allowed, or refused with a reason. The list is librdkafka 2.12.1's.
+    #[test]
+    fn every_client_property_is_decided() {
+        let list = include_str!("librdkafka_properties.txt");
+        let mut allowed = BTreeSet::new();
+        for name in list.lines().filter(|line| !line.is_empty()) {
+            match kafka_property(name) {
+                KafkaProperty::Unknown => panic!("{name} is not decided"),
+                KafkaProperty::Denied(reason) => assert!(reason.ends_with('.'), "{name}"),
+                KafkaProperty::Allowed | KafkaProperty::Secret => {
+                    allowed.insert(name);
+                }
+            }
+        }
+        for name in &allowed {
+            for part in [
+                "location",
+                "oauthbearer",
+                "_cb",
+                "keytab",
+                "kinit",
+                "plugin",
+                "path",
+                "commit",
+                "group",
+                "offset",
+                "engine",
+                "transactional",
+            ] {
+                assert!(!name.contains(part), "{name}");
+            }
+        }
+        for name in [
+            "plugin.library.paths",
+            "ssl.keystore.location",
+            "sasl.oauthbearer.config",
+            "sasl.kerberos.kinit.cmd",
+            "ssl.engine.location",
+            "enable.auto.commit",
+            "group.id",
+            "transactional.id",
+            "interceptors",
+            "debug",
+        ] {
+            assert!(
+                matches!(kafka_property(name), KafkaProperty::Denied(_)),
+                "{name}"
+            );
+        }
+        // Nothing is allowed that the library does not know, but for our own spelling of the server list.
+        let known: BTreeSet<&str> = list.lines().chain(["bootstrap.server"]).collect();
+        for name in allowed_names() {
+            assert!(known.contains(name), "{name}");
+        }
+    }
+}
