@@ -74,7 +74,7 @@ def event(number):
 
 def produce(bootstrap, truth, numbers):
     """Sends events, each to a fixed partition; returns when all are acknowledged."""
-    producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5, "message.timeout.ms": 120000})
+    producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5, "message.timeout.ms": 120000, "log_level": 2})
     for number in numbers:
         malformed, payload = event(number)
         report = lambda error, message, number=number, malformed=malformed: truth.note(number, malformed, error, message)

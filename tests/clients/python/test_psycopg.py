@@ -146,3 +146,22 @@ def test_cancel(server):
         finally:
             timer.join()
         assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_notices_say_what_was_skipped(connection):
+    seen = []
+    connection.add_notice_handler(lambda diagnostic: seen.append((diagnostic.severity_nonlocalized, diagnostic.sqlstate)))
+    connection.execute("CREATE TABLE IF NOT EXISTS people (id int)")
+    connection.execute("DROP TABLE IF EXISTS nosuch")
+    assert seen == [("NOTICE", "42P07"), ("NOTICE", "00000")]
+
+
+def test_parameter_status(connection):
+    assert connection.info.parameter_status("server_encoding") == "UTF8"
+    assert connection.info.parameter_status("integer_datetimes") == "on"
+    assert connection.info.server_version >= 140000
+    connection.execute("SET application_name = 'mine'")
+    assert connection.info.parameter_status("application_name") == "mine"
+    connection.execute("SET TimeZone = 'Europe/Berlin'")
+    instant = connection.execute("SELECT timestamptz '2024-07-01 12:00+00'").fetchone()[0]
+    assert instant.utcoffset() == datetime.timedelta(hours=2)
