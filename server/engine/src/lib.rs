@@ -1,1 +1,38 @@
-//! Placeholder for the crate's front page.
+//! Runs the declared objects: assigns epochs, keeps views up to date, serves reads and takes writes.
+//!
+//! Invariant: at every epoch a view equals its query over exactly the inputs of that epoch; a query sees one epoch of everything
+//! it touches. See [`Engine`] for the calls, `worker` for epochs, `job` for views, `segments` for what is kept.
+
+mod adhoc;
+mod batch;
+mod choose;
+mod chunk;
+mod config;
+mod consolidate;
+mod create;
+mod dead;
+mod engine;
+mod error;
+mod explain;
+mod inbox;
+mod job;
+mod read;
+mod relation;
+mod segments;
+mod shared;
+mod sinks;
+mod snapshot;
+mod source;
+mod stateless;
+mod status;
+mod table;
+mod text;
+mod worker;
+mod write;
+
+pub use config::EngineConfig;
+pub use engine::Engine;
+pub use error::EngineError;
+pub use read::{Consistency, Read, ReadOptions, SessionFloor};
+pub use status::{EngineStatus, ErrorRecord, JobPhase, JobStatus, RelationStatus, SourceStatus};
+pub use write::Written;

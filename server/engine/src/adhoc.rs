@@ -1,0 +1,148 @@
+//! Reads a source for one query: from its stored start to the ends it had when the query began.
+//!
+//! Invariant: every scan of the query has the same bounds; the rows are streamed, not kept, and a reader that makes no progress
+//! ends with an error instead of waiting for ever.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use thalweg_connectors::{Budget, Offsets, SourceHealth};
+use tokio::sync::mpsc::Sender;
+
+use crate::batch::conform;
+use crate::error::EngineError;
+use crate::shared::Shared;
+use crate::source::{OnError, Source, reached};
+
+const POLL: Duration = Duration::from_millis(100);
+const POLL_ROWS: usize = 8_192;
+const POLL_BYTES: usize = 4 << 20;
+const QUEUE: usize = 2;
+
+/// A source between two sets of offsets.
+#[derive(Debug)]
+pub(crate) struct BoundedSource {
+    shared: Arc<Shared>,
+    source: Arc<Source>,
+    ends: Offsets,
+    patience: Duration,
+    schema: SchemaRef,
+}
+
+/// The source as a table that ends where it ends now.
+pub(crate) async fn bounded(
+    shared: &Arc<Shared>,
+    source: &Arc<Source>,
+    patience: Duration,
+) -> Result<Arc<dyn TableProvider>, EngineError> {
+    let connector = Arc::clone(&source.connector);
+    let ends = shared.wires.spawn(async move { connector.end_offsets().await });
+    let ends = ends.await.map_err(EngineError::internal)?.map_err(|error| error.report())?;
+    let schema = source.history.schema();
+    let bounded = BoundedSource {
+        shared: Arc::clone(shared),
+        source: Arc::clone(source),
+        ends,
+        patience,
+        schema: Arc::clone(&schema),
+    };
+    Ok(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(bounded)])?))
+}
+
+impl PartitionStream for BoundedSource {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _task: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let (send, mut queue) = tokio::sync::mpsc::channel(QUEUE);
+        let read = Read {
+            shared: Arc::clone(&self.shared),
+            source: Arc::clone(&self.source),
+            ends: self.ends.clone(),
+            patience: self.patience,
+        };
+        let spawned = std::thread::Builder::new().name("thalweg-scan".into()).spawn(move || {
+            if let Err(error) = read.run(&send) {
+                let _ = send.blocking_send(Err(error));
+            }
+        });
+        let mut failed = spawned.err().map(|error| Err(DataFusionError::IoError(error)));
+        let rows = futures::stream::poll_fn(move |cx| match failed.take() {
+            Some(error) => std::task::Poll::Ready(Some(error)),
+            None => queue.poll_recv(cx),
+        });
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
+    }
+}
+
+struct Read {
+    shared: Arc<Shared>,
+    source: Arc<Source>,
+    ends: Offsets,
+    patience: Duration,
+}
+
+impl Read {
+    fn run(&self, rows: &Sender<DataFusionResult<RecordBatch>>) -> DataFusionResult<()> {
+        let start = &self.source.start;
+        let mut at = start.clone();
+        if reached(&at, &self.ends, start) {
+            return Ok(());
+        }
+        let mut reader = self.source.connector.open(&at).map_err(external)?;
+        let mut last_progress = Instant::now();
+        while !reached(&at, &self.ends, start) && !rows.is_closed() && !self.shared.is_stopping() {
+            let left: u64 = self
+                .ends
+                .iter()
+                .map(|(split, end)| end.saturating_sub(at.get(split).copied().unwrap_or(0)))
+                .fold(0, u64::saturating_add);
+            let budget = Budget { rows: POLL_ROWS.min(left as usize).max(1), bytes: POLL_BYTES, time: POLL };
+            let batch = reader.poll(budget).map_err(external)?;
+            if !batch.offsets.is_empty() {
+                last_progress = Instant::now();
+            } else if last_progress.elapsed() >= self.patience {
+                let health = reader.health();
+                let detail = match health {
+                    SourceHealth::Degraded(detail) => detail,
+                    SourceHealth::Running => "No records arrived in time.".to_string(),
+                };
+                let message = format!("could not read {} to its end", self.source.history.label());
+                return Err(external(EngineError::statement("08001", message, Some(detail))));
+            }
+            at.extend(batch.offsets);
+            if let (false, Some(first)) = (batch.dead.is_empty(), batch.dead.first()) {
+                match self.source.on_error {
+                    OnError::Ignore => {}
+                    OnError::DeadLetter => drop(self.shared.inbox.dead(self.source.oid, batch.dead)),
+                    OnError::Fail => {
+                        let message = format!("{}: {}", self.source.history.label(), first.message);
+                        let detail = format!("{} partition {} offset {}", first.topic, first.partition, first.offset);
+                        return Err(external(EngineError::statement("22000", message, Some(detail))));
+                    }
+                }
+            }
+            if batch.rows.num_rows() > 0 {
+                let batch = conform(&batch.rows, &self.source.history.schema()).map_err(external)?;
+                if rows.blocking_send(Ok(batch)).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}

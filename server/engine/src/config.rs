@@ -1,0 +1,68 @@
+//! Limits and intervals of the engine, in one place.
+//!
+//! Invariant: everything the engine queues, keeps or waits for is bounded by a value here.
+
+use std::time::Duration;
+
+/// Limits and intervals; [`EngineConfig::default`] is what a server runs with.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// How far back versions of relations are kept for readers.
+    pub snapshot_history: Duration,
+    /// An epoch that only sources fill is closed this long after its first row.
+    pub linger: Duration,
+    /// An epoch is closed when it has this many source rows.
+    pub epoch_rows_max: usize,
+    /// An epoch is closed when it has about this many source bytes.
+    pub epoch_bytes_max: usize,
+    /// Epochs without table changes reach the disk at most this much later.
+    pub group_fsync: Duration,
+    /// Memory one query may use, bytes.
+    pub query_memory_max: usize,
+    /// Memory one recomputation of a view may use, bytes.
+    pub job_memory_max: usize,
+    /// Threads that run queries.
+    pub query_threads: usize,
+    /// Recomputations that may run at once.
+    pub jobs_max: usize,
+    /// Views over `now()` are computed at least this often.
+    pub now_interval: Duration,
+    /// First wait after a failure; it doubles.
+    pub backoff_min: Duration,
+    /// Longest wait after failures.
+    pub backoff_max: Duration,
+    /// How long a new source may take to tell its end before its views start from what it has delivered.
+    pub source_end_wait: Duration,
+    /// Errors kept for `sys.errors`.
+    pub errors_max: usize,
+    /// A table's log is rewritten at start when it has this many times the rows of the table.
+    pub compact_factor: usize,
+    /// How long `shutdown` waits for its threads.
+    pub shutdown_wait: Duration,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            snapshot_history: Duration::from_secs(60),
+            linger: Duration::from_millis(10),
+            epoch_rows_max: 65_536,
+            epoch_bytes_max: 8 << 20,
+            group_fsync: Duration::from_millis(50),
+            query_memory_max: 1 << 30,
+            job_memory_max: 4 << 30,
+            query_threads: 2,
+            jobs_max: 16,
+            now_interval: Duration::from_secs(1),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(30),
+            source_end_wait: Duration::from_secs(5),
+            errors_max: 10_000,
+            compact_factor: 4,
+            shutdown_wait: Duration::from_secs(8),
+        }
+    }
+}
+
+/// Stack of every thread that plans or runs statements: expression trees are walked recursively.
+pub(crate) const STACK_BYTES: usize = 16 << 20;

@@ -1,0 +1,230 @@
+//! Turns catalog objects into what the engine runs, at CREATE and at every start.
+//!
+//! Invariant: an object starts from what the logs hold for it. OIDs are never reused, so a new object finds nothing and an old one
+//! finds exactly its own.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::DFSchema;
+use thalweg_catalog::{Catalog, Column, Oid, Relation, RelationKind};
+use thalweg_connectors::{ConnectorContext, Delta, EpochInfo, Offsets, Weights};
+use thalweg_planner::{NoSystemRelations, PlanContext, ViewPlan};
+use thalweg_sql::parse_expr;
+use thalweg_state::{Multiplicity, WeightedBatch};
+use tokio::sync::oneshot;
+
+use crate::batch::{conform, session_at};
+use crate::dead::DeadLog;
+use crate::error::EngineError;
+use crate::inbox::{Command, Registration};
+use crate::job::Job;
+use crate::relation::Version;
+use crate::shared::{Shared, Stored};
+use crate::source::{Source, SourceState, decode_offsets, error_options};
+use crate::table::{KeyIndex, Table, TableCheck, TableColumn};
+use crate::worker::weighted;
+
+pub(crate) fn create(
+    shared: &Arc<Shared>,
+    catalog: &Catalog,
+    relation: &Relation,
+    view: Option<ViewPlan>,
+) -> Result<EpochInfo, EngineError> {
+    let mut sink = None;
+    let what = match &relation.kind {
+        RelationKind::Table => table(shared, catalog, relation)?,
+        RelationKind::Source(_) => source(shared, relation)?,
+        RelationKind::Errors { source } => errors(shared, catalog, relation, *source)?,
+        RelationKind::View { .. } => return Ok(shared.latest_info()),
+        RelationKind::MaterializedView { options, .. } => {
+            let strict = options.get("on_compute_error").is_some_and(|value| value.eq_ignore_ascii_case("fail"));
+            job(shared, relation, "materialized view", view, strict)?
+        }
+        RelationKind::Sink(_) => {
+            let context = ConnectorContext::new(Arc::clone(&shared.clock));
+            sink = Some(thalweg_connectors::sink(relation, &context).map_err(|error| error.report())?);
+            job(shared, relation, "sink", view, false)?
+        }
+    };
+    let job = what.job.clone();
+    let (reply, registered) = oneshot::channel();
+    shared.inbox.command(Command::Register { what: Box::new(what), reply })?;
+    let info = receive(registered)??;
+    if let (Some(sink), Some(job)) = (sink, job) {
+        shared.wires.spawn(crate::sinks::deliver(Arc::clone(shared), job, sink));
+    }
+    Ok(info)
+}
+
+/// Waits for the worker's answer, from a thread of a runtime or any other.
+pub(crate) fn receive<T>(mut answer: oneshot::Receiver<T>) -> Result<T, EngineError> {
+    // Callers may be on a runtime thread, where blocking_recv panics; the worker answers within an epoch, so this is short.
+    let wait = std::time::Duration::from_micros(200);
+    loop {
+        match answer.try_recv() {
+            Ok(value) => return Ok(value),
+            Err(oneshot::error::TryRecvError::Empty) => std::thread::park_timeout(wait),
+            Err(oneshot::error::TryRecvError::Closed) => return Err(EngineError::Stopping),
+        }
+    }
+}
+
+fn schema_of(columns: &[Column]) -> SchemaRef {
+    Arc::new(Schema::new(columns.iter().map(|column| column.ty.field(&column.name, !column.not_null)).collect::<Vec<_>>()))
+}
+
+fn table(shared: &Shared, catalog: &Catalog, relation: &Relation) -> Result<Registration, EngineError> {
+    let schema = schema_of(&relation.columns);
+    let key = match &relation.primary_key {
+        Some(key) => {
+            let position = |attnum: &i16| relation.columns.iter().position(|column| column.attnum == *attnum);
+            let positions = key.columns.iter().filter_map(position).collect();
+            Some(KeyIndex::new(&key.name, positions, &schema)?)
+        }
+        None => None,
+    };
+    let columns = relation
+        .columns
+        .iter()
+        .map(|column| TableColumn { name: column.name.clone(), not_null: column.not_null })
+        .collect();
+    let checks = checks(shared, catalog, relation, &schema)?;
+    let stored = Stored::new(relation.oid, &relation.name, "table", schema, Some(Table { columns, checks, key }))?;
+    let version = recover_table(shared, &stored)?;
+    if let Some(index) = stored.table.as_ref().and_then(|table| table.key.as_ref()) {
+        index.apply(&version.content()?)?;
+    }
+    Ok(Registration { content: Some((stored, Arc::new(version))), ..Registration::default() })
+}
+
+fn checks(
+    shared: &Shared,
+    catalog: &Catalog,
+    relation: &Relation,
+    schema: &SchemaRef,
+) -> Result<Vec<TableCheck>, EngineError> {
+    let mut out = Vec::new();
+    for check in &relation.checks {
+        let context = PlanContext {
+            catalog,
+            search_path: &relation.environment.search_path,
+            time_zone: &relation.environment.time_zone,
+            now_us: Some(0),
+            system: &NoSystemRelations,
+            user: "",
+            parameter_types: &[],
+            text: &check.expr,
+        };
+        let parsed = parse_expr(&check.expr).map_err(|error| error.report())?;
+        let bound = shared
+            .planner
+            .column_expr(&context, &relation.columns, &parsed, &thalweg_catalog::SqlType::Bool)
+            .map_err(|error| error.report())?;
+        let df_schema = DFSchema::try_from(Arc::clone(schema))?;
+        let expr = session_at(&shared.planner, 0).create_physical_expr(bound, &df_schema)?;
+        out.push(TableCheck { name: check.name.clone(), expr });
+    }
+    Ok(out)
+}
+
+/// The content that the DML log adds up to. A log that is much longer than its result is rewritten.
+fn recover_table(shared: &Shared, stored: &Stored) -> Result<Version, EngineError> {
+    let log = shared.store.table_log(stored.oid.0)?;
+    let mut version = Version::empty(Arc::clone(&stored.codec));
+    let mut logged_rows = 0;
+    let mut last = 0;
+    for entry in &log.entries {
+        let name = format!("DML log entry {}/{} of {}", entry.epoch, entry.seq, stored.label());
+        let deltas = entry
+            .changes
+            .iter()
+            .map(|change| from_log(change, stored, &name))
+            .collect::<Result<Vec<_>, _>>()?;
+        logged_rows += deltas.iter().map(Delta::num_rows).sum::<usize>();
+        last = last.max(entry.epoch);
+        version = version.with(&deltas)?;
+    }
+    let content = version.content()?;
+    let rows: usize = content.iter().map(Delta::num_rows).sum();
+    let long = log.entries.len() > 1024 || logged_rows > shared.config.compact_factor * rows.max(64);
+    if log.entries.len() > 1 && long {
+        let content: Vec<_> = content.iter().map(weighted).collect();
+        shared.store.compact_table_log(stored.oid.0, last, &content)?;
+        tracing::info!(table = %stored.name, entries = log.entries.len(), rows, "table log rewritten");
+    }
+    Ok(version)
+}
+
+fn from_log(change: &WeightedBatch, stored: &Stored, name: &str) -> Result<Delta, EngineError> {
+    let batch = conform(&change.batch, &stored.schema()).map_err(|error| EngineError::Storage {
+        sqlstate: "XX001",
+        message: format!("{name} is corrupt: {error}"),
+    })?;
+    let weights = match &change.weights {
+        Multiplicity::Constant(1) => Weights::Ones,
+        Multiplicity::Constant(weight) => Weights::Constant(*weight),
+        Multiplicity::Each(weights) => Weights::Each(weights.clone().into()),
+    };
+    Ok(Delta { batch, weights })
+}
+
+fn source(shared: &Shared, relation: &Relation) -> Result<Registration, EngineError> {
+    let RelationKind::Source(spec) = &relation.kind else { return Ok(Registration::default()) };
+    let context = ConnectorContext::new(Arc::clone(&shared.clock));
+    let connector = thalweg_connectors::source(relation, &context).map_err(|error| error.report())?;
+    let history = Stored::new(relation.oid, &relation.name, "source", schema_of(&relation.columns), None)?;
+    let (on_error, _) = error_options(spec);
+    let logged = match shared.store.source_offsets(relation.oid.0)? {
+        Some(bytes) => Some(decode_offsets(&bytes).ok_or_else(|| EngineError::Storage {
+            sqlstate: "XX001",
+            message: format!("the logged offsets of {} are corrupt", history.label()),
+        })?),
+        None => None,
+    };
+    let state = SourceState { target: logged, ..SourceState::default() };
+    let source = Source {
+        oid: relation.oid,
+        connector,
+        start: Offsets::from_iter(spec.start.clone()),
+        on_error,
+        history,
+        state: parking_lot::Mutex::new(state),
+    };
+    Ok(Registration { source: Some(Arc::new(source)), ..Registration::default() })
+}
+
+fn errors(shared: &Shared, catalog: &Catalog, relation: &Relation, source: Oid) -> Result<Registration, EngineError> {
+    let stored = Stored::new(relation.oid, &relation.name, "table", schema_of(&relation.columns), None)?;
+    let spec = match catalog.relation(source).map(|source| &source.kind) {
+        Some(RelationKind::Source(spec)) => spec,
+        _ => return Err(EngineError::Unknown(source)),
+    };
+    let (_, retention) = error_options(spec);
+    let log = DeadLog::new(source, Arc::clone(&stored), retention);
+    let rows = log.restore(&shared.store.dead_letters(source.0)?)?;
+    let version = Version::empty(Arc::clone(&stored.codec)).with(&rows)?;
+    Ok(Registration {
+        content: Some((stored, Arc::new(version))),
+        dead: Some((source, Arc::new(log))),
+        ..Registration::default()
+    })
+}
+
+fn job(
+    shared: &Shared,
+    relation: &Relation,
+    kind: &'static str,
+    view: Option<ViewPlan>,
+    strict_errors: bool,
+) -> Result<Registration, EngineError> {
+    let view = view.ok_or_else(|| EngineError::internal(format!("the {kind} \"{}\" has no plan", relation.name)))?;
+    let fields: Vec<_> = view.output.iter().map(|column| column.ty.field(&column.name, true)).collect();
+    let stored = Stored::new(relation.oid, &relation.name, kind, Arc::new(Schema::new(fields)), None)?;
+    let inputs = view
+        .reads
+        .iter()
+        .map(|oid| shared.relation(*oid).ok_or(EngineError::Unknown(*oid)))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Registration { job: Some(Job::new(stored, view, inputs, strict_errors)), ..Registration::default() })
+}

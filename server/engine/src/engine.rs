@@ -1,0 +1,207 @@
+//! The engine's handle: what the server calls.
+//!
+//! Invariant: every call either takes effect at one epoch or fails with a report; dropping a call's future never leaves a change
+//! half made.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use datafusion::logical_expr::LogicalPlan;
+use parking_lot::Mutex;
+use thalweg_catalog::{Catalog, Oid, Relation};
+use thalweg_connectors::{Clock, Epoch, EpochInfo};
+use thalweg_planner::{DmlPlan, Planner, ViewPlan};
+use thalweg_state::Store;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::config::{EngineConfig, STACK_BYTES};
+use crate::create::{create, receive};
+use crate::error::EngineError;
+use crate::inbox::Command;
+use crate::job::schedule;
+use crate::read::{Read, ReadOptions, SessionFloor, epoch_of_now, read, reflected};
+use crate::shared::Shared;
+use crate::status::{EngineStatus, status};
+use crate::worker::Worker;
+use crate::write::{Written, truncate, write};
+
+/// A running engine; clones share it.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Starts an engine over the logs. Objects are not loaded by this: call [`Engine::create`] for each, inputs first.
+    ///
+    /// `wires` runs connectors' requests and sinks; queries run on threads of the engine's own.
+    ///
+    /// # Errors
+    /// XX001 when the epoch log is damaged, and whatever keeps threads from starting.
+    pub fn open(
+        config: EngineConfig,
+        store: Arc<Store>,
+        planner: Arc<Planner>,
+        clock: Arc<dyn Clock>,
+        wires: Handle,
+    ) -> Result<Engine, EngineError> {
+        let last = match store.last_epoch()? {
+            Some(record) => EpochInfo { epoch: Epoch(record.epoch), at_ms: record.at_ms },
+            None => EpochInfo { epoch: Epoch(0), at_ms: 0 },
+        };
+        let shared = Arc::new(Shared::new(config, store, planner, clock, wires, last)?);
+        let (worker, jobs) = (Worker::new(Arc::clone(&shared)), Arc::clone(&shared));
+        let threads = vec![
+            spawn("thalweg-worker", move || worker.run())?,
+            spawn("thalweg-jobs", move || schedule(&jobs))?,
+        ];
+        Ok(Engine { inner: Arc::new(Inner { shared, threads: Mutex::new(threads) }) })
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// Starts an object, from what the logs hold for it. A view or sink needs its plan; its backfill goes on after this
+    /// returns, and a read of the view waits for it.
+    ///
+    /// # Errors
+    /// What the connector, the logs or a constraint's expression report.
+    pub fn create(
+        &self,
+        catalog: &Catalog,
+        relation: &Relation,
+        view: Option<ViewPlan>,
+    ) -> Result<EpochInfo, EngineError> {
+        create(self.shared(), catalog, relation, view)
+    }
+
+    /// Forgets objects, their logs included. Unknown ones are ignored.
+    pub fn drop_relations(&self, oids: &[Oid]) -> Result<(), EngineError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared().inbox.command(Command::Drop { oids: oids.to_vec(), reply })?;
+        receive(answer)?
+    }
+
+    /// Removes logs of tables that the catalog does not know: left over when a crash came between the two halves of a DROP.
+    pub fn forget_dropped(&self, catalog: &Catalog) -> Result<(), EngineError> {
+        let mut gone = self.shared().store.logged_tables()?;
+        gone.retain(|table| catalog.relation(Oid(*table)).is_none());
+        if gone.is_empty() { Ok(()) } else { Ok(self.shared().store.forget(&gone)?) }
+    }
+
+    /// Runs a query at one epoch. `plan` has its parameters bound; `reads` are the relations in it.
+    ///
+    /// # Errors
+    /// 55000 when an object is in state ERROR or late, 53200 when the query needs too much memory, and the query's own.
+    pub async fn read(
+        &self,
+        plan: &LogicalPlan,
+        reads: &[Oid],
+        floor: &mut SessionFloor,
+        options: &ReadOptions,
+    ) -> Result<Read, EngineError> {
+        read(self.shared(), plan, reads, floor, options).await
+    }
+
+    /// Runs INSERT, UPDATE or DELETE; returns when it is on disk and visible.
+    ///
+    /// # Errors
+    /// 23502, 23505, 23514 and 21000 for broken constraints, and the input's own.
+    pub async fn write(
+        &self,
+        plan: &DmlPlan,
+        _catalog: &Catalog,
+        floor: &mut SessionFloor,
+    ) -> Result<Written, EngineError> {
+        let options = ReadOptions { at_now_us: self.shared().clock.now_us(), ..ReadOptions::default() };
+        write(self.shared(), plan, floor, &options).await
+    }
+
+    /// Removes all rows of a table; returns their number.
+    pub async fn truncate(&self, table: Oid, floor: &mut SessionFloor) -> Result<u64, EngineError> {
+        truncate(self.shared(), table, floor).await
+    }
+
+    /// Returns when every view that is not in state ERROR reflects every write accepted so far.
+    pub async fn flush(&self) -> Result<(), EngineError> {
+        let shared = self.shared();
+        let epoch = shared.latest();
+        let views: Vec<_> = shared.jobs.read().values().map(|job| Arc::clone(&job.relation)).collect();
+        for view in views {
+            if let Err(error) = reflected(shared, std::slice::from_ref(&view), epoch).await
+                && !matches!(error, EngineError::Failed { .. })
+            {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when the object reflects what its sources hold now; gives the epoch that does.
+    pub async fn wait_for(&self, oid: Oid) -> Result<Epoch, EngineError> {
+        let shared = self.shared();
+        let relation = shared.relation(oid).ok_or(EngineError::Unknown(oid))?;
+        let unread = shared.sources.read().get(&oid).is_some_and(|source| source.state.lock().consumers.is_empty());
+        if unread {
+            return Ok(Epoch(shared.latest()));
+        }
+        let epoch = epoch_of_now(shared, &[oid], None).await?;
+        reflected(shared, &[relation], epoch).await?;
+        Ok(Epoch(epoch))
+    }
+
+    /// Newest published epoch.
+    pub fn latest(&self) -> EpochInfo {
+        self.shared().latest_info()
+    }
+
+    /// What everything is doing.
+    pub fn status(&self) -> EngineStatus {
+        status(self.shared())
+    }
+
+    /// Finishes what was accepted, makes it durable and stops all threads. Blocks for at most `shutdown_wait`.
+    pub fn shutdown(&self) {
+        self.inner.stop();
+        let deadline = Instant::now() + self.shared().config.shutdown_wait;
+        let mut threads = std::mem::take(&mut *self.inner.threads.lock());
+        threads.extend(self.shared().sources.read().values().filter_map(|source| source.stop()));
+        for thread in threads {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            // A driver that hangs in its client library must not keep the server from stopping.
+            if thread.is_finished() && thread.join().is_err() {
+                tracing::error!("an engine thread had stopped at a broken invariant");
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.inbox.close();
+        self.shared.bump();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, EngineError> {
+    std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(run).map_err(EngineError::internal)
+}

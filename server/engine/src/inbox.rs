@@ -1,0 +1,197 @@
+//! What waits for the next epoch.
+//!
+//! Invariant: table changes wait for nothing; source rows wait at most the linger time, and a driver stops reading while more
+//! than an epoch's worth of its rows is waiting.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use thalweg_catalog::Oid;
+use thalweg_connectors::{DeadLetter, Delta, EpochInfo, SourceBatch};
+use tokio::sync::oneshot;
+
+use crate::config::EngineConfig;
+use crate::error::EngineError;
+use crate::job::Job;
+use crate::relation::Version;
+use crate::shared::Stored;
+use crate::source::Source;
+
+/// A table change to be acknowledged.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) table: Oid,
+    pub(crate) changes: Vec<Delta>,
+    pub(crate) reply: oneshot::Sender<Result<EpochInfo, EngineError>>,
+}
+
+/// A change of what the worker steps.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Starts a relation at the next epoch.
+    Register { what: Box<Registration>, reply: oneshot::Sender<Result<EpochInfo, EngineError>> },
+    /// Forgets objects.
+    Drop { oids: Vec<Oid>, reply: oneshot::Sender<Result<(), EngineError>> },
+}
+
+/// What a new object consists of.
+#[derive(Debug, Default)]
+pub(crate) struct Registration {
+    /// A relation with its content, live from the next epoch on.
+    pub(crate) content: Option<(Arc<Stored>, Arc<Version>)>,
+    /// A source that can be consumed.
+    pub(crate) source: Option<Arc<Source>>,
+    /// An errors relation, by source.
+    pub(crate) dead: Option<(Oid, Arc<crate::dead::DeadLog>)>,
+    /// A view or sink.
+    pub(crate) job: Option<Arc<Job>>,
+}
+
+/// Rows of a source driver; `generation` tells a driver from one that was stopped.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) source: Oid,
+    pub(crate) generation: u64,
+    pub(crate) batch: SourceBatch,
+}
+
+/// Everything that goes into one step of the worker.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    pub(crate) submissions: Vec<Submission>,
+    pub(crate) commands: Vec<Command>,
+    pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) dead: Vec<(Oid, Vec<DeadLetter>)>,
+    /// An epoch is wanted even if nothing changed.
+    pub(crate) tick: bool,
+}
+
+impl Work {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.submissions.is_empty()
+            && self.commands.is_empty()
+            && self.deliveries.is_empty()
+            && self.dead.is_empty()
+            && !self.tick
+    }
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    work: Work,
+    rows: BTreeMap<Oid, usize>,
+    total_rows: usize,
+    total_bytes: usize,
+    first_row: Option<Instant>,
+    closed: bool,
+}
+
+impl Waiting {
+    fn urgent(&self) -> bool {
+        self.closed || self.work.tick || !self.work.submissions.is_empty() || !self.work.commands.is_empty()
+    }
+}
+
+/// The worker's queue.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+    taken: Condvar,
+}
+
+impl Inbox {
+    pub(crate) fn submit(&self, submission: Submission) -> Result<(), EngineError> {
+        self.add(|work| work.submissions.push(submission))
+    }
+
+    pub(crate) fn command(&self, command: Command) -> Result<(), EngineError> {
+        self.add(|work| work.commands.push(command))
+    }
+
+    pub(crate) fn tick(&self) -> Result<(), EngineError> {
+        self.add(|work| work.tick = true)
+    }
+
+    /// Dead letters of an ad-hoc read.
+    pub(crate) fn dead(&self, source: Oid, letters: Vec<DeadLetter>) -> Result<(), EngineError> {
+        let mut waiting = self.waiting.lock();
+        waiting.first_row.get_or_insert_with(Instant::now);
+        waiting.work.dead.push((source, letters));
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    fn add(&self, put: impl FnOnce(&mut Work)) -> Result<(), EngineError> {
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            return Err(EngineError::Stopping);
+        }
+        put(&mut waiting.work);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Hands over a poll's rows; waits up to `wait` while too many of this source's rows are queued. Returns the delivery when
+    /// there is still no room.
+    pub(crate) fn deliver(&self, delivery: Delivery, rows_max: usize, wait: Duration) -> Result<(), Box<Delivery>> {
+        let deadline = Instant::now() + wait;
+        let mut waiting = self.waiting.lock();
+        while waiting.rows.get(&delivery.source).copied().unwrap_or(0) >= rows_max && !waiting.closed {
+            if self.taken.wait_until(&mut waiting, deadline).timed_out() {
+                return Err(Box::new(delivery));
+            }
+        }
+        if waiting.closed {
+            return Ok(());
+        }
+        let rows = delivery.batch.rows.num_rows() + delivery.batch.dead.len();
+        *waiting.rows.entry(delivery.source).or_default() += rows;
+        waiting.total_rows += rows;
+        waiting.total_bytes += delivery.batch.rows.get_array_memory_size();
+        waiting.first_row.get_or_insert_with(Instant::now);
+        waiting.work.deliveries.push(delivery);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Takes what the next epoch consists of; `None` when the engine stops. `idle` bounds the wait.
+    pub(crate) fn take(&self, config: &EngineConfig, idle: Duration) -> Option<Work> {
+        let deadline = Instant::now() + idle;
+        let mut waiting = self.waiting.lock();
+        loop {
+            if waiting.closed && waiting.work.is_empty() {
+                return None;
+            }
+            if waiting.urgent() {
+                break;
+            }
+            let full = waiting.total_rows >= config.epoch_rows_max || waiting.total_bytes >= config.epoch_bytes_max;
+            let due = waiting.first_row.map(|first| first + config.linger);
+            if full || due.is_some_and(|due| due <= Instant::now()) {
+                break;
+            }
+            let until = due.map_or(deadline, |due| due.min(deadline));
+            let timed_out = self.arrived.wait_until(&mut waiting, until).timed_out();
+            if timed_out && until == deadline {
+                break;
+            }
+        }
+        let work = std::mem::take(&mut waiting.work);
+        waiting.rows.clear();
+        waiting.total_rows = 0;
+        waiting.total_bytes = 0;
+        waiting.first_row = None;
+        self.taken.notify_all();
+        Some(work)
+    }
+
+    /// Refuses what comes later, lets the worker finish what is queued.
+    pub(crate) fn close(&self) {
+        self.waiting.lock().closed = true;
+        self.arrived.notify_all();
+        self.taken.notify_all();
+    }
+}

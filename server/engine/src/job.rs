@@ -1,0 +1,318 @@
+//! Keeps one view up to date: by the change of its inputs where the plan is stateless, by recomputation and diff otherwise.
+//!
+//! Invariant: whatever is published at an epoch is the plan's result over the inputs of exactly that epoch. A run that fails,
+//! panics included, changes nothing but its own job, which backs off and tries again.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use thalweg_catalog::Oid;
+use thalweg_connectors::Delta;
+use thalweg_planner::ViewPlan;
+
+use crate::batch::{RunLimits, collect_blocking, conform, with_relations};
+use crate::choose::{common, newest, roundest_after};
+use crate::error::EngineError;
+use crate::relation::Version;
+use crate::shared::{Shared, Stored};
+use crate::snapshot::SnapshotTable;
+use crate::stateless::Stateless;
+use crate::status::ErrorRecord;
+
+/// The worker steps smaller changes itself; larger ones would hold up the next epoch.
+const WORKER_ROWS_MAX: usize = 131_072;
+
+/// A view, or the query of a sink.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) relation: Arc<Stored>,
+    pub(crate) plan: ViewPlan,
+    pub(crate) inputs: Vec<Arc<Stored>>,
+    /// No state: stepped by the change of its inputs.
+    pub(crate) linear: bool,
+    /// Compute errors stop the view instead of giving NULL.
+    pub(crate) strict_errors: bool,
+    pub(crate) created: AtomicU64,
+    /// Newest epoch a sink has accepted.
+    pub(crate) delivered: AtomicU64,
+    /// Why the sink does not accept changes.
+    pub(crate) delivery_failure: Mutex<Option<String>>,
+    dropped: AtomicBool,
+    state: Mutex<JobState>,
+    stateless: Mutex<Option<Stateless>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct JobState {
+    running: bool,
+    retry_at: Option<Instant>,
+    backoff: Option<Duration>,
+    last_run: Option<Instant>,
+    pub(crate) runs: u64,
+    pub(crate) run_time: Duration,
+}
+
+/// What a job does next.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Idle,
+    /// Nothing that it reads changed through this epoch.
+    Extend(u64),
+    /// Compute at this epoch.
+    Run(u64),
+}
+
+impl Job {
+    pub(crate) fn new(relation: Arc<Stored>, plan: ViewPlan, inputs: Vec<Arc<Stored>>, strict_errors: bool) -> Arc<Self> {
+        let linear = !inputs.is_empty() && !plan.uses_now && crate::explain::is_stateless(&plan.stream);
+        Arc::new(Self {
+            relation,
+            plan,
+            inputs,
+            linear,
+            strict_errors,
+            created: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            delivery_failure: Mutex::new(None),
+            dropped: AtomicBool::new(false),
+            state: Mutex::default(),
+            stateless: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.dropped.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn figures(&self) -> (u64, Duration) {
+        let state = self.state.lock();
+        (state.runs, state.run_time)
+    }
+
+    fn begin(&self) -> bool {
+        let mut state = self.state.lock();
+        let free = !state.running && state.retry_at.is_none_or(|at| at <= Instant::now()) && !self.is_dropped();
+        state.running |= free;
+        free
+    }
+
+    fn end(&self) {
+        self.state.lock().running = false;
+    }
+
+    /// Starts what is due; called by the scheduler whenever something happened.
+    pub(crate) fn consider(self: &Arc<Self>, shared: &Arc<Shared>) {
+        if self.relation.history.lock().is_live() || !self.begin() {
+            return;
+        }
+        match self.next(shared) {
+            Next::Idle => self.end(),
+            Next::Extend(epoch) => {
+                self.relation.history.lock().extend(epoch);
+                self.end();
+                shared.bump();
+            }
+            Next::Run(epoch) => {
+                let (job, shared) = (Arc::clone(self), Arc::clone(shared));
+                let batch = shared.batch.handle().clone();
+                batch.spawn_blocking(move || job.run(&shared, epoch));
+            }
+        }
+    }
+
+    fn next(&self, shared: &Shared) -> Next {
+        let latest = shared.latest();
+        let created = self.created.load(Ordering::SeqCst);
+        let oldest = shared.epochs.lock().front().map_or(0, |info| info.epoch.0);
+        let lists: Vec<_> = self.inputs.iter().map(|input| input.known(latest)).collect();
+        let known = common(lists.iter().map(Vec::as_slice)).unwrap_or_else(|| vec![(created, latest)]);
+        let done = self.relation.through(latest);
+        // The wall clock of epochs before the window is gone, and so are most versions.
+        let after = done.unwrap_or(created.saturating_sub(1)).max(oldest.saturating_sub(1));
+        let Some(target) = roundest_after(&known, after) else { return Next::Idle };
+        if let (Some(done), Some(newest)) = (done, newest(&known)) {
+            let still = |epoch| self.inputs.iter().all(|input| input.history.lock().unchanged(done, epoch, latest));
+            match [newest, target].into_iter().find(|epoch| still(*epoch)) {
+                Some(epoch) if !self.plan.uses_now => return Next::Extend(epoch),
+                // Only time has passed.
+                Some(_) if !self.now_due(shared) => return Next::Idle,
+                _ => {}
+            }
+        }
+        Next::Run(target)
+    }
+
+    fn now_due(&self, shared: &Shared) -> bool {
+        let state = self.state.lock();
+        state.last_run.is_none_or(|last| last.elapsed() >= shared.config.now_interval.mul_f32(0.9))
+    }
+
+    fn run(&self, shared: &Arc<Shared>, target: u64) {
+        let started = Instant::now();
+        let run = catch_unwind(AssertUnwindSafe(|| self.advance(shared, target)));
+        let result = run.unwrap_or_else(|_| Err(EngineError::internal("the view stopped at a broken invariant")));
+        {
+            let mut state = self.state.lock();
+            state.last_run = Some(started);
+            state.runs += 1;
+            state.run_time += started.elapsed();
+        }
+        self.settle(shared, target, result);
+        self.end();
+        shared.bump();
+    }
+
+    fn settle(&self, shared: &Shared, target: u64, result: Result<(), EngineError>) {
+        let Err(error) = result else {
+            let mut state = self.state.lock();
+            state.backoff = None;
+            state.retry_at = None;
+            *self.relation.failure.lock() = None;
+            return;
+        };
+        if self.is_dropped() || shared.is_stopping() {
+            return;
+        }
+        let mut state = self.state.lock();
+        let backoff = state.backoff.map_or(shared.config.backoff_min, |last| (last * 2).min(shared.config.backoff_max));
+        state.backoff = Some(backoff);
+        state.retry_at = Some(Instant::now() + backoff);
+        drop(state);
+        let report = error.report();
+        tracing::warn!(view = %self.relation.name, error = %report.message, "view failed, retrying");
+        let at_us = shared.clock.now_us();
+        let reason = match &report.detail {
+            Some(detail) => format!("{}: {detail}", report.message),
+            None => report.message.clone(),
+        };
+        shared.record_error(ErrorRecord::of(&self.relation, report.sqlstate, reason.clone(), at_us, Some(target)));
+        *self.relation.failure.lock() = Some(reason);
+    }
+
+    /// Brings the view to `target`.
+    fn advance(&self, shared: &Arc<Shared>, target: u64) -> Result<(), EngineError> {
+        let latest = shared.latest();
+        let (done, old) = {
+            let history = self.relation.history.lock();
+            (history.through(latest), history.newest())
+        };
+        let changes = done.filter(|_| self.linear).and_then(|done| self.input_changes(done, target));
+        let deltas = match changes {
+            Some(changes) => self.step(shared, &changes)?,
+            None => self.recompute(shared, target, &old)?,
+        };
+        // A dropped view must not come back, and one that the worker has taken over meanwhile is ahead of this run.
+        let mut history = self.relation.history.lock();
+        if !self.is_dropped() && !history.is_live() && history.through(shared.latest()) == done {
+            history.publish(target, deltas)?;
+        }
+        Ok(())
+    }
+
+    fn input_changes(&self, since: u64, through: u64) -> Option<BTreeMap<Oid, Vec<Delta>>> {
+        self.inputs.iter().map(|input| Some((input.oid, input.history.lock().delta(since, through)?))).collect()
+    }
+
+    fn step(&self, shared: &Shared, changes: &BTreeMap<Oid, Vec<Delta>>) -> Result<Vec<Delta>, EngineError> {
+        if changes.values().all(|deltas| deltas.iter().all(|delta| delta.num_rows() == 0)) {
+            return Ok(Vec::new());
+        }
+        let mut stateless = self.stateless.lock();
+        if stateless.is_none() {
+            let schema = self.relation.schema();
+            *stateless = Some(Stateless::new(&shared.batch, &shared.planner, self.logical(), &self.inputs, schema)?);
+        }
+        match stateless.as_ref() {
+            Some(plan) => self.with_error_sink(shared, || plan.step(&shared.batch, changes)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn recompute(&self, shared: &Shared, target: u64, old: &Version) -> Result<Vec<Delta>, EngineError> {
+        let latest = shared.latest();
+        let mut tables = BTreeMap::new();
+        for input in &self.inputs {
+            let version = input
+                .at(target, latest)
+                .ok_or_else(|| EngineError::internal(format!("epoch {target} of {} is gone", input.label())))?;
+            tables.insert(input.oid, SnapshotTable::new(input, &version)?);
+        }
+        let plan = with_relations(self.logical().clone(), &mut |oid| match tables.get(&oid) {
+            Some(table) => Ok(Arc::clone(table) as _),
+            None => Err(datafusion::error::DataFusionError::Internal(format!("a view reads OID {} without saying so", oid.0))),
+        })?;
+        let at_ms = shared.at_ms(target).unwrap_or_else(|| shared.latest_info().at_ms);
+        let limits = RunLimits { now_us: at_ms.saturating_mul(1000), memory: shared.config.job_memory_max };
+        let rows = self.with_error_sink(shared, || collect_blocking(&shared.batch, &shared.planner, &plan, limits))?;
+        let schema = self.relation.schema();
+        let rows = rows.iter().map(|batch| conform(batch, &schema)).collect::<Result<Vec<_>, _>>()?;
+        Ok(old.diff_to_rows(rows)?)
+    }
+
+    fn logical(&self) -> &datafusion::logical_expr::LogicalPlan {
+        if self.strict_errors { &self.plan.unguarded } else { &self.plan.plan }
+    }
+
+    fn with_error_sink<T>(&self, _shared: &Shared, run: impl FnOnce() -> T) -> T {
+        run()
+    }
+
+    /// Steps a stateless view inside the worker's epoch, when all its inputs are known there and it is up to date itself.
+    pub(crate) fn step_with_worker(&self, shared: &Arc<Shared>, epoch: u64) {
+        let before = epoch - 1;
+        let relation = &self.relation;
+        let ready = {
+            let history = relation.history.lock();
+            history.through(before) == Some(before) && self.inputs.iter().all(|input| input.history.lock().is_live())
+        };
+        if !ready {
+            relation.history.lock().set_live(false, before);
+            return;
+        }
+        if !self.begin() {
+            return;
+        }
+        let changes = self.input_changes(before, epoch).filter(|changes| {
+            changes.values().flatten().map(Delta::num_rows).sum::<usize>() <= WORKER_ROWS_MAX
+        });
+        let result = match changes {
+            Some(changes) => catch_unwind(AssertUnwindSafe(|| self.step(shared, &changes)))
+                .unwrap_or_else(|_| Err(EngineError::internal("the view stopped at a broken invariant")))
+                .and_then(|deltas| {
+                    let mut history = relation.history.lock();
+                    history.publish(epoch, deltas)?;
+                    history.set_live(true, epoch);
+                    Ok(())
+                }),
+            None => {
+                relation.history.lock().set_live(false, before);
+                self.end();
+                return;
+            }
+        };
+        if result.is_err() {
+            relation.history.lock().set_live(false, before);
+        }
+        self.settle(shared, epoch, result);
+        self.end();
+    }
+}
+
+/// Starts due jobs until the engine stops.
+pub(crate) fn schedule(shared: &Arc<Shared>) {
+    const LOOK_AGAIN: Duration = Duration::from_millis(100);
+    let mut seen = 0;
+    while !shared.is_stopping() {
+        let jobs: Vec<_> = shared.jobs.read().values().cloned().collect();
+        jobs.iter().for_each(|job| job.consider(shared));
+        seen = shared.wait_for_bump(seen, LOOK_AGAIN);
+    }
+}

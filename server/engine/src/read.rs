@@ -1,0 +1,317 @@
+//! Chooses the epoch of a query and runs it there.
+//!
+//! Invariant: all relations of a query are read at one epoch, which is not older than the session's floor; afterwards the floor
+//! is that epoch.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::catalog::TableProvider;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::SendableRecordBatchStream;
+use thalweg_catalog::Oid;
+use thalweg_connectors::Epoch;
+use tokio::time::Instant;
+
+use crate::adhoc::bounded;
+use crate::batch::{RunLimits, stream, with_relations};
+use crate::choose::{common, newest};
+use crate::error::EngineError;
+use crate::relation::Version;
+use crate::shared::{Shared, Stored};
+use crate::snapshot::SnapshotTable;
+use crate::source::{Source, reached};
+
+/// Lower bound of what a session may still see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SessionFloor {
+    /// Newest epoch the session has read or written.
+    pub floor: Epoch,
+}
+
+impl SessionFloor {
+    pub(crate) fn raise(&mut self, epoch: u64) {
+        self.floor = self.floor.max(Epoch(epoch));
+    }
+}
+
+/// `SET consistency`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Consistency {
+    /// One epoch for all objects: the newest that all have.
+    #[default]
+    Snapshot,
+    /// One epoch that contains everything the sources and writers had when the query began.
+    Strict,
+    /// Each object's latest content.
+    Eventual,
+}
+
+/// How a read behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadOptions {
+    /// `SET consistency`.
+    pub consistency: Consistency,
+    /// How long to wait for an epoch that all objects have.
+    pub wait_timeout: Duration,
+    /// What `now()` reads, microseconds since the Unix epoch.
+    pub at_now_us: i64,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self { consistency: Consistency::Snapshot, wait_timeout: Duration::from_secs(10), at_now_us: 0 }
+    }
+}
+
+/// A running query.
+pub struct Read {
+    /// The epoch it reads.
+    pub epoch: Epoch,
+    /// Its result; dropping it stops the query.
+    pub stream: SendableRecordBatchStream,
+}
+
+impl std::fmt::Debug for Read {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Read").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+/// What a query found to read.
+pub(crate) struct Pinned {
+    pub(crate) epoch: u64,
+    tables: BTreeMap<Oid, Arc<dyn TableProvider>>,
+}
+
+impl Pinned {
+    pub(crate) fn bind(&self, plan: LogicalPlan) -> Result<LogicalPlan, EngineError> {
+        let bound = with_relations(plan, &mut |oid| match self.tables.get(&oid) {
+            Some(table) => Ok(Arc::clone(table)),
+            None => Err(DataFusionError::Internal(format!("a plan reads OID {} without saying so", oid.0))),
+        });
+        Ok(bound?)
+    }
+}
+
+pub(crate) async fn read(
+    shared: &Arc<Shared>,
+    plan: &LogicalPlan,
+    reads: &[Oid],
+    floor: &mut SessionFloor,
+    options: &ReadOptions,
+) -> Result<Read, EngineError> {
+    let pinned = pin(shared, reads, floor.floor.0, options).await?;
+    let limits = RunLimits { now_us: options.at_now_us, memory: shared.config.query_memory_max };
+    let plan = pinned.bind(plan.clone())?;
+    let stream = stream(&shared.batch, Arc::clone(&shared.planner), plan, limits).await?;
+    floor.raise(pinned.epoch);
+    Ok(Read { epoch: Epoch(pinned.epoch), stream })
+}
+
+/// Chooses the epoch and takes hold of everything at it.
+pub(crate) async fn pin(
+    shared: &Arc<Shared>,
+    reads: &[Oid],
+    floor: u64,
+    options: &ReadOptions,
+) -> Result<Pinned, EngineError> {
+    let deadline = Instant::now() + options.wait_timeout;
+    let (stored, scanned) = sort_out(shared, reads)?;
+    let mut tables: BTreeMap<Oid, Arc<dyn TableProvider>> = BTreeMap::new();
+    for source in &scanned {
+        tables.insert(source.oid, bounded(shared, source, options.wait_timeout).await?);
+    }
+    let mut least = floor;
+    if options.consistency == Consistency::Strict {
+        let oids: Vec<Oid> = stored.iter().map(|relation| relation.oid).collect();
+        least = least.max(epoch_of_now(shared, &oids, Some(deadline)).await?);
+    }
+    let (epoch, versions) = match options.consistency {
+        Consistency::Eventual => latest_of_each(shared, &stored, deadline).await?,
+        Consistency::Snapshot | Consistency::Strict => one_epoch(shared, &stored, least, deadline).await?,
+    };
+    for (relation, version) in stored.iter().zip(versions) {
+        tables.insert(relation.oid, SnapshotTable::new(relation, &version)?);
+    }
+    Ok(Pinned { epoch, tables })
+}
+
+type Sorted = (Vec<Arc<Stored>>, Vec<Arc<Source>>);
+
+/// Splits what is read into relations with content, and sources to be scanned for this query alone.
+fn sort_out(shared: &Shared, reads: &[Oid]) -> Result<Sorted, EngineError> {
+    let sources = shared.sources.read();
+    let only_sources = reads.iter().all(|oid| sources.contains_key(oid));
+    let (mut stored, mut scanned) = (Vec::new(), Vec::new());
+    for oid in reads {
+        match sources.get(oid) {
+            Some(source) if only_sources || source.state.lock().consumers.is_empty() => scanned.push(Arc::clone(source)),
+            _ => stored.push(shared.relation(*oid).ok_or(EngineError::Unknown(*oid))?),
+        }
+    }
+    Ok((stored, scanned))
+}
+
+/// The newest epoch, not older than `least`, that every relation knows, and what they hold there.
+async fn one_epoch(
+    shared: &Shared,
+    relations: &[Arc<Stored>],
+    least: u64,
+    deadline: Instant,
+) -> Result<(u64, Vec<Arc<Version>>), EngineError> {
+    let mut progress = shared.subscribe();
+    loop {
+        progress.mark_unchanged();
+        // Read before the relations: what is published meanwhile is not looked at.
+        let latest = shared.latest();
+        if let Some(error) = relations.iter().find_map(|relation| shared.failure(relation.oid)) {
+            return Err(error);
+        }
+        if relations.is_empty() {
+            return Ok((latest, Vec::new()));
+        }
+        let lists: Vec<_> = relations.iter().map(|relation| relation.known(latest)).collect();
+        let known = common(lists.iter().map(Vec::as_slice)).unwrap_or_default();
+        if let Some(epoch) = newest(&known).filter(|epoch| *epoch >= least) {
+            let versions: Option<Vec<_>> = relations.iter().map(|relation| relation.at(epoch, latest)).collect();
+            if let Some(versions) = versions {
+                return Ok((epoch, versions));
+            }
+            continue;
+        }
+        if !changed(&mut progress, Some(deadline)).await? {
+            return Err(lagging(shared, relations, least));
+        }
+    }
+}
+
+async fn latest_of_each(
+    shared: &Shared,
+    relations: &[Arc<Stored>],
+    deadline: Instant,
+) -> Result<(u64, Vec<Arc<Version>>), EngineError> {
+    let mut progress = shared.subscribe();
+    loop {
+        progress.mark_unchanged();
+        let latest = shared.latest();
+        let found: Option<Vec<_>> = relations
+            .iter()
+            .map(|relation| {
+                let epoch = relation.through(latest)?;
+                Some((epoch, relation.at(epoch, latest)?))
+            })
+            .collect();
+        if let Some(found) = found {
+            let epoch = found.iter().map(|(epoch, _)| *epoch).min().unwrap_or(latest);
+            return Ok((epoch, found.into_iter().map(|(_, version)| version).collect()));
+        }
+        if let Some(error) = relations
+            .iter()
+            .filter(|relation| relation.through(latest).is_none())
+            .find_map(|relation| shared.failure(relation.oid))
+        {
+            return Err(error);
+        }
+        if !changed(&mut progress, Some(deadline)).await? {
+            return Err(lagging(shared, relations, 0));
+        }
+    }
+}
+
+/// An epoch that contains everything written so far and everything the sources under `oids` hold now.
+pub(crate) async fn epoch_of_now(
+    shared: &Arc<Shared>,
+    oids: &[Oid],
+    deadline: Option<Instant>,
+) -> Result<u64, EngineError> {
+    let mut epoch = shared.latest();
+    let mut roots = Vec::new();
+    oids.iter().for_each(|oid| shared.roots(*oid, &mut roots));
+    let sources: Vec<_> = {
+        let sources = shared.sources.read();
+        roots.iter().filter_map(|oid| sources.get(oid).cloned()).collect()
+    };
+    for source in sources {
+        if source.state.lock().consumers.is_empty() {
+            continue;
+        }
+        let connector = Arc::clone(&source.connector);
+        let ends = shared.wires.spawn(async move { connector.end_offsets().await });
+        let ends = ends.await.map_err(EngineError::internal)?.map_err(|error| error.report())?;
+        let mut progress = shared.subscribe();
+        loop {
+            progress.mark_unchanged();
+            if let Some(error) = shared.failure(source.oid) {
+                return Err(error);
+            }
+            {
+                let state = source.state.lock();
+                if state.caught_up && reached(&state.bound, &ends, &source.start) {
+                    break;
+                }
+            }
+            if !changed(&mut progress, deadline).await? {
+                return Err(lagging(shared, std::slice::from_ref(&source.history), epoch));
+            }
+        }
+        // Offsets are bound while their epoch is being published; that one is at most one ahead.
+        epoch = epoch.max(source.history.history.lock().changed_at());
+    }
+    Ok(epoch)
+}
+
+/// Waits until all relations know `epoch` or a later one.
+pub(crate) async fn reflected(shared: &Shared, relations: &[Arc<Stored>], epoch: u64) -> Result<(), EngineError> {
+    let mut progress = shared.subscribe();
+    loop {
+        progress.mark_unchanged();
+        let latest = shared.latest();
+        let open: Vec<_> = relations
+            .iter()
+            .filter(|relation| relation.through(latest).is_none_or(|through| through < epoch))
+            .filter(|relation| shared.relation(relation.oid).is_some())
+            .collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        if let Some(error) = open.iter().find_map(|relation| shared.failure(relation.oid)) {
+            return Err(error);
+        }
+        changed(&mut progress, None).await?;
+    }
+}
+
+/// Waits for progress; false when `deadline` came first.
+async fn changed(progress: &mut tokio::sync::watch::Receiver<u64>, deadline: Option<Instant>) -> Result<bool, EngineError> {
+    let change = async { progress.changed().await.map_err(|_| EngineError::Stopping) };
+    match deadline {
+        None => change.await.map(|()| true),
+        Some(deadline) => match tokio::time::timeout_at(deadline, change).await {
+            Ok(changed) => changed.map(|()| true),
+            Err(_) => Ok(false),
+        },
+    }
+}
+
+/// Names the slowest relation.
+fn lagging(shared: &Shared, relations: &[Arc<Stored>], least: u64) -> EngineError {
+    let latest = shared.latest();
+    let slowest = relations.iter().min_by_key(|relation| relation.through(latest));
+    let Some(relation) = slowest else { return EngineError::Stopping };
+    // A view that waits for its source is not the one to look at.
+    let mut roots = Vec::new();
+    shared.roots(relation.oid, &mut roots);
+    let behind = roots.iter().filter_map(|oid| shared.relation(*oid)).find(|root| root.through(latest).is_none());
+    let wanted = if least > 0 { format!(" Epoch {least} was asked for.") } else { String::new() };
+    let detail = match (behind, relation.through(latest)) {
+        (Some(root), _) => {
+            format!("The {} is still being read up to where it was before.{wanted}", root.label())
+        }
+        (None, Some(through)) => format!("It has reached epoch {through}.{wanted}"),
+        (None, None) => format!("It has not been computed yet.{wanted}"),
+    };
+    EngineError::Lagging { object: relation.label(), detail }
+}

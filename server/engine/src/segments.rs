@@ -1,0 +1,294 @@
+//! The recent history of one relation: at which epochs its content is known, and what it is there.
+//!
+//! Invariant: at any epoch inside a known range the content is exact. A relation that the worker steps is *live*: its last range
+//! reaches to the newest published epoch without being touched. One that a job computes may have gaps between ranges.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use datafusion::arrow::error::ArrowError;
+use thalweg_connectors::Delta;
+
+use crate::choose::Range;
+use crate::chunk::RowCodec;
+use crate::relation::Version;
+
+/// Versions this far behind the newest drop their cached rows.
+const CACHED_VERSIONS: usize = 2;
+
+/// Content from an epoch on, until the next segment.
+#[derive(Debug)]
+struct Segment {
+    from: u64,
+    version: Arc<Version>,
+}
+
+/// Versions and changes of one relation over the snapshot window.
+#[derive(Debug)]
+pub(crate) struct History {
+    empty: Arc<Version>,
+    segments: VecDeque<Segment>,
+    known: VecDeque<Range>,
+    changes: VecDeque<(u64, Arc<Vec<Delta>>)>,
+    /// Every change after this epoch is in `changes`.
+    changes_after: u64,
+    live: bool,
+}
+
+impl History {
+    pub(crate) fn new(codec: Arc<RowCodec>) -> Self {
+        Self {
+            empty: Arc::new(Version::empty(codec)),
+            segments: VecDeque::new(),
+            known: VecDeque::new(),
+            changes: VecDeque::new(),
+            changes_after: 0,
+            live: false,
+        }
+    }
+
+    /// Starts with `version` at `epoch`, as after a restart.
+    pub(crate) fn start(&mut self, epoch: u64, version: Arc<Version>, live: bool) {
+        self.segments = VecDeque::from([Segment { from: epoch, version }]);
+        self.known = VecDeque::from([(epoch, epoch)]);
+        self.changes.clear();
+        self.changes_after = epoch;
+        self.live = live;
+    }
+
+    /// The newest content, known or not yet started.
+    pub(crate) fn newest(&self) -> Arc<Version> {
+        self.segments.back().map_or_else(|| Arc::clone(&self.empty), |segment| Arc::clone(&segment.version))
+    }
+
+    /// Epoch of the newest change.
+    pub(crate) fn changed_at(&self) -> u64 {
+        self.segments.back().map_or(0, |segment| segment.from)
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Whether the worker steps it from now on; when it stops, the content stays known through `epoch`.
+    pub(crate) fn set_live(&mut self, live: bool, epoch: u64) {
+        if self.live || live {
+            self.extend(epoch);
+        }
+        self.live = live;
+    }
+
+    /// Makes the content known at `epoch`, with `deltas` added to what it was. A range stays whole when nothing can have
+    /// happened in between: when the relation is live or was known at the epoch before.
+    pub(crate) fn publish(&mut self, epoch: u64, deltas: Vec<Delta>) -> Result<(), ArrowError> {
+        if self.segments.is_empty() || deltas.iter().any(|delta| delta.num_rows() > 0) {
+            let version = Arc::new(self.newest().with(&deltas)?);
+            if self.segments.is_empty() {
+                self.changes_after = epoch;
+            } else {
+                self.changes.push_back((epoch, Arc::new(deltas)));
+            }
+            self.segments.push_back(Segment { from: epoch, version });
+            let stale = self.segments.len().checked_sub(CACHED_VERSIONS + 1);
+            if let Some(segment) = stale.and_then(|index| self.segments.get(index)) {
+                segment.version.forget_rows();
+            }
+        }
+        match self.known.back_mut() {
+            Some(last) if self.live || last.1 + 1 >= epoch => last.1 = last.1.max(epoch),
+            _ => self.known.push_back((epoch, epoch)),
+        }
+        Ok(())
+    }
+
+    /// The newest content holds through `epoch` too.
+    pub(crate) fn extend(&mut self, epoch: u64) {
+        if let Some(last) = self.known.back_mut() {
+            last.1 = last.1.max(epoch);
+        }
+    }
+
+    /// Known epochs, up to the published `latest`.
+    pub(crate) fn known(&self, latest: u64) -> Vec<Range> {
+        let mut known: Vec<Range> = self.known.iter().copied().collect();
+        if let Some(last) = known.last_mut() {
+            if self.live {
+                last.1 = last.1.max(latest);
+            }
+            last.1 = last.1.min(latest);
+        }
+        known.retain(|range| range.0 <= range.1);
+        known
+    }
+
+    /// Newest known epoch.
+    pub(crate) fn through(&self, latest: u64) -> Option<u64> {
+        self.known(latest).last().map(|range| range.1)
+    }
+
+    /// The content at a known epoch.
+    pub(crate) fn at(&self, epoch: u64, latest: u64) -> Option<Arc<Version>> {
+        let known = self.known(latest);
+        let inside = known.iter().rev().any(|range| range.0 <= epoch && epoch <= range.1);
+        let index = self.segments.partition_point(|segment| segment.from <= epoch).checked_sub(1)?;
+        if inside { self.segments.get(index).map(|segment| Arc::clone(&segment.version)) } else { None }
+    }
+
+    /// True when the content did not change in `(since, through]`, both known.
+    pub(crate) fn unchanged(&self, since: u64, through: u64, latest: u64) -> bool {
+        let newest = self.segments.back().map_or(u64::MAX, |segment| segment.from);
+        let whole = self.known(latest).iter().any(|range| range.0 <= since && through <= range.1);
+        whole && (newest <= since || !self.segments.iter().any(|segment| segment.from > since && segment.from <= through))
+    }
+
+    /// Net changes in `(since, through]`, both known; `None` when `since` is older than the history.
+    pub(crate) fn delta(&self, since: u64, through: u64) -> Option<Vec<Delta>> {
+        if since < self.changes_after {
+            return None;
+        }
+        let inside = self.changes.iter().filter(|(epoch, _)| *epoch > since && *epoch <= through);
+        Some(inside.flat_map(|(_, deltas)| deltas.iter().cloned()).collect())
+    }
+
+    /// Forgets what only epochs before `horizon` need; the newest content always stays.
+    pub(crate) fn collect(&mut self, horizon: u64) {
+        while self.segments.get(1).is_some_and(|next| next.from <= horizon) {
+            self.segments.pop_front();
+        }
+        while self.known.len() > 1 && self.known.front().is_some_and(|range| range.1 < horizon) {
+            self.known.pop_front();
+        }
+        if let (Some(range), Some(segment)) = (self.known.front_mut(), self.segments.front()) {
+            range.0 = range.0.max(segment.from).min(range.1.max(segment.from));
+            range.1 = range.1.max(range.0);
+        }
+        while self.changes.front().is_some_and(|(epoch, _)| *epoch <= horizon) {
+            if let Some((epoch, _)) = self.changes.pop_front() {
+                self.changes_after = epoch;
+            }
+        }
+    }
+
+    /// Estimated bytes of the newest content and the change log.
+    pub(crate) fn bytes(&self) -> usize {
+        let changes: usize =
+            self.changes.iter().flat_map(|(_, deltas)| deltas.iter()).map(|delta| delta.batch.get_array_memory_size()).sum();
+        self.newest().bytes() + changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{AsArray, Int64Array, RecordBatch};
+    use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    use proptest::prelude::*;
+    use thalweg_connectors::Weights;
+
+    use super::*;
+
+    fn codec() -> Arc<RowCodec> {
+        let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Int64, true)]));
+        Arc::new(RowCodec::new(schema).expect("int64 has a row form"))
+    }
+
+    fn delta(codec: &RowCodec, rows: &[(i64, i64)]) -> Delta {
+        let values = Int64Array::from_iter_values(rows.iter().map(|row| row.0));
+        let batch = RecordBatch::try_new(Arc::clone(&codec.schema), vec![Arc::new(values)]).expect("one column");
+        Delta { batch, weights: Weights::Each(rows.iter().map(|row| row.1).collect()) }
+    }
+
+    fn values(version: &Version) -> Option<Vec<i64>> {
+        let rows = version.rows().expect("consolidates")?;
+        let mut out: Vec<i64> =
+            rows.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
+        out.sort_unstable();
+        Some(out)
+    }
+
+    fn model(rows: &[(i64, i64)]) -> Option<Vec<i64>> {
+        let mut net = std::collections::BTreeMap::new();
+        rows.iter().for_each(|(value, weight)| *net.entry(*value).or_insert(0) += weight);
+        if net.values().any(|weight| *weight < 0) {
+            return None;
+        }
+        Some(net.into_iter().flat_map(|(value, weight)| std::iter::repeat_n(value, weight as usize)).collect())
+    }
+
+    fn changes() -> impl Strategy<Value = Vec<Vec<(i64, i64)>>> {
+        prop::collection::vec(prop::collection::vec((0_i64..6, -2_i64..4), 0..8), 1..12)
+    }
+
+    proptest! {
+        /// A version reads as the sum of its changes, however they were cut and merged.
+        #[test]
+        fn versions_sum_changes(changes in changes()) {
+            let codec = codec();
+            let mut version = Version::empty(Arc::clone(&codec));
+            let mut all = Vec::new();
+            for change in &changes {
+                version = version.with(&[delta(&codec, change)]).expect("merges");
+                all.extend_from_slice(change);
+                prop_assert_eq!(values(&version), model(&all));
+            }
+        }
+
+        /// Adding the difference of two versions to the older gives the newer; feeding X then -X leaves nothing.
+        #[test]
+        fn differences_add_up(first in changes(), second in changes()) {
+            let codec = codec();
+            let mut old = Version::empty(Arc::clone(&codec));
+            for change in &first { old = old.with(&[delta(&codec, change)]).expect("merges"); }
+            let mut new = old.with(&[]).expect("copies");
+            for change in &second { new = new.with(&[delta(&codec, change)]).expect("merges"); }
+            let there = old.with(&old.diff_to(&new).expect("diff")).expect("adds");
+            prop_assert_eq!(values(&there), values(&new));
+            let back = new.diff_to(&Version::empty(Arc::clone(&codec))).expect("diff");
+            let nothing = new.with(&back).expect("adds");
+            prop_assert_eq!(values(&nothing), Some(vec![]));
+            prop_assert!(nothing.content().expect("nets").iter().all(|delta| delta.num_rows() == 0));
+        }
+
+        /// Live history: content at every epoch is that of the model, and deltas connect any two epochs.
+        #[test]
+        fn history_is_exact(changes in changes(), gap in 1_u64..4, horizon in 0_u64..20) {
+            let codec = codec();
+            let mut history = History::new(Arc::clone(&codec));
+            history.start(1, Arc::new(Version::empty(Arc::clone(&codec))), true);
+            let (mut epoch, mut all, mut contents) = (1, Vec::new(), vec![(1, model(&[]))]);
+            for change in &changes {
+                epoch += gap;
+                history.publish(epoch, vec![delta(&codec, change)]).expect("publishes");
+                all.extend_from_slice(change);
+                contents.push((epoch, model(&all)));
+            }
+            let latest = epoch + 2;
+            history.collect(horizon.min(latest));
+            for at in 1..=latest {
+                let expected = contents.iter().rev().find(|(from, _)| *from <= at).map(|(_, rows)| rows.clone());
+                match history.at(at, latest) {
+                    Some(version) => prop_assert_eq!(Some(values(&version)), expected),
+                    None => prop_assert!(at < horizon),
+                }
+            }
+            if let (Some(first), Some(sum)) = (history.at(horizon.clamp(1, latest), latest), history.delta(horizon.clamp(1, latest), latest)) {
+                let last = history.at(latest, latest).expect("latest is known");
+                prop_assert_eq!(values(&first.with(&sum).expect("adds")), values(&last));
+            }
+        }
+    }
+
+    #[test]
+    fn job_history_has_gaps() {
+        let codec = codec();
+        let mut history = History::new(Arc::clone(&codec));
+        history.publish(4, vec![delta(&codec, &[(1, 1)])]).expect("publishes");
+        history.extend(5);
+        history.publish(8, vec![delta(&codec, &[(2, 1)])]).expect("publishes");
+        history.publish(9, vec![]).expect("publishes");
+        assert_eq!(history.known(20), vec![(4, 5), (8, 9)]);
+        assert!(history.at(6, 20).is_none());
+        assert!(history.unchanged(4, 5, 20) && history.unchanged(8, 9, 20) && !history.unchanged(5, 8, 20));
+        assert_eq!(history.delta(4, 9).map(|deltas| deltas.len()), Some(1));
+        assert!(history.delta(3, 9).is_none());
+    }
+}

@@ -1,0 +1,234 @@
+//! What the worker, the jobs, the drivers and the readers share.
+//!
+//! Invariant: `latest` is stored after everything of that epoch is in place; so whoever reads `latest` first, and relations
+//! after it, sees each epoch whole or not at all.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::datatypes::SchemaRef;
+use parking_lot::{Condvar, Mutex, RwLock};
+use thalweg_catalog::Oid;
+use thalweg_connectors::{Clock, Epoch, EpochInfo};
+use thalweg_planner::Planner;
+use thalweg_state::Store;
+use tokio::sync::watch;
+
+use crate::batch::BatchRuntime;
+use crate::choose::Range;
+use crate::chunk::RowCodec;
+use crate::config::EngineConfig;
+use crate::dead::DeadLog;
+use crate::error::EngineError;
+use crate::inbox::Inbox;
+use crate::job::Job;
+use crate::relation::Version;
+use crate::segments::History;
+use crate::source::Source;
+use crate::status::ErrorRecord;
+use crate::table::Table;
+
+/// A relation with content: table, source history, errors relation, view, or the query of a sink.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) oid: Oid,
+    pub(crate) name: String,
+    /// Kind as users call it.
+    pub(crate) kind: &'static str,
+    pub(crate) codec: Arc<RowCodec>,
+    pub(crate) history: Mutex<History>,
+    /// Keys and constraints; tables only.
+    pub(crate) table: Option<Table>,
+    /// Why it is in state ERROR.
+    pub(crate) failure: Mutex<Option<String>>,
+}
+
+impl Stored {
+    pub(crate) fn new(
+        oid: Oid,
+        name: &str,
+        kind: &'static str,
+        schema: SchemaRef,
+        table: Option<Table>,
+    ) -> Result<Arc<Self>, EngineError> {
+        let codec = Arc::new(RowCodec::new(schema)?);
+        let history = Mutex::new(History::new(Arc::clone(&codec)));
+        Ok(Arc::new(Self { oid, name: name.into(), kind, codec, history, table, failure: Mutex::new(None) }))
+    }
+
+    pub(crate) fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.codec.schema)
+    }
+
+    /// Kind and name for messages.
+    pub(crate) fn label(&self) -> String {
+        format!("{} \"{}\"", self.kind, self.name)
+    }
+
+    pub(crate) fn known(&self, latest: u64) -> Vec<Range> {
+        self.history.lock().known(latest)
+    }
+
+    pub(crate) fn through(&self, latest: u64) -> Option<u64> {
+        self.history.lock().through(latest)
+    }
+
+    pub(crate) fn at(&self, epoch: u64, latest: u64) -> Option<Arc<Version>> {
+        self.history.lock().at(epoch, latest)
+    }
+}
+
+/// Everything behind an engine handle.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: EngineConfig,
+    pub(crate) store: Arc<Store>,
+    pub(crate) planner: Arc<Planner>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Runtime of the wires and connectors.
+    pub(crate) wires: tokio::runtime::Handle,
+    pub(crate) batch: BatchRuntime,
+    pub(crate) relations: RwLock<BTreeMap<Oid, Arc<Stored>>>,
+    pub(crate) sources: RwLock<BTreeMap<Oid, Arc<Source>>>,
+    pub(crate) jobs: RwLock<BTreeMap<Oid, Arc<Job>>>,
+    /// Errors relations by source.
+    pub(crate) dead: RwLock<BTreeMap<Oid, Arc<DeadLog>>>,
+    pub(crate) epochs: Mutex<VecDeque<EpochInfo>>,
+    latest: AtomicU64,
+    pub(crate) durable: AtomicU64,
+    pub(crate) inbox: Inbox,
+    pub(crate) writer: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) errors: Mutex<VecDeque<ErrorRecord>>,
+    pub(crate) stopping: AtomicBool,
+    /// Set when the log could not be written: nothing may be acknowledged after that.
+    pub(crate) fatal: Mutex<Option<EngineError>>,
+    progress: watch::Sender<u64>,
+    job_wake: (Mutex<u64>, Condvar),
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: EngineConfig,
+        store: Arc<Store>,
+        planner: Arc<Planner>,
+        clock: Arc<dyn Clock>,
+        wires: tokio::runtime::Handle,
+        last: EpochInfo,
+    ) -> Result<Self, EngineError> {
+        let batch = BatchRuntime::new(&config)?;
+        Ok(Self {
+            config,
+            store,
+            planner,
+            clock,
+            wires,
+            batch,
+            relations: RwLock::default(),
+            sources: RwLock::default(),
+            jobs: RwLock::default(),
+            dead: RwLock::default(),
+            epochs: Mutex::new(VecDeque::from([last])),
+            latest: AtomicU64::new(last.epoch.0),
+            durable: AtomicU64::new(last.epoch.0),
+            inbox: Inbox::default(),
+            writer: Arc::default(),
+            errors: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            fatal: Mutex::new(None),
+            progress: watch::Sender::new(0),
+            job_wake: (Mutex::new(0), Condvar::new()),
+        })
+    }
+
+    /// Newest published epoch.
+    pub(crate) fn latest(&self) -> u64 {
+        self.latest.load(Ordering::SeqCst)
+    }
+
+    /// Newest published epoch with its time.
+    pub(crate) fn latest_info(&self) -> EpochInfo {
+        self.epochs.lock().back().copied().unwrap_or(EpochInfo { epoch: Epoch(self.latest()), at_ms: 0 })
+    }
+
+    /// Makes an epoch visible.
+    pub(crate) fn publish(&self, info: EpochInfo) {
+        self.epochs.lock().push_back(info);
+        self.latest.store(info.epoch.0, Ordering::SeqCst);
+        self.bump();
+    }
+
+    /// Wall clock of an epoch that is still in the window.
+    pub(crate) fn at_ms(&self, epoch: u64) -> Option<i64> {
+        let epochs = self.epochs.lock();
+        let index = epochs.partition_point(|info| info.epoch.0 < epoch);
+        epochs.get(index).filter(|info| info.epoch.0 == epoch).map(|info| info.at_ms)
+    }
+
+    pub(crate) fn relation(&self, oid: Oid) -> Option<Arc<Stored>> {
+        self.relations.read().get(&oid).cloned()
+    }
+
+    pub(crate) fn job(&self, oid: Oid) -> Option<Arc<Job>> {
+        self.jobs.read().get(&oid).cloned()
+    }
+
+    /// Tells whoever waits for an epoch, a job or a source to look again.
+    pub(crate) fn bump(&self) {
+        self.progress.send_modify(|count| *count = count.wrapping_add(1));
+        *self.job_wake.0.lock() += 1;
+        self.job_wake.1.notify_all();
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.progress.subscribe()
+    }
+
+    /// Waits until something happened after `seen`, at most `wait`; returns the new count.
+    pub(crate) fn wait_for_bump(&self, seen: u64, wait: Duration) -> u64 {
+        let deadline = Instant::now() + wait;
+        let mut count = self.job_wake.0.lock();
+        while *count == seen && !self.is_stopping() {
+            if self.job_wake.1.wait_until(&mut count, deadline).timed_out() {
+                break;
+            }
+        }
+        *count
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Why a relation cannot be read: itself or something under it is in state ERROR.
+    pub(crate) fn failure(&self, oid: Oid) -> Option<EngineError> {
+        let relation = self.relation(oid)?;
+        if let Some(reason) = relation.failure.lock().clone() {
+            return Some(EngineError::Failed { object: relation.label(), reason });
+        }
+        let job = self.job(oid)?;
+        // Inputs are older than their view, so this ends.
+        job.inputs.iter().filter(|input| input.oid != oid).find_map(|input| self.failure(input.oid))
+    }
+
+    /// The relations without inputs that `oid` is computed from, itself when it is one.
+    pub(crate) fn roots(&self, oid: Oid, out: &mut Vec<Oid>) {
+        match self.job(oid) {
+            Some(job) => job.inputs.iter().for_each(|input| self.roots(input.oid, out)),
+            None => {
+                if !out.contains(&oid) {
+                    out.push(oid);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn record_error(&self, record: ErrorRecord) {
+        let mut errors = self.errors.lock();
+        errors.push_back(record);
+        while errors.len() > self.config.errors_max {
+            errors.pop_front();
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! What the engine is doing, as plain data for system relations and metrics.
+//!
+//! Invariant: a status is a copy; reading it never waits for a run, and it holds no secrets, because it holds no options.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use thalweg_catalog::Oid;
+use thalweg_connectors::{Epoch, EpochInfo, Offsets, SourceHealth};
+
+use crate::job::Job;
+use crate::shared::{Shared, Stored};
+use crate::source::Source;
+
+/// Everything there is to know.
+#[derive(Debug, Clone)]
+pub struct EngineStatus {
+    /// Newest published epoch.
+    pub latest: EpochInfo,
+    /// Newest epoch that is on disk.
+    pub durable: Epoch,
+    /// Views and sinks.
+    pub jobs: Vec<JobStatus>,
+    /// Declared sources.
+    pub sources: Vec<SourceStatus>,
+    /// Everything that holds rows.
+    pub relations: Vec<RelationStatus>,
+    /// Recent epochs, oldest first.
+    pub epochs: Vec<EpochInfo>,
+    /// Recent errors, oldest first.
+    pub errors: Vec<ErrorRecord>,
+    /// Estimated bytes of all relations.
+    pub memory_bytes: usize,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobPhase {
+    /// Its first run has not ended.
+    Creating,
+    /// It waits for its sources to be read up to where they stood when reading began.
+    Backfilling,
+    /// It follows its inputs.
+    Running,
+    /// It failed and tries again.
+    Error,
+}
+
+impl JobPhase {
+    /// The word shown in SQL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobPhase::Creating => "CREATING",
+            JobPhase::Backfilling => "BACKFILLING",
+            JobPhase::Running => "RUNNING",
+            JobPhase::Error => "ERROR",
+        }
+    }
+}
+
+/// A view or sink.
+#[derive(Debug, Clone)]
+pub struct JobStatus {
+    /// Its object.
+    pub oid: Oid,
+    /// Name of the object.
+    pub name: String,
+    /// `materialized view` or `sink`.
+    pub kind: &'static str,
+    /// Where it stands.
+    pub phase: JobPhase,
+    /// Newest epoch it reflects.
+    pub epoch: Option<Epoch>,
+    /// Epochs it is behind.
+    pub lag_epochs: u64,
+    /// Milliseconds between the newest epoch and the one it reflects.
+    pub lag_ms: i64,
+    /// Why it is in state ERROR.
+    pub error: Option<String>,
+    /// Rows it holds.
+    pub rows: i64,
+    /// How it is kept up to date: `incremental` or `recompute`.
+    pub mode: &'static str,
+    /// Runs so far, steps by the worker not counted.
+    pub runs: u64,
+    /// Time spent in runs.
+    pub run_time: Duration,
+    /// Newest epoch a sink has accepted.
+    pub delivered: Option<Epoch>,
+    /// Records read and to be read before the first result.
+    pub backfill: Option<(u64, u64)>,
+}
+
+/// A source.
+#[derive(Debug, Clone)]
+pub struct SourceStatus {
+    /// Its object.
+    pub oid: Oid,
+    /// Name of the object.
+    pub name: String,
+    /// `IDLE` when nothing reads it, `RUNNING`, `BACKFILLING`, `DEGRADED` or `ERROR`.
+    pub health: &'static str,
+    /// What is wrong.
+    pub detail: Option<String>,
+    /// Next offset per split, as of the newest epoch.
+    pub offsets: Offsets,
+    /// Last known end per split.
+    pub high_watermarks: Offsets,
+    /// Records read.
+    pub records: u64,
+    /// Dead letters among them.
+    pub dead: u64,
+    /// Tombstones among them.
+    pub skipped: u64,
+    /// Views and sinks that read it.
+    pub consumers: Vec<Oid>,
+}
+
+/// Something that holds rows.
+#[derive(Debug, Clone)]
+pub struct RelationStatus {
+    /// Its object.
+    pub oid: Oid,
+    /// Name of the object.
+    pub name: String,
+    /// `table`, `source`, `materialized view`, ...
+    pub kind: &'static str,
+    /// Newest epoch its content is known at.
+    pub epoch: Option<Epoch>,
+    /// Rows.
+    pub rows: i64,
+    /// Estimated bytes.
+    pub bytes: usize,
+}
+
+/// A row of `sys.errors`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorRecord {
+    /// When, microseconds since the Unix epoch.
+    pub at_us: i64,
+    /// The object.
+    pub oid: Oid,
+    /// Name of the object.
+    pub name: String,
+    /// Kind of the object.
+    pub kind: &'static str,
+    /// SQLSTATE.
+    pub sqlstate: String,
+    /// What happened.
+    pub message: String,
+    /// Epoch it happened at.
+    pub epoch: Option<Epoch>,
+}
+
+impl ErrorRecord {
+    pub(crate) fn of(relation: &Stored, sqlstate: &str, message: String, at_us: i64, epoch: Option<u64>) -> Self {
+        Self {
+            at_us,
+            oid: relation.oid,
+            name: relation.name.clone(),
+            kind: relation.kind,
+            sqlstate: sqlstate.into(),
+            message,
+            epoch: epoch.map(Epoch),
+        }
+    }
+}
+
+pub(crate) fn status(shared: &Shared) -> EngineStatus {
+    let latest = shared.latest_info();
+    let stored: Vec<Arc<Stored>> = shared.relations.read().values().cloned().collect();
+    let relations: Vec<RelationStatus> = stored.iter().map(|relation| relation_status(relation, latest)).collect();
+    let jobs: Vec<Arc<Job>> = shared.jobs.read().values().cloned().collect();
+    let sources: Vec<Arc<Source>> = shared.sources.read().values().cloned().collect();
+    EngineStatus {
+        latest,
+        durable: Epoch(shared.durable.load(Ordering::SeqCst)),
+        jobs: jobs.iter().map(|job| job_status(shared, job, latest)).collect(),
+        sources: sources.iter().map(|source| source_status(source)).collect(),
+        memory_bytes: relations.iter().map(|relation| relation.bytes).sum(),
+        relations,
+        epochs: shared.epochs.lock().iter().copied().collect(),
+        errors: shared.errors.lock().iter().cloned().collect(),
+    }
+}
+
+fn relation_status(relation: &Stored, latest: EpochInfo) -> RelationStatus {
+    let history = relation.history.lock();
+    let index = relation.table.as_ref().and_then(|table| table.key.as_ref()).map_or(0, |key| key.bytes());
+    RelationStatus {
+        oid: relation.oid,
+        name: relation.name.clone(),
+        kind: relation.kind,
+        epoch: history.through(latest.epoch.0).map(Epoch),
+        rows: history.newest().net_rows(),
+        bytes: history.bytes() + index,
+    }
+}
+
+fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
+    let relation = &job.relation;
+    let through = relation.through(latest.epoch.0);
+    let error = shared
+        .failure(relation.oid)
+        .map(|error| error.report().detail.unwrap_or_default())
+        .or_else(|| job.delivery_failure.lock().clone());
+    let mut roots = Vec::new();
+    shared.roots(relation.oid, &mut roots);
+    let backfill = if through.is_some() { None } else { backfill(shared, &roots) };
+    let phase = match (&error, through) {
+        (Some(_), _) => JobPhase::Error,
+        (None, Some(_)) => JobPhase::Running,
+        (None, None) if backfill.is_some() => JobPhase::Backfilling,
+        (None, None) => JobPhase::Creating,
+    };
+    let (runs, run_time) = job.figures();
+    let reached_ms = through.and_then(|epoch| shared.at_ms(epoch));
+    let delivered = job.delivered.load(Ordering::SeqCst);
+    JobStatus {
+        oid: relation.oid,
+        name: relation.name.clone(),
+        kind: relation.kind,
+        phase,
+        epoch: through.map(Epoch),
+        lag_epochs: latest.epoch.0.saturating_sub(through.unwrap_or(0)),
+        lag_ms: reached_ms.map_or(0, |at_ms| latest.at_ms - at_ms),
+        error,
+        rows: relation.history.lock().newest().net_rows(),
+        mode: if job.linear { "incremental" } else { "recompute" },
+        runs,
+        run_time,
+        delivered: (delivered > 0).then_some(Epoch(delivered)),
+        backfill,
+    }
+}
+
+/// Records read and wanted over the sources that have not caught up.
+fn backfill(shared: &Shared, roots: &[Oid]) -> Option<(u64, u64)> {
+    let sources = shared.sources.read();
+    let behind: Vec<_> = roots
+        .iter()
+        .filter_map(|oid| sources.get(oid))
+        .filter_map(|source| {
+            let state = source.state.lock();
+            let target = state.target.as_ref().filter(|_| !state.caught_up)?;
+            let start = |split: &String| source.start.get(split).copied().unwrap_or(0);
+            let wanted: u64 = target.iter().map(|(split, end)| end.saturating_sub(start(split))).sum();
+            let read: u64 = state.received.iter().map(|(split, next)| next.saturating_sub(start(split))).sum();
+            Some((read.min(wanted), wanted))
+        })
+        .collect();
+    behind.into_iter().reduce(|a, b| (a.0 + b.0, a.1 + b.1))
+}
+
+fn source_status(source: &Source) -> SourceStatus {
+    let state = source.state.lock();
+    let failure = source.history.failure.lock().clone();
+    let (health, detail) = match (&failure, &state.health) {
+        (Some(reason), _) => ("ERROR", Some(reason.clone())),
+        (None, Some(SourceHealth::Degraded(reason))) => ("DEGRADED", Some(reason.clone())),
+        (None, _) if state.consumers.is_empty() => ("IDLE", None),
+        (None, _) if !state.caught_up => ("BACKFILLING", None),
+        (None, _) => ("RUNNING", None),
+    };
+    SourceStatus {
+        oid: source.oid,
+        name: source.history.name.clone(),
+        health,
+        detail,
+        offsets: state.bound.clone(),
+        high_watermarks: state.high.clone(),
+        records: state.records,
+        dead: state.dead,
+        skipped: state.skipped,
+        consumers: state.consumers.iter().copied().collect(),
+    }
+}

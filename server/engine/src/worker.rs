@@ -1,0 +1,394 @@
+//! The one worker: turns what has arrived into epochs, in order.
+//!
+//! Invariant: an epoch is in the log before it is visible, and on disk before a table change in it is acknowledged. When the
+//! log cannot be written nothing is published or acknowledged any more: memory must not run ahead of a log that has stopped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use thalweg_catalog::Oid;
+use thalweg_connectors::{DeadLetter, Delta, Epoch, EpochInfo, SourceHealth, Weights};
+use thalweg_state::{EpochEntry, Multiplicity, WeightedBatch};
+use tokio::sync::oneshot;
+
+use crate::batch::conform;
+use crate::error::EngineError;
+use crate::inbox::{Command, Delivery, Registration, Work};
+use crate::segments::History;
+use crate::shared::{Shared, Stored};
+use crate::source::{OnError, Source, encode_offsets, reached, spawn_driver};
+use crate::status::ErrorRecord;
+
+/// How often old versions are dropped.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(1);
+
+type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
+
+/// An epoch on its way to the log.
+#[derive(Default)]
+struct Draft {
+    entry: EpochEntry,
+    changes: BTreeMap<Oid, Vec<Delta>>,
+    /// Sources whose content becomes readable with this epoch.
+    started: Vec<Arc<Source>>,
+    moved: BTreeMap<Oid, Arc<Source>>,
+    dead: BTreeMap<Oid, Vec<DeadLetter>>,
+    replies: Vec<Reply<EpochInfo>>,
+    registrations: Vec<(Registration, Reply<EpochInfo>)>,
+}
+
+/// Assigns epochs.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    last_at_ms: i64,
+    last_epoch: Instant,
+    last_sync: Instant,
+    last_collect: Instant,
+    unsynced: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let now = Instant::now();
+        let last_at_ms = shared.latest_info().at_ms;
+        Self { shared, last_at_ms, last_epoch: now, last_sync: now, last_collect: now, unsynced: false }
+    }
+
+    /// Runs until the inbox is closed.
+    pub(crate) fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        while let Some(mut work) = shared.inbox.take(&shared.config, self.idle()) {
+            if self.tick_due() {
+                work.tick = true;
+            }
+            if !work.is_empty() {
+                self.step(work);
+            }
+            self.maintain();
+        }
+        if self.unsynced {
+            self.sync();
+        }
+    }
+
+    fn idle(&self) -> Duration {
+        if self.unsynced {
+            self.shared.config.group_fsync
+        } else if self.now_wanted() {
+            self.shared.config.now_interval / 4
+        } else {
+            COLLECT_INTERVAL
+        }
+    }
+
+    fn now_wanted(&self) -> bool {
+        self.shared.jobs.read().values().any(|job| job.plan.uses_now)
+    }
+
+    fn tick_due(&self) -> bool {
+        self.last_epoch.elapsed() >= self.shared.config.now_interval && self.now_wanted()
+    }
+
+    fn maintain(&mut self) {
+        if self.unsynced && self.last_sync.elapsed() >= self.shared.config.group_fsync {
+            self.sync();
+        }
+        if self.last_collect.elapsed() >= COLLECT_INTERVAL {
+            self.last_collect = Instant::now();
+            self.collect();
+        }
+    }
+
+    fn sync(&mut self) {
+        if self.shared.fatal.lock().is_some() {
+            return;
+        }
+        match self.shared.store.sync() {
+            Ok(()) => self.synced(),
+            Err(error) => drop(self.stop_logging(error.into())),
+        }
+    }
+
+    fn synced(&mut self) {
+        self.unsynced = false;
+        self.last_sync = Instant::now();
+        self.shared.durable.store(self.shared.latest(), Ordering::SeqCst);
+        self.shared.bump();
+    }
+
+    fn stop_logging(&self, error: EngineError) -> EngineError {
+        tracing::error!(%error, "the epoch log cannot be written, no change is accepted until a restart");
+        self.shared.fatal.lock().get_or_insert(error).clone()
+    }
+
+    fn step(&mut self, work: Work) {
+        let mut draft = Draft::default();
+        draft.entry.epoch = self.shared.latest() + 1;
+        let now_us = self.shared.clock.now_us();
+        draft.entry.at_ms = self.last_at_ms.max(now_us.div_euclid(1000));
+        for command in work.commands {
+            match command {
+                Command::Drop { oids, reply } => {
+                    let _ = reply.send(self.drop_objects(&oids));
+                }
+                Command::Register { what, reply } => draft.registrations.push((*what, reply)),
+            }
+        }
+        for submission in work.submissions {
+            if self.shared.relation(submission.table).is_none() {
+                let _ = submission.reply.send(Err(EngineError::Unknown(submission.table)));
+                continue;
+            }
+            let logged = submission.changes.iter().map(weighted).collect();
+            draft.entry.dml.push((submission.table.0, logged));
+            draft.changes.entry(submission.table).or_default().extend(submission.changes);
+            draft.replies.push(submission.reply);
+        }
+        for delivery in work.deliveries {
+            self.take_delivery(delivery, &mut draft);
+        }
+        for (source, letters) in work.dead {
+            draft.dead.entry(source).or_default().extend(letters);
+        }
+        self.start_ready_sources(&mut draft);
+        self.bury(&mut draft, now_us);
+        let nothing = draft.changes.is_empty() && draft.moved.is_empty() && draft.registrations.is_empty();
+        if nothing && draft.started.is_empty() && !work.tick {
+            return;
+        }
+        self.commit(draft);
+    }
+
+    fn take_delivery(&self, delivery: Delivery, draft: &mut Draft) {
+        let Some(source) = self.shared.sources.read().get(&delivery.source).cloned() else { return };
+        let mut state = source.state.lock();
+        if state.generation != delivery.generation {
+            return;
+        }
+        let batch = delivery.batch;
+        if let Some(first) = batch.dead.first() {
+            match source.on_error {
+                OnError::Ignore => {}
+                OnError::DeadLetter => draft.dead.entry(source.oid).or_default().extend(batch.dead.clone()),
+                OnError::Fail => {
+                    let at = format!("{} partition {} offset {}", first.topic, first.partition, first.offset);
+                    let reason = format!("{} stopped at {at}: {}", source.history.label(), first.message);
+                    state.generation += 1;
+                    state.health = Some(SourceHealth::Degraded(reason.clone()));
+                    drop(state);
+                    self.fail(&source.history, "22000", reason);
+                    return;
+                }
+            }
+        }
+        match conform(&batch.rows, &source.history.schema()) {
+            Ok(rows) if state.caught_up => {
+                if rows.num_rows() > 0 {
+                    draft.changes.entry(source.oid).or_default().push(Delta::insert(rows));
+                }
+                draft.moved.insert(source.oid, Arc::clone(&source));
+            }
+            Ok(rows) => {
+                if rows.num_rows() > 0 {
+                    state.held.push(rows);
+                }
+            }
+            Err(error) => {
+                drop(state);
+                self.fail(&source.history, "XX000", error.to_string());
+                return;
+            }
+        }
+        state.received.extend(batch.offsets);
+    }
+
+    /// Sources that have read up to where they must before anyone may look.
+    fn start_ready_sources(&self, draft: &mut Draft) {
+        for source in self.shared.sources.read().values() {
+            let mut state = source.state.lock();
+            if state.caught_up || state.consumers.is_empty() {
+                continue;
+            }
+            let Some(target) = &state.target else { continue };
+            if !reached(&state.received, target, &source.start) {
+                continue;
+            }
+            state.caught_up = true;
+            let rows = std::mem::take(&mut state.held).into_iter().map(Delta::insert).collect();
+            draft.changes.insert(source.oid, rows);
+            draft.started.push(Arc::clone(source));
+            draft.moved.insert(source.oid, Arc::clone(source));
+        }
+    }
+
+    fn bury(&self, draft: &mut Draft, now_us: i64) {
+        for (source, letters) in std::mem::take(&mut draft.dead) {
+            let Some(log) = self.shared.dead.read().get(&source).cloned() else { continue };
+            match log.add(letters, draft.entry.epoch, now_us) {
+                Ok(change) => {
+                    if !change.deltas.is_empty() {
+                        draft.changes.entry(log.relation.oid).or_default().extend(change.deltas);
+                    }
+                    draft.entry.dead.extend(change.records);
+                    draft.entry.dead_expired.extend(change.expired.into_iter().map(|key| (source.0, key)));
+                }
+                Err(error) => self.fail(&log.relation, "XX000", error.to_string()),
+            }
+        }
+    }
+
+    fn commit(&mut self, mut draft: Draft) {
+        for (oid, source) in &draft.moved {
+            let state = source.state.lock();
+            draft.entry.offsets.push((oid.0, encode_offsets(&state.received)));
+        }
+        // Table changes are acknowledged, so they reach the disk now; the rest is read again after a crash.
+        let due = self.last_sync.elapsed() >= self.shared.config.group_fsync;
+        let durable = !draft.entry.dml.is_empty() || (self.unsynced && due);
+        let broken = self.shared.fatal.lock().clone();
+        let logged = match broken {
+            Some(error) => Err(error),
+            None => self.shared.store.append(&draft.entry, durable).map_err(|error| self.stop_logging(error.into())),
+        };
+        if let Err(error) = logged {
+            draft.replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone()))));
+            draft.registrations.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
+            return;
+        }
+        self.unsynced = !durable;
+        let info = EpochInfo { epoch: Epoch(draft.entry.epoch), at_ms: draft.entry.at_ms };
+        self.publish(info, &mut draft);
+        if durable {
+            self.synced();
+        }
+        for reply in draft.replies {
+            let _ = reply.send(Ok(info));
+        }
+    }
+
+    fn publish(&mut self, info: EpochInfo, draft: &mut Draft) {
+        let epoch = info.epoch.0;
+        for (oid, deltas) in std::mem::take(&mut draft.changes) {
+            let Some(relation) = self.shared.relation(oid) else { continue };
+            let published = relation.history.lock().publish(epoch, deltas);
+            if let Err(error) = published {
+                self.fail(&relation, "XX000", error.to_string());
+            }
+        }
+        for source in &draft.started {
+            source.history.history.lock().set_live(true, epoch);
+        }
+        for source in draft.moved.values() {
+            let mut state = source.state.lock();
+            state.bound = state.received.clone();
+        }
+        let mut started = Vec::new();
+        for (what, reply) in std::mem::take(&mut draft.registrations) {
+            self.register(what, epoch, &mut started);
+            draft.replies.push(reply);
+        }
+        let jobs: Vec<_> = self.shared.jobs.read().values().filter(|job| job.linear).cloned().collect();
+        for job in jobs {
+            job.step_with_worker(&self.shared, epoch);
+        }
+        self.last_at_ms = info.at_ms;
+        self.last_epoch = Instant::now();
+        self.shared.publish(info);
+        for source in started {
+            spawn_driver(&self.shared, &source);
+        }
+    }
+
+    fn register(&self, what: Registration, epoch: u64, started: &mut Vec<Arc<Source>>) {
+        let mut relations = self.shared.relations.write();
+        if let Some((relation, version)) = what.content {
+            relation.history.lock().start(epoch, version, true);
+            relations.insert(relation.oid, relation);
+        }
+        if let Some(source) = what.source {
+            relations.insert(source.oid, Arc::clone(&source.history));
+            self.shared.sources.write().insert(source.oid, source);
+        }
+        if let Some((source, log)) = what.dead {
+            self.shared.dead.write().insert(source, log);
+        }
+        let Some(job) = what.job else { return };
+        job.created.store(epoch, Ordering::SeqCst);
+        relations.insert(job.relation.oid, Arc::clone(&job.relation));
+        let sources = self.shared.sources.read();
+        for source in job.inputs.iter().filter_map(|input| sources.get(&input.oid)) {
+            let mut state = source.state.lock();
+            if state.consumers.is_empty() {
+                started.push(Arc::clone(source));
+            }
+            state.consumers.insert(job.relation.oid);
+        }
+        self.shared.jobs.write().insert(job.relation.oid, job);
+    }
+
+    fn drop_objects(&self, oids: &[Oid]) -> Result<(), EngineError> {
+        for oid in oids {
+            if let Some(job) = self.shared.jobs.write().remove(oid) {
+                job.cancel();
+            }
+            self.shared.relations.write().remove(oid);
+            self.shared.dead.write().retain(|_, log| log.relation.oid != *oid);
+            if let Some(source) = self.shared.sources.write().remove(oid) {
+                drop(source.stop());
+            }
+        }
+        for source in self.shared.sources.read().values() {
+            let mut state = source.state.lock();
+            let consumed = !state.consumers.is_empty();
+            state.consumers.retain(|consumer| !oids.contains(consumer));
+            if !consumed || !state.consumers.is_empty() {
+                continue;
+            }
+            // A source that nothing reads is not consumed and keeps no rows.
+            let generation = state.generation + 1;
+            *state = crate::source::SourceState { generation, ..Default::default() };
+            drop(state);
+            *source.history.history.lock() = History::new(Arc::clone(&source.history.codec));
+            *source.history.failure.lock() = None;
+        }
+        let numbers: Vec<u32> = oids.iter().map(|oid| oid.0).collect();
+        self.shared.bump();
+        Ok(self.shared.store.forget(&numbers)?)
+    }
+
+    fn fail(&self, relation: &Stored, sqlstate: &str, reason: String) {
+        tracing::error!(relation = %relation.name, reason, "relation is in state ERROR");
+        let at_us = self.shared.clock.now_us();
+        self.shared.record_error(ErrorRecord::of(relation, sqlstate, reason.clone(), at_us, None));
+        *relation.failure.lock() = Some(reason);
+        self.shared.bump();
+    }
+
+    /// Drops versions that no new reader may ask for.
+    fn collect(&self) {
+        let window_ms = i64::try_from(self.shared.config.snapshot_history.as_millis()).unwrap_or(i64::MAX);
+        let cutoff = self.shared.clock.now_us().div_euclid(1000).saturating_sub(window_ms);
+        let horizon = {
+            let mut epochs = self.shared.epochs.lock();
+            while epochs.get(1).is_some_and(|next| next.at_ms <= cutoff) {
+                epochs.pop_front();
+            }
+            epochs.front().map_or(0, |info| info.epoch.0)
+        };
+        for relation in self.shared.relations.read().values() {
+            relation.history.lock().collect(horizon);
+        }
+    }
+}
+
+/// A change in the form of the log.
+pub(crate) fn weighted(delta: &Delta) -> WeightedBatch {
+    let weights = match &delta.weights {
+        Weights::Ones => Multiplicity::Constant(1),
+        Weights::Constant(weight) => Multiplicity::Constant(*weight),
+        Weights::Each(weights) => Multiplicity::Each(weights.to_vec()),
+    };
+    WeightedBatch { batch: delta.batch.clone(), weights }
+}

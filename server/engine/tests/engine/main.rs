@@ -1,0 +1,9 @@
+//! Proves what the engine promises, with the real planner, log and generator source over a scratch folder. One binary, because
+//! linking DataFusion is slow.
+
+mod harness;
+mod random;
+mod restart;
+mod sources;
+mod tables;
+mod views;

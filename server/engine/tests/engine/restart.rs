@@ -1,0 +1,85 @@
+//! Proves that a restart gives the same answers, and that damage is an error that names the record.
+
+use std::sync::Arc;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::harness::Db;
+use crate::sources::generator;
+
+const DML: TableDefinition<'_, (u32, u64, u32), &[u8]> = TableDefinition::new("dml_log");
+
+#[test]
+fn tables_views_and_sources_come_back() {
+    let mut db = Db::new();
+    generator(&mut db);
+    db.ok("CREATE TABLE t (id BIGINT PRIMARY KEY, name TEXT)");
+    db.ok("CREATE MATERIALIZED VIEW j AS SELECT t.name, count(*) AS n FROM s JOIN t ON s.v = t.id GROUP BY t.name");
+    db.ok("INSERT INTO t VALUES (1, 'one'), (2, 'two'), (3, NULL); UPDATE t SET name = 'TWO' WHERE id = 2");
+    db.ok("DELETE FROM t WHERE id = 3; WAIT FOR j; FLUSH");
+    let (table, view) = (db.rows("SELECT * FROM t"), db.rows("SELECT * FROM j"));
+    assert_eq!(view.len(), 2);
+    let before = db.engine.latest();
+    let mut db = db.reopen();
+    let after = db.engine.latest();
+    assert!(after.epoch > before.epoch && after.at_ms >= before.at_ms);
+    assert_eq!(db.rows("SELECT * FROM t"), table);
+    assert_eq!(db.rows("SELECT * FROM j"), view);
+    // The key index came back too.
+    assert_eq!(db.fails("INSERT INTO t VALUES (1, 'again')").sqlstate, "23505");
+    db.ok("INSERT INTO t VALUES (3, 'three'); FLUSH");
+    assert_eq!(db.rows("SELECT count(*) FROM j"), ["3"]);
+    let mut db = db.reopen();
+    assert_eq!(db.rows("SELECT count(*) FROM j"), ["3"]);
+    db.ok("DROP MATERIALIZED VIEW j; DROP TABLE t");
+    let db = db.reopen();
+    assert_eq!(db.engine.status().jobs.len(), 0);
+}
+
+#[test]
+fn a_long_log_is_rewritten_and_means_the_same() {
+    let mut db = Db::new();
+    db.ok("CREATE TABLE t (id INT PRIMARY KEY, v INT); INSERT INTO t VALUES (1, 0)");
+    for _ in 0..300 {
+        db.ok("UPDATE t SET v = v + 1");
+    }
+    let db = db.reopen();
+    assert_eq!(db.rows("SELECT * FROM t"), ["1|300"]);
+    let closed = db.close();
+    let database = Database::open(closed.file()).expect("opens");
+    let entries = database.begin_read().expect("reads").open_table(DML).expect("a log").iter().expect("iterates").count();
+    assert_eq!(entries, 1);
+    drop(database);
+    let mut db = closed.open().expect("reopens");
+    assert_eq!(db.rows("SELECT * FROM t"), ["1|300"]);
+    db.ok("UPDATE t SET v = 0");
+    assert_eq!(db.reopen().rows("SELECT * FROM t"), ["1|0"]);
+}
+
+#[test]
+fn a_damaged_log_entry_is_named() {
+    let mut db = Db::new();
+    db.ok("CREATE TABLE t (id INT); INSERT INTO t VALUES (1)");
+    let closed = db.close();
+    {
+        let database = Arc::new(Database::open(closed.file()).expect("opens"));
+        let txn = database.begin_write().expect("writes");
+        {
+            let mut log = txn.open_table(DML).expect("a log");
+            let (key, mut bytes) = {
+                let (key, bytes) = log.first().expect("reads").expect("an entry");
+                (key.value(), bytes.value().to_vec())
+            };
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x10;
+            log.insert(key, bytes.as_slice()).expect("writes");
+        }
+        txn.commit().expect("commits");
+    }
+    let report = match closed.open() {
+        Ok(_) => panic!("opened a damaged log"),
+        Err(error) => error.report(),
+    };
+    assert_eq!(report.sqlstate, "XX001");
+    assert!(report.message.contains("DML log entry"), "{report:?}");
+}
