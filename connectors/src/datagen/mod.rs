@@ -5,6 +5,8 @@
 
 mod column;
 mod draw;
+mod kind;
+mod natural;
 
 use std::sync::Arc;
 
@@ -136,12 +138,12 @@ fn check_field_options(
                 format!("Write fields.<column>.kind; the source has no column \"{column}\"."),
             ));
         }
-        if !column::PROPERTIES.contains(&property) {
+        if !kind::PROPERTIES.contains(&property) {
             return Err(ConnectorError::option_hint(
                 format!("option \"{name}\" does not exist"),
                 format!(
                     "Known properties of a field are {}.",
-                    column::PROPERTIES.join(", ")
+                    kind::PROPERTIES.join(", ")
                 ),
             ));
         }

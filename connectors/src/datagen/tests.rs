@@ -220,6 +220,7 @@ fn kinds_do_what_they_say() {
 #[test]
 fn bad_options_are_refused() {
     let columns = [
+        ("v", SqlType::Varchar(Some(3))),
         ("x", SqlType::Int2),
         ("b", SqlType::Bool),
         ("t", SqlType::Text),
@@ -236,6 +237,8 @@ fn bad_options_are_refused() {
         ("fields.x.end", "-1"),
         ("fields.x.null_rate", "2"),
         ("fields.x.values", "1,two"),
+        ("fields.v.values", "abc,abcd"),
+        ("fields.v.end", "1000"),
     ] {
         let error = open_source(&columns, &[(name, value)])
             .err()

@@ -13,15 +13,13 @@ use arrow::array::{
     StructArray, Time64MicrosecondBuilder, TimestampMicrosecondBuilder, UInt32Builder,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::kernels::cast_utils::{
-    IntervalParseConfig, IntervalUnit, parse_interval_month_day_nano_config,
-};
-use arrow::datatypes::{DataType, Field, IntervalMonthDayNano};
+use arrow::datatypes::{DataType, Field};
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use thalweg_catalog::SqlType;
 
+use super::interval::interval;
 use super::json::{JsonOptions, Members, Token};
 use super::number::{self, Misfit};
 use super::{Fault, canonical_json, excerpt, time};
@@ -29,8 +27,6 @@ use crate::error::ConnectorError;
 
 /// Characters of an offending value that an error repeats.
 const VALUE_CHARS_MAX: usize = 60;
-/// Bytes of an interval's text; the longest sensible one is well below.
-const INTERVAL_BYTES_MAX: usize = 200;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
@@ -551,12 +547,4 @@ fn fit(text: &str, length_max: Option<u32>) -> Result<&str, Problem> {
             "value is longer than {length_max} characters"
         ))),
     }
-}
-
-fn interval(text: &str) -> Result<IntervalMonthDayNano, Misfit> {
-    if text.len() > INTERVAL_BYTES_MAX || text.trim().is_empty() {
-        return Err(Misfit::Type);
-    }
-    parse_interval_month_day_nano_config(text, IntervalParseConfig::new(IntervalUnit::Second))
-        .map_err(|_| Misfit::Type)
 }

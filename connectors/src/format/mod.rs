@@ -5,6 +5,7 @@
 
 mod canonical;
 mod column;
+mod interval;
 mod json;
 mod number;
 mod time;
