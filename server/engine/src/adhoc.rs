@@ -18,7 +18,6 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use thalweg_connectors::{Budget, Offsets, SourceHealth};
 use tokio::sync::mpsc::Sender;
 
-use crate::batch::conform;
 use crate::error::EngineError;
 use crate::shared::Shared;
 use crate::source::{OnError, Source, reached};
@@ -99,7 +98,7 @@ impl Read {
         if reached(&at, &self.ends, start) {
             return Ok(());
         }
-        let mut reader = self.source.connector.open(&at).map_err(external)?;
+        let mut reader = self.source.connector.open(&at).map_err(|error| external(error.report()))?;
         let mut last_progress = Instant::now();
         while !reached(&at, &self.ends, start) && !rows.is_closed() && !self.shared.is_stopping() {
             let left: u64 = self
@@ -108,7 +107,7 @@ impl Read {
                 .map(|(split, end)| end.saturating_sub(at.get(split).copied().unwrap_or(0)))
                 .fold(0, u64::saturating_add);
             let budget = Budget { rows: POLL_ROWS.min(left as usize).max(1), bytes: POLL_BYTES, time: POLL };
-            let batch = reader.poll(budget).map_err(external)?;
+            let batch = reader.poll(budget).map_err(|error| external(error.report()))?;
             if !batch.offsets.is_empty() {
                 last_progress = Instant::now();
             } else if last_progress.elapsed() >= self.patience {
@@ -120,11 +119,17 @@ impl Read {
                 let message = format!("could not read {} to its end", self.source.history.label());
                 return Err(external(EngineError::statement("08001", message, Some(detail))));
             }
+            let shaped = self.source.shape.apply(&batch, &at, self.shared.clock.now_us()).map_err(external)?;
+            if let Some(reason) = shaped.failure {
+                return Err(external(EngineError::statement("23514", reason, None)));
+            }
             at.extend(batch.offsets);
-            if let (false, Some(first)) = (batch.dead.is_empty(), batch.dead.first()) {
+            let mut dead = batch.dead;
+            dead.extend(shaped.dead);
+            if let Some(first) = dead.first() {
                 match self.source.on_error {
                     OnError::Ignore => {}
-                    OnError::DeadLetter => drop(self.shared.inbox.dead(self.source.oid, batch.dead)),
+                    OnError::DeadLetter => drop(self.shared.inbox.dead(self.source.oid, dead)),
                     OnError::Fail => {
                         let message = format!("{}: {}", self.source.history.label(), first.message);
                         let detail = format!("{} partition {} offset {}", first.topic, first.partition, first.offset);
@@ -132,17 +137,15 @@ impl Read {
                     }
                 }
             }
-            if batch.rows.num_rows() > 0 {
-                let batch = conform(&batch.rows, &self.source.history.schema()).map_err(external)?;
-                if rows.blocking_send(Ok(batch)).is_err() {
-                    return Ok(());
-                }
+            if shaped.rows.num_rows() > 0 && rows.blocking_send(Ok(shaped.rows)).is_err() {
+                return Ok(());
             }
         }
         Ok(())
     }
 }
 
-fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
+/// Reports pass through DataFusion as they are.
+fn external(error: impl Into<EngineError>) -> DataFusionError {
+    DataFusionError::External(Box::new(error.into().report()))
 }

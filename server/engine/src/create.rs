@@ -20,6 +20,7 @@ use crate::error::EngineError;
 use crate::inbox::{Command, Registration};
 use crate::job::Job;
 use crate::relation::Version;
+use crate::shape::Shape;
 use crate::shared::{Shared, Stored};
 use crate::source::{Source, SourceState, decode_offsets, error_options};
 use crate::table::{KeyIndex, Table, TableCheck, TableColumn};
@@ -34,7 +35,7 @@ pub(crate) fn create(
     let mut sink = None;
     let what = match &relation.kind {
         RelationKind::Table => table(shared, catalog, relation)?,
-        RelationKind::Source(_) => source(shared, relation)?,
+        RelationKind::Source(_) => source(shared, catalog, relation)?,
         RelationKind::Errors { source } => errors(shared, catalog, relation, *source)?,
         RelationKind::View { .. } => return Ok(shared.latest_info()),
         RelationKind::MaterializedView { options, .. } => {
@@ -169,11 +170,12 @@ fn from_log(change: &WeightedBatch, stored: &Stored, name: &str) -> Result<Delta
     Ok(Delta { batch, weights })
 }
 
-fn source(shared: &Shared, relation: &Relation) -> Result<Registration, EngineError> {
+fn source(shared: &Shared, catalog: &Catalog, relation: &Relation) -> Result<Registration, EngineError> {
     let RelationKind::Source(spec) = &relation.kind else { return Ok(Registration::default()) };
     let context = ConnectorContext::new(Arc::clone(&shared.clock));
     let connector = thalweg_connectors::source(relation, &context).map_err(|error| error.report())?;
-    let history = Stored::new(relation.oid, &relation.name, "source", schema_of(&relation.columns), None)?;
+    let shape = Shape::new(&shared.planner, catalog, relation)?;
+    let history = Stored::new(relation.oid, &relation.name, "source", shape.schema(), None)?;
     let (on_error, _) = error_options(spec);
     let logged = match shared.store.source_offsets(relation.oid.0)? {
         Some(bytes) => Some(decode_offsets(&bytes).ok_or_else(|| EngineError::Storage {
@@ -188,6 +190,7 @@ fn source(shared: &Shared, relation: &Relation) -> Result<Registration, EngineEr
         connector,
         start: Offsets::from_iter(spec.start.clone()),
         on_error,
+        shape,
         history,
         state: parking_lot::Mutex::new(state),
     };

@@ -95,6 +95,11 @@ impl From<Report> for EngineError {
 
 impl From<datafusion::error::DataFusionError> for EngineError {
     fn from(error: datafusion::error::DataFusionError) -> Self {
+        if let datafusion::error::DataFusionError::External(inner) = error.find_root()
+            && let Some(report) = inner.downcast_ref::<Report>()
+        {
+            return report.clone().into();
+        }
         thalweg_planner::Planner::classify(&error).into()
     }
 }

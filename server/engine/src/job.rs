@@ -278,6 +278,7 @@ impl Job {
             return;
         }
         if !self.begin() {
+            relation.history.lock().set_live(false, before);
             return;
         }
         let changes = self.input_changes(before, epoch).filter(|changes| {

@@ -19,6 +19,7 @@ mod job;
 mod read;
 mod relation;
 mod segments;
+mod shape;
 mod shared;
 mod sinks;
 mod snapshot;

@@ -133,9 +133,13 @@ pub(crate) async fn pin(
         Consistency::Eventual => latest_of_each(shared, &stored, deadline).await?,
         Consistency::Snapshot | Consistency::Strict => one_epoch(shared, &stored, least, deadline).await?,
     };
-    for (relation, version) in stored.iter().zip(versions) {
-        tables.insert(relation.oid, SnapshotTable::new(relation, &version)?);
-    }
+    // Netting a version's rows takes time, which the threads that serve the wires do not have.
+    let snapshots = shared.batch.handle().spawn(async move {
+        let pairs = stored.iter().zip(versions);
+        pairs.map(|(relation, version)| Ok((relation.oid, SnapshotTable::new(relation, &version)?))).collect()
+    });
+    let snapshots: Result<Vec<_>, EngineError> = snapshots.await.map_err(EngineError::internal)?;
+    tables.extend(snapshots?.into_iter().map(|(oid, table)| (oid, table as Arc<dyn TableProvider>)));
     Ok(Pinned { epoch, tables })
 }
 

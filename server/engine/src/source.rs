@@ -14,6 +14,7 @@ use thalweg_connectors::{Budget, ConnectorError, Offsets, SourceConnector, Sourc
 
 use crate::dead::Retention;
 use crate::inbox::Delivery;
+use crate::shape::Shape;
 use crate::shared::{Shared, Stored};
 use crate::status::ErrorRecord;
 
@@ -38,6 +39,8 @@ pub(crate) struct Source {
     pub(crate) connector: Arc<dyn SourceConnector>,
     pub(crate) start: Offsets,
     pub(crate) on_error: OnError,
+    /// Generated columns and constraints.
+    pub(crate) shape: Shape,
     /// Every row since the start, for the views; content only while something consumes it.
     pub(crate) history: Arc<Stored>,
     pub(crate) state: Mutex<SourceState>,

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
 use thalweg_catalog::Oid;
 use thalweg_connectors::{DeadLetter, Delta, Epoch, EpochInfo, SourceHealth, Weights};
 use thalweg_state::{EpochEntry, Multiplicity, WeightedBatch};
 use tokio::sync::oneshot;
 
-use crate::batch::conform;
 use crate::error::EngineError;
 use crate::inbox::{Command, Delivery, Registration, Work};
 use crate::segments::History;
 use crate::shared::{Shared, Stored};
-use crate::source::{OnError, Source, encode_offsets, reached, spawn_driver};
+use crate::source::{OnError, Source, SourceState, encode_offsets, reached, spawn_driver};
 use crate::status::ErrorRecord;
 
 /// How often old versions are dropped.
@@ -168,40 +168,51 @@ impl Worker {
             return;
         }
         let batch = delivery.batch;
-        if let Some(first) = batch.dead.first() {
+        let mut before = source.start.clone();
+        before.extend(state.received.clone());
+        let shaped = match source.shape.apply(&batch, &before, self.shared.clock.now_us()) {
+            Ok(shaped) => shaped,
+            Err(error) => {
+                self.stop_source(&source, state, "XX000", error.to_string());
+                return;
+            }
+        };
+        if let Some(reason) = shaped.failure {
+            self.stop_source(&source, state, "23514", reason);
+            return;
+        }
+        let mut dead = batch.dead;
+        state.dead += shaped.dead.len() as u64;
+        dead.extend(shaped.dead);
+        if let Some(first) = dead.first() {
             match source.on_error {
                 OnError::Ignore => {}
-                OnError::DeadLetter => draft.dead.entry(source.oid).or_default().extend(batch.dead.clone()),
+                OnError::DeadLetter => draft.dead.entry(source.oid).or_default().extend(dead),
                 OnError::Fail => {
                     let at = format!("{} partition {} offset {}", first.topic, first.partition, first.offset);
                     let reason = format!("{} stopped at {at}: {}", source.history.label(), first.message);
-                    state.generation += 1;
-                    state.health = Some(SourceHealth::Degraded(reason.clone()));
-                    drop(state);
-                    self.fail(&source.history, "22000", reason);
+                    self.stop_source(&source, state, "22000", reason);
                     return;
                 }
             }
         }
-        match conform(&batch.rows, &source.history.schema()) {
-            Ok(rows) if state.caught_up => {
-                if rows.num_rows() > 0 {
-                    draft.changes.entry(source.oid).or_default().push(Delta::insert(rows));
-                }
-                draft.moved.insert(source.oid, Arc::clone(&source));
+        if state.caught_up {
+            if shaped.rows.num_rows() > 0 {
+                draft.changes.entry(source.oid).or_default().push(Delta::insert(shaped.rows));
             }
-            Ok(rows) => {
-                if rows.num_rows() > 0 {
-                    state.held.push(rows);
-                }
-            }
-            Err(error) => {
-                drop(state);
-                self.fail(&source.history, "XX000", error.to_string());
-                return;
-            }
+            draft.moved.insert(source.oid, Arc::clone(&source));
+        } else if shaped.rows.num_rows() > 0 {
+            state.held.push(shaped.rows);
         }
         state.received.extend(batch.offsets);
+    }
+
+    /// Stops reading; the views over the source are in state ERROR from here on.
+    fn stop_source(&self, source: &Source, mut state: MutexGuard<'_, SourceState>, sqlstate: &str, reason: String) {
+        state.generation += 1;
+        state.health = Some(SourceHealth::Degraded(reason.clone()));
+        drop(state);
+        self.fail(&source.history, sqlstate, reason);
     }
 
     /// Sources that have read up to where they must before anyone may look.
@@ -301,14 +312,14 @@ impl Worker {
         }
     }
 
+    /// Puts a new object in place. One lock at a time: readers take them in another order.
     fn register(&self, what: Registration, epoch: u64, started: &mut Vec<Arc<Source>>) {
-        let mut relations = self.shared.relations.write();
         if let Some((relation, version)) = what.content {
             relation.history.lock().start(epoch, version, true);
-            relations.insert(relation.oid, relation);
+            self.shared.relations.write().insert(relation.oid, relation);
         }
         if let Some(source) = what.source {
-            relations.insert(source.oid, Arc::clone(&source.history));
+            self.shared.relations.write().insert(source.oid, Arc::clone(&source.history));
             self.shared.sources.write().insert(source.oid, source);
         }
         if let Some((source, log)) = what.dead {
@@ -316,15 +327,17 @@ impl Worker {
         }
         let Some(job) = what.job else { return };
         job.created.store(epoch, Ordering::SeqCst);
-        relations.insert(job.relation.oid, Arc::clone(&job.relation));
-        let sources = self.shared.sources.read();
-        for source in job.inputs.iter().filter_map(|input| sources.get(&input.oid)) {
+        for source in self.shared.sources.read().values() {
+            if !job.inputs.iter().any(|input| input.oid == source.oid) {
+                continue;
+            }
             let mut state = source.state.lock();
             if state.consumers.is_empty() {
                 started.push(Arc::clone(source));
             }
             state.consumers.insert(job.relation.oid);
         }
+        self.shared.relations.write().insert(job.relation.oid, Arc::clone(&job.relation));
         self.shared.jobs.write().insert(job.relation.oid, job);
     }
 
@@ -348,7 +361,7 @@ impl Worker {
             }
             // A source that nothing reads is not consumed and keeps no rows.
             let generation = state.generation + 1;
-            *state = crate::source::SourceState { generation, ..Default::default() };
+            *state = SourceState { generation, ..SourceState::default() };
             drop(state);
             *source.history.history.lock() = History::new(Arc::clone(&source.history.codec));
             *source.history.failure.lock() = None;
