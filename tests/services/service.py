@@ -76,6 +76,9 @@ def up(arguments) -> None:
         except BaseException:
             instance.kill()
             instance.signal(signal.SIGKILL, "watcher")
+            if not arguments.run:
+                # The message carries the tail of the log; a folder that nobody named would stay for ever.
+                shutil.rmtree(folder, ignore_errors=True)
             raise
         report(instance)
 
