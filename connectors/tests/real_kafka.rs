@@ -16,7 +16,8 @@ use thalweg_catalog::{
     Column, ColumnRole, ConnectorSpec, Environment, Oid, Relation, RelationKind, SqlType,
 };
 use thalweg_connectors::{
-    Budget, ConnectorContext, Offsets, SourceConnector, SourceReader, SystemClock, source,
+    Budget, ConnectorContext, Offsets, SourceConnector, SourceHealth, SourceReader, SystemClock,
+    source,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,31 +33,53 @@ fn services(script: &str) -> PathBuf {
         .join(script)
 }
 
-/// The broker of this test run; it stops when the test process ends.
+/// A broker that stops when the test process ends.
+struct Broker {
+    address: String,
+    run: String,
+}
+
+impl Broker {
+    /// Starts a broker; `None` when none can be had here.
+    fn start() -> Option<Self> {
+        let parent = std::process::id().to_string();
+        let up = Command::new(services("up"))
+            .args(["kafka", "--parent-pid", &parent])
+            .output();
+        let text = up
+            .ok()
+            .filter(|up| up.status.success())
+            .map(|up| String::from_utf8_lossy(&up.stdout).into_owned());
+        let value = |name: &str| {
+            let mut lines = text.as_deref()?.lines();
+            lines.find_map(|line| line.strip_prefix(name).map(str::to_owned))
+        };
+        let broker = value("KAFKA_BOOTSTRAP=").zip(value("KAFKA_RUN="));
+        if broker.is_none() {
+            assert!(
+                std::env::var("THALWEG_REQUIRE_SERVICES").as_deref() != Ok("1"),
+                "no Kafka broker, and services are required"
+            );
+            eprintln!("SKIPPED: no Kafka broker can be started here");
+        }
+        broker.map(|(address, run)| Self { address, run })
+    }
+
+    /// Runs `kill` or `restart`.
+    fn script(&self, name: &str) {
+        let output = Command::new(services(name))
+            .args(["kafka", "--run", &self.run])
+            .output()
+            .expect("the script runs");
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// The broker the tests of this run share.
 fn broker() -> Option<&'static str> {
-    static BROKER: OnceLock<Option<String>> = OnceLock::new();
-    BROKER
-        .get_or_init(|| {
-            let parent = std::process::id().to_string();
-            let up = Command::new(services("up"))
-                .args(["kafka", "--parent-pid", &parent])
-                .output();
-            let line = up.ok().filter(|up| up.status.success()).and_then(|up| {
-                let text = String::from_utf8_lossy(&up.stdout).into_owned();
-                text.lines()
-                    .find_map(|line| line.strip_prefix("KAFKA_BOOTSTRAP="))
-                    .map(str::to_owned)
-            });
-            if line.is_none() {
-                assert!(
-                    std::env::var("THALWEG_REQUIRE_SERVICES").as_deref() != Ok("1"),
-                    "no Kafka broker, and services are required"
-                );
-                eprintln!("SKIPPED: no Kafka broker can be started here");
-            }
-            line
-        })
-        .as_deref()
+    static BROKER: OnceLock<Option<Broker>> = OnceLock::new();
+    let broker = BROKER.get_or_init(Broker::start).as_ref();
+    broker.map(|broker| broker.address.as_str())
 }
 
 fn topic(broker: &str, name: &str, partitions: u32, grow: bool) {
@@ -261,4 +284,33 @@ async fn added_partitions_are_read_from_their_earliest_record() {
     let mut numbers = read_to(reader.as_mut(), &end);
     numbers.sort_unstable();
     assert_eq!(numbers, [8, 20, 21, 22, 23, 24]);
+}
+
+#[tokio::test]
+async fn a_killed_broker_is_waited_for() {
+    let Some(broker) = Broker::start() else {
+        return;
+    };
+    topic(&broker.address, "killed", 2, false);
+    let writer = producer(&broker.address, None);
+    let now = |_| 1_700_000_000_000;
+    send(&writer, "killed", 0, 0..100, now);
+    let source = kafka_source(&broker.address, "killed", &[]);
+    let mut reader = source.open(&Offsets::new()).expect("a reader");
+    let before = read_to(reader.as_mut(), &Offsets::from([("0".into(), 100)]));
+
+    broker.script("kill");
+    let begun = Instant::now();
+    while reader.health() == SourceHealth::Running {
+        assert!(begun.elapsed() < PATIENCE, "the outage does not show");
+        assert_eq!(
+            reader.poll(BUDGET).expect("an outage is no error").records,
+            0
+        );
+    }
+    broker.script("restart");
+    send(&writer, "killed", 0, 100..200, now);
+    let after = read_to(reader.as_mut(), &Offsets::from([("0".into(), 200)]));
+    assert_eq!([before, after].concat(), (0..200).collect::<Vec<_>>());
+    assert_eq!(reader.health(), SourceHealth::Running);
 }

@@ -224,6 +224,10 @@ async fn reading_stops_and_goes_on_at_any_offset() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one message with every part, and what each part becomes"
+)]
 async fn message_parts_tombstones_and_bad_records() {
     let broker = Broker::start(1);
     let headers = OwnedHeaders::new()

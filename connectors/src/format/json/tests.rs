@@ -49,6 +49,7 @@ fn numeric(precision: u8, scale: i8) -> SqlType {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn scalars_by_table() {
     let bare = SqlType::Numeric {
         declared: None,
@@ -148,6 +149,7 @@ fn scalars_by_table() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn faults_by_table() {
     let int = SqlType::Int8;
     for (ty, payload, expected) in [
