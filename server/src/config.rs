@@ -1,0 +1,164 @@
+//! Server settings: command-line defaults and the optional TOML file, merged into one struct.
+//!
+//! Invariant: an unknown key or a value out of range refuses to start with the key's name; nothing is silently ignored.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use thalweg_catalog::option::parse_duration;
+
+/// A reason not to start that the user can act on.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ConfigError {
+    /// What is wrong and where.
+    pub message: String,
+}
+
+fn config_error(message: impl Into<String>) -> ConfigError {
+    ConfigError { message: message.into() }
+}
+
+/// Everything a server is started with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Folder of all durable state.
+    pub data_dir: PathBuf,
+    /// Postgres wire address; port 0 picks a free one.
+    pub pg: SocketAddr,
+    /// Arrow Flight SQL address.
+    pub flight: SocketAddr,
+    /// `/healthz` and `/metrics` address.
+    pub http: SocketAddr,
+    /// Connections over which a new one gets 53300.
+    pub max_connections: usize,
+    /// How long an epoch waits for more source rows.
+    pub epoch_linger: Duration,
+    /// How far back versions are kept for reads.
+    pub snapshot_history: Duration,
+    /// Bytes a single ad-hoc query may hold; more is 53200.
+    pub query_memory_bytes: usize,
+}
+
+impl Config {
+    /// Defaults on `data_dir` with every port chosen by the system.
+    pub fn ephemeral(data_dir: PathBuf) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            data_dir,
+            pg: any,
+            flight: any,
+            http: any,
+            max_connections: 1000,
+            epoch_linger: Duration::from_millis(10),
+            snapshot_history: Duration::from_secs(60),
+            query_memory_bytes: 2 << 30,
+        }
+    }
+
+    /// Takes over what the TOML file at `path` says.
+    ///
+    /// # Errors
+    /// An unreadable file, an unknown key, or a value that does not parse; the message names the key.
+    pub fn merge_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| config_error(format!("could not read {}: {error}", path.display())))?;
+        let file: FileConfig =
+            toml::from_str(&text).map_err(|error| config_error(format!("{}: {error}", path.display())))?;
+        self.merge(file)
+    }
+
+    fn merge(&mut self, file: FileConfig) -> Result<(), ConfigError> {
+        if let Some(workers) = file.workers {
+            check_workers(workers)?;
+        }
+        if let Some(count) = file.max_connections {
+            self.max_connections = count;
+        }
+        if let Some(text) = &file.epoch_linger {
+            self.epoch_linger = duration("epoch_linger", text)?;
+        }
+        if let Some(text) = &file.snapshot_history {
+            self.snapshot_history = duration("snapshot_history", text)?;
+        }
+        if let Some(text) = &file.query_memory_limit {
+            self.query_memory_bytes = thalweg_catalog::option::parse_bytes(text)
+                .and_then(|bytes| usize::try_from(bytes).ok())
+                .ok_or_else(|| config_error(format!("query_memory_limit: \"{text}\" is not a size such as '512MB'")))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses addresses that would serve strangers: without authentication only loopback is trusted.
+    ///
+    /// # Errors
+    /// Names the first address that is not loopback.
+    pub fn check_addresses(&self) -> Result<(), ConfigError> {
+        for (flag, address) in [("--pg", self.pg), ("--flight", self.flight), ("--http", self.http)] {
+            if !address.ip().is_loopback() {
+                return Err(config_error(format!(
+                    "{flag} {address} is not a loopback address, and no authentication is configured"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses worker counts this version does not run.
+///
+/// # Errors
+/// For anything but 1.
+pub fn check_workers(workers: usize) -> Result<(), ConfigError> {
+    if workers == 1 {
+        return Ok(());
+    }
+    Err(config_error(format!("workers = {workers} is not supported yet; this version runs one worker")))
+}
+
+fn duration(key: &str, text: &str) -> Result<Duration, ConfigError> {
+    parse_duration(text)
+        .map(Duration::from_millis)
+        .ok_or_else(|| config_error(format!("{key}: \"{text}\" is not a duration such as '10 ms'")))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileConfig {
+    workers: Option<usize>,
+    max_connections: Option<usize>,
+    epoch_linger: Option<String>,
+    snapshot_history: Option<String>,
+    query_memory_limit: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_checked_key_by_key() {
+        let merge = |text: &str| {
+            let mut config = Config::ephemeral(PathBuf::new());
+            match toml::from_str::<FileConfig>(text) {
+                Ok(file) => config.merge(file).map(|()| config).map_err(|error| error.message),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let config = merge("max_connections = 7\nepoch_linger = '20 ms'").expect("valid");
+        assert_eq!((config.max_connections, config.epoch_linger), (7, Duration::from_millis(20)));
+        assert!(merge("max_conections = 7").expect_err("typo").contains("max_conections"));
+        assert!(merge("epoch_linger = 'soon'").expect_err("value").contains("epoch_linger"));
+        assert!(merge("workers = 4").expect_err("one worker").contains("one worker"));
+    }
+
+    #[test]
+    fn strangers_are_not_served_without_authentication() {
+        let mut config = Config::ephemeral(PathBuf::new());
+        assert!(config.check_addresses().is_ok());
+        config.flight = SocketAddr::from(([0, 0, 0, 0], 5434));
+        assert!(config.check_addresses().expect_err("refused").message.starts_with("--flight 0.0.0.0:5434"));
+    }
+}

@@ -1,0 +1,55 @@
+//! Checking a script: every statement is parsed, resolved, typed and planned; nothing runs and nothing is contacted.
+//!
+//! Invariant: what a statement defines is staged in a block that is never committed, so that later statements see it.
+
+use thalweg_sql::{Parsed, Report, Statement};
+
+use super::session::Session;
+
+impl Session {
+    /// Checks one statement inside the open block.
+    ///
+    /// # Errors
+    /// The error that running the statement would raise before any row is touched.
+    pub async fn check(&mut self, parsed: &Parsed) -> Result<(), Report> {
+        match &parsed.statement {
+            Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
+                self.describe_plan(parsed, &[]).map(drop)
+            }
+            Statement::CreateSource(create) => self.stage_source(create, &parsed.statement, false).await.map(drop),
+            Statement::CreateTable(create) if create.query.is_some() => {
+                self.stage_table_as(create, &parsed.statement).await.map(drop)
+            }
+            Statement::CreateTable(_)
+            | Statement::CreateView(_)
+            | Statement::CreateMaterializedView(_)
+            | Statement::CreateSink(_)
+            | Statement::CreateSchema { .. }
+            | Statement::Drop(_)
+            | Statement::Explain(_)
+            | Statement::ShowObjects(_)
+            | Statement::Describe(_)
+            | Statement::Unsupported { .. } => self.execute(parsed, Vec::new()).await.map(drop),
+            Statement::WaitFor(name) => {
+                self.catalog().resolve(&self.search_path(), name).map(drop).map_err(|error| error.report())
+            }
+            Statement::Session(thalweg_sql::SessionStatement::Set { .. }) => {
+                self.execute(parsed, Vec::new()).await.map(drop)
+            }
+            Statement::Flush | Statement::Session(_) => Ok(()),
+        }
+    }
+
+    /// Opens the block that checking stages into.
+    ///
+    /// # Errors
+    /// None today; the signature is that of BEGIN.
+    pub fn begin_check(&mut self) -> Result<(), Report> {
+        self.begin(false).map(drop)
+    }
+
+    /// Goes on after a statement that did not check.
+    pub fn recover_check(&mut self) {
+        self.transaction.recover();
+    }
+}

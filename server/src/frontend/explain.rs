@@ -1,0 +1,75 @@
+//! EXPLAIN: plans as text rows.
+//!
+//! Invariant: EXPLAIN without ANALYZE runs nothing and changes nothing.
+
+use thalweg_planner::{DmlPlan, QueryPlan};
+use thalweg_sql::{Explain, Parsed, Report, SinkInput, Statement, ast};
+
+use super::session::{Session, unsupported};
+use super::{Outcome, rows};
+
+impl Session {
+    pub(super) async fn explain(&mut self, parsed: &Parsed, explain: &Explain) -> Result<Outcome, Report> {
+        if explain.analyze {
+            return Err(unsupported("EXPLAIN ANALYZE", "EXPLAIN shows the plan; sys.jobs shows what views cost."));
+        }
+        let text = self.explain_text(parsed, explain)?;
+        let lines = text.lines().map(|line| vec![Some(line.to_owned())]).collect();
+        Ok(rows::text(&["QUERY PLAN"], lines, "EXPLAIN"))
+    }
+
+    fn explain_text(&self, parsed: &Parsed, explain: &Explain) -> Result<String, Report> {
+        match explain.statement.as_ref() {
+            Statement::Query(query) if !explain.stream => {
+                let plan = self.plan_query(&parsed.text, query, Vec::new())?;
+                self.server.planner.explain(&plan, explain.verbose).map_err(|error| error.report())
+            }
+            Statement::Query(query) => self.explain_stream(&parsed.text, query, &[]),
+            Statement::CreateMaterializedView(create) | Statement::CreateView(create) => {
+                self.explain_stream(&parsed.text, &create.query, &create.columns)
+            }
+            Statement::CreateSink(create) => match &create.input {
+                SinkInput::Query(query) => self.explain_stream(&parsed.text, query, &[]),
+                SinkInput::Relation(name) => {
+                    let query = super::ddl::select_all(name)?;
+                    self.explain_stream(&parsed.text, &query, &[])
+                }
+            },
+            data @ (Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_)) => {
+                let inner = Parsed { statement: data.clone(), text: parsed.text.clone(), start: parsed.start };
+                self.explain_write(&inner, explain.verbose)
+            }
+            other => Err(unsupported(&format!("EXPLAIN of {}", leading_words(&other.to_string())), "")),
+        }
+    }
+
+    /// What an INSERT, UPDATE or DELETE reads; the change itself is a line above.
+    fn explain_write(&self, parsed: &Parsed, verbose: bool) -> Result<String, Report> {
+        let scope = self.scope(&parsed.text, Vec::new());
+        let plan = self.plan_dml(&parsed.statement, &scope, Some(self.server.clock.now_us()))?;
+        let (verb, table, input, reads) = match plan {
+            DmlPlan::Insert { table, input, reads, .. } => ("Insert into", table, input, reads),
+            DmlPlan::Update { table, input, reads, .. } => ("Update", table, input, reads),
+            DmlPlan::Delete { table, input, reads, .. } => ("Delete from", table, input, reads),
+        };
+        let name = scope.catalog.relation(table).map_or("?", |relation| relation.name.as_str());
+        let input = QueryPlan { plan: input, output: Vec::new(), reads, parameters: Vec::new(), uses_now: false };
+        let text = self.server.planner.explain(&input, verbose).map_err(|error| error.report())?;
+        let indented: Vec<String> = text.lines().map(|line| format!("  {line}")).collect();
+        Ok(format!("{verb} {name}\n{}", indented.join("\n")))
+    }
+
+    fn explain_stream(&self, text: &str, query: &ast::Query, columns: &[ast::Ident]) -> Result<String, Report> {
+        let scope = self.scope(text, Vec::new());
+        let plan = self
+            .server
+            .planner
+            .view(&self.context(&scope, None), query, columns)
+            .map_err(|error| error.report())?;
+        Ok(self.server.planner.explain_stream(&scope.catalog, &plan))
+    }
+}
+
+fn leading_words(text: &str) -> String {
+    text.split_whitespace().take_while(|word| word.chars().all(|c| c.is_ascii_uppercase())).collect::<Vec<_>>().join(" ")
+}

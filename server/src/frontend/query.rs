@@ -1,0 +1,157 @@
+//! Queries and DML: plan, bind parameters, hand to the engine.
+//!
+//! Invariant: the columns a statement describes are the columns it returns; a plan that changed in between is 0A000.
+
+use datafusion::common::ScalarValue;
+use datafusion::execution::SendableRecordBatchStream;
+use thalweg_catalog::SqlType;
+use thalweg_engine::{Consistency, ReadOptions};
+use thalweg_planner::{DmlPlan, Planner, QueryPlan, Returning};
+use thalweg_sql::{Parsed, Report, Statement, ast};
+
+use super::rows;
+use super::session::Session;
+use super::{Description, Outcome, RowTag};
+
+impl Session {
+    pub(super) fn describe_plan(&self, parsed: &Parsed, declared: &[Option<SqlType>]) -> Result<Description, Report> {
+        let scope = self.scope(&parsed.text, declared.to_vec());
+        let now = Some(self.server.clock.now_us());
+        let planner = &self.server.planner;
+        match &parsed.statement {
+            Statement::Query(query) => {
+                let query = self.rewritten(query, &scope);
+                let plan = planner.query(&self.context(&scope, now), &query).map_err(|error| error.report())?;
+                Ok(Description { parameters: plan.parameters, columns: Some(plan.output) })
+            }
+            _ => {
+                let plan = self.plan_dml(&parsed.statement, &scope, now)?;
+                let columns = plan.returning().map(|returning| returning.output.clone());
+                Ok(Description { parameters: plan.parameters().to_vec(), columns })
+            }
+        }
+    }
+
+    fn rewritten(&self, query: &ast::Query, scope: &super::session::PlanScope) -> ast::Query {
+        let mut query = query.clone();
+        crate::system::rewrite(&mut query, &scope.catalog, &scope.search_path);
+        query
+    }
+
+    pub(super) fn plan_dml(
+        &self,
+        statement: &Statement,
+        scope: &super::session::PlanScope,
+        now: Option<i64>,
+    ) -> Result<DmlPlan, Report> {
+        let context = self.context(scope, now);
+        let planner: &Planner = &self.server.planner;
+        let plan = match statement {
+            Statement::Insert(insert) => planner.insert(&context, insert),
+            Statement::Update(update) => planner.update(&context, update),
+            Statement::Delete(delete) => planner.delete(&context, delete),
+            other => return Err(super::server::internal(format!("not a data statement: {other}"))),
+        };
+        plan.map_err(|error| error.report())
+    }
+
+    /// Plans a query for this session, parameters still open.
+    pub(super) fn plan_query(&self, text: &str, query: &ast::Query, types: Vec<Option<SqlType>>) -> Result<QueryPlan, Report> {
+        let scope = self.scope(text, types);
+        let query = self.rewritten(query, &scope);
+        let now = Some(self.server.clock.now_us());
+        self.server.planner.query(&self.context(&scope, now), &query).map_err(|error| error.report())
+    }
+
+    pub(super) fn read_options(&self) -> ReadOptions {
+        let consistency = match self.setting("consistency").as_deref() {
+            Some("strict") => Consistency::Strict,
+            Some("eventual") => Consistency::Eventual,
+            _ => Consistency::Snapshot,
+        };
+        ReadOptions {
+            consistency,
+            wait_timeout: std::time::Duration::from_millis(self.setting_ms("read_wait_timeout")),
+            durable: self.setting("read_durable").as_deref() == Some("on"),
+            now_us: self.server.clock.now_us(),
+        }
+    }
+
+    pub(super) async fn query(
+        &mut self,
+        parsed: &Parsed,
+        query: &ast::Query,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, Report> {
+        let plan = self.plan_query(&parsed.text, query, parameter_types(&parameters))?;
+        let (columns, stream) = self.run_query(plan, parameters).await?;
+        Ok(Outcome::Rows { columns, stream, tag: RowTag::Select })
+    }
+
+    /// Reads a planned query at one epoch.
+    pub(super) async fn run_query(
+        &mut self,
+        plan: QueryPlan,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<(Vec<thalweg_planner::OutputColumn>, SendableRecordBatchStream), Report> {
+        let bound = plan.bind_parameters(parameters).map_err(|error| error.report())?;
+        let options = self.read_options();
+        let engine = self.server.engine.clone();
+        let writes = self.transaction.writes();
+        let read = engine
+            .read(&bound, &mut self.floor, &options, writes.as_deref())
+            .await
+            .map_err(|error| error.report())?;
+        Ok((bound.output, read.stream))
+    }
+
+    pub(super) async fn write(&mut self, parsed: &Parsed, parameters: Vec<ScalarValue>) -> Result<Outcome, Report> {
+        let verb = match &parsed.statement {
+            Statement::Insert(_) => "INSERT",
+            Statement::Update(_) => "UPDATE",
+            _ => "DELETE",
+        };
+        self.transaction.note_write(verb)?;
+        let scope = self.scope(&parsed.text, parameter_types(&parameters));
+        let now = Some(self.server.clock.now_us());
+        let plan = self.plan_dml(&parsed.statement, &scope, now)?;
+        let plan = plan.bind_parameters(parameters).map_err(|error| error.report())?;
+        self.run_write(&plan, &scope.catalog, verb).await
+    }
+
+    /// Runs a bound data statement: staged in a block, acknowledged durably outside of one.
+    pub(super) async fn run_write(
+        &mut self,
+        plan: &DmlPlan,
+        catalog: &thalweg_catalog::Catalog,
+        verb: &str,
+    ) -> Result<Outcome, Report> {
+        let options = self.read_options();
+        let engine = self.server.engine.clone();
+        let writes = self.transaction.writes();
+        let written = engine
+            .write(plan, catalog, &mut self.floor, &options, writes)
+            .await
+            .map_err(|error| error.report())?;
+        let tag = if verb == "INSERT" { format!("INSERT 0 {}", written.rows) } else { format!("{verb} {}", written.rows) };
+        match (plan.returning(), written.returning) {
+            (Some(Returning { output, .. }), Some(batches)) => Ok(Outcome::Rows {
+                columns: output.clone(),
+                stream: rows::stream(output, batches),
+                tag: RowTag::Fixed(tag),
+            }),
+            _ => Ok(Outcome::Command { tag }),
+        }
+    }
+}
+
+/// Types of bound parameters, so that planning at execution agrees with what was described.
+fn parameter_types(parameters: &[ScalarValue]) -> Vec<Option<SqlType>> {
+    parameters
+        .iter()
+        .map(|value| match SqlType::from_arrow(&value.data_type()) {
+            SqlType::Unknown => None,
+            ty => Some(ty),
+        })
+        .collect()
+}

@@ -1,0 +1,243 @@
+//! State shared by all sessions: catalog, engine, planner, connections.
+//!
+//! Invariant: the catalog snapshot only moves forward, under the DDL lock, after the change is durable.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use thalweg_catalog::{Catalog, CatalogLog, Change, OidAllocator, Relation, RelationKind};
+use thalweg_connectors::{Clock, ConnectorContext};
+use thalweg_engine::{Engine, EngineConfig, EngineStatus};
+use thalweg_planner::{PlanContext, Planner, ViewPlan};
+use thalweg_sql::{Report, Statement};
+use thalweg_state::Store;
+use tokio::runtime::Handle;
+
+use super::ddl::Effect;
+use super::session::PlanScope;
+use crate::config::Config;
+use crate::system::{SessionFacts, SystemCatalog};
+
+/// What a server is opened with; everything that varies between a test and production comes in here.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Settings.
+    pub config: Config,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// One open connection, for `pg_stat_activity` and `sys.connections`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Process id as clients see it.
+    pub pid: i32,
+    /// Role.
+    pub user: String,
+    /// Database.
+    pub database: String,
+    /// `application_name`.
+    pub application_name: String,
+    /// Start of the session, microseconds since the Unix epoch.
+    pub started_us: i64,
+    /// Text of the running or last statement, redacted.
+    pub statement: String,
+    /// True while a statement runs.
+    pub active: bool,
+}
+
+/// The shared server.
+#[derive(Debug)]
+pub struct Server {
+    pub(super) planner: Arc<Planner>,
+    pub(super) engine: Engine,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) config: Config,
+    /// Serialises the append of a change with its publication and its effect on the engine.
+    ddl: tokio::sync::Mutex<()>,
+    /// OIDs are reserved here before the catalog change that uses them is staged, so that open blocks never share one.
+    pub(super) oids: Mutex<OidAllocator>,
+    catalog: RwLock<Arc<Catalog>>,
+    log: CatalogLog,
+    connections: Mutex<BTreeMap<i32, ConnectionInfo>>,
+    next_pid: AtomicI32,
+    statements_ok: AtomicU64,
+    statements_failed: AtomicU64,
+}
+
+pub(super) fn internal(message: impl Into<String>) -> Report {
+    Report { sqlstate: "XX000", message: message.into(), detail: None, hint: None, position: None }
+}
+
+impl Server {
+    /// Opens the data dir's stores and brings every stored object back.
+    ///
+    /// # Errors
+    /// A store that does not open, or an object that can no longer be planned.
+    pub fn open(options: ServerOptions, runtime: Handle) -> Result<Arc<Self>, Report> {
+        let ServerOptions { config, clock } = options;
+        let path = config.data_dir.join("thalweg.redb");
+        let database = redb::Database::create(&path)
+            .map_err(|error| internal(format!("could not open {}: {error}", path.display())))?;
+        let database = Arc::new(database);
+        let (log, catalog) = CatalogLog::open(Arc::clone(&database)).map_err(|error| error.report())?;
+        let store = Store::open(database).map_err(|error| internal(error.to_string()))?;
+        let planner = Arc::new(Planner::new(crate::system::functions()));
+        let engine_config = EngineConfig {
+            epoch_linger: config.epoch_linger,
+            snapshot_history: config.snapshot_history,
+            query_memory_bytes: config.query_memory_bytes,
+            ..EngineConfig::default()
+        };
+        let engine = Engine::open(engine_config, Arc::new(store), Arc::clone(&planner), Arc::clone(&clock), runtime)
+            .map_err(|error| error.report())?;
+        let server = Arc::new(Self {
+            planner,
+            engine,
+            clock,
+            config,
+            ddl: tokio::sync::Mutex::new(()),
+            oids: Mutex::new(OidAllocator::new(&catalog)),
+            catalog: RwLock::new(Arc::clone(&catalog)),
+            log,
+            connections: Mutex::new(BTreeMap::new()),
+            next_pid: AtomicI32::new(1),
+            statements_ok: AtomicU64::new(0),
+            statements_failed: AtomicU64::new(0),
+        });
+        server.restore(&catalog)?;
+        Ok(server)
+    }
+
+    /// Gives every stored relation back to the engine, in OID order: a relation is created after what it reads.
+    fn restore(self: &Arc<Self>, catalog: &Arc<Catalog>) -> Result<(), Report> {
+        for relation in catalog.relations() {
+            let plan = match &relation.kind {
+                RelationKind::View { .. } => continue,
+                _ => self.stored_plan(catalog, relation)?,
+            };
+            self.engine.restore(catalog, relation, plan).map_err(|error| error.report())?;
+        }
+        self.engine.start().map_err(|error| error.report())
+    }
+
+    /// Plans a stored definition in the environment it was made in.
+    fn stored_plan(self: &Arc<Self>, catalog: &Arc<Catalog>, relation: &Relation) -> Result<Option<ViewPlan>, Report> {
+        let Some(text) = relation.query() else { return Ok(None) };
+        let query = thalweg_sql::parse_query(text).map_err(|error| error.report())?;
+        let names: Vec<_> = relation.columns.iter().map(|column| thalweg_sql::ast::Ident::with_quote('"', &column.name)).collect();
+        let facts = SessionFacts {
+            user: "thalweg".to_owned(),
+            database: catalog.database().to_owned(),
+            search_path: relation.environment.search_path.clone(),
+            backend_pid: 0,
+            settings: Vec::new(),
+        };
+        let scope = PlanScope {
+            catalog: Arc::clone(catalog),
+            search_path: relation.environment.search_path.clone(),
+            time_zone: relation.environment.time_zone.clone(),
+            system: SystemCatalog::new(Arc::clone(catalog), facts, Arc::clone(self)),
+            parameter_types: Vec::new(),
+            text: text.to_owned(),
+        };
+        let context = PlanContext {
+            catalog: &scope.catalog,
+            search_path: &scope.search_path,
+            time_zone: &scope.time_zone,
+            now_us: None,
+            system: &scope.system,
+            user: "thalweg",
+            parameter_types: &[],
+            text: &scope.text,
+        };
+        self.planner.view(&context, &query, &names).map(Some).map_err(|error| error.report())
+    }
+
+    /// The newest catalog snapshot.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.read())
+    }
+
+    /// The engine's published status.
+    pub fn status(&self) -> EngineStatus {
+        self.engine.status()
+    }
+
+    /// What connectors need from outside.
+    pub(super) fn connector_context(&self) -> ConnectorContext {
+        ConnectorContext::new(Arc::clone(&self.clock))
+    }
+
+    /// Makes changes durable, publishes the new catalog, and lets the engine follow.
+    pub(super) async fn apply_ddl(&self, changes: Vec<Change>, effects: Vec<Effect>) -> Result<(), Report> {
+        let _serial = self.ddl.lock().await;
+        let current = self.catalog();
+        let next = tokio::task::block_in_place(|| self.log.append(&current, &changes)).map_err(|error| error.report())?;
+        *self.catalog.write() = Arc::clone(&next);
+        for effect in effects {
+            match effect {
+                Effect::Create { relation, plan } => {
+                    self.engine.create(&next, &relation, plan.map(|plan| *plan)).map_err(|error| error.report())?;
+                }
+                Effect::Drop(oids) => self.engine.drop_relations(&oids).map_err(|error| error.report())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A process id for a new session.
+    pub(super) fn next_pid(&self) -> i32 {
+        self.next_pid.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn connect(&self, info: ConnectionInfo) {
+        self.connections.lock().insert(info.pid, info);
+    }
+
+    pub(super) fn disconnect(&self, pid: i32) {
+        self.connections.lock().remove(&pid);
+    }
+
+    pub(super) fn begin_statement(&self, pid: i32, statement: &Statement) {
+        if let Some(connection) = self.connections.lock().get_mut(&pid) {
+            let mut text = thalweg_sql::redacted(statement);
+            if text.len() > 1000 {
+                let end = (0..=1000).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+                text.truncate(end);
+            }
+            connection.statement = text;
+            connection.active = true;
+        }
+    }
+
+    pub(super) fn end_statement(&self, pid: i32, ok: bool) {
+        let counter = if ok { &self.statements_ok } else { &self.statements_failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(connection) = self.connections.lock().get_mut(&pid) {
+            connection.active = false;
+        }
+    }
+
+    /// Open sessions, by process id.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.connections.lock().values().cloned().collect()
+    }
+
+    /// Statements that succeeded and that failed since the start.
+    pub fn statement_counts(&self) -> (u64, u64) {
+        (self.statements_ok.load(Ordering::Relaxed), self.statements_failed.load(Ordering::Relaxed))
+    }
+
+    /// Settings the server runs with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Stops the engine; call once no session is left.
+    pub fn stop(&self) {
+        self.engine.shutdown();
+    }
+}

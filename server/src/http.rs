@@ -1,0 +1,72 @@
+//! `/healthz` and `/metrics` for probes and Prometheus.
+//!
+//! Invariant: answering never waits for the engine; both pages read counters and the last published status.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::frontend::Server;
+
+/// Serves until `shutdown`.
+pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: CancellationToken) {
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/metrics", get(metrics))
+        .with_state(server);
+    let ended = axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.cancelled().await }).await;
+    if let Err(error) = ended {
+        tracing::error!(%error, "http listener ended");
+    }
+}
+
+async fn metrics(State(server): State<Arc<Server>>) -> impl IntoResponse {
+    match render(&server) {
+        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], error.to_string())
+        }
+    }
+}
+
+fn family(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}
+
+/// Builds the page from the published status. Values are read, not accumulated here, so a scrape changes nothing.
+fn render(server: &Server) -> Result<String, prometheus::Error> {
+    let registry = Registry::new();
+    let connections = family(&registry, "thalweg_connections", "Open client connections.", &[])?;
+    connections.with_label_values::<&str>(&[]).set(server.connections().len() as i64);
+    let statements = family(&registry, "thalweg_statements_total", "Statements executed, by outcome.", &["outcome"])?;
+    let (ok, failed) = server.statement_counts();
+    statements.with_label_values(&["ok"]).set(ok as i64);
+    statements.with_label_values(&["error"]).set(failed as i64);
+    let status = server.status();
+    let epoch = family(&registry, "thalweg_epoch", "Newest published epoch.", &[])?;
+    epoch.with_label_values::<&str>(&[]).set(status.epoch.0 as i64);
+    let records = family(&registry, "thalweg_source_records_total", "Records read, by source and fate.", &["source", "fate"])?;
+    for source in &status.sources {
+        records.with_label_values(&[source.name.as_str(), "read"]).set(source.records as i64);
+        records.with_label_values(&[source.name.as_str(), "dead_letter"]).set(source.dead as i64);
+        records.with_label_values(&[source.name.as_str(), "skipped"]).set(source.skipped as i64);
+    }
+    let rows = family(&registry, "thalweg_view_rows", "Rows of a materialized view.", &["view"])?;
+    let healthy = family(&registry, "thalweg_job_healthy", "1 when the job runs, 0 when it is in ERROR.", &["job"])?;
+    for job in &status.jobs {
+        rows.with_label_values(&[job.name.as_str()]).set(job.rows as i64);
+        healthy.with_label_values(&[job.name.as_str()]).set(i64::from(job.error.is_none()));
+    }
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}

@@ -1,0 +1,82 @@
+//! A program as data: tables, and steps that change rows, create views, check them and restart the server.
+//!
+//! Invariant: every statement is valid in Postgres and in SQLite, and means the same in both.
+
+/// Column types that both oracles represent exactly, and one that they only approximate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `int` or `bigint`
+    Int,
+    /// `text`
+    Text,
+    /// `boolean`; SQLite holds 0 and 1
+    Bool,
+    /// An average: compared with a tolerance, never computed with.
+    Approximate,
+}
+
+/// One column of a table or view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Col {
+    /// Name, unique in its relation.
+    pub name: String,
+    /// Type.
+    pub kind: Kind,
+}
+
+/// A table or view that queries may read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rel {
+    /// Name.
+    pub name: String,
+    /// Columns in order.
+    pub columns: Vec<Col>,
+    /// Name of the integer primary key, for tables that have one.
+    pub key: Option<String>,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A statement for both databases.
+    Both(String),
+    /// A materialized view: the first text for the server, the second (a plain view) for SQLite.
+    View {
+        /// View name.
+        name: String,
+        /// Its query.
+        query: String,
+    },
+    /// Compares every view with both oracles.
+    Check,
+    /// Stops the server and opens it again on the same data dir.
+    Restart,
+}
+
+/// A whole program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// What it was made from.
+    pub seed: u64,
+    /// `CREATE TABLE` statements for the server.
+    pub tables: Vec<Rel>,
+    /// Steps in order.
+    pub steps: Vec<Step>,
+}
+
+impl Program {
+    /// The program as a script, for reading a failure.
+    pub fn script(&self) -> String {
+        let mut text = String::new();
+        for step in &self.steps {
+            let line = match step {
+                Step::Both(sql) => format!("{sql};\n"),
+                Step::View { name, query } => format!("CREATE MATERIALIZED VIEW {name} AS {query};\n"),
+                Step::Check => "-- check\n".to_owned(),
+                Step::Restart => "-- restart\n".to_owned(),
+            };
+            text.push_str(&line);
+        }
+        text
+    }
+}

@@ -1,0 +1,225 @@
+//! Runs programs on a real server and asks the judges.
+//!
+//! Invariant: every view is compared at every check with both judges, after all writes are visible; a program that SQLite
+//! refuses is reported as not counted, never as passed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::arrow::record_batch::RecordBatch;
+use futures::TryStreamExt as _;
+use thalweg::config::Config;
+use thalweg::frontend::{Outcome, Server, ServerOptions, Session, SessionOptions};
+use thalweg_connectors::SystemClock;
+
+use crate::batch::{Batch, Tables, table};
+use crate::compare::{difference, rows_of};
+use crate::program::{Program, Step};
+use crate::sqlite::Sqlite;
+
+/// A view that is not what a judge says, or a statement that failed on one side only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The program's seed.
+    pub seed: u64,
+    /// Index of the step.
+    pub step: usize,
+    /// What differs.
+    pub what: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "seed {} step {}: {}", self.seed, self.step, self.what)
+    }
+}
+
+/// What a run of several programs did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Programs that ran to their end with both judges.
+    pub counted: u64,
+    /// Programs that SQLite refused.
+    pub refused: u64,
+    /// Comparisons of one view with one judge.
+    pub comparisons: u64,
+}
+
+enum Stop {
+    /// SQLite cannot say this: the program does not count.
+    Refused(String),
+    Different(String),
+}
+
+struct Runner {
+    data_dir: PathBuf,
+    session: Option<Session>,
+    sqlite: Sqlite,
+    batch: Batch,
+    views: Vec<(String, String)>,
+    comparisons: u64,
+}
+
+async fn open(data_dir: &Path) -> Result<Session, String> {
+    let options = ServerOptions { config: Config::ephemeral(data_dir.to_owned()), clock: Arc::new(SystemClock) };
+    let runtime = tokio::runtime::Handle::current();
+    let server = tokio::task::block_in_place(|| Server::open(options, runtime)).map_err(|report| report.to_string())?;
+    Session::new(server, SessionOptions::default()).map_err(|report| report.to_string())
+}
+
+impl Runner {
+    fn session(&mut self) -> &mut Session {
+        self.session.as_mut().unwrap_or_else(|| unreachable!("the session is open between restarts"))
+    }
+
+    /// Runs a statement on our server and returns its rows.
+    async fn ours(&mut self, sql: &str) -> Result<Vec<RecordBatch>, String> {
+        let session = self.session();
+        let parsed = session.parse(sql).map_err(|report| report.to_string())?;
+        let mut batches = Vec::new();
+        for statement in &parsed {
+            let describe = |report: thalweg::frontend::Report| format!("{} ({})", report.message, report.sqlstate);
+            if let Outcome::Rows { stream, .. } = session.execute(statement, Vec::new()).await.map_err(describe)? {
+                batches = stream.try_collect().await.map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(batches)
+    }
+
+    async fn both(&mut self, sql: &str) -> Result<(), Stop> {
+        self.sqlite.run(sql).map_err(|error| Stop::Refused(format!("{error}: {sql}")))?;
+        self.ours(sql).await.map(drop).map_err(|error| Stop::Different(format!("{error}: {sql}")))
+    }
+
+    async fn view(&mut self, name: &str, query: &str) -> Result<(), Stop> {
+        self.sqlite
+            .run(&format!("CREATE VIEW {name} AS {query}"))
+            .map_err(|error| Stop::Refused(format!("{error}: {query}")))?;
+        self.ours(&format!("CREATE MATERIALIZED VIEW {name} AS {query}"))
+            .await
+            .map_err(|error| Stop::Different(format!("{error}: {query}")))?;
+        self.views.push((name.to_owned(), query.to_owned()));
+        Ok(())
+    }
+
+    /// Rows of the base tables, for the batch judge.
+    async fn tables(&mut self, program: &Program) -> Result<Tables, Stop> {
+        let mut tables = Tables::new();
+        for base in &program.tables {
+            let batches = self.ours(&format!("SELECT * FROM {}", base.name)).await.map_err(Stop::Different)?;
+            let catalog = self.session().server().catalog();
+            let relation = catalog.find("public", &base.name).ok_or_else(|| Stop::Different("a table is gone".into()))?;
+            let rows = table(&relation.schema(), &batches).map_err(Stop::Different)?;
+            tables.insert(relation.oid, rows);
+        }
+        Ok(tables)
+    }
+
+    async fn check(&mut self, program: &Program) -> Result<(), Stop> {
+        self.ours("FLUSH").await.map_err(Stop::Different)?;
+        let mut tables = self.tables(program).await?;
+        for (name, query) in self.views.clone() {
+            let batches = self.ours(&format!("SELECT * FROM {name}")).await.map_err(Stop::Different)?;
+            let ours = rows_of(&batches).map_err(Stop::Different)?;
+            let theirs = self.sqlite.rows(&name).map_err(Stop::Refused)?;
+            if let Some(text) = difference(&ours, &theirs) {
+                return Err(Stop::Different(format!("{name} is not what SQLite says: {text}")));
+            }
+            let catalog = self.session().server().catalog();
+            let content = self.batch.run(&catalog, &query, &tables).await.map_err(Stop::Different)?;
+            let rows = rows_of(&content).map_err(Stop::Different)?;
+            if let Some(text) = difference(&ours, &rows) {
+                return Err(Stop::Different(format!("{name} is not what DataFusion says: {text}")));
+            }
+            if let Some(relation) = catalog.find("public", &name) {
+                tables.insert(relation.oid, table(&relation.schema(), &content).map_err(Stop::Different)?);
+            }
+            self.comparisons += 2;
+        }
+        Ok(())
+    }
+
+    async fn restart(&mut self) -> Result<(), Stop> {
+        self.close();
+        self.session = Some(open(&self.data_dir).await.map_err(|error| Stop::Different(format!("restart: {error}")))?);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if let Some(session) = self.session.take() {
+            let server = Arc::clone(session.server());
+            drop(session);
+            tokio::task::block_in_place(|| server.stop());
+        }
+    }
+
+    async fn step(&mut self, program: &Program, step: &Step) -> Result<(), Stop> {
+        match step {
+            Step::Both(sql) => self.both(sql).await,
+            Step::View { name, query } => self.view(name, query).await,
+            Step::Check => self.check(program).await,
+            Step::Restart => self.restart().await,
+        }
+    }
+}
+
+/// Runs one program on a server over `data_dir`, which must be empty. `Ok(None)` when SQLite refused it.
+///
+/// # Errors
+/// The first difference.
+pub async fn run_program(program: &Program, data_dir: &Path) -> Result<Option<u64>, Difference> {
+    let different = |step: usize, what: String| Difference { seed: program.seed, step, what };
+    let mut runner = Runner {
+        data_dir: data_dir.to_owned(),
+        session: Some(open(data_dir).await.map_err(|error| different(0, error))?),
+        sqlite: Sqlite::open().map_err(|error| different(0, error))?,
+        batch: Batch::new(),
+        views: Vec::new(),
+        comparisons: 0,
+    };
+    let mut outcome = Ok(());
+    let mut at = 0;
+    for (index, step) in program.steps.iter().enumerate() {
+        at = index;
+        outcome = runner.step(program, step).await;
+        if outcome.is_err() {
+            break;
+        }
+    }
+    runner.close();
+    match outcome {
+        Ok(()) => Ok(Some(runner.comparisons)),
+        Err(Stop::Refused(why)) => {
+            eprintln!("seed {}: not counted: {why}", program.seed);
+            Ok(None)
+        }
+        Err(Stop::Different(what)) => Err(different(at, what)),
+    }
+}
+
+/// Runs `count` programs from `first` on; stops at the first difference after printing how to replay it.
+///
+/// # Errors
+/// That difference.
+pub async fn run_seeds(first: u64, count: u64, scratch: &Path) -> Result<Totals, Difference> {
+    let mut totals = Totals::default();
+    for seed in first..first + count {
+        let program = Program::generate(seed);
+        let data_dir = scratch.join(format!("program-{seed}"));
+        let result = run_program(&program, &data_dir).await;
+        let _kept = std::fs::remove_dir_all(&data_dir);
+        match result {
+            Ok(Some(comparisons)) => {
+                totals.counted += 1;
+                totals.comparisons += comparisons;
+            }
+            Ok(None) => totals.refused += 1,
+            Err(difference) => {
+                eprintln!("{difference}\n{}", program.script());
+                eprintln!("replay: ORACLE_SEED={seed} ORACLE_PROGRAMS=1 cargo test -p thalweg-test-oracle -- --nocapture");
+                return Err(difference);
+            }
+        }
+    }
+    Ok(totals)
+}
