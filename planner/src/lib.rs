@@ -1,1 +1,30 @@
-//! Placeholder for the crate's front page.
+//! Turns a statement and a catalog snapshot into a batch plan or a streaming plan.
+//!
+//! Invariant: one typed logical plan serves both worlds, so a query answers the same ad hoc and as a view; nothing here
+//! does IO, reads a clock or holds rows.
+
+mod bind;
+mod context;
+mod dml;
+mod error;
+mod explain;
+mod functions;
+mod limits;
+mod lower;
+mod names;
+mod output;
+mod planner;
+mod registry;
+mod rewrite;
+pub mod stream;
+mod types;
+mod view;
+
+pub use context::{
+    Conflict, DmlPlan, Functions, NoSystemRelations, OutputColumn, PlanContext, QueryPlan,
+    RelationScan, Returning, SystemRelations, ViewPlan,
+};
+pub use error::PlanError;
+pub use planner::Planner;
+pub use rewrite::guard::ErrorSink;
+pub use stream::{StreamNode, StreamPlan};

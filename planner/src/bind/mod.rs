@@ -1,0 +1,14 @@
+//! From a parsed statement and a catalog snapshot to a typed DataFusion plan.
+//!
+//! Invariant: the binder is the only place that gives expressions their types; later passes never change them.
+
+pub(crate) mod binder;
+mod function;
+pub(crate) mod literal;
+pub(crate) mod node;
+pub(crate) mod normalize;
+mod normalize_expr;
+mod normalize_from;
+mod operator;
+mod pattern;
+pub(crate) mod provider;

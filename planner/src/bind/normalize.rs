@@ -1,0 +1,547 @@
+//! Rewrites a query's tree so that DataFusion's planner sees only what it plans as Postgres would.
+//!
+//! Invariant: after normalising, every type-dependent construct is a node for the binder, every select item has a unique
+//! name, and the branches of every set operation agree in their types.
+
+use thalweg_catalog::SqlType;
+use thalweg_sql::ast::{self, Expr, SelectItem, SetExpr, TableFactor};
+
+use super::node::{Node, Nodes};
+use crate::error::PlanError;
+use crate::names::{SEPARATOR, fold, quoted};
+use crate::registry::Registry;
+use crate::types::unify;
+
+type Result<T> = std::result::Result<T, PlanError>;
+
+/// Plans a normalised query to learn the types of its columns; [`SqlType::Unknown`] for bare literals.
+pub(crate) trait Trial {
+    /// The column types, or `None` when the query cannot be planned on its own.
+    fn types(&self, query: &ast::Query) -> Option<Vec<SqlType>>;
+}
+
+/// The state of normalising one statement.
+pub(crate) struct Normalizer<'a> {
+    pub(crate) nodes: &'a Nodes,
+    pub(crate) registry: &'a Registry,
+    pub(crate) trial: &'a dyn Trial,
+    /// Normalised CTEs in scope, innermost last.
+    pub(crate) ctes: Vec<ast::Cte>,
+    /// Schema and table of every qualified relation met so far: `s.t.c` means `t.c` for these.
+    pub(crate) qualified: Vec<(String, String)>,
+    /// Parameters met directly in LIMIT and OFFSET, which are bigint.
+    pub(crate) limit_parameters: Vec<usize>,
+    /// Refuse WITH RECURSIVE.
+    pub(crate) continuous: bool,
+    /// Nesting of queries so far.
+    pub(crate) depth: usize,
+}
+
+impl Normalizer<'_> {
+    /// Normalises a query with everything inside it.
+    pub(crate) fn query(&mut self, query: &mut ast::Query) -> Result<()> {
+        self.depth += 1;
+        if self.depth > crate::limits::QUERY_DEPTH_MAX {
+            return Err(PlanError::new("54001", "query is nested too deeply"));
+        }
+        let scope = self.ctes.len();
+        if let Some(with) = &mut query.with {
+            if with.recursive && self.continuous && is_recursive(with) {
+                return Err(PlanError::hint(
+                    "0A000",
+                    "WITH RECURSIVE is not supported in a continuous query",
+                    "Run it ad hoc, or write the levels out as joins.",
+                ));
+            }
+            for cte in &mut with.cte_tables {
+                self.query(&mut cte.query)?;
+                cte.materialized = None;
+                self.ctes.push(cte.clone());
+            }
+        }
+        if let Some(fetch) = query.fetch.take() {
+            if fetch.with_ties || fetch.percent {
+                return Err(PlanError::unsupported("FETCH FIRST ... WITH TIES"));
+            }
+            let limit = fetch.quantity.unwrap_or_else(|| {
+                Expr::Value(ast::Value::Number("1".into(), false).with_empty_span())
+            });
+            match &mut query.limit_clause {
+                Some(ast::LimitClause::LimitOffset { limit: slot, .. }) => *slot = Some(limit),
+                other => {
+                    *other = Some(ast::LimitClause::LimitOffset {
+                        limit: Some(limit),
+                        offset: None,
+                        limit_by: vec![],
+                    })
+                }
+            }
+        }
+        query.locks.clear();
+        self.set_expr(&mut query.body)?;
+        if let Some(order_by) = &mut query.order_by
+            && let ast::OrderByKind::Expressions(items) = &mut order_by.kind
+        {
+            for item in items {
+                self.ordinal_or_expr(&mut item.expr)?;
+            }
+        }
+        self.limits(query)?;
+        self.ctes.truncate(scope);
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn limits(&mut self, query: &mut ast::Query) -> Result<()> {
+        if let Some(ast::LimitClause::LimitOffset { limit, offset, .. }) = &mut query.limit_clause {
+            for expr in limit
+                .iter_mut()
+                .chain(offset.as_mut().map(|o| &mut o.value))
+            {
+                match &*expr {
+                    Expr::Value(value) => {
+                        if let ast::Value::Placeholder(name) = &value.value {
+                            self.limit_parameters
+                                .extend(name.trim_start_matches('$').parse::<usize>().ok());
+                        }
+                        if let ast::Value::SingleQuotedString(text) = &value.value {
+                            let number = text.trim().to_owned();
+                            *expr =
+                                Expr::Value(ast::Value::Number(number, false).with_empty_span());
+                        }
+                    }
+                    Expr::Cast { expr: inner, .. } if matches!(&**inner, Expr::Value(_)) => {
+                        *expr = (**inner).clone()
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Normalises all but a bare ordinal.
+    pub(crate) fn ordinal_or_expr(&mut self, expr: &mut Expr) -> Result<()> {
+        if matches!(expr, Expr::Value(v) if matches!(v.value, ast::Value::Number(..))) {
+            return Ok(());
+        }
+        self.expr(expr)
+    }
+
+    fn set_expr(&mut self, body: &mut SetExpr) -> Result<()> {
+        match body {
+            SetExpr::Select(select) => self.select(select),
+            SetExpr::Query(query) => self.query(query),
+            SetExpr::Values(values) => self.values(values),
+            SetExpr::SetOperation { .. } => {
+                self.branches(body)?;
+                self.agree(body)
+            }
+            SetExpr::Table(table) => {
+                let name = match (&table.schema_name, &table.table_name) {
+                    (Some(schema), Some(name)) => format!("{}.{}", quoted(schema), quoted(name)),
+                    (None, Some(name)) => quoted(name.clone()).to_string(),
+                    _ => return Err(PlanError::new("42601", "TABLE needs a name")),
+                };
+                let mut query = parsed(&format!("SELECT * FROM {name}"))?;
+                self.query(&mut query)?;
+                *body = *query.body;
+                Ok(())
+            }
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
+                Err(PlanError::unsupported("a data-modifying statement in WITH"))
+            }
+        }
+    }
+
+    fn branches(&mut self, body: &mut SetExpr) -> Result<()> {
+        match body {
+            SetExpr::SetOperation {
+                left,
+                right,
+                set_quantifier,
+                ..
+            } => {
+                if matches!(
+                    set_quantifier,
+                    ast::SetQuantifier::ByName
+                        | ast::SetQuantifier::AllByName
+                        | ast::SetQuantifier::DistinctByName
+                ) {
+                    return Err(PlanError::unsupported("UNION BY NAME"));
+                }
+                self.branches(left)?;
+                self.branches(right)
+            }
+            leaf => self.set_expr(leaf),
+        }
+    }
+
+    /// Makes the branches of a set operation agree in their column types.
+    fn agree(&mut self, body: &mut SetExpr) -> Result<()> {
+        let mut leaves = Vec::new();
+        collect(body, &mut leaves);
+        let mut types: Vec<Vec<SqlType>> = Vec::new();
+        for leaf in &leaves {
+            let query = self.standalone((**leaf).clone());
+            match self.trial.types(&query) {
+                Some(found) => types.push(found),
+                // A branch that refers to its surroundings is left for DataFusion's own coercion.
+                None => return Ok(()),
+            }
+        }
+        let width = types.first().map_or(0, Vec::len);
+        if types.iter().any(|t| t.len() != width) {
+            return Err(PlanError::new(
+                "42601",
+                "each UNION query must have the same number of columns",
+            ));
+        }
+        let mut agreed = Vec::with_capacity(width);
+        for column in 0..width {
+            let all: Vec<SqlType> = types.iter().map(|t| t[column].clone()).collect();
+            agreed.push(unify(&all).map_err(|(a, b)| {
+                PlanError::new(
+                    "42804",
+                    format!("UNION types {a} and {b} cannot be matched"),
+                )
+            })?);
+        }
+        for (leaf, found) in leaves.into_iter().zip(types) {
+            if found != agreed {
+                self.convert(leaf, &found, &agreed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The branch as a query of its own, with the CTEs in scope.
+    fn standalone(&self, body: SetExpr) -> ast::Query {
+        let with = (!self.ctes.is_empty()).then(|| ast::With {
+            with_token: ast::helpers::attached_token::AttachedToken::empty(),
+            recursive: false,
+            cte_tables: self.ctes.clone(),
+        });
+        query_of(with, body)
+    }
+
+    fn convert(&mut self, leaf: &mut SetExpr, found: &[SqlType], agreed: &[SqlType]) -> Result<()> {
+        if let SetExpr::Select(select) = leaf {
+            let plain = select.projection.len() == agreed.len()
+                && select.projection.iter().all(|item| {
+                    matches!(
+                        item,
+                        SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. }
+                    )
+                });
+            if plain {
+                for (item, (from, to)) in select.projection.iter_mut().zip(found.iter().zip(agreed))
+                {
+                    if from == to {
+                        continue;
+                    }
+                    let (expr, alias) = match item.clone() {
+                        SelectItem::UnnamedExpr(expr) => {
+                            let name = plain_name(&expr);
+                            (expr, name)
+                        }
+                        SelectItem::ExprWithAlias { expr, alias } => (expr, alias),
+                        _ => continue,
+                    };
+                    let expr = self.nodes.wrap(Node::Coerce(to.clone()), vec![expr]);
+                    *item = SelectItem::ExprWithAlias { expr, alias };
+                }
+                return Ok(());
+            }
+        }
+        let names: Vec<String> = (0..agreed.len()).map(|i| format!("c{i}")).collect();
+        let items = agreed
+            .iter()
+            .zip(&names)
+            .map(|(ty, name)| SelectItem::ExprWithAlias {
+                expr: self.nodes.wrap(
+                    Node::Coerce(ty.clone()),
+                    vec![Expr::Identifier(quoted(name))],
+                ),
+                alias: quoted(name),
+            })
+            .collect();
+        let inner = std::mem::replace(
+            leaf,
+            SetExpr::Values(ast::Values {
+                explicit_row: false,
+                value_keyword: false,
+                rows: vec![],
+            }),
+        );
+        let mut outer = parsed("SELECT 1 FROM (SELECT 1) AS branch")?;
+        if let SetExpr::Select(select) = outer.body.as_mut() {
+            select.projection = items;
+            if let Some(TableFactor::Derived {
+                subquery, alias, ..
+            }) = select.from.first_mut().map(|f| &mut f.relation)
+            {
+                **subquery = query_of(None, inner);
+                if let Some(alias) = alias {
+                    alias.columns = names
+                        .iter()
+                        .map(|n| ast::TableAliasColumnDef {
+                            name: quoted(n),
+                            data_type: None,
+                        })
+                        .collect();
+                }
+            }
+        }
+        *leaf = *outer.body;
+        Ok(())
+    }
+
+    fn values(&mut self, values: &mut ast::Values) -> Result<()> {
+        let width = values.rows.first().map_or(0, |row| row.content.len());
+        if values.rows.iter().any(|row| row.content.len() != width) {
+            return Err(PlanError::new(
+                "42601",
+                "VALUES lists must all be the same length",
+            ));
+        }
+        for row in &mut values.rows {
+            for cell in &mut row.content {
+                self.expr(cell)?;
+            }
+        }
+        for column in 0..width {
+            let mut types = Vec::with_capacity(values.rows.len());
+            for row in &values.rows {
+                match self.cell_type(&row.content[column]) {
+                    Some(ty) => types.push(ty),
+                    None => return Ok(()),
+                }
+            }
+            let agreed = unify(&types).map_err(|(a, b)| {
+                PlanError::new(
+                    "42804",
+                    format!("VALUES types {a} and {b} cannot be matched"),
+                )
+            })?;
+            for (row, ty) in values.rows.iter_mut().zip(types) {
+                if ty != agreed {
+                    let cell = row.content[column].clone();
+                    row.content[column] = self.nodes.wrap(Node::Coerce(agreed.clone()), vec![cell]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cell_type(&self, cell: &Expr) -> Option<SqlType> {
+        if let Expr::Value(value) = cell {
+            return match &value.value {
+                ast::Value::Boolean(_) => Some(SqlType::Bool),
+                ast::Value::Null | ast::Value::SingleQuotedString(_) => Some(SqlType::Unknown),
+                _ => None,
+            };
+        }
+        match self.nodes.of(cell) {
+            Some(Node::Number(text)) => return Some(super::literal::number_type(&text)),
+            Some(Node::Cast(ty) | Node::Assign { ty, .. } | Node::Coerce(ty)) => return Some(ty),
+            Some(Node::Interval { .. }) => return Some(SqlType::Interval),
+            _ => {}
+        }
+        let mut query = parsed("SELECT 1").ok()?;
+        if let SetExpr::Select(select) = query.body.as_mut() {
+            select.projection = vec![SelectItem::ExprWithAlias {
+                expr: cell.clone(),
+                alias: quoted("c"),
+            }];
+        }
+        query.with = self
+            .standalone(SetExpr::Values(ast::Values {
+                explicit_row: false,
+                value_keyword: false,
+                rows: vec![],
+            }))
+            .with;
+        self.trial.types(&query)?.pop()
+    }
+
+    fn select(&mut self, select: &mut ast::Select) -> Result<()> {
+        if select.into.is_some() {
+            return Err(PlanError::hint(
+                "0A000",
+                "SELECT INTO is not supported",
+                "Use CREATE TABLE ... AS.",
+            ));
+        }
+        for table in &mut select.from {
+            self.table(table)?;
+        }
+        super::normalize_from::hoist_unnest(select);
+        for expr in [
+            &mut select.selection,
+            &mut select.having,
+            &mut select.qualify,
+        ]
+        .into_iter()
+        .flatten()
+        {
+            self.expr(expr)?;
+        }
+        if let Some(ast::Distinct::On(exprs)) = &mut select.distinct {
+            for expr in exprs {
+                self.ordinal_or_expr(expr)?;
+            }
+        }
+        if let ast::GroupByExpr::Expressions(exprs, _) = &mut select.group_by {
+            for expr in exprs.iter_mut() {
+                if let Expr::Tuple(items) = expr
+                    && items.is_empty()
+                {
+                    *expr = Expr::GroupingSets(vec![vec![]]);
+                }
+                self.group(expr)?;
+            }
+        }
+        for window in &mut select.named_window {
+            if let ast::NamedWindowExpr::WindowSpec(spec) = &mut window.1 {
+                self.window(spec)?;
+            }
+        }
+        self.projection(&mut select.projection)
+    }
+
+    fn group(&mut self, expr: &mut Expr) -> Result<()> {
+        match expr {
+            Expr::GroupingSets(sets) | Expr::Cube(sets) | Expr::Rollup(sets) => {
+                for item in sets.iter_mut().flatten() {
+                    self.ordinal_or_expr(item)?;
+                }
+                Ok(())
+            }
+            Expr::Tuple(items) => {
+                for item in items {
+                    self.ordinal_or_expr(item)?;
+                }
+                Ok(())
+            }
+            other => self.ordinal_or_expr(other),
+        }
+    }
+
+    fn projection(&mut self, items: &mut [SelectItem]) -> Result<()> {
+        let wildcard = items.iter().any(|i| {
+            matches!(
+                i,
+                SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)
+            )
+        });
+        let mut used: Vec<String> = Vec::new();
+        for (at, item) in items.iter_mut().enumerate() {
+            let (mut expr, name, aliased) = match item {
+                SelectItem::UnnamedExpr(expr) => {
+                    let name = thalweg_sql::column_name(expr);
+                    (expr.clone(), name, false)
+                }
+                SelectItem::ExprWithAlias { expr, alias } => (expr.clone(), fold(alias), true),
+                SelectItem::QualifiedWildcard(
+                    ast::SelectItemQualifiedWildcardKind::ObjectName(name),
+                    _,
+                ) => {
+                    self.strip_schema(name);
+                    continue;
+                }
+                SelectItem::QualifiedWildcard(ast::SelectItemQualifiedWildcardKind::Expr(_), _) => {
+                    return Err(PlanError::unsupported("(expression).*"));
+                }
+                SelectItem::ExprWithAliases { .. } => {
+                    return Err(PlanError::unsupported("several aliases of one item"));
+                }
+                SelectItem::Wildcard(_) => continue,
+            };
+            let column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+            self.expr(&mut expr)?;
+            let repeated = used.contains(&name) || (wildcard && column && !aliased);
+            used.push(name.clone());
+            *item = if column && !aliased && !repeated {
+                SelectItem::UnnamedExpr(expr)
+            } else {
+                let alias = if repeated {
+                    quoted(format!("{name}{SEPARATOR}{at}"))
+                } else {
+                    quoted(name)
+                };
+                SelectItem::ExprWithAlias { expr, alias }
+            };
+        }
+        Ok(())
+    }
+
+    /// Turns `schema.table` into `table` when that relation is in the statement.
+    pub(crate) fn strip_schema(&self, name: &mut ast::ObjectName) {
+        let parts: Vec<String> = name
+            .0
+            .iter()
+            .filter_map(|p| p.as_ident())
+            .map(fold)
+            .collect();
+        if let [schema, table] = parts.as_slice()
+            && self
+                .qualified
+                .iter()
+                .any(|(s, t)| s == schema && t == table)
+        {
+            name.0.remove(0);
+        }
+    }
+}
+
+fn is_recursive(with: &ast::With) -> bool {
+    with.cte_tables.iter().any(|cte| {
+        let name = fold(&cte.alias.name);
+        let found: std::ops::ControlFlow<()> = ast::visit_relations(&cte.query, |relation| {
+            if relation.0.len() == 1 && crate::names::last_part(relation) == name {
+                std::ops::ControlFlow::Break(())
+            } else {
+                std::ops::ControlFlow::Continue(())
+            }
+        });
+        found.is_break()
+    })
+}
+
+fn collect<'b>(body: &'b mut SetExpr, leaves: &mut Vec<&'b mut SetExpr>) {
+    match body {
+        SetExpr::SetOperation { left, right, .. } => {
+            collect(left, leaves);
+            collect(right, leaves);
+        }
+        leaf => leaves.push(leaf),
+    }
+}
+
+fn plain_name(expr: &Expr) -> ast::Ident {
+    quoted(thalweg_sql::column_name(expr))
+}
+
+/// A bare query around a body.
+pub(crate) fn query_of(with: Option<ast::With>, body: SetExpr) -> ast::Query {
+    ast::Query {
+        with,
+        body: Box::new(body),
+        order_by: None,
+        limit_clause: None,
+        fetch: None,
+        locks: vec![],
+        for_clause: None,
+        settings: None,
+        format_clause: None,
+        pipe_operators: vec![],
+    }
+}
+
+/// A query from a template of ours.
+pub(crate) fn parsed(text: &str) -> Result<ast::Query> {
+    thalweg_sql::parse_query(text)
+        .map(|q| *q)
+        .map_err(|e| PlanError::from(e.report()))
+}

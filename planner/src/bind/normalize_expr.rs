@@ -1,0 +1,702 @@
+//! Expressions: every construct whose meaning depends on operand types becomes a node.
+//!
+//! Invariant: children are normalised before their parent, and a column, subquery, aggregate or window call stays itself.
+
+use thalweg_catalog::SqlType;
+use thalweg_sql::ast::{
+    self, BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, UnaryOperator,
+    Value,
+};
+
+use super::node::{Node, call};
+use super::normalize::Normalizer;
+use crate::error::PlanError;
+use crate::names::last_part;
+
+type Result<T> = std::result::Result<T, PlanError>;
+
+/// Functions that give several rows; in a select list they are unnested lists.
+pub(crate) const SET_RETURNING: &[&str] = &[
+    "generate_series",
+    "generate_subscripts",
+    "jsonb_array_elements",
+    "json_array_elements",
+    "jsonb_array_elements_text",
+    "json_array_elements_text",
+    "jsonb_object_keys",
+    "json_object_keys",
+    "string_to_table",
+    "regexp_split_to_table",
+];
+
+/// Aggregates whose number arguments DataFusion wants as plain literals.
+const LITERAL_ARGUMENTS: &[&str] = &[
+    "percentile_cont",
+    "quantile_cont",
+    "approx_percentile_cont",
+    "approx_percentile_cont_with_weight",
+];
+
+fn sql_type(ty: &ast::DataType) -> Result<SqlType> {
+    SqlType::from_ast(ty).map_err(|e| PlanError::from(e.report()))
+}
+
+fn text(value: impl Into<String>) -> Expr {
+    Expr::Value(Value::SingleQuotedString(value.into()).with_empty_span())
+}
+
+impl Normalizer<'_> {
+    /// Normalises one expression in place.
+    pub(crate) fn expr(&mut self, expr: &mut Expr) -> Result<()> {
+        self.depth += 1;
+        if self.depth > crate::limits::EXPRESSION_DEPTH_MAX {
+            return Err(PlanError::new("54001", "expression is nested too deeply"));
+        }
+        let taken = std::mem::replace(expr, Expr::Value(Value::Null.with_empty_span()));
+        *expr = self.rewritten(taken)?;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn child(&mut self, mut expr: Expr) -> Result<Expr> {
+        self.expr(&mut expr)?;
+        Ok(expr)
+    }
+
+    fn wrap(&mut self, node: Node, operands: Vec<Expr>) -> Result<Expr> {
+        let operands = operands
+            .into_iter()
+            .map(|e| self.child(e))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(self.nodes.wrap(node, operands))
+    }
+
+    fn function(&mut self, name: &str, operands: Vec<Expr>) -> Result<Expr> {
+        self.wrap(Node::Function(name.to_owned()), operands)
+    }
+
+    fn rewritten(&mut self, expr: Expr) -> Result<Expr> {
+        match expr {
+            Expr::Value(value) => self.value(value),
+            Expr::Identifier(_) | Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => Ok(expr),
+            Expr::CompoundIdentifier(parts) => Ok(self.qualified_column(parts)),
+            Expr::Nested(inner) => self.child(*inner),
+            Expr::Collate { expr, .. } => self.child(*expr),
+            Expr::BinaryOp { .. } => self.binary(expr),
+            Expr::UnaryOp { op, expr } => self.unary(op, *expr),
+            Expr::Cast {
+                kind,
+                expr,
+                data_type,
+                format: None,
+                array,
+            } => {
+                if matches!(kind, ast::CastKind::TryCast | ast::CastKind::SafeCast) {
+                    return Err(PlanError::unsupported("TRY_CAST"));
+                }
+                let ty = sql_type(&data_type)?;
+                let ty = if array {
+                    SqlType::Array(Box::new(ty))
+                } else {
+                    ty
+                };
+                self.wrap(Node::Cast(ty), vec![*expr])
+            }
+            Expr::TypedString(typed) => {
+                let ty = sql_type(&typed.data_type)?;
+                let value = typed.value.into_string().unwrap_or_default();
+                self.wrap(Node::Cast(ty), vec![text(value)])
+            }
+            Expr::Interval(interval) => self.interval(interval),
+            Expr::Case {
+                operand,
+                conditions,
+                else_result,
+                ..
+            } => self.case(operand, conditions, else_result),
+            Expr::InList {
+                expr,
+                list,
+                negated,
+            } => {
+                let mut operands = vec![*expr];
+                operands.extend(list);
+                self.wrap(Node::In { negated }, operands)
+            }
+            Expr::Between {
+                expr,
+                negated,
+                low,
+                high,
+            } => self.wrap(Node::Between { negated }, vec![*expr, *low, *high]),
+            Expr::Like {
+                negated,
+                any: false,
+                expr,
+                pattern,
+                escape_char,
+            } => self.like(negated, false, false, *expr, *pattern, escape_char),
+            Expr::ILike {
+                negated,
+                any: false,
+                expr,
+                pattern,
+                escape_char,
+            } => self.like(negated, true, false, *expr, *pattern, escape_char),
+            Expr::SimilarTo {
+                negated,
+                expr,
+                pattern,
+                escape_char,
+            } => self.like(negated, false, true, *expr, *pattern, escape_char),
+            Expr::IsDistinctFrom(a, b) => {
+                self.wrap(Node::Distinct { negated: false }, vec![*a, *b])
+            }
+            Expr::IsNotDistinctFrom(a, b) => {
+                self.wrap(Node::Distinct { negated: true }, vec![*a, *b])
+            }
+            Expr::IsNull(e) => Ok(Expr::IsNull(Box::new(self.child(*e)?))),
+            Expr::IsNotNull(e) => Ok(Expr::IsNotNull(Box::new(self.child(*e)?))),
+            Expr::IsTrue(e) => self.wrap(
+                Node::Truth {
+                    value: Some(true),
+                    negated: false,
+                },
+                vec![*e],
+            ),
+            Expr::IsNotTrue(e) => self.wrap(
+                Node::Truth {
+                    value: Some(true),
+                    negated: true,
+                },
+                vec![*e],
+            ),
+            Expr::IsFalse(e) => self.wrap(
+                Node::Truth {
+                    value: Some(false),
+                    negated: false,
+                },
+                vec![*e],
+            ),
+            Expr::IsNotFalse(e) => self.wrap(
+                Node::Truth {
+                    value: Some(false),
+                    negated: true,
+                },
+                vec![*e],
+            ),
+            Expr::IsUnknown(e) => self.wrap(
+                Node::Truth {
+                    value: None,
+                    negated: false,
+                },
+                vec![*e],
+            ),
+            Expr::IsNotUnknown(e) => self.wrap(
+                Node::Truth {
+                    value: None,
+                    negated: true,
+                },
+                vec![*e],
+            ),
+            Expr::AnyOp {
+                left,
+                compare_op,
+                right,
+                is_some,
+            } => self.quantified(*left, compare_op, *right, Some(is_some)),
+            Expr::AllOp {
+                left,
+                compare_op,
+                right,
+            } => self.quantified(*left, compare_op, *right, None),
+            Expr::Exists {
+                mut subquery,
+                negated,
+            } => {
+                self.query(&mut subquery)?;
+                Ok(Expr::Exists { subquery, negated })
+            }
+            Expr::Subquery(mut query) => {
+                self.query(&mut query)?;
+                Ok(Expr::Subquery(query))
+            }
+            Expr::InSubquery {
+                expr,
+                mut subquery,
+                negated,
+            } => {
+                self.query(&mut subquery)?;
+                let expr = Box::new(self.child(*expr)?);
+                Ok(Expr::InSubquery {
+                    expr,
+                    subquery,
+                    negated,
+                })
+            }
+            Expr::Function(function) => self.call(function),
+            other => self.spelled(other),
+        }
+    }
+
+    /// Constructs that are functions with a syntax of their own.
+    fn spelled(&mut self, expr: Expr) -> Result<Expr> {
+        match expr {
+            Expr::Extract { field, expr, .. } => {
+                let field = field.to_string().to_lowercase();
+                let field = field.trim_matches(['\'', '"']).to_owned();
+                self.function("extract", vec![text(field), *expr])
+            }
+            Expr::AtTimeZone {
+                timestamp,
+                time_zone,
+            } => self.function("timezone", vec![*time_zone, *timestamp]),
+            Expr::Ceil {
+                expr,
+                field: ast::CeilFloorKind::DateTimeField(ast::DateTimeField::NoDateTime),
+            } => self.function("ceil", vec![*expr]),
+            Expr::Floor {
+                expr,
+                field: ast::CeilFloorKind::DateTimeField(ast::DateTimeField::NoDateTime),
+            } => self.function("floor", vec![*expr]),
+            Expr::Position { expr, r#in } => self.function("strpos", vec![*r#in, *expr]),
+            Expr::Substring {
+                expr,
+                substring_from,
+                substring_for,
+                ..
+            } => {
+                let mut operands = vec![*expr];
+                match (substring_from, substring_for) {
+                    (Some(from), length) => {
+                        operands.push(*from);
+                        operands.extend(length.map(|l| *l));
+                    }
+                    (None, Some(length)) => {
+                        operands.push(Expr::Value(
+                            Value::Number("1".into(), false).with_empty_span(),
+                        ));
+                        operands.push(*length);
+                    }
+                    (None, None) => {}
+                }
+                self.function("substring", operands)
+            }
+            Expr::Overlay {
+                expr,
+                overlay_what,
+                overlay_from,
+                overlay_for,
+            } => {
+                let mut operands = vec![*expr, *overlay_what, *overlay_from];
+                operands.extend(overlay_for.map(|l| *l));
+                self.function("overlay", operands)
+            }
+            Expr::Trim {
+                expr,
+                trim_where,
+                trim_what,
+                trim_characters,
+            } => {
+                let name = match trim_where {
+                    Some(ast::TrimWhereField::Leading) => "ltrim",
+                    Some(ast::TrimWhereField::Trailing) => "rtrim",
+                    _ => "btrim",
+                };
+                let mut operands = vec![*expr];
+                operands.extend(trim_what.map(|w| *w));
+                operands.extend(trim_characters.unwrap_or_default());
+                self.function(name, operands)
+            }
+            Expr::Array(array) => self.wrap(Node::Array, array.elem),
+            Expr::CompoundFieldAccess { root, access_chain } => self.access(*root, access_chain),
+            Expr::Tuple(items) => {
+                let items = items
+                    .into_iter()
+                    .map(|e| self.child(e))
+                    .collect::<Result<Vec<_>>>()?;
+                Ok(Expr::Tuple(items))
+            }
+            Expr::Prefixed { value, .. } => self.child(*value),
+            Expr::Lambda(_) => Err(PlanError::unsupported("a lambda")),
+            Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_) => Ok(expr),
+            other => Err(PlanError::unsupported(format!("expression {other}"))),
+        }
+    }
+
+    fn value(&mut self, value: ast::ValueWithSpan) -> Result<Expr> {
+        let span = value.span;
+        match value.value {
+            Value::Number(number, _) => Ok(self.nodes.wrap(Node::Number(number), vec![])),
+            Value::Placeholder(name) => {
+                match name.strip_prefix('$').and_then(|n| n.parse::<usize>().ok()) {
+                    Some(n) if (1..=crate::limits::PARAMETERS_MAX).contains(&n) => {
+                        Ok(self.nodes.wrap(Node::Parameter(n), vec![]))
+                    }
+                    _ => Err(PlanError::new(
+                        "42P02",
+                        format!("there is no parameter {name}"),
+                    )),
+                }
+            }
+            Value::EscapedStringLiteral(s)
+            | Value::DollarQuotedString(ast::DollarQuotedString { value: s, .. })
+            | Value::UnicodeStringLiteral(s)
+            | Value::NationalStringLiteral(s) => {
+                Ok(Expr::Value(Value::SingleQuotedString(s).with_span(span)))
+            }
+            Value::HexStringLiteral(hex) => {
+                self.wrap(Node::Cast(SqlType::Bytea), vec![text(format!("\\x{hex}"))])
+            }
+            other @ (Value::SingleQuotedString(_) | Value::Boolean(_) | Value::Null) => {
+                Ok(Expr::Value(other.with_span(span)))
+            }
+            other => Err(PlanError::unsupported(format!("literal {other}"))),
+        }
+    }
+
+    fn qualified_column(&mut self, mut parts: Vec<ast::Ident>) -> Expr {
+        while parts.len() > 2 {
+            let (schema, table) = (crate::names::fold(&parts[0]), crate::names::fold(&parts[1]));
+            let known = self
+                .qualified
+                .iter()
+                .any(|(s, t)| *s == schema && *t == table);
+            let database = schema == thalweg_catalog::DATABASE && parts.len() > 3;
+            if !known && !database {
+                break;
+            }
+            parts.remove(0);
+        }
+        Expr::CompoundIdentifier(parts)
+    }
+
+    /// A chain of left-deep operators, without recursion along it.
+    fn binary(&mut self, expr: Expr) -> Result<Expr> {
+        let mut operators: Vec<(BinaryOperator, Expr)> = Vec::new();
+        let mut left = expr;
+        while let Expr::BinaryOp {
+            left: next,
+            op,
+            right,
+        } = left
+        {
+            operators.push((op, *right));
+            left = *next;
+        }
+        let mut out = self.child(left)?;
+        for (op, right) in operators.into_iter().rev() {
+            let right = self.child(right)?;
+            let symbol = match op {
+                BinaryOperator::PGCustomBinaryOperator(parts) => {
+                    parts.last().cloned().unwrap_or_default()
+                }
+                other => {
+                    out = Expr::BinaryOp {
+                        left: Box::new(out),
+                        op: other,
+                        right: Box::new(right),
+                    };
+                    continue;
+                }
+            };
+            out = Expr::BinaryOp {
+                left: Box::new(out),
+                op: BinaryOperator::Custom(symbol),
+                right: Box::new(right),
+            };
+        }
+        Ok(out)
+    }
+
+    fn unary(&mut self, op: UnaryOperator, expr: Expr) -> Result<Expr> {
+        if let (UnaryOperator::Minus, Expr::Value(value)) = (&op, &expr)
+            && let Value::Number(number, _) = &value.value
+        {
+            return Ok(self.nodes.wrap(Node::Number(format!("-{number}")), vec![]));
+        }
+        match op {
+            UnaryOperator::Not => self.wrap(Node::Not, vec![expr]),
+            UnaryOperator::Minus => self.wrap(Node::Unary("-"), vec![expr]),
+            UnaryOperator::Plus => self.wrap(Node::Unary("+"), vec![expr]),
+            UnaryOperator::BitwiseNot => self.wrap(Node::Unary("~"), vec![expr]),
+            UnaryOperator::PGSquareRoot => self.function("sqrt", vec![expr]),
+            UnaryOperator::PGCubeRoot => self.function("cbrt", vec![expr]),
+            UnaryOperator::PGAbs => self.function("abs", vec![expr]),
+            other => Err(PlanError::unsupported(format!("operator {other}"))),
+        }
+    }
+
+    fn interval(&mut self, interval: ast::Interval) -> Result<Expr> {
+        let unit = interval.leading_field.map(|f| f.to_string().to_lowercase());
+        match *interval.value {
+            Expr::Value(value) => {
+                let written = match value.value {
+                    Value::SingleQuotedString(s) => s,
+                    Value::Number(n, _) => n,
+                    other => return Err(PlanError::unsupported(format!("INTERVAL {other}"))),
+                };
+                Ok(self.nodes.wrap(
+                    Node::Interval {
+                        text: written,
+                        unit,
+                    },
+                    vec![],
+                ))
+            }
+            other => Err(PlanError::unsupported(format!("INTERVAL {other}"))),
+        }
+    }
+
+    fn case(
+        &mut self,
+        operand: Option<Box<Expr>>,
+        conditions: Vec<ast::CaseWhen>,
+        else_result: Option<Box<Expr>>,
+    ) -> Result<Expr> {
+        let mut operands = Vec::new();
+        for when in conditions {
+            operands.push(match &operand {
+                Some(subject) => Expr::BinaryOp {
+                    left: subject.clone(),
+                    op: BinaryOperator::Eq,
+                    right: Box::new(when.condition),
+                },
+                None => when.condition,
+            });
+            operands.push(when.result);
+        }
+        let has_else = else_result.is_some();
+        operands.extend(else_result.map(|e| *e));
+        self.wrap(Node::Case { has_else }, operands)
+    }
+
+    fn like(
+        &mut self,
+        negated: bool,
+        insensitive: bool,
+        similar: bool,
+        expr: Expr,
+        pattern: Expr,
+        escape: Option<ast::ValueWithSpan>,
+    ) -> Result<Expr> {
+        let escape = escape.map(|v| v.value.into_string().unwrap_or_default());
+        if escape.as_ref().is_some_and(|e| e.chars().count() > 1) {
+            return Err(PlanError::hint(
+                "22025",
+                "invalid escape string",
+                "Escape string must be empty or one character.",
+            ));
+        }
+        self.wrap(
+            Node::Like {
+                negated,
+                insensitive,
+                escape,
+                similar,
+            },
+            vec![expr, pattern],
+        )
+    }
+
+    fn quantified(
+        &mut self,
+        left: Expr,
+        op: BinaryOperator,
+        right: Expr,
+        is_some: Option<bool>,
+    ) -> Result<Expr> {
+        let subquery = match right {
+            Expr::Subquery(query) => Some(query),
+            Expr::Nested(inner) => match *inner {
+                Expr::Subquery(query) => Some(query),
+                other => {
+                    return self.wrap(
+                        Node::Quantified {
+                            op: op.to_string(),
+                            all: is_some.is_none(),
+                        },
+                        vec![left, other],
+                    );
+                }
+            },
+            other => {
+                return self.wrap(
+                    Node::Quantified {
+                        op: op.to_string(),
+                        all: is_some.is_none(),
+                    },
+                    vec![left, other],
+                );
+            }
+        };
+        let Some(mut query) = subquery else {
+            return Err(PlanError::new(
+                "XX000",
+                "quantified comparison without operand",
+            ));
+        };
+        self.query(&mut query)?;
+        let left = Box::new(self.child(left)?);
+        let right = Box::new(Expr::Subquery(query));
+        Ok(match is_some {
+            Some(is_some) => Expr::AnyOp {
+                left,
+                compare_op: op,
+                right,
+                is_some,
+            },
+            None => Expr::AllOp {
+                left,
+                compare_op: op,
+                right,
+            },
+        })
+    }
+
+    fn access(&mut self, root: Expr, chain: Vec<ast::AccessExpr>) -> Result<Expr> {
+        let mut out = self.child(root)?;
+        for step in chain {
+            out = match step {
+                ast::AccessExpr::Dot(Expr::Identifier(ident)) => self
+                    .nodes
+                    .wrap(Node::Field(crate::names::fold(&ident)), vec![out]),
+                ast::AccessExpr::Dot(other) => {
+                    return Err(PlanError::unsupported(format!("field {other}")));
+                }
+                ast::AccessExpr::Subscript(ast::Subscript::Index { index }) => {
+                    let index = self.child(index)?;
+                    self.nodes.wrap(Node::Index, vec![out, index])
+                }
+                ast::AccessExpr::Subscript(ast::Subscript::Slice {
+                    lower_bound,
+                    upper_bound,
+                    stride: None,
+                }) => {
+                    let null = || Expr::Value(Value::Null.with_empty_span());
+                    let low = self.child(lower_bound.unwrap_or_else(null))?;
+                    let high = self.child(upper_bound.unwrap_or_else(null))?;
+                    self.nodes.wrap(Node::Slice, vec![out, low, high])
+                }
+                ast::AccessExpr::Subscript(_) => {
+                    return Err(PlanError::unsupported("a slice with a stride"));
+                }
+            };
+        }
+        Ok(out)
+    }
+
+    fn call(&mut self, mut function: ast::Function) -> Result<Expr> {
+        let name = last_part(&function.name);
+        let row_wise = function.over.is_none()
+            && function.filter.is_none()
+            && function.within_group.is_empty();
+        let (plain, args) = match &function.args {
+            FunctionArguments::None => (true, Vec::new()),
+            FunctionArguments::List(list) => {
+                let plain = list.duplicate_treatment.is_none() && list.clauses.is_empty();
+                let exprs: Option<Vec<Expr>> = list
+                    .args
+                    .iter()
+                    .map(|arg| match arg {
+                        FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => Some(e.clone()),
+                        _ => None,
+                    })
+                    .collect();
+                match exprs {
+                    Some(exprs) => (plain, exprs),
+                    None => (false, Vec::new()),
+                }
+            }
+            // ARRAY(SELECT x ...): the subquery's column as one list.
+            FunctionArguments::Subquery(query) if name == "array" => {
+                return self.array_subquery(query);
+            }
+            FunctionArguments::Subquery(_) => {
+                return Err(PlanError::unsupported(format!("{name}(SELECT ...)")));
+            }
+        };
+        function.name.0 = function
+            .name
+            .0
+            .split_off(function.name.0.len().saturating_sub(1));
+        if SET_RETURNING.contains(&name.as_str()) && row_wise && plain {
+            let list = self.function(&name, args)?;
+            return Ok(call("unnest", vec![list]));
+        }
+        if name == super::node::PACK {
+            // A node that a caller has already made: only its operands are left to normalise.
+            self.native_call(&name, &mut function)?;
+            return Ok(Expr::Function(function));
+        }
+        let native = self.registry.is_aggregate(&name)
+            || self.registry.is_window(&name)
+            || name == "unnest"
+            || name == "grouping";
+        if !native && row_wise && plain {
+            return self.function(&name, args);
+        }
+        if !native {
+            return Err(self.registry.unknown_function(&name, None));
+        }
+        self.native_call(&name, &mut function)?;
+        Ok(Expr::Function(function))
+    }
+
+    fn native_call(&mut self, name: &str, function: &mut ast::Function) -> Result<()> {
+        let window_only = self.registry.is_window(name) && !self.registry.is_aggregate(name);
+        if let FunctionArguments::List(list) = &mut function.args {
+            for (at, arg) in list.args.iter_mut().enumerate() {
+                // Offsets and percentiles must reach DataFusion as literals.
+                let literal = (window_only && (at > 0 || name == "ntile"))
+                    || LITERAL_ARGUMENTS.contains(&name);
+                if let FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) = arg
+                    && !(literal && matches!(e, Expr::Value(_)))
+                {
+                    self.expr(e)?;
+                }
+            }
+            for clause in &mut list.clauses {
+                if let ast::FunctionArgumentClause::OrderBy(items) = clause {
+                    for item in items {
+                        self.expr(&mut item.expr)?;
+                    }
+                }
+            }
+        }
+        if let Some(filter) = &mut function.filter {
+            self.expr(filter)?;
+        }
+        for item in &mut function.within_group {
+            self.expr(&mut item.expr)?;
+        }
+        if let Some(ast::WindowType::WindowSpec(spec)) = &mut function.over {
+            self.window(spec)?;
+        }
+        Ok(())
+    }
+
+    /// Normalises a window's keys; frame bounds stay literals.
+    pub(crate) fn window(&mut self, spec: &mut ast::WindowSpec) -> Result<()> {
+        for expr in &mut spec.partition_by {
+            self.expr(expr)?;
+        }
+        for item in &mut spec.order_by {
+            self.expr(&mut item.expr)?;
+        }
+        Ok(())
+    }
+
+    fn array_subquery(&mut self, query: &ast::Query) -> Result<Expr> {
+        let text = "SELECT array_agg(item) FROM (SELECT 1) AS list(item)";
+        let mut outer = super::normalize::parsed(text)?;
+        if let ast::SetExpr::Select(select) = outer.body.as_mut()
+            && let Some(ast::TableFactor::Derived { subquery, .. }) =
+                select.from.first_mut().map(|f| &mut f.relation)
+        {
+            **subquery = query.clone();
+        }
+        self.query(&mut outer)?;
+        Ok(Expr::Subquery(Box::new(outer)))
+    }
+}

@@ -1,0 +1,71 @@
+//! The functions and operators that behave as Postgres' do.
+//!
+//! Invariant: kernels are pure: time, zone and user come in as arguments or are fixed when the call is bound.
+
+pub(crate) mod aggregate;
+pub(crate) mod arithmetic;
+mod array_text;
+pub(crate) mod cast;
+pub(crate) mod collection;
+pub(crate) mod decimal;
+pub(crate) mod format;
+pub(crate) mod json;
+pub(crate) mod native;
+pub(crate) mod now;
+pub(crate) mod temporal;
+pub(crate) mod temporal_text;
+pub(crate) mod text;
+mod text_of;
+
+/// Names the binder knows beside the registry's, for hints.
+pub(crate) const OWN_NAMES: &[&str] = &[
+    "abs",
+    "age",
+    "cardinality",
+    "ceil",
+    "ceiling",
+    "coalesce",
+    "concat",
+    "concat_ws",
+    "current_date",
+    "current_time",
+    "current_timestamp",
+    "date_bin",
+    "date_part",
+    "date_trunc",
+    "div",
+    "exp",
+    "extract",
+    "floor",
+    "generate_series",
+    "greatest",
+    "json_build_object",
+    "jsonb_build_object",
+    "jsonb_array_length",
+    "jsonb_typeof",
+    "least",
+    "length",
+    "ln",
+    "localtimestamp",
+    "log",
+    "make_date",
+    "mod",
+    "now",
+    "nullif",
+    "pg_typeof",
+    "position",
+    "power",
+    "round",
+    "sign",
+    "sqrt",
+    "strpos",
+    "substr",
+    "substring",
+    "timezone",
+    "to_char",
+    "to_date",
+    "to_json",
+    "to_jsonb",
+    "to_timestamp",
+    "trunc",
+];

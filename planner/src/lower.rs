@@ -1,0 +1,284 @@
+//! From a logical plan to a streaming plan.
+//!
+//! Invariant: what is lowered operator by operator is linear: the change of its output is the operator applied to the change
+//! of its input. Everything else is one `Recompute`.
+
+use std::sync::Arc;
+
+use datafusion::common::DFSchemaRef;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr, JoinType, LogicalPlan};
+
+use crate::context::RelationScan;
+use crate::rewrite;
+use crate::stream::{Change, Properties, StateSize, StreamNode, StreamPlan};
+
+/// Lowers a view's plan.
+pub(crate) fn lower(plan: &LogicalPlan) -> StreamPlan {
+    let reason = if rewrite::now::occurs(plan) {
+        Some("now()".to_owned())
+    } else {
+        not_linear(plan)
+    };
+    let linear = match reason {
+        None => node(plan),
+        Some(ref reason) => Err(reason.clone()),
+    };
+    let root = linear.unwrap_or_else(|reason| recompute(plan, reason));
+    StreamPlan { root }
+}
+
+/// The first operator, from the top, that is not linear.
+fn not_linear(plan: &LogicalPlan) -> Option<String> {
+    let mut found = None;
+    let walked = plan.apply(|node| {
+        found = operator(node);
+        Ok(if found.is_some() {
+            TreeNodeRecursion::Stop
+        } else {
+            TreeNodeRecursion::Continue
+        })
+    });
+    debug_assert!(walked.is_ok());
+    found
+}
+
+fn operator(plan: &LogicalPlan) -> Option<String> {
+    let name = match plan {
+        LogicalPlan::Projection(_) | LogicalPlan::Filter(_) => return subquery(plan),
+        LogicalPlan::Union(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Unnest(_) => {
+            return None;
+        }
+        LogicalPlan::TableScan(scan) if scan.source.downcast_ref::<RelationScan>().is_some() => {
+            return None;
+        }
+        LogicalPlan::TableScan(_) => "system relation",
+        LogicalPlan::Aggregate(_) => "aggregate",
+        LogicalPlan::Join(join) => match join.join_type {
+            JoinType::Inner if join.on.is_empty() && join.filter.is_none() => "cross join",
+            JoinType::Inner => "inner join",
+            JoinType::Left => "left join",
+            JoinType::Right => "right join",
+            JoinType::Full => "full join",
+            JoinType::LeftSemi | JoinType::RightSemi => "semi join",
+            JoinType::LeftAnti | JoinType::RightAnti => "anti join",
+            JoinType::LeftMark | JoinType::RightMark => "mark join",
+        },
+        LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => "sort/limit",
+        LogicalPlan::Window(_) => "window function",
+        LogicalPlan::Distinct(_) => "distinct",
+        LogicalPlan::RecursiveQuery(_) => "recursive query",
+        LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => "values",
+        LogicalPlan::Subquery(_) => "lateral",
+        _ => "operator",
+    };
+    Some(name.to_owned())
+}
+
+fn subquery(plan: &LogicalPlan) -> Option<String> {
+    let mut found = false;
+    let walked = plan.apply_expressions(|expr| {
+        found |= expr.exists(|e| {
+            Ok(matches!(
+                e,
+                Expr::ScalarSubquery(_)
+                    | Expr::Exists(_)
+                    | Expr::InSubquery(_)
+                    | Expr::SetComparison(_)
+            ))
+        })?;
+        Ok(TreeNodeRecursion::Continue)
+    });
+    debug_assert!(walked.is_ok());
+    found.then(|| "subquery".to_owned())
+}
+
+fn node(plan: &LogicalPlan) -> Result<StreamNode, String> {
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let relation = scan
+                .source
+                .downcast_ref::<RelationScan>()
+                .ok_or("system relation")?;
+            Ok(scan_node(relation, Arc::clone(&scan.projected_schema)))
+        }
+        LogicalPlan::Filter(filter) => {
+            let input = node(&filter.input)?;
+            let properties = input.properties().clone();
+            let schema = Arc::clone(input.schema());
+            Ok(StreamNode::Filter {
+                predicate: filter.predicate.clone(),
+                input: Box::new(input),
+                schema,
+                properties,
+            })
+        }
+        LogicalPlan::Projection(projection) => {
+            let input = node(&projection.input)?;
+            let mut properties = input.properties().clone();
+            properties.keys = projected_keys(&properties.keys, &projection.expr, input.schema());
+            Ok(StreamNode::Project {
+                exprs: projection.expr.clone(),
+                schema: Arc::clone(&projection.schema),
+                input: Box::new(input),
+                properties,
+            })
+        }
+        LogicalPlan::SubqueryAlias(alias) => {
+            // Only the names change, so the input carries them itself.
+            let mut input = node(&alias.input)?;
+            *input.schema_mut() = Arc::clone(&alias.schema);
+            Ok(input)
+        }
+        LogicalPlan::Union(union) => {
+            let inputs = union
+                .inputs
+                .iter()
+                .map(|i| node(i))
+                .collect::<Result<Vec<_>, _>>()?;
+            let properties = merged(&inputs);
+            Ok(StreamNode::Union {
+                inputs,
+                schema: Arc::clone(&union.schema),
+                properties,
+            })
+        }
+        LogicalPlan::Unnest(unnest) => {
+            let input = node(&unnest.input)?;
+            let mut properties = input.properties().clone();
+            properties.keys.clear();
+            Ok(StreamNode::Unnest {
+                input: Box::new(input),
+                unnest: Box::new(unnest.clone()),
+                schema: Arc::clone(&unnest.schema),
+                properties,
+            })
+        }
+        other => Err(operator(other).unwrap_or_else(|| "operator".to_owned())),
+    }
+}
+
+fn scan_node(relation: &RelationScan, schema: DFSchemaRef) -> StreamNode {
+    StreamNode::Scan {
+        oid: relation.oid,
+        name: relation.name.clone(),
+        schema,
+        properties: Properties {
+            change: if relation.append_only {
+                Change::AppendOnly
+            } else {
+                Change::Retract
+            },
+            keys: relation
+                .key
+                .iter()
+                .filter(|_| !relation.append_only)
+                .cloned()
+                .collect(),
+            bounded: !relation.append_only,
+            deterministic: true,
+            state: StateSize::None,
+        },
+    }
+}
+
+fn merged(inputs: &[StreamNode]) -> Properties {
+    let all = |f: fn(&Properties) -> bool| inputs.iter().all(|i| f(i.properties()));
+    Properties {
+        change: if all(|p| p.change == Change::AppendOnly) {
+            Change::AppendOnly
+        } else {
+            Change::Retract
+        },
+        keys: vec![],
+        bounded: all(|p| p.bounded),
+        deterministic: all(|p| p.deterministic),
+        state: StateSize::None,
+    }
+}
+
+/// Keys all of whose columns survive a projection as plain columns.
+fn projected_keys(keys: &[Vec<usize>], exprs: &[Expr], input: &DFSchemaRef) -> Vec<Vec<usize>> {
+    let position = |column: usize| {
+        exprs.iter().position(|e| match plain(e) {
+            Expr::Column(c) => input.maybe_index_of_column(c) == Some(column),
+            _ => false,
+        })
+    };
+    keys.iter()
+        .filter_map(|key| key.iter().map(|c| position(*c)).collect::<Option<Vec<_>>>())
+        .collect()
+}
+
+fn plain(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Alias(alias) => plain(&alias.expr),
+        other => other,
+    }
+}
+
+fn recompute(plan: &LogicalPlan, reason: String) -> StreamNode {
+    let mut inputs: Vec<StreamNode> = Vec::new();
+    let walked = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Some(relation) = scan.source.downcast_ref::<RelationScan>()
+        {
+            let seen = inputs
+                .iter()
+                .any(|i| matches!(i, StreamNode::Scan { oid, .. } if *oid == relation.oid));
+            if !seen {
+                inputs.push(scan_node(relation, Arc::clone(&scan.projected_schema)));
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    debug_assert!(walked.is_ok());
+    let histories: Vec<String> = inputs
+        .iter()
+        .filter(|i| i.properties().change == Change::AppendOnly)
+        .filter_map(|i| match i {
+            StreamNode::Scan { name, .. } => Some(name.clone()),
+            _ => None,
+        })
+        .collect();
+    let properties = Properties {
+        change: Change::Retract,
+        keys: group_key(plan),
+        bounded: histories.is_empty(),
+        deterministic: true,
+        state: if histories.is_empty() {
+            StateSize::Inputs
+        } else {
+            StateSize::Unbounded(histories)
+        },
+    };
+    StreamNode::Recompute {
+        reason,
+        inputs,
+        schema: Arc::clone(plan.schema()),
+        properties,
+    }
+}
+
+/// The grouping columns of an aggregate at the top, when the result shows all of them.
+fn group_key(plan: &LogicalPlan) -> Vec<Vec<usize>> {
+    match plan {
+        LogicalPlan::Projection(projection) => {
+            let below = group_key(&projection.input);
+            projected_keys(&below, &projection.expr, projection.input.schema())
+        }
+        LogicalPlan::Filter(filter) => group_key(&filter.input),
+        LogicalPlan::SubqueryAlias(alias) => group_key(&alias.input),
+        LogicalPlan::Sort(sort) => group_key(&sort.input),
+        LogicalPlan::Aggregate(aggregate)
+            if !aggregate
+                .group_expr
+                .iter()
+                .any(|e| matches!(e, Expr::GroupingSet(_))) =>
+        {
+            vec![(0..aggregate.group_expr.len()).collect()]
+        }
+        LogicalPlan::Distinct(_) => vec![(0..plan.schema().fields().len()).collect()],
+        _ => vec![],
+    }
+}

@@ -1,0 +1,102 @@
+//! AND and OR whose right side can fail: it is not evaluated for rows that the left side decides.
+//!
+//! Invariant: the rewritten condition has the same value for every row on which the original does not raise.
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::expr::{BinaryExpr, Case};
+use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
+
+use crate::functions::native::native_of;
+
+/// Guards the fallible operands of every AND and OR.
+pub(crate) fn apply(plan: LogicalPlan) -> Result<LogicalPlan> {
+    super::expressions(plan, &|expr| match &expr {
+        Expr::BinaryExpr(BinaryExpr {
+            op: op @ (Operator::And | Operator::Or),
+            right,
+            ..
+        }) if fallible(right) => {
+            let op = *op;
+            let mut operands = Vec::new();
+            flatten(&expr, op, &mut operands);
+            Ok(Transformed::yes(guarded(operands, op)))
+        }
+        _ => Ok(Transformed::no(expr)),
+    })
+}
+
+/// Whether some row can make the expression raise.
+pub(crate) fn fallible(expr: &Expr) -> bool {
+    let mut found = false;
+    let walked = expr.apply(|e| {
+        if let Expr::ScalarFunction(call) = e {
+            found |= native_of(call).is_none_or(|n| n.fallible);
+        }
+        Ok(if found {
+            TreeNodeRecursion::Stop
+        } else {
+            TreeNodeRecursion::Continue
+        })
+    });
+    debug_assert!(walked.is_ok());
+    found
+}
+
+fn flatten(expr: &Expr, op: Operator, out: &mut Vec<Expr>) {
+    match expr {
+        Expr::BinaryExpr(b) if b.op == op => {
+            flatten(&b.left, op, out);
+            flatten(&b.right, op, out);
+        }
+        other => out.push(other.clone()),
+    }
+}
+
+fn join(left: Expr, op: Operator, right: Expr) -> Expr {
+    Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
+}
+
+/// `A AND B` with fallible B becomes `A AND CASE WHEN A IS NOT FALSE THEN B END`. Only infallible operands guard, so that a
+/// chain of n grows to n squared at most.
+fn guarded(operands: Vec<Expr>, op: Operator) -> Expr {
+    let mut guard: Option<Expr> = None;
+    let mut out: Option<Expr> = None;
+    for operand in operands {
+        let already = matches!(&operand, Expr::Case(c) if c.when_then_expr.len() == 1 && c.else_expr.is_none() && matches!(*c.when_then_expr[0].0, Expr::IsNotFalse(_) | Expr::IsNotTrue(_)));
+        let next = match &guard {
+            Some(guard) if fallible(&operand) && !already => {
+                let open = Box::new(guard.clone());
+                let undecided = if op == Operator::And {
+                    Expr::IsNotFalse(open)
+                } else {
+                    Expr::IsNotTrue(open)
+                };
+                Expr::Case(Case::new(
+                    None,
+                    vec![(Box::new(undecided), Box::new(operand))],
+                    None,
+                ))
+            }
+            _ => {
+                if !fallible(&operand) {
+                    guard = Some(match guard {
+                        Some(before) => join(before, op, operand.clone()),
+                        None => operand.clone(),
+                    });
+                }
+                operand
+            }
+        };
+        out = Some(match out {
+            Some(before) => join(before, op, next),
+            None => next,
+        });
+    }
+    out.unwrap_or_else(|| {
+        Expr::Literal(
+            datafusion::common::ScalarValue::Boolean(Some(op == Operator::And)),
+            None,
+        )
+    })
+}

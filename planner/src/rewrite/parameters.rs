@@ -1,0 +1,54 @@
+//! Replaces parameters by values.
+//!
+//! Invariant: a value reaches the plan in the type its placeholder was planned with.
+
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{Result, ScalarValue};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use thalweg_catalog::SqlType;
+
+use crate::bind::literal::typed;
+use crate::error::raise;
+use crate::functions::cast::cast_scalar;
+use crate::types::field_type;
+
+/// Values for `$1`, `$2`, ...
+pub(crate) fn bind(plan: LogicalPlan, values: &[ScalarValue]) -> Result<LogicalPlan> {
+    super::expressions(plan, &|expr| {
+        let Expr::Placeholder(p) = &expr else {
+            return Ok(Transformed::no(expr));
+        };
+        let n: usize =
+            p.id.trim_start_matches('$')
+                .parse()
+                .map_err(|_| raise("42P02", format!("there is no parameter {}", p.id)))?;
+        let value = n
+            .checked_sub(1)
+            .and_then(|i| values.get(i))
+            .ok_or_else(|| {
+                raise(
+                    "08P01",
+                    format!(
+                        "bind message supplies {} parameters, but the statement requires {n}",
+                        values.len()
+                    ),
+                )
+            })?;
+        // Only LIMIT and OFFSET have placeholders without a type; they are bigint.
+        let ty = p.field.as_ref().map_or(SqlType::Int8, |f| field_type(f));
+        Ok(Transformed::yes(typed(converted(value, &ty)?, &ty)))
+    })
+}
+
+fn converted(value: &ScalarValue, ty: &SqlType) -> Result<ScalarValue> {
+    if value.data_type() == ty.arrow() {
+        return Ok(value.clone());
+    }
+    cast_scalar(
+        value,
+        &SqlType::from_arrow(&value.data_type()),
+        ty,
+        "UTC",
+        true,
+    )
+}
