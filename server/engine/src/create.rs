@@ -229,5 +229,6 @@ fn job(
         .iter()
         .map(|oid| shared.relation(*oid).ok_or(EngineError::Unknown(*oid)))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Registration { job: Some(Job::new(stored, view, inputs, strict_errors)), ..Registration::default() })
+    let job = Job::new(&shared.planner, stored, view, inputs, strict_errors)?;
+    Ok(Registration { job: Some(job), ..Registration::default() })
 }

@@ -9,18 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use datafusion::logical_expr::LogicalPlan;
 use parking_lot::Mutex;
 use thalweg_catalog::Oid;
 use thalweg_connectors::Delta;
-use thalweg_planner::ViewPlan;
+use thalweg_planner::{ErrorSink, Planner, ViewPlan};
 
 use crate::batch::{RunLimits, collect_blocking, conform, with_relations};
 use crate::choose::{common, newest, roundest_after};
+use crate::compute_errors::ComputeErrors;
 use crate::error::EngineError;
 use crate::relation::Version;
 use crate::shared::{Shared, Stored};
 use crate::snapshot::SnapshotTable;
-use crate::stateless::Stateless;
+use crate::stateless::{Stateless, is_stateless};
 use crate::status::ErrorRecord;
 
 /// The worker steps smaller changes itself; larger ones would hold up the next epoch.
@@ -30,12 +32,13 @@ const WORKER_ROWS_MAX: usize = 131_072;
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) relation: Arc<Stored>,
-    pub(crate) plan: ViewPlan,
+    pub(crate) uses_now: bool,
+    /// What is run: the guarded plan reporting to `errors`, or the one whose compute errors stop the view.
+    logical: LogicalPlan,
+    errors: Arc<ComputeErrors>,
     pub(crate) inputs: Vec<Arc<Stored>>,
     /// No state: stepped by the change of its inputs.
     pub(crate) linear: bool,
-    /// Compute errors stop the view instead of giving NULL.
-    pub(crate) strict_errors: bool,
     pub(crate) created: AtomicU64,
     /// Newest epoch a sink has accepted.
     pub(crate) delivered: AtomicU64,
@@ -67,21 +70,36 @@ enum Next {
 }
 
 impl Job {
-    pub(crate) fn new(relation: Arc<Stored>, plan: ViewPlan, inputs: Vec<Arc<Stored>>, strict_errors: bool) -> Arc<Self> {
-        let linear = !inputs.is_empty() && !plan.uses_now && crate::explain::is_stateless(&plan.stream);
-        Arc::new(Self {
+    /// With `strict_errors` compute errors stop the view instead of giving NULL.
+    pub(crate) fn new(
+        planner: &Planner,
+        relation: Arc<Stored>,
+        plan: ViewPlan,
+        inputs: Vec<Arc<Stored>>,
+        strict_errors: bool,
+    ) -> Result<Arc<Self>, EngineError> {
+        let linear = !inputs.is_empty() && !plan.uses_now && is_stateless(&plan.stream.root);
+        let errors = Arc::new(ComputeErrors::default());
+        let logical = if strict_errors {
+            plan.unguarded
+        } else {
+            let sink: Arc<dyn ErrorSink> = Arc::clone(&errors) as _;
+            planner.bind_error_sink(plan.plan, &sink)?
+        };
+        Ok(Arc::new(Self {
             relation,
-            plan,
+            uses_now: plan.uses_now,
+            logical,
+            errors,
             inputs,
             linear,
-            strict_errors,
             created: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             delivery_failure: Mutex::new(None),
             dropped: AtomicBool::new(false),
             state: Mutex::default(),
             stateless: Mutex::new(None),
-        })
+        }))
     }
 
     pub(crate) fn cancel(&self) {
@@ -141,7 +159,7 @@ impl Job {
         if let (Some(done), Some(newest)) = (done, newest(&known)) {
             let still = |epoch| self.inputs.iter().all(|input| input.history.lock().unchanged(done, epoch, latest));
             match [newest, target].into_iter().find(|epoch| still(*epoch)) {
-                Some(epoch) if !self.plan.uses_now => return Next::Extend(epoch),
+                Some(epoch) if !self.uses_now => return Next::Extend(epoch),
                 // Only time has passed.
                 Some(_) if !self.now_due(shared) => return Next::Idle,
                 _ => {}
@@ -181,6 +199,8 @@ impl Job {
         if self.is_dropped() || shared.is_stopping() {
             return;
         }
+        self.errors.mute(false);
+        self.errors.discard();
         let mut state = self.state.lock();
         let backoff = state.backoff.map_or(shared.config.backoff_min, |last| (last * 2).min(shared.config.backoff_max));
         state.backoff = Some(backoff);
@@ -206,7 +226,7 @@ impl Job {
         };
         let changes = done.filter(|_| self.linear).and_then(|done| self.input_changes(done, target));
         let deltas = match changes {
-            Some(changes) => self.step(shared, &changes)?,
+            Some(changes) => self.step(shared, target, &changes)?,
             None => self.recompute(shared, target, &old)?,
         };
         // A dropped view must not come back, and one that the worker has taken over meanwhile is ahead of this run.
@@ -221,19 +241,24 @@ impl Job {
         self.inputs.iter().map(|input| Some((input.oid, input.history.lock().delta(since, through)?))).collect()
     }
 
-    fn step(&self, shared: &Shared, changes: &BTreeMap<Oid, Vec<Delta>>) -> Result<Vec<Delta>, EngineError> {
+    fn step(
+        &self,
+        shared: &Shared,
+        epoch: u64,
+        changes: &BTreeMap<Oid, Vec<Delta>>,
+    ) -> Result<Vec<Delta>, EngineError> {
         if changes.values().all(|deltas| deltas.iter().all(|delta| delta.num_rows() == 0)) {
             return Ok(Vec::new());
         }
         let mut stateless = self.stateless.lock();
         if stateless.is_none() {
             let schema = self.relation.schema();
-            *stateless = Some(Stateless::new(&shared.batch, &shared.planner, self.logical(), &self.inputs, schema)?);
+            *stateless = Some(Stateless::new(&shared.batch, &shared.planner, &self.logical, &self.inputs, schema)?);
         }
-        match stateless.as_ref() {
-            Some(plan) => self.with_error_sink(shared, || plan.step(&shared.batch, changes)),
-            None => Ok(Vec::new()),
-        }
+        let Some(plan) = stateless.as_ref() else { return Ok(Vec::new()) };
+        let deltas = plan.step(&shared.batch, changes, &self.errors)?;
+        self.record_compute_errors(shared, epoch, self.errors.take_step());
+        Ok(deltas)
     }
 
     fn recompute(&self, shared: &Shared, target: u64, old: &Version) -> Result<Vec<Delta>, EngineError> {
@@ -245,24 +270,28 @@ impl Job {
                 .ok_or_else(|| EngineError::internal(format!("epoch {target} of {} is gone", input.label())))?;
             tables.insert(input.oid, SnapshotTable::new(input, &version)?);
         }
-        let plan = with_relations(self.logical().clone(), &mut |oid| match tables.get(&oid) {
+        let plan = with_relations(self.logical.clone(), &mut |oid| match tables.get(&oid) {
             Some(table) => Ok(Arc::clone(table) as _),
             None => Err(datafusion::error::DataFusionError::Internal(format!("a view reads OID {} without saying so", oid.0))),
         })?;
         let at_ms = shared.at_ms(target).unwrap_or_else(|| shared.latest_info().at_ms);
         let limits = RunLimits { now_us: at_ms.saturating_mul(1000), memory: shared.config.job_memory_max };
-        let rows = self.with_error_sink(shared, || collect_blocking(&shared.batch, &shared.planner, &plan, limits))?;
+        let plan = shared.planner.bind_now(plan, limits.now_us)?;
+        let rows = collect_blocking(&shared.batch, &shared.planner, &plan, limits)?;
         let schema = self.relation.schema();
         let rows = rows.iter().map(|batch| conform(batch, &schema)).collect::<Result<Vec<_>, _>>()?;
-        Ok(old.diff_to_rows(rows)?)
+        let deltas = old.diff_to_rows(rows)?;
+        self.record_compute_errors(shared, target, self.errors.take_run());
+        Ok(deltas)
     }
 
-    fn logical(&self) -> &datafusion::logical_expr::LogicalPlan {
-        if self.strict_errors { &self.plan.unguarded } else { &self.plan.plan }
-    }
-
-    fn with_error_sink<T>(&self, _shared: &Shared, run: impl FnOnce() -> T) -> T {
-        run()
+    /// Records what the rows that gave NULL raised.
+    fn record_compute_errors(&self, shared: &Shared, epoch: u64, errors: Vec<(&'static str, String, u64)>) {
+        for (sqlstate, message, rows) in errors {
+            let at_us = shared.clock.now_us();
+            let record = ErrorRecord::of(&self.relation, sqlstate, message, at_us, Some(epoch));
+            shared.record_error(ErrorRecord { rows, ..record });
+        }
     }
 
     /// Steps a stateless view inside the worker's epoch, when all its inputs are known there and it is up to date itself.
@@ -285,7 +314,7 @@ impl Job {
             changes.values().flatten().map(Delta::num_rows).sum::<usize>() <= WORKER_ROWS_MAX
         });
         let result = match changes {
-            Some(changes) => catch_unwind(AssertUnwindSafe(|| self.step(shared, &changes)))
+            Some(changes) => catch_unwind(AssertUnwindSafe(|| self.step(shared, epoch, &changes)))
                 .unwrap_or_else(|_| Err(EngineError::internal("the view stopped at a broken invariant")))
                 .and_then(|deltas| {
                     let mut history = relation.history.lock();

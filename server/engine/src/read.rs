@@ -105,7 +105,7 @@ pub(crate) async fn read(
 ) -> Result<Read, EngineError> {
     let pinned = pin(shared, reads, floor.floor.0, options).await?;
     let limits = RunLimits { now_us: options.at_now_us, memory: shared.config.query_memory_max };
-    let plan = pinned.bind(plan.clone())?;
+    let plan = shared.planner.bind_now(pinned.bind(plan.clone())?, options.at_now_us)?;
     let stream = stream(&shared.batch, Arc::clone(&shared.planner), plan, limits).await?;
     floor.raise(pinned.epoch);
     Ok(Read { epoch: Epoch(pinned.epoch), stream })

@@ -22,11 +22,21 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use thalweg_catalog::Oid;
 use thalweg_connectors::{Delta, Weights};
-use thalweg_planner::Planner;
+use thalweg_planner::stream::Change;
+use thalweg_planner::{Planner, StreamNode};
 
 use crate::batch::{BatchRuntime, conform, session_at, with_relations};
+use crate::compute_errors::ComputeErrors;
 use crate::error::EngineError;
 use crate::shared::Stored;
+
+/// True when no operator keeps anything or recomputes. A removed row is computed again to take its result back, so results that
+/// may differ each time are kept this way only while nothing is removed.
+pub(crate) fn is_stateless(node: &StreamNode) -> bool {
+    let properties = node.properties();
+    let repeatable = properties.deterministic || properties.change == Change::AppendOnly;
+    repeatable && !node.is_recompute() && node.inputs().into_iter().all(is_stateless)
+}
 
 /// A stateless view, planned once.
 #[derive(Debug)]
@@ -92,9 +102,11 @@ impl Stateless {
         &self,
         runtime: &BatchRuntime,
         changes: &BTreeMap<Oid, Vec<Delta>>,
+        errors: &ComputeErrors,
     ) -> Result<Vec<Delta>, EngineError> {
         let mut out = Vec::new();
         for sign in [1_i64, -1] {
+            errors.mute(sign < 0);
             let mut any = false;
             for (oid, slot) in &self.slots {
                 let rows = changes.get(oid).map_or(Ok(Vec::new()), |deltas| rows_of_sign(deltas, sign))?;
@@ -112,6 +124,7 @@ impl Stateless {
                 }
             }
         }
+        errors.mute(false);
         self.slots.values().for_each(|slot| slot.rows.lock().clear());
         Ok(out)
     }

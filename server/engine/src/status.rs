@@ -151,6 +151,8 @@ pub struct ErrorRecord {
     pub message: String,
     /// Epoch it happened at.
     pub epoch: Option<Epoch>,
+    /// Rows it happened to; 0 when it is not about rows.
+    pub rows: u64,
 }
 
 impl ErrorRecord {
@@ -163,6 +165,7 @@ impl ErrorRecord {
             sqlstate: sqlstate.into(),
             message,
             epoch: epoch.map(Epoch),
+            rows: 0,
         }
     }
 }

@@ -84,7 +84,7 @@ impl Worker {
     }
 
     fn now_wanted(&self) -> bool {
-        self.shared.jobs.read().values().any(|job| job.plan.uses_now)
+        self.shared.jobs.read().values().any(|job| job.uses_now)
     }
 
     fn tick_due(&self) -> bool {

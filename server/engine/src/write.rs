@@ -61,7 +61,8 @@ pub(crate) async fn write(
     let least = floor.floor.0.max(stored.history.lock().changed_at());
     let pinned = pin(shared, reads, least, options).await?;
     let limits = RunLimits { now_us: options.at_now_us, memory: shared.config.query_memory_max };
-    let rows = collect(&shared.batch, Arc::clone(&shared.planner), pinned.bind(input.clone())?, limits).await?;
+    let input = shared.planner.bind_now(pinned.bind(input.clone())?, options.at_now_us)?;
+    let rows = collect(&shared.batch, Arc::clone(&shared.planner), input, limits).await?;
     let change = match plan {
         DmlPlan::Insert { conflict, .. } => insert(&shared.planner, &stored, table, &rows, conflict)?,
         DmlPlan::Update { .. } => update(&stored, table, &rows)?,

@@ -57,10 +57,6 @@ impl Db {
         Db { folder, runtime, engine, planner, catalog: Arc::new(Catalog::empty()), config }
     }
 
-    pub(crate) fn file(&self) -> PathBuf {
-        self.folder.path().join("thalweg.redb")
-    }
-
     /// Stops the engine.
     pub(crate) fn close(self) -> Closed {
         self.engine.shutdown();

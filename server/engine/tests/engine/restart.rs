@@ -1,8 +1,11 @@
 //! Proves that a restart gives the same answers, and that damage is an error that names the record.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use thalweg_state::{EpochEntry, Store};
 
 use crate::harness::Db;
 use crate::sources::generator;
@@ -82,4 +85,39 @@ fn a_damaged_log_entry_is_named() {
     };
     assert_eq!(report.sqlstate, "XX001");
     assert!(report.message.contains("DML log entry"), "{report:?}");
+}
+
+/// A relation that a source feeds is not readable before it is back where it was, and the error names who is late.
+#[test]
+fn a_source_that_is_not_back_yet_is_named() {
+    let mut db = Db::new();
+    generator(&mut db);
+    db.ok("CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM s; WAIT FOR n");
+    assert_eq!(db.rows("SELECT n FROM n"), ["5000"]);
+    let source = db.oid("s");
+    let closed = db.close();
+    {
+        // What the log says was read is more than the generator will ever make.
+        let database = Arc::new(Database::open(closed.file()).expect("opens"));
+        let store = Store::open(database).expect("opens");
+        let mut offsets = 1_u32.to_le_bytes().to_vec();
+        offsets.extend_from_slice(b"0");
+        offsets.extend_from_slice(&6000_u64.to_le_bytes());
+        let last = store.last_epoch().expect("reads").expect("an epoch");
+        let entry = EpochEntry {
+            epoch: last.epoch + 1,
+            at_ms: last.at_ms,
+            offsets: vec![(source.0, offsets)],
+            ..EpochEntry::default()
+        };
+        store.append(&entry, true).expect("appends");
+    }
+    let db = closed.open().expect("reopens");
+    let report = db.session().patience(Duration::from_millis(300)).run("SELECT n FROM n").expect_err("is late");
+    assert_eq!(report.sqlstate, "55000");
+    assert!(report.message.contains("\"n\""), "{report:?}");
+    assert!(report.detail.expect("a detail").contains("source \"s\""));
+    assert!(report.hint.expect("a hint").contains("SET consistency = 'eventual'"));
+    let job = &db.engine.status().jobs[0];
+    assert_eq!((job.phase.as_str(), job.backfill), ("BACKFILLING", Some((5000, 6000))));
 }

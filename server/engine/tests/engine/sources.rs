@@ -76,3 +76,19 @@ fn a_sink_takes_the_changes() {
     db.ok("DROP SINK k");
     assert!(db.engine.status().jobs.is_empty());
 }
+
+/// Rows that break a constraint are dead letters once, however often the source is read, and the rest flows.
+#[test]
+fn broken_rows_are_dead_letters_once() {
+    let mut db = Db::new();
+    db.ok("CREATE SOURCE s (id BIGINT, twice BIGINT AS (id * 2), CHECK (id % 10 <> 3) ON VIOLATION DEAD_LETTER) \
+           WITH (connector = 'datagen', rows = 100, fields.id.kind = 'sequence', fields.id.start = 0)");
+    assert_eq!(db.rows("SELECT count(*), sum(twice) - 2 * sum(id) FROM s"), ["90|0"]);
+    db.ok("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM s; WAIT FOR v");
+    assert_eq!(db.rows("SELECT n FROM v"), ["90"]);
+    let letters = "SELECT count(*), min(reason), min(\"offset\"), max(\"offset\") FROM s_errors";
+    assert_eq!(db.rows(letters), ["10|constraint|3|93"]);
+    let db = db.reopen();
+    assert_eq!(db.rows("SELECT n FROM v"), ["90"]);
+    assert_eq!(db.rows(letters), ["10|constraint|3|93"]);
+}

@@ -81,3 +81,23 @@ fn a_dropped_view_is_gone_and_others_go_on() {
     assert_eq!(db.rows("SELECT v FROM b"), ["2"]);
     assert_eq!(db.engine.status().jobs.len(), 1);
 }
+
+/// A row whose value cannot be computed is NULL in the view, with one record, and an error ad hoc.
+#[test]
+fn compute_errors_are_recorded_once() {
+    let mut db = Db::new();
+    db.ok("CREATE TABLE t (v INT); INSERT INTO t VALUES (5), (0)");
+    db.ok("CREATE MATERIALIZED VIEW step AS SELECT 10 / v AS x FROM t");
+    db.ok("CREATE MATERIALIZED VIEW whole AS SELECT max(10 / v) AS x, count(*) AS n FROM t");
+    assert_eq!(db.rows("SELECT x FROM step"), ["2", "null"]);
+    assert_eq!(db.rows("SELECT x, n FROM whole"), ["2|2"]);
+    db.ok("INSERT INTO t VALUES (2); FLUSH; DELETE FROM t WHERE v = 0; FLUSH");
+    assert_eq!(db.rows("SELECT x FROM step"), ["2", "5"]);
+    assert_eq!(db.fails("SELECT 10 / (v - 2) FROM t").sqlstate, "22012");
+    let errors = db.engine.status().errors;
+    for view in ["step", "whole"] {
+        let records: Vec<_> = errors.iter().filter(|error| error.name == view).collect();
+        assert_eq!(records.len(), 1, "{errors:#?}");
+        assert_eq!((records[0].sqlstate.as_str(), records[0].rows), ("22012", 1));
+    }
+}
