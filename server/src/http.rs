@@ -53,7 +53,7 @@ fn render(server: &Server) -> Result<String, prometheus::Error> {
     statements.with_label_values(&["error"]).set(failed as i64);
     let status = server.status();
     let epoch = family(&registry, "thalweg_epoch", "Newest published epoch.", &[])?;
-    epoch.with_label_values::<&str>(&[]).set(status.epoch.0 as i64);
+    epoch.with_label_values::<&str>(&[]).set(status.latest.epoch.0 as i64);
     let records = family(&registry, "thalweg_source_records_total", "Records read, by source and fate.", &["source", "fate"])?;
     for source in &status.sources {
         records.with_label_values(&[source.name.as_str(), "read"]).set(source.records as i64);
@@ -63,7 +63,7 @@ fn render(server: &Server) -> Result<String, prometheus::Error> {
     let rows = family(&registry, "thalweg_view_rows", "Rows of a materialized view.", &["view"])?;
     let healthy = family(&registry, "thalweg_job_healthy", "1 when the job runs, 0 when it is in ERROR.", &["job"])?;
     for job in &status.jobs {
-        rows.with_label_values(&[job.name.as_str()]).set(job.rows as i64);
+        rows.with_label_values(&[job.name.as_str()]).set(job.rows);
         healthy.with_label_values(&[job.name.as_str()]).set(i64::from(job.error.is_none()));
     }
     let mut text = Vec::new();

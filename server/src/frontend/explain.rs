@@ -2,7 +2,7 @@
 //!
 //! Invariant: EXPLAIN without ANALYZE runs nothing and changes nothing.
 
-use thalweg_planner::{DmlPlan, QueryPlan};
+use thalweg_planner::DmlPlan;
 use thalweg_sql::{Explain, Parsed, Report, SinkInput, Statement, ast};
 
 use super::session::{Session, unsupported};
@@ -22,7 +22,7 @@ impl Session {
         match explain.statement.as_ref() {
             Statement::Query(query) if !explain.stream => {
                 let plan = self.plan_query(&parsed.text, query, Vec::new())?;
-                self.server.planner.explain(&plan, explain.verbose).map_err(|error| error.report())
+                Ok(self.server.planner.explain(&plan.plan, explain.verbose))
             }
             Statement::Query(query) => self.explain_stream(&parsed.text, query, &[]),
             Statement::CreateMaterializedView(create) | Statement::CreateView(create) => {
@@ -47,14 +47,13 @@ impl Session {
     fn explain_write(&self, parsed: &Parsed, verbose: bool) -> Result<String, Report> {
         let scope = self.scope(&parsed.text, Vec::new());
         let plan = self.plan_dml(&parsed.statement, &scope, Some(self.server.clock.now_us()))?;
-        let (verb, table, input, reads) = match plan {
-            DmlPlan::Insert { table, input, reads, .. } => ("Insert into", table, input, reads),
-            DmlPlan::Update { table, input, reads, .. } => ("Update", table, input, reads),
-            DmlPlan::Delete { table, input, reads, .. } => ("Delete from", table, input, reads),
+        let (verb, table, input) = match plan {
+            DmlPlan::Insert { table, input, .. } => ("Insert into", table, input),
+            DmlPlan::Update { table, input, .. } => ("Update", table, input),
+            DmlPlan::Delete { table, input, .. } => ("Delete from", table, input),
         };
         let name = scope.catalog.relation(table).map_or("?", |relation| relation.name.as_str());
-        let input = QueryPlan { plan: input, output: Vec::new(), reads, parameters: Vec::new(), uses_now: false };
-        let text = self.server.planner.explain(&input, verbose).map_err(|error| error.report())?;
+        let text = self.server.planner.explain(&input, verbose);
         let indented: Vec<String> = text.lines().map(|line| format!("  {line}")).collect();
         Ok(format!("{verb} {name}\n{}", indented.join("\n")))
     }
@@ -66,7 +65,7 @@ impl Session {
             .planner
             .view(&self.context(&scope, None), query, columns)
             .map_err(|error| error.report())?;
-        Ok(self.server.planner.explain_stream(&scope.catalog, &plan))
+        Ok(self.server.planner.explain_stream(&plan))
     }
 }
 

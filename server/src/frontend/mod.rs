@@ -7,6 +7,7 @@ mod check;
 mod ddl;
 mod define;
 mod explain;
+mod facts;
 mod query;
 pub(crate) mod rows;
 mod server;

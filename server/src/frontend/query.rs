@@ -26,15 +26,18 @@ impl Session {
             }
             _ => {
                 let plan = self.plan_dml(&parsed.statement, &scope, now)?;
-                let columns = plan.returning().map(|returning| returning.output.clone());
-                Ok(Description { parameters: plan.parameters().to_vec(), columns })
+                let columns = returning(&plan).map(|returning| returning.output.clone());
+                let (DmlPlan::Insert { parameters, .. }
+                | DmlPlan::Update { parameters, .. }
+                | DmlPlan::Delete { parameters, .. }) = plan;
+                Ok(Description { parameters, columns })
             }
         }
     }
 
     fn rewritten(&self, query: &ast::Query, scope: &super::session::PlanScope) -> ast::Query {
         let mut query = query.clone();
-        crate::system::rewrite(&mut query, &scope.catalog, &scope.search_path);
+        crate::system::rewrite_query(&mut query, &scope.catalog, &scope.search_path);
         query
     }
 
@@ -72,8 +75,7 @@ impl Session {
         ReadOptions {
             consistency,
             wait_timeout: std::time::Duration::from_millis(self.setting_ms("read_wait_timeout")),
-            durable: self.setting("read_durable").as_deref() == Some("on"),
-            now_us: self.server.clock.now_us(),
+            at_now_us: self.server.clock.now_us(),
         }
     }
 
@@ -94,15 +96,15 @@ impl Session {
         plan: QueryPlan,
         parameters: Vec<ScalarValue>,
     ) -> Result<(Vec<thalweg_planner::OutputColumn>, SendableRecordBatchStream), Report> {
-        let bound = plan.bind_parameters(parameters).map_err(|error| error.report())?;
+        let bound =
+            self.server.planner.bind_parameters(plan.plan, &parameters).map_err(|error| error.report())?;
         let options = self.read_options();
         let engine = self.server.engine.clone();
-        let writes = self.transaction.writes();
         let read = engine
-            .read(&bound, &mut self.floor, &options, writes.as_deref())
+            .read(&bound, &plan.reads, &mut self.floor, &options)
             .await
             .map_err(|error| error.report())?;
-        Ok((bound.output, read.stream))
+        Ok((plan.output, read.stream))
     }
 
     pub(super) async fn write(&mut self, parsed: &Parsed, parameters: Vec<ScalarValue>) -> Result<Outcome, Report> {
@@ -115,8 +117,19 @@ impl Session {
         let scope = self.scope(&parsed.text, parameter_types(&parameters));
         let now = Some(self.server.clock.now_us());
         let plan = self.plan_dml(&parsed.statement, &scope, now)?;
-        let plan = plan.bind_parameters(parameters).map_err(|error| error.report())?;
+        let plan = self.bind_dml(plan, &parameters)?;
         self.run_write(&plan, &scope.catalog, verb).await
+    }
+
+    /// Puts parameter values into whatever a data statement reads and computes.
+    fn bind_dml(&self, mut plan: DmlPlan, values: &[ScalarValue]) -> Result<DmlPlan, Report> {
+        if values.is_empty() {
+            return Ok(plan);
+        }
+        let (DmlPlan::Insert { input, .. } | DmlPlan::Update { input, .. } | DmlPlan::Delete { input, .. }) = &mut plan;
+        let bound = self.server.planner.bind_parameters(input.clone(), values).map_err(|error| error.report())?;
+        *input = bound;
+        Ok(plan)
     }
 
     /// Runs a bound data statement: staged in a block, acknowledged durably outside of one.
@@ -126,15 +139,13 @@ impl Session {
         catalog: &thalweg_catalog::Catalog,
         verb: &str,
     ) -> Result<Outcome, Report> {
-        let options = self.read_options();
         let engine = self.server.engine.clone();
-        let writes = self.transaction.writes();
         let written = engine
-            .write(plan, catalog, &mut self.floor, &options, writes)
+            .write(plan, catalog, &mut self.floor)
             .await
             .map_err(|error| error.report())?;
         let tag = if verb == "INSERT" { format!("INSERT 0 {}", written.rows) } else { format!("{verb} {}", written.rows) };
-        match (plan.returning(), written.returning) {
+        match (returning(plan), written.returning) {
             (Some(Returning { output, .. }), Some(batches)) => Ok(Outcome::Rows {
                 columns: output.clone(),
                 stream: rows::stream(output, batches),
@@ -143,6 +154,11 @@ impl Session {
             _ => Ok(Outcome::Command { tag }),
         }
     }
+}
+
+fn returning(plan: &DmlPlan) -> Option<&Returning> {
+    let (DmlPlan::Insert { returning, .. } | DmlPlan::Update { returning, .. } | DmlPlan::Delete { returning, .. }) = plan;
+    returning.as_ref()
 }
 
 /// Types of bound parameters, so that planning at execution agrees with what was described.

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use thalweg_catalog::{Catalog, CatalogLog, Change, OidAllocator, Relation, RelationKind};
 use thalweg_connectors::{Clock, ConnectorContext};
 use thalweg_engine::{Engine, EngineConfig, EngineStatus};
-use thalweg_planner::{PlanContext, Planner, ViewPlan};
+use thalweg_planner::{Functions, PlanContext, Planner, ViewPlan};
 use thalweg_sql::{Report, Statement};
 use thalweg_state::Store;
 use tokio::runtime::Handle;
@@ -84,11 +84,11 @@ impl Server {
         let database = Arc::new(database);
         let (log, catalog) = CatalogLog::open(Arc::clone(&database)).map_err(|error| error.report())?;
         let store = Store::open(database).map_err(|error| internal(error.to_string()))?;
-        let planner = Arc::new(Planner::new(crate::system::functions()));
+        let planner = Arc::new(Planner::new(Functions::default()));
         let engine_config = EngineConfig {
-            epoch_linger: config.epoch_linger,
+            linger: config.epoch_linger,
             snapshot_history: config.snapshot_history,
-            query_memory_bytes: config.query_memory_bytes,
+            query_memory_max: config.query_memory_bytes,
             ..EngineConfig::default()
         };
         let engine = Engine::open(engine_config, Arc::new(store), Arc::clone(&planner), Arc::clone(&clock), runtime)
@@ -118,9 +118,9 @@ impl Server {
                 RelationKind::View { .. } => continue,
                 _ => self.stored_plan(catalog, relation)?,
             };
-            self.engine.restore(catalog, relation, plan).map_err(|error| error.report())?;
+            self.engine.create(catalog, relation, plan).map_err(|error| error.report())?;
         }
-        self.engine.start().map_err(|error| error.report())
+        self.engine.forget_dropped(catalog).map_err(|error| error.report())
     }
 
     /// Plans a stored definition in the environment it was made in.
@@ -139,7 +139,7 @@ impl Server {
             catalog: Arc::clone(catalog),
             search_path: relation.environment.search_path.clone(),
             time_zone: relation.environment.time_zone.clone(),
-            system: SystemCatalog::new(Arc::clone(catalog), facts, Arc::clone(self)),
+            system: SystemCatalog::new(Arc::clone(catalog), facts, None),
             parameter_types: Vec::new(),
             text: text.to_owned(),
         };

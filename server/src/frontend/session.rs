@@ -14,6 +14,7 @@ use super::server::{ConnectionInfo, Server};
 use super::settings::{REPORTED_SETTINGS, SetEffect, Settings};
 use super::transaction::Transaction;
 use super::{Description, Notice, Outcome, TransactionStatus};
+use crate::system::{SessionFacts, SystemCatalog};
 
 /// Who connects, and with which settings.
 #[derive(Debug, Clone, Default)]
@@ -145,15 +146,17 @@ impl Session {
     }
 
     /// System relations as of now, for one statement.
-    pub(super) fn system(&self, catalog: &Arc<Catalog>) -> crate::system::SystemCatalog {
-        let facts = crate::system::SessionFacts {
+    fn system(&self, catalog: &Arc<Catalog>, text: &str) -> SystemCatalog {
+        let facts = SessionFacts {
             user: self.user.clone(),
             database: catalog.database().to_owned(),
             search_path: self.search_path(),
             backend_pid: self.pid,
             settings: self.settings.all(),
         };
-        crate::system::SystemCatalog::new(Arc::clone(catalog), facts, Arc::clone(&self.server))
+        let wanted = super::facts::wanted(text, &facts.search_path);
+        let engine = wanted.then(|| super::facts::collect(&self.server));
+        SystemCatalog::new(Arc::clone(catalog), facts, engine)
     }
 
     /// What a statement takes and gives. `declared` are the parameter types the client fixed; the others are inferred.
@@ -207,7 +210,7 @@ impl Session {
             Statement::Describe(name) => self.describe_object(name),
             Statement::Explain(explain) => self.explain(parsed, explain).await,
             Statement::Flush => {
-                self.floor = self.server.engine.flush().await.map_err(|error| error.report())?;
+                self.server.engine.flush().await.map_err(|error| error.report())?;
                 Ok(command("FLUSH"))
             }
             Statement::WaitFor(name) => self.wait_for(name).await,
@@ -323,7 +326,7 @@ impl Session {
     pub(super) fn scope(&self, text: &str, parameter_types: Vec<Option<SqlType>>) -> PlanScope {
         let catalog = self.catalog();
         PlanScope {
-            system: self.system(&catalog),
+            system: self.system(&catalog, text),
             catalog,
             search_path: self.search_path(),
             time_zone: self.setting("TimeZone").unwrap_or_else(|| "UTC".to_owned()),
@@ -344,7 +347,7 @@ pub(super) struct PlanScope {
     pub(super) catalog: Arc<Catalog>,
     pub(super) search_path: Vec<String>,
     pub(super) time_zone: String,
-    pub(super) system: crate::system::SystemCatalog,
+    pub(super) system: SystemCatalog,
     pub(super) parameter_types: Vec<Option<SqlType>>,
     pub(super) text: String,
 }

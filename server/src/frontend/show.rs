@@ -101,8 +101,8 @@ impl Session {
                 vec![
                     Some(job.oid.0.to_string()),
                     Some(job.name.clone()),
-                    Some(job.state.to_string()),
-                    Some(job.epoch.0.to_string()),
+                    Some(job.phase.as_str().to_owned()),
+                    job.epoch.map(|epoch| epoch.0.to_string()),
                     job.error.clone(),
                 ]
             })

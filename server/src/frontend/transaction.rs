@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use thalweg_catalog::{Catalog, Change};
-use thalweg_engine::WriteTransaction;
 use thalweg_sql::Report;
 
 use super::ddl::Effect;
@@ -29,7 +28,6 @@ struct Block {
     catalog: Option<Arc<Catalog>>,
     changes: Vec<Change>,
     effects: Vec<Effect>,
-    writes: WriteTransaction,
     settings_before: Option<Settings>,
     /// `SET LOCAL` was used, so COMMIT puts settings back too.
     local_settings: Vec<(String, Vec<String>)>,
@@ -74,11 +72,6 @@ impl Transaction {
         if let Some(block) = &mut self.block {
             block.local_settings.push((name.to_owned(), values.to_vec()));
         }
-    }
-
-    /// The block's staged rows, to read and write through; `None` outside a block.
-    pub(super) fn writes(&mut self) -> Option<&mut WriteTransaction> {
-        self.block.as_mut().map(|block| &mut block.writes)
     }
 
     /// Marks that rows or objects were changed; 25006 in a read-only block.
@@ -142,14 +135,6 @@ impl Session {
         self.report_differences(&before);
         if !block.changes.is_empty() {
             self.server.apply_ddl(block.changes, block.effects).await?;
-        }
-        if !block.writes.is_empty() {
-            let catalog = self.server.catalog();
-            self.server
-                .engine
-                .commit(block.writes, &catalog, &mut self.floor)
-                .await
-                .map_err(|error| error.report())?;
         }
         Ok(command("COMMIT"))
     }

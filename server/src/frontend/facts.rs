@@ -1,0 +1,134 @@
+//! The engine's and the server's state in the form the system relations show.
+//!
+//! Invariant: facts are copies of one moment; a statement that names no system relation never asks for them.
+
+use std::collections::BTreeSet;
+
+use thalweg_engine::{EngineStatus, JobStatus, SourceStatus};
+
+use super::server::{ConnectionInfo, Server};
+use crate::system::{
+    ConnectionFacts, EngineFacts, EpochFacts, ErrorFacts, JobFacts, MemoryFacts, ServerSetting, SourceFacts, SplitFacts,
+};
+
+/// True when a statement may read state of the engine: by schema, or through a search path that holds `sys`.
+pub(super) fn wanted(text: &str, search_path: &[String]) -> bool {
+    let lower = text.to_ascii_lowercase();
+    lower.contains("sys") || lower.contains("pg_stat") || search_path.iter().any(|schema| schema == "sys")
+}
+
+/// Everything the system relations show of the engine and the server.
+pub(super) fn collect(server: &Server) -> EngineFacts {
+    let status = server.status();
+    EngineFacts {
+        jobs: status.jobs.iter().map(job).collect(),
+        sources: status.sources.iter().map(source).collect(),
+        epochs: epochs(&status),
+        errors: status
+            .errors
+            .iter()
+            .map(|error| ErrorFacts {
+                at_us: error.at_us,
+                object: error.name.clone(),
+                reason: error.sqlstate.clone(),
+                message: error.message.clone(),
+                epoch: error.epoch.map(|epoch| epoch.0),
+                payload: None,
+            })
+            .collect(),
+        memory: memory(&status, server),
+        connections: server.connections().iter().map(connection).collect(),
+        settings: settings(server),
+    }
+}
+
+fn job(job: &JobStatus) -> JobFacts {
+    JobFacts {
+        oid: job.oid.0,
+        state: job.phase.as_str().to_owned(),
+        epoch: job.epoch.map(|epoch| epoch.0),
+        error: job.error.clone(),
+        retry_at_us: None,
+        backfill_done: job.backfill.map(|(done, _)| done),
+        backfill_total: job.backfill.map(|(_, total)| total),
+        rows: u64::try_from(job.rows).unwrap_or(0),
+    }
+}
+
+fn source(source: &SourceStatus) -> SourceFacts {
+    let splits: BTreeSet<&String> = source.offsets.keys().chain(source.high_watermarks.keys()).collect();
+    SourceFacts {
+        oid: source.oid.0,
+        state: source.health.to_owned(),
+        rows: source.records.saturating_sub(source.dead + source.skipped),
+        bytes: 0,
+        errors: source.dead,
+        splits: splits
+            .into_iter()
+            .map(|split| SplitFacts {
+                split: split.clone(),
+                offset: source.offsets.get(split).copied(),
+                end_offset: source.high_watermarks.get(split).copied(),
+                watermark_us: None,
+            })
+            .collect(),
+    }
+}
+
+fn epochs(status: &EngineStatus) -> Vec<EpochFacts> {
+    status
+        .epochs
+        .iter()
+        .map(|info| EpochFacts {
+            epoch: info.epoch.0,
+            at_ms: info.at_ms,
+            durable: info.epoch <= status.durable,
+            rows: None,
+        })
+        .collect()
+}
+
+fn memory(status: &EngineStatus, server: &Server) -> Vec<MemoryFacts> {
+    let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+    let mut parts = vec![MemoryFacts { component: "relations".into(), bytes: bytes(status.memory_bytes), limit_bytes: None }];
+    parts.extend(status.relations.iter().map(|relation| MemoryFacts {
+        component: format!("{} {}", relation.kind, relation.name),
+        bytes: bytes(relation.bytes),
+        limit_bytes: None,
+    }));
+    parts.push(MemoryFacts {
+        component: "one query".into(),
+        bytes: 0,
+        limit_bytes: Some(bytes(server.config().query_memory_bytes)),
+    });
+    parts
+}
+
+fn connection(info: &ConnectionInfo) -> ConnectionFacts {
+    ConnectionFacts {
+        pid: info.pid,
+        user: info.user.clone(),
+        database: info.database.clone(),
+        application_name: info.application_name.clone(),
+        client_address: None,
+        started_at_us: Some(info.started_us),
+        state: if info.active { "active" } else { "idle" }.to_owned(),
+        query: (!info.statement.is_empty()).then(|| info.statement.clone()),
+    }
+}
+
+fn settings(server: &Server) -> Vec<ServerSetting> {
+    let config = server.config();
+    let setting = |name: &str, value: String, description: &str| ServerSetting {
+        name: name.to_owned(),
+        value,
+        description: Some(description.to_owned()),
+    };
+    vec![
+        setting("workers", "1".into(), "Engine worker threads."),
+        setting("max_connections", config.max_connections.to_string(), "Client connections over which a new one is refused."),
+        setting("epoch_linger", format!("{} ms", config.epoch_linger.as_millis()), "How long an epoch waits for more source rows."),
+        setting("snapshot_history", format!("{} ms", config.snapshot_history.as_millis()), "How far back versions are kept."),
+        setting("query_memory_limit", format!("{} B", config.query_memory_bytes), "Memory of one query."),
+    ]
+}
