@@ -17,6 +17,6 @@ pub mod config;
 mod flight;
 pub mod frontend;
 mod http;
-mod pg;
+pub mod pg;
 mod system;
 pub mod testing;

@@ -11,7 +11,8 @@ use datafusion::common::ScalarValue;
 use thalweg_catalog::SqlType;
 
 use crate::frontend::{
-    Description, Notice, Outcome, Parsed, Report, Server, Session, SessionOptions, TransactionStatus,
+    Description, Notice, Outcome, Parsed, Report, Server, Session, SessionOptions,
+    TransactionStatus,
 };
 
 /// Who connects, as the startup packet says.
@@ -54,12 +55,20 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// Whatever planning raises.
-    fn describe(&self, parsed: &Parsed, declared: &[Option<SqlType>]) -> Result<Description, Report>;
+    fn describe(
+        &self,
+        parsed: &Parsed,
+        declared: &[Option<SqlType>],
+    ) -> Result<Description, Report>;
     /// Runs one statement. Dropping the future or the outcome's stream cancels it.
     ///
     /// # Errors
     /// Whatever running it raises.
-    async fn execute(&mut self, parsed: &Parsed, parameters: Vec<ScalarValue>) -> Result<Outcome, Report>;
+    async fn execute(
+        &mut self,
+        parsed: &Parsed,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, Report>;
     /// Messages since the last call.
     fn take_notices(&mut self) -> Vec<Notice>;
     /// Reported settings that changed since the last call.
@@ -76,8 +85,11 @@ pub(super) struct ServerBackends(pub(super) Arc<Server>);
 
 impl Backends for ServerBackends {
     fn open(&self, client: Client) -> Result<Box<dyn Backend>, Report> {
-        let options =
-            SessionOptions { user: client.user, database: client.database, settings: client.settings };
+        let options = SessionOptions {
+            user: client.user,
+            database: client.database,
+            settings: client.settings,
+        };
         Ok(Box::new(Session::new(Arc::clone(&self.0), options)?))
     }
 }
@@ -107,11 +119,19 @@ impl Backend for Session {
         Session::parse(self, text)
     }
 
-    fn describe(&self, parsed: &Parsed, declared: &[Option<SqlType>]) -> Result<Description, Report> {
+    fn describe(
+        &self,
+        parsed: &Parsed,
+        declared: &[Option<SqlType>],
+    ) -> Result<Description, Report> {
         Session::describe(self, parsed, declared)
     }
 
-    async fn execute(&mut self, parsed: &Parsed, parameters: Vec<ScalarValue>) -> Result<Outcome, Report> {
+    async fn execute(
+        &mut self,
+        parsed: &Parsed,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, Report> {
         Session::execute(self, parsed, parameters).await
     }
 

@@ -21,7 +21,10 @@ impl Running {
     pub(super) fn start(self: &Arc<Self>) -> RunningStatement {
         let token = CancellationToken::new();
         *self.0.lock() = Some(token.clone());
-        RunningStatement { running: Arc::clone(self), token }
+        RunningStatement {
+            running: Arc::clone(self),
+            token,
+        }
     }
 
     fn cancel(&self) {
@@ -53,17 +56,33 @@ impl CancelKeys {
     ///
     /// # Errors
     /// When the generator fails; a guessable key is no alternative.
-    pub(super) fn register(self: &Arc<Self>, process_id: i32, length: usize) -> Result<Registration, Report> {
+    pub(super) fn register(
+        self: &Arc<Self>,
+        process_id: i32,
+        length: usize,
+    ) -> Result<Registration, Report> {
         let mut key = vec![0u8; length];
-        getrandom::fill(&mut key).map_err(|error| report("58000", format!("could not make a cancel key: {error}")))?;
+        getrandom::fill(&mut key)
+            .map_err(|error| report("58000", format!("could not make a cancel key: {error}")))?;
         let running = Arc::new(Running::default());
-        self.0.lock().insert(process_id, (key.clone(), Arc::clone(&running)));
-        Ok(Registration { keys: Arc::clone(self), process_id, key, running })
+        self.0
+            .lock()
+            .insert(process_id, (key.clone(), Arc::clone(&running)));
+        Ok(Registration {
+            keys: Arc::clone(self),
+            process_id,
+            key,
+            running,
+        })
     }
 
     /// Cancels what connection `process_id` runs; false when the key is wrong.
     pub(super) fn cancel(&self, process_id: i32, key: &[u8]) -> bool {
-        let found = self.0.lock().get(&process_id).map(|(held, running)| (held.clone(), Arc::clone(running)));
+        let found = self
+            .0
+            .lock()
+            .get(&process_id)
+            .map(|(held, running)| (held.clone(), Arc::clone(running)));
         match found {
             Some((held, running)) if same_bytes(&held, key) => {
                 running.cancel();
@@ -91,7 +110,12 @@ impl Drop for Registration {
 
 /// Compares in a time that depends on the length only.
 fn same_bytes(left: &[u8], right: &[u8]) -> bool {
-    left.len() == right.len() && left.iter().zip(right).fold(0, |seen, (a, b)| seen | (a ^ b)) == 0
+    left.len() == right.len()
+        && left
+            .iter()
+            .zip(right)
+            .fold(0, |seen, (a, b)| seen | (a ^ b))
+            == 0
 }
 
 #[cfg(test)]
@@ -104,15 +128,26 @@ mod tests {
         let registration = keys.register(7, 4).expect("a key");
         let mut wrong = registration.key.clone();
         wrong[3] ^= 1;
-        assert!(keys.cancel(7, &registration.key), "cancelling an idle connection is no error");
+        assert!(
+            keys.cancel(7, &registration.key),
+            "cancelling an idle connection is no error"
+        );
         let statement = registration.running.start();
-        assert!(!statement.token.is_cancelled(), "an earlier request must not reach this statement");
-        assert!(!keys.cancel(7, &wrong) && !keys.cancel(8, &registration.key) && !keys.cancel(7, &[]));
+        assert!(
+            !statement.token.is_cancelled(),
+            "an earlier request must not reach this statement"
+        );
+        assert!(
+            !keys.cancel(7, &wrong) && !keys.cancel(8, &registration.key) && !keys.cancel(7, &[])
+        );
         assert!(!statement.token.is_cancelled());
         assert!(keys.cancel(7, &registration.key));
         assert!(statement.token.is_cancelled());
         let key = registration.key.clone();
         drop((statement, registration));
-        assert!(!keys.cancel(7, &key), "a closed connection's key is worthless");
+        assert!(
+            !keys.cancel(7, &key),
+            "a closed connection's key is worthless"
+        );
     }
 }

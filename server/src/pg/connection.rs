@@ -6,10 +6,12 @@
 use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 
 use datafusion::common::ScalarValue;
 use futures::FutureExt;
+use futures::future::poll_immediate;
 use pgwire::messages::PgWireFrontendMessage as Message;
 use pgwire::messages::response::{ReadyForQuery, TransactionStatus as Status};
 use pgwire::messages::startup::ParameterStatus;
@@ -86,7 +88,17 @@ impl<'a> Connection<'a> {
     ) -> Self {
         let statements = PreparedStatements::default();
         let portals = Portals::default();
-        Self { backend, input, output, limits, statements, portals, running, stop, skip_to_sync: false }
+        Self {
+            backend,
+            input,
+            output,
+            limits,
+            statements,
+            portals,
+            running,
+            stop,
+            skip_to_sync: false,
+        }
     }
 
     /// Answers messages until the connection ends.
@@ -122,7 +134,10 @@ impl<'a> Connection<'a> {
             }
             Frame::Message(Message::Terminate(_)) => return Err(End::Gone),
             _ if self.skip_to_sync => return Ok(()),
-            Frame::Refused { tag: b'Q' | b'F', report } => {
+            Frame::Refused {
+                tag: b'Q' | b'F',
+                report,
+            } => {
                 self.put_failure(&report);
                 return self.ready().await;
             }
@@ -200,7 +215,10 @@ impl<'a> Connection<'a> {
         let interrupts = Interrupts {
             cancel: running.token.clone(),
             stop: self.stop.clone(),
-            deadline: self.backend.statement_timeout().map(|timeout| Instant::now() + timeout),
+            deadline: self
+                .backend
+                .statement_timeout()
+                .map(|timeout| Instant::now() + timeout),
             heed_departure: only_reads(statement),
         };
         (running, interrupts)
@@ -215,10 +233,22 @@ impl<'a> Connection<'a> {
     ) -> Result<Outcome, Failure> {
         self.check_owned(&parsed.statement)?;
         let before = self.backend.transaction_status();
-        let execution = contained(self.backend.execute(parsed, parameters));
-        let outcome = interrupts.guard(self.input, execution).await???;
+        let executed = {
+            let mut execution = pin!(contained(self.backend.execute(parsed, parameters)));
+            match poll_immediate(execution.as_mut()).await {
+                Some(executed) => executed,
+                None => {
+                    // A statement that waits must not hold back what the ones before it have answered.
+                    interrupts.guard(self.input, self.output.flush()).await??;
+                    interrupts.guard(self.input, execution).await?
+                }
+            }
+        };
+        let outcome = executed??;
         self.drop_owned(&parsed.statement);
-        if before != TransactionStatus::Idle && self.backend.transaction_status() == TransactionStatus::Idle {
+        if before != TransactionStatus::Idle
+            && self.backend.transaction_status() == TransactionStatus::Idle
+        {
             self.portals.clear();
         }
         Ok(outcome)
@@ -227,10 +257,17 @@ impl<'a> Connection<'a> {
     /// Statements and portals belong to the wire, so statements about them are checked here.
     fn check_owned(&self, statement: &Statement) -> Result<(), Report> {
         match statement {
-            Statement::Session(SessionStatement::Deallocate(Some(name))) if self.statements.get(name).is_none() => {
-                Err(report("26000", format!("prepared statement \"{name}\" does not exist")))
+            Statement::Session(SessionStatement::Deallocate(Some(name)))
+                if self.statements.get(name).is_none() =>
+            {
+                Err(report(
+                    "26000",
+                    format!("prepared statement \"{name}\" does not exist"),
+                ))
             }
-            Statement::Session(SessionStatement::Close(Some(name))) if !self.portals.contains(name) => {
+            Statement::Session(SessionStatement::Close(Some(name)))
+                if !self.portals.contains(name) =>
+            {
                 Err(report("34000", format!("cursor \"{name}\" does not exist")))
             }
             _ => Ok(()),
@@ -238,7 +275,9 @@ impl<'a> Connection<'a> {
     }
 
     fn drop_owned(&mut self, statement: &Statement) {
-        let Statement::Session(statement) = statement else { return };
+        let Statement::Session(statement) = statement else {
+            return;
+        };
         match statement {
             SessionStatement::Deallocate(Some(name)) => self.statements.remove(name),
             SessionStatement::Deallocate(None) => self.statements.clear(),
@@ -273,7 +312,10 @@ fn panicked(_cause: Box<dyn Any + Send>) -> Report {
 
 /// Awaits a future; a panic in it fails only its statement.
 pub(super) async fn contained<F: Future>(future: F) -> Result<F::Output, Report> {
-    AssertUnwindSafe(future).catch_unwind().await.map_err(panicked)
+    AssertUnwindSafe(future)
+        .catch_unwind()
+        .await
+        .map_err(panicked)
 }
 
 /// Calls a function; a panic in it fails only its statement.

@@ -21,7 +21,9 @@ pub(super) fn visible(ty: &SqlType) -> &SqlType {
 pub(super) fn row_description(columns: &[OutputColumn], formats: &[Format]) -> RowDescription {
     let fields = columns.iter().zip(formats).map(|(column, format)| {
         let ty = visible(&column.ty);
-        let (table, attribute) = column.origin.map_or((0, 0), |(table, attribute)| (table.0, attribute));
+        let (table, attribute) = column
+            .origin
+            .map_or((0, 0), |(table, attribute)| (table.0, attribute));
         FieldDescription::new(
             column.name.replace('\0', ""),
             // The wire field is unsigned; pgwire holds the same bits as i32.

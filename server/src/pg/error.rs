@@ -28,7 +28,13 @@ impl Severity {
 
 /// A report with nothing but its code and message.
 pub(super) fn report(sqlstate: &'static str, message: impl Into<String>) -> Report {
-    Report { sqlstate, message: message.into(), detail: None, hint: None, position: None }
+    Report {
+        sqlstate,
+        message: message.into(),
+        detail: None,
+        hint: None,
+        position: None,
+    }
 }
 
 /// 08P01: the client broke the protocol.
@@ -38,11 +44,18 @@ pub(super) fn violation(message: impl Into<String>) -> Report {
 
 /// 57P01: the server stops.
 pub(super) fn stopping() -> Report {
-    report("57P01", "terminating connection due to administrator command")
+    report(
+        "57P01",
+        "terminating connection due to administrator command",
+    )
 }
 
 fn clean(text: &str) -> String {
-    if text.contains('\0') { text.replace('\0', "") } else { text.to_owned() }
+    if text.contains('\0') {
+        text.replace('\0', "")
+    } else {
+        text.to_owned()
+    }
 }
 
 /// Appends an ErrorResponse.

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use pgwire::messages::data::{NoData, ParameterDescription};
 use pgwire::messages::extendedquery::{
-    Bind, BindComplete, Close, CloseComplete, Describe, Execute, Parse, ParseComplete, PortalSuspended,
-    TARGET_TYPE_BYTE_STATEMENT,
+    Bind, BindComplete, Close, CloseComplete, Describe, Execute, Parse, ParseComplete,
+    PortalSuspended, TARGET_TYPE_BYTE_STATEMENT,
 };
 use pgwire::messages::response::{CommandComplete, EmptyQueryResponse};
 use thalweg_catalog::SqlType;
@@ -32,23 +32,40 @@ impl Connection<'_> {
         if name.is_empty() {
             self.statements.remove("");
         }
-        self.statements.admit(&name, message.query.len(), &self.limits)?;
-        let declared =
-            message.type_oids.iter().map(|&oid| declared_type(oid)).collect::<Result<Vec<_>, _>>()?;
+        self.statements
+            .admit(&name, message.query.len(), &self.limits)?;
+        let declared = message
+            .type_oids
+            .iter()
+            .map(|&oid| declared_type(oid))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut parsed = contained_call(|| self.backend.parse(&message.query))?;
         if parsed.len() > 1 {
-            return Err(report("42601", "cannot insert multiple commands into a prepared statement").into());
+            return Err(report(
+                "42601",
+                "cannot insert multiple commands into a prepared statement",
+            )
+            .into());
         }
         let prepared = match parsed.pop() {
-            None => Prepared { parsed: None, parameters: named(&declared), columns: None },
+            None => Prepared {
+                parsed: None,
+                parameters: named(&declared),
+                columns: None,
+            },
             Some(parsed) => {
                 self.check_block(&parsed)?;
-                let description = contained_call(|| self.backend.describe(&parsed, &declared)).map_err(|mut report| {
-                    report.position = report.position.map(|position| position + parsed.start);
-                    report
-                })?;
+                let description = contained_call(|| self.backend.describe(&parsed, &declared))
+                    .map_err(|mut report| {
+                        report.position = report.position.map(|position| position + parsed.start);
+                        report
+                    })?;
                 let parameters = described(description.parameters, &declared);
-                Prepared { parsed: Some(parsed), parameters, columns: description.columns }
+                Prepared {
+                    parsed: Some(parsed),
+                    parameters,
+                    columns: description.columns,
+                }
             }
         };
         self.statements.insert(name, prepared);
@@ -60,10 +77,15 @@ impl Connection<'_> {
     fn check_block(&self, parsed: &Parsed) -> Result<(), Report> {
         let ends = matches!(
             &parsed.statement,
-            Statement::Session(SessionStatement::Commit | SessionStatement::Rollback | SessionStatement::RollbackTo(_))
+            Statement::Session(
+                SessionStatement::Commit
+                    | SessionStatement::Rollback
+                    | SessionStatement::RollbackTo(_)
+            )
         );
         if self.backend.transaction_status() == TransactionStatus::Failed && !ends {
-            let message = "current transaction is aborted, commands ignored until end of transaction block";
+            let message =
+                "current transaction is aborted, commands ignored until end of transaction block";
             return Err(report("25P02", message));
         }
         Ok(())
@@ -87,7 +109,16 @@ impl Connection<'_> {
         let parameters = bound_parameters(&message, &prepared, statement_name, &zone)?;
         let columns = prepared.columns.as_ref().map(Vec::len);
         let formats = result_formats(&message.result_column_format_codes, columns)?;
-        self.portals.insert(name, Portal { prepared, parameters, formats, state: PortalState::Bound, bytes });
+        self.portals.insert(
+            name,
+            Portal {
+                prepared,
+                parameters,
+                formats,
+                state: PortalState::Bound,
+                bytes,
+            },
+        );
         encode(&mut self.output.buffer, &BindComplete::new());
         Ok(())
     }
@@ -95,8 +126,15 @@ impl Connection<'_> {
     pub(super) fn describe(&mut self, message: &Describe) -> Result<(), Failure> {
         let name = message.name.as_deref().unwrap_or_default();
         let (prepared, formats) = if message.target_type == TARGET_TYPE_BYTE_STATEMENT {
-            let prepared = self.statements.get(name).ok_or_else(|| no_statement(name))?;
-            let types = prepared.parameters.iter().map(|ty| visible(ty).oid()).collect();
+            let prepared = self
+                .statements
+                .get(name)
+                .ok_or_else(|| no_statement(name))?;
+            let types = prepared
+                .parameters
+                .iter()
+                .map(|ty| visible(ty).oid())
+                .collect();
             encode(&mut self.output.buffer, &ParameterDescription::new(types));
             let formats = vec![Format::Text; prepared.columns.as_ref().map_or(0, Vec::len)];
             (prepared, formats)
@@ -115,14 +153,17 @@ impl Connection<'_> {
         let name = message.name.clone().unwrap_or_default();
         let mut portal = self.portals.take(&name).ok_or_else(|| no_portal(&name))?;
         // As in Postgres, no positive number means no limit.
-        let limit = u64::try_from(message.max_rows).ok().filter(|&limit| limit > 0);
+        let limit = u64::try_from(message.max_rows)
+            .ok()
+            .filter(|&limit| limit > 0);
         let prepared = portal.prepared.clone();
         let Some(parsed) = &prepared.parsed else {
             encode(&mut self.output.buffer, &EmptyQueryResponse::new());
             self.portals.insert(name, portal);
             return Ok(());
         };
-        self.execute_portal(&name, &mut portal, parsed, limit).await?;
+        self.execute_portal(&name, &mut portal, parsed, limit)
+            .await?;
         // A portal that failed is gone; one that went well stays until Close, Sync or the end of its block.
         self.portals.insert(name, portal);
         Ok(())
@@ -140,7 +181,10 @@ impl Connection<'_> {
             PortalState::Suspended(rows) => rows,
             PortalState::RowsDone => {
                 portal.state = PortalState::RowsDone;
-                encode(&mut self.output.buffer, &CommandComplete::new("SELECT 0".to_owned()));
+                encode(
+                    &mut self.output.buffer,
+                    &CommandComplete::new("SELECT 0".to_owned()),
+                );
                 return Ok(());
             }
             PortalState::CommandDone => {
@@ -176,11 +220,20 @@ impl Connection<'_> {
         match outcome {
             Outcome::Empty => encode(&mut self.output.buffer, &EmptyQueryResponse::new()),
             Outcome::Command { tag } => encode(&mut self.output.buffer, &CommandComplete::new(tag)),
-            Outcome::Rows { columns, stream, tag } => {
+            Outcome::Rows {
+                columns,
+                stream,
+                tag,
+            } => {
                 if !same_types(portal.prepared.columns.as_deref(), &columns) {
                     return Err(report("0A000", "cached plan must not change result type"));
                 }
-                return Ok(Some(Box::new(Rows::new(&columns, portal.formats.clone(), stream, tag))));
+                return Ok(Some(Box::new(Rows::new(
+                    &columns,
+                    portal.formats.clone(),
+                    stream,
+                    tag,
+                ))));
             }
         }
         Ok(None)
@@ -201,7 +254,10 @@ impl Connection<'_> {
 fn no_statement(name: &str) -> Report {
     match name {
         "" => report("26000", "unnamed prepared statement does not exist"),
-        name => report("26000", format!("prepared statement \"{name}\" does not exist")),
+        name => report(
+            "26000",
+            format!("prepared statement \"{name}\" does not exist"),
+        ),
     }
 }
 
@@ -215,11 +271,15 @@ fn declared_type(oid: u32) -> Result<Option<SqlType>, Report> {
         return Ok(None);
     }
     let ty = SqlType::parse_oid(oid);
-    ty.map(Some).ok_or_else(|| report("42704", format!("type with OID {oid} does not exist")))
+    ty.map(Some)
+        .ok_or_else(|| report("42704", format!("type with OID {oid} does not exist")))
 }
 
 fn named(declared: &[Option<SqlType>]) -> Vec<SqlType> {
-    declared.iter().map(|ty| ty.clone().unwrap_or(SqlType::Text)).collect()
+    declared
+        .iter()
+        .map(|ty| ty.clone().unwrap_or(SqlType::Text))
+        .collect()
 }
 
 /// A client may declare more parameters than the text uses, and binds as many as it declared.
@@ -233,13 +293,19 @@ fn described(mut inferred: Vec<SqlType>, declared: &[Option<SqlType>]) -> Vec<Sq
 fn same_types(described: Option<&[OutputColumn]>, columns: &[OutputColumn]) -> bool {
     described.is_some_and(|described| {
         described.len() == columns.len()
-            && described.iter().zip(columns).all(|(a, b)| visible(&a.ty).oid() == visible(&b.ty).oid())
+            && described
+                .iter()
+                .zip(columns)
+                .all(|(a, b)| visible(&a.ty).oid() == visible(&b.ty).oid())
     })
 }
 
 /// Spreads 0, 1 or `count` format codes over `count` values.
 fn spread_formats(codes: &[i16], count: usize) -> Result<Option<Vec<Format>>, Report> {
-    let formats = codes.iter().map(|&code| Format::from_code(code)).collect::<Result<Vec<_>, _>>()?;
+    let formats = codes
+        .iter()
+        .map(|&code| Format::from_code(code))
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(match formats[..] {
         [] => Some(vec![Format::Text; count]),
         [one] => Some(vec![one; count]),
@@ -250,9 +316,14 @@ fn spread_formats(codes: &[i16], count: usize) -> Result<Option<Vec<Format>>, Re
 
 /// Formats of the result; a statement without rows ignores them, as in Postgres.
 fn result_formats(codes: &[i16], columns: Option<usize>) -> Result<Vec<Format>, Report> {
-    let Some(count) = columns else { return Ok(Vec::new()) };
+    let Some(count) = columns else {
+        return Ok(Vec::new());
+    };
     spread_formats(codes, count)?.ok_or_else(|| {
-        violation(format!("bind message has {} result formats but query has {count} columns", codes.len()))
+        violation(format!(
+            "bind message has {} result formats but query has {count} columns",
+            codes.len()
+        ))
     })
 }
 
@@ -265,7 +336,9 @@ fn bound_parameters(
     let count = message.parameters.len();
     let formats = spread_formats(&message.parameter_format_codes, count)?.ok_or_else(|| {
         let codes = message.parameter_format_codes.len();
-        violation(format!("bind message has {codes} parameter formats but {count} parameters"))
+        violation(format!(
+            "bind message has {codes} parameter formats but {count} parameters"
+        ))
     })?;
     if count != prepared.parameters.len() {
         return Err(violation(format!(
@@ -273,10 +346,23 @@ fn bound_parameters(
             prepared.parameters.len()
         )));
     }
-    let values = message.parameters.iter().zip(&prepared.parameters).zip(formats).enumerate();
+    let values = message
+        .parameters
+        .iter()
+        .zip(&prepared.parameters)
+        .zip(formats)
+        .enumerate();
     values
         .map(|(index, ((value, ty), format))| {
-            parameter(value.as_deref(), visible(ty), format, &ParameterContext { number: index + 1, zone })
+            parameter(
+                value.as_deref(),
+                visible(ty),
+                format,
+                &ParameterContext {
+                    number: index + 1,
+                    zone,
+                },
+            )
         })
         .collect()
 }
@@ -289,13 +375,26 @@ mod tests {
     fn format_codes_are_none_one_or_all() {
         use Format::{Binary, Text};
         assert_eq!(spread_formats(&[], 2), Ok(Some(vec![Text, Text])));
-        assert_eq!(spread_formats(&[1], 3), Ok(Some(vec![Binary, Binary, Binary])));
+        assert_eq!(
+            spread_formats(&[1], 3),
+            Ok(Some(vec![Binary, Binary, Binary]))
+        );
         assert_eq!(spread_formats(&[1, 0], 2), Ok(Some(vec![Binary, Text])));
         assert_eq!(spread_formats(&[1], 0), Ok(Some(vec![])));
         assert_eq!(spread_formats(&[0, 0], 3), Ok(None));
         assert_eq!(spread_formats(&[0, 1], 1), Ok(None));
-        assert_eq!(spread_formats(&[2], 1).expect_err("no such format").sqlstate, "22023");
-        assert_eq!(result_formats(&[1, 1], Some(3)).expect_err("too few").sqlstate, "08P01");
+        assert_eq!(
+            spread_formats(&[2], 1)
+                .expect_err("no such format")
+                .sqlstate,
+            "22023"
+        );
+        assert_eq!(
+            result_formats(&[1, 1], Some(3))
+                .expect_err("too few")
+                .sqlstate,
+            "08P01"
+        );
         assert_eq!(result_formats(&[1, 1], None), Ok(vec![]));
     }
 
@@ -304,6 +403,9 @@ mod tests {
         assert_eq!(declared_type(0), Ok(None));
         assert_eq!(declared_type(705), Ok(None));
         assert_eq!(declared_type(23), Ok(Some(SqlType::Int4)));
-        assert_eq!(declared_type(999_999).expect_err("no such type").sqlstate, "42704");
+        assert_eq!(
+            declared_type(999_999).expect_err("no such type").sqlstate,
+            "42704"
+        );
     }
 }

@@ -39,7 +39,11 @@ impl Splitter {
     ///
     /// # Errors
     /// 08P01; the connection cannot go on.
-    pub(super) fn next(&mut self, buffer: &mut BytesMut, limits: &PgLimits) -> Result<Option<Frame>, Report> {
+    pub(super) fn next(
+        &mut self,
+        buffer: &mut BytesMut,
+        limits: &PgLimits,
+    ) -> Result<Option<Frame>, Report> {
         if let Some((left, tag, report)) = self.skipping.take() {
             let step = left.min(buffer.len());
             buffer.advance(step);
@@ -49,10 +53,14 @@ impl Splitter {
             }
             return Ok(Some(Frame::Refused { tag, report }));
         }
-        let Some(&tag) = buffer.first() else { return Ok(None) };
+        let Some(&tag) = buffer.first() else {
+            return Ok(None);
+        };
         let cap = length_cap(tag, limits)
             .ok_or_else(|| violation(format!("invalid frontend message type {tag}")))?;
-        let Some(length) = length_at(buffer, 1) else { return Ok(None) };
+        let Some(length) = length_at(buffer, 1) else {
+            return Ok(None);
+        };
         if length < 4 {
             return Err(violation("invalid message length"));
         }
@@ -62,7 +70,9 @@ impl Splitter {
                 return Err(violation("invalid message length"));
             }
             let mut too_long = report("54000", "statement is too long");
-            too_long.detail = Some(format!("The message has {length} bytes, the limit is {cap} bytes."));
+            too_long.detail = Some(format!(
+                "The message has {length} bytes, the limit is {cap} bytes."
+            ));
             self.skipping = Some((length + 1, tag, too_long));
             return self.next(buffer, limits);
         }
@@ -101,7 +111,9 @@ fn decode(tag: u8, mut frame: BytesMut) -> Result<Frame, Report> {
     }
     let context = session_context();
     // The layout check leaves nothing to panic on; should pgwire's decoder disagree, only this connection ends.
-    match catch_unwind(AssertUnwindSafe(|| PgWireFrontendMessage::decode(&mut frame, &context))) {
+    match catch_unwind(AssertUnwindSafe(|| {
+        PgWireFrontendMessage::decode(&mut frame, &context)
+    })) {
         Ok(Ok(Some(message))) => Ok(Frame::Message(message)),
         _ => Err(violation("invalid message format")),
     }
@@ -152,7 +164,11 @@ impl<'a> Walk<'a> {
     }
 
     fn text(&mut self) -> Result<(), Fault> {
-        let end = self.rest.iter().position(|&byte| byte == 0).ok_or(Fault::Layout)?;
+        let end = self
+            .rest
+            .iter()
+            .position(|&byte| byte == 0)
+            .ok_or(Fault::Layout)?;
         let text = self.take(end + 1)?;
         check_utf8(&text[..end]).map_err(Fault::Text)
     }
@@ -168,17 +184,32 @@ impl<'a> Walk<'a> {
     }
 
     fn end(&self) -> Result<(), Fault> {
-        if self.rest.is_empty() { Ok(()) } else { Err(Fault::Layout) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(Fault::Layout)
+        }
     }
 }
 
 /// 22021 for bytes that are not UTF-8.
 pub(super) fn check_utf8(bytes: &[u8]) -> Result<(), Report> {
-    let Err(error) = std::str::from_utf8(bytes) else { return Ok(()) };
+    let Err(error) = std::str::from_utf8(bytes) else {
+        return Ok(());
+    };
     let start = error.valid_up_to();
     let end = bytes.len().min(start + error.error_len().unwrap_or(4));
-    let shown: Vec<String> = bytes[start..end].iter().map(|byte| format!("0x{byte:02x}")).collect();
-    Err(report("22021", format!("invalid byte sequence for encoding \"UTF8\": {}", shown.join(" "))))
+    let shown: Vec<String> = bytes[start..end]
+        .iter()
+        .map(|byte| format!("0x{byte:02x}"))
+        .collect();
+    Err(report(
+        "22021",
+        format!(
+            "invalid byte sequence for encoding \"UTF8\": {}",
+            shown.join(" ")
+        ),
+    ))
 }
 
 fn check_layout(tag: u8, body: &[u8]) -> Result<(), Fault> {
@@ -246,15 +277,33 @@ mod tests {
             ("length below its own size", b"Q\0\0\0\x03".to_vec()),
             ("password after the login", frame(b'p', b"x\0")),
             ("unknown type", frame(b'~', b"")),
-            ("zero length, which underflows in pgwire", b"C\0\0\0\0".to_vec()),
+            (
+                "zero length, which underflows in pgwire",
+                b"C\0\0\0\0".to_vec(),
+            ),
             ("a close without a body", frame(b'C', b"")),
-            ("a close of neither statement nor portal", frame(b'C', b"Xa\0")),
+            (
+                "a close of neither statement nor portal",
+                frame(b'C', b"Xa\0"),
+            ),
             ("a query without its terminator", frame(b'Q', b"SELECT 1")),
             ("bytes behind the terminator", frame(b'Q', b"SELECT 1\0x")),
-            ("more parameter types than bytes", frame(b'P', b"\0\0\xff\xff\0\0")),
-            ("more parameters than bytes", frame(b'B', b"\0\0\0\0\xff\xff")),
-            ("a parameter of length -2", frame(b'B', b"\0\0\0\0\0\x01\xff\xff\xff\xfe\0\0")),
-            ("a parameter longer than the message", frame(b'B', b"\0\0\0\0\0\x01\0\0\0\x09ab\0\0")),
+            (
+                "more parameter types than bytes",
+                frame(b'P', b"\0\0\xff\xff\0\0"),
+            ),
+            (
+                "more parameters than bytes",
+                frame(b'B', b"\0\0\0\0\xff\xff"),
+            ),
+            (
+                "a parameter of length -2",
+                frame(b'B', b"\0\0\0\0\0\x01\xff\xff\xff\xfe\0\0"),
+            ),
+            (
+                "a parameter longer than the message",
+                frame(b'B', b"\0\0\0\0\0\x01\0\0\0\x09ab\0\0"),
+            ),
             ("a sync with a body", frame(b'S', b"x")),
             ("a close that is too long", b"C\0\xff\xff\xff".to_vec()),
             ("a bind of 3 GB", b"B\xc0\0\0\0".to_vec()),
@@ -286,18 +335,28 @@ mod tests {
             let mut seen = Vec::new();
             for part in [&bytes[..cut], &bytes[cut..]] {
                 buffer.extend_from_slice(part);
-                while let Some(frame) = splitter.next(&mut buffer, &PgLimits::default()).expect("well formed") {
+                while let Some(frame) = splitter
+                    .next(&mut buffer, &PgLimits::default())
+                    .expect("well formed")
+                {
                     seen.push(format!("{frame:?}"));
                 }
             }
             assert_eq!(seen.len(), 3, "cut at {cut}");
-            assert!(seen[1].contains("parameters: [Some(b\"1\")]"), "{}", seen[1]);
+            assert!(
+                seen[1].contains("parameters: [Some(b\"1\")]"),
+                "{}",
+                seen[1]
+            );
         }
     }
 
     #[test]
     fn a_long_statement_is_read_over_and_refused() {
-        let limits = PgLimits { statement_frame_bytes_max: 100, ..PgLimits::default() };
+        let limits = PgLimits {
+            statement_frame_bytes_max: 100,
+            ..PgLimits::default()
+        };
         let mut bytes = frame(b'Q', &[b'x'; 5_000]);
         bytes.extend(frame(b'S', b""));
         let mut splitter = Splitter::default();
@@ -311,9 +370,18 @@ mod tests {
             }
             held_max = held_max.max(buffer.len());
         }
-        assert!(matches!(&seen[0], Frame::Refused { tag: b'Q', report } if report.sqlstate == "54000"), "{seen:?}");
-        assert!(matches!(&seen[1], Frame::Message(PgWireFrontendMessage::Sync(_))));
-        assert!(held_max < 20, "the statement was buffered: {held_max} bytes");
+        assert!(
+            matches!(&seen[0], Frame::Refused { tag: b'Q', report } if report.sqlstate == "54000"),
+            "{seen:?}"
+        );
+        assert!(matches!(
+            &seen[1],
+            Frame::Message(PgWireFrontendMessage::Sync(_))
+        ));
+        assert!(
+            held_max < 20,
+            "the statement was buffered: {held_max} bytes"
+        );
     }
 
     #[test]
@@ -322,7 +390,10 @@ mod tests {
         match &frames[..] {
             [Frame::Refused { tag: b'Q', report }] => {
                 assert_eq!(report.sqlstate, "22021");
-                assert_eq!(report.message, "invalid byte sequence for encoding \"UTF8\": 0xff");
+                assert_eq!(
+                    report.message,
+                    "invalid byte sequence for encoding \"UTF8\": 0xff"
+                );
             }
             other => panic!("{other:?}"),
         }

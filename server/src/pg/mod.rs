@@ -44,7 +44,12 @@ use crate::frontend::{Report, Server};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves the Postgres protocol on `listener` until `shutdown` is cancelled and every connection has ended.
-pub async fn serve(listener: TcpListener, server: Arc<Server>, limits: PgLimits, shutdown: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    server: Arc<Server>,
+    limits: PgLimits,
+    shutdown: CancellationToken,
+) {
     serve_backends(listener, Arc::new(ServerBackends(server)), limits, shutdown).await;
 }
 
@@ -89,7 +94,10 @@ pub async fn serve_backends(
         }
     };
     if tokio::time::timeout(drain, ended).await.is_err() {
-        tracing::warn!(connections = connections.len(), "connections did not end in time");
+        tracing::warn!(
+            connections = connections.len(),
+            "connections did not end in time"
+        );
     }
     // What is left is aborted with the set.
 }
@@ -162,17 +170,32 @@ type Admitted = (OwnedSemaphorePermit, Box<dyn Backend>, Registration);
 
 /// Every refusal here is FATAL, whatever its code: a client that was not let in never reaches the query loop.
 fn admit(shared: &Shared, client: Client, protocol: Protocol) -> Result<Admitted, Report> {
-    let place = Arc::clone(&shared.sessions).try_acquire_owned().map_err(|_| too_many())?;
+    let place = Arc::clone(&shared.sessions)
+        .try_acquire_owned()
+        .map_err(|_| too_many())?;
     let backend = shared.backends.open(client)?;
-    let registration = shared.keys.register(backend.process_id(), protocol.key_bytes())?;
+    let registration = shared
+        .keys
+        .register(backend.process_id(), protocol.key_bytes())?;
     Ok((place, backend, registration))
 }
 
-async fn session(shared: &Shared, input: &mut Input, output: &mut Output, admitted: Admitted) -> End {
+async fn session(
+    shared: &Shared,
+    input: &mut Input,
+    output: &mut Output,
+    admitted: Admitted,
+) -> End {
     let (_place, backend, registration) = admitted;
     welcome(output, backend.as_ref(), &registration);
     let running = Arc::clone(&registration.running);
-    let mut connection =
-        Connection::new(backend, input, output, shared.limits.clone(), running, shared.stop.clone());
+    let mut connection = Connection::new(
+        backend,
+        input,
+        output,
+        shared.limits.clone(),
+        running,
+        shared.stop.clone(),
+    );
     connection.serve().await
 }

@@ -48,15 +48,22 @@ impl PreparedStatements {
             return Ok(());
         }
         if self.by_name.contains_key(name) {
-            return Err(report("42P05", format!("prepared statement \"{name}\" already exists")));
+            return Err(report(
+                "42P05",
+                format!("prepared statement \"{name}\" already exists"),
+            ));
         }
-        if self.by_name.len() >= limits.statements_max || self.bytes + bytes > limits.statement_bytes_max {
+        if self.by_name.len() >= limits.statements_max
+            || self.bytes + bytes > limits.statement_bytes_max
+        {
             let mut full = report("54000", "too many prepared statements on this connection");
             full.detail = Some(format!(
                 "A connection holds up to {} prepared statements with {} bytes of text.",
                 limits.statements_max, limits.statement_bytes_max
             ));
-            full.hint = Some("Close statements that are no longer used, or use the unnamed statement.".into());
+            full.hint = Some(
+                "Close statements that are no longer used, or use the unnamed statement.".into(),
+            );
             return Err(full);
         }
         Ok(())
@@ -125,7 +132,8 @@ impl Portals {
         if self.by_name.contains_key(name) {
             return Err(report("42P03", format!("cursor \"{name}\" already exists")));
         }
-        if self.by_name.len() >= limits.portals_max || self.bytes + bytes > limits.portal_bytes_max {
+        if self.by_name.len() >= limits.portals_max || self.bytes + bytes > limits.portal_bytes_max
+        {
             let mut full = report("54000", "too many open portals on this connection");
             full.detail = Some(format!(
                 "A connection holds up to {} portals with {} bytes of parameters.",

@@ -47,9 +47,17 @@ impl Rows {
         let columns = columns
             .iter()
             .zip(formats)
-            .map(|(column, format)| Column { ty: visible(&column.ty).clone(), format })
+            .map(|(column, format)| Column {
+                ty: visible(&column.ty).clone(),
+                format,
+            })
             .collect();
-        Self { columns, stream, tag, current: None }
+        Self {
+            columns,
+            stream,
+            tag,
+            current: None,
+        }
     }
 }
 
@@ -87,20 +95,32 @@ impl Connection<'_> {
             }
             match self.next_batch(rows, interrupts).await? {
                 Some(batch) => rows.current = Some((batch, 0)),
-                None => return Ok(Sent::All { tag: rows.tag.finish(sent) }),
+                None => {
+                    return Ok(Sent::All {
+                        tag: rows.tag.finish(sent),
+                    });
+                }
             }
         }
     }
 
-    async fn next_batch(&mut self, rows: &mut Rows, interrupts: &Interrupts) -> Result<Option<RecordBatch>, Failure> {
+    async fn next_batch(
+        &mut self,
+        rows: &mut Rows,
+        interrupts: &Interrupts,
+    ) -> Result<Option<RecordBatch>, Failure> {
         let next = match poll_immediate(contained(rows.stream.next())).await {
             Some(next) => next?,
             None => {
                 interrupts.guard(self.input, self.output.flush()).await??;
-                interrupts.guard(self.input, contained(rows.stream.next())).await??
+                interrupts
+                    .guard(self.input, contained(rows.stream.next()))
+                    .await??
             }
         };
-        Ok(next.transpose().map_err(|error: DataFusionError| Planner::classify(&error))?)
+        Ok(next
+            .transpose()
+            .map_err(|error: DataFusionError| Planner::classify(&error))?)
     }
 }
 

@@ -31,7 +31,9 @@ impl Connection<'_> {
             encode(&mut self.output.buffer, &EmptyQueryResponse::new());
         }
         for parsed in &statements {
-            self.simple_statement(parsed).await.map_err(|failure| in_whole_text(failure, parsed))?;
+            self.simple_statement(parsed)
+                .await
+                .map_err(|failure| in_whole_text(failure, parsed))?;
         }
         Ok(())
     }
@@ -46,9 +48,16 @@ impl Connection<'_> {
                 return Ok(());
             }
             Outcome::Command { tag } => tag,
-            Outcome::Rows { columns, stream, tag } => {
+            Outcome::Rows {
+                columns,
+                stream,
+                tag,
+            } => {
                 let formats = vec![Format::Text; columns.len()];
-                encode(&mut self.output.buffer, &row_description(&columns, &formats));
+                encode(
+                    &mut self.output.buffer,
+                    &row_description(&columns, &formats),
+                );
                 let mut rows = Rows::new(&columns, formats, stream, tag);
                 match self.send_rows(&mut rows, None, &interrupts).await? {
                     Sent::All { tag } => tag,

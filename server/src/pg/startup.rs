@@ -71,7 +71,9 @@ pub(super) async fn greet(input: &mut Input, output: &mut Output) -> Result<Gree
                 // must never be taken for part of an encrypted session.
                 let stuffed = !input.at_least(0).await?.is_empty();
                 if !packet.is_empty() || stuffed || asked.contains(&code) {
-                    return Err(End::Fatal(violation("received unencrypted data after an encryption request")));
+                    return Err(End::Fatal(violation(
+                        "received unencrypted data after an encryption request",
+                    )));
                 }
                 asked.push(code);
                 output.buffer.extend_from_slice(b"N");
@@ -101,23 +103,41 @@ fn cancel_request(mut packet: BytesMut) -> Option<Greeting> {
     let process_id = packet.try_get_i32().ok()?;
     (4..=CANCEL_KEY_BYTES_MAX)
         .contains(&packet.len())
-        .then(|| Greeting::Cancel { process_id, key: packet.to_vec() })
+        .then(|| Greeting::Cancel {
+            process_id,
+            key: packet.to_vec(),
+        })
 }
 
 fn session_request(code: u32, packet: BytesMut, output: &mut Output) -> Result<Greeting, End> {
     let (major, minor) = ((code >> 16) as u16, (code & 0xffff) as u16);
     if major != 3 {
-        let message = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{NEWEST_MINOR}");
+        let message = format!(
+            "unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{NEWEST_MINOR}"
+        );
         return Err(End::Fatal(report("0A000", message)));
     }
     let startup = decode(code, packet).map_err(End::Fatal)?;
-    let options: Vec<String> = startup.parameters.keys().filter(|name| name.starts_with("_pq_.")).cloned().collect();
+    let options: Vec<String> = startup
+        .parameters
+        .keys()
+        .filter(|name| name.starts_with("_pq_."))
+        .cloned()
+        .collect();
     if minor > NEWEST_MINOR || !options.is_empty() {
         let agreed = (3 << 16) | i32::from(minor.min(NEWEST_MINOR));
-        encode(&mut output.buffer, &NegotiateProtocolVersion::new(agreed, options));
+        encode(
+            &mut output.buffer,
+            &NegotiateProtocolVersion::new(agreed, options),
+        );
     }
     let client = client(startup).map_err(End::Fatal)?;
-    Ok(Greeting::Session { client, protocol: Protocol { minor: minor.min(NEWEST_MINOR) } })
+    Ok(Greeting::Session {
+        client,
+        protocol: Protocol {
+            minor: minor.min(NEWEST_MINOR),
+        },
+    })
 }
 
 /// Checks the layout, then hands exactly this packet to pgwire's decoder.
@@ -157,7 +177,10 @@ fn client(startup: Startup) -> Result<Client, Report> {
             "user" => client.user = value,
             "database" => client.database = value,
             // `options` come first, so that the packet's own parameters win over them.
-            "options" => client.settings.splice(0..0, command_line(&value)?).for_each(drop),
+            "options" => client
+                .settings
+                .splice(0..0, command_line(&value)?)
+                .for_each(drop),
             "replication" => {
                 if !matches!(value.as_str(), "false" | "off" | "no" | "0") {
                     return Err(report("0A000", "replication connections are not supported"));
@@ -168,7 +191,10 @@ fn client(startup: Startup) -> Result<Client, Report> {
         }
     }
     if client.user.is_empty() {
-        return Err(report("28000", "no PostgreSQL user name specified in startup packet"));
+        return Err(report(
+            "28000",
+            "no PostgreSQL user name specified in startup packet",
+        ));
     }
     if client.database.is_empty() {
         client.database.clone_from(&client.user);
@@ -189,7 +215,10 @@ fn command_line(text: &str) -> Result<Vec<(String, String)>, Report> {
         let pair = assignment.as_deref().and_then(|pair| pair.split_once('='));
         let Some((name, value)) = pair.filter(|(name, _)| !name.is_empty()) else {
             let shown: String = word.chars().take(QUOTED_CHARS_MAX).collect();
-            return Err(report("42601", format!("invalid command-line argument for server process: {shown}")));
+            return Err(report(
+                "42601",
+                format!("invalid command-line argument for server process: {shown}"),
+            ));
         };
         settings.push((name.replace('-', "_"), value.to_owned()));
     }
@@ -205,7 +234,11 @@ fn split_words(text: &str) -> Vec<String> {
             words.extend(word.take());
             continue;
         }
-        let kept = if c == '\\' { chars.next().unwrap_or('\\') } else { c };
+        let kept = if c == '\\' {
+            chars.next().unwrap_or('\\')
+        } else {
+            c
+        };
         word.get_or_insert_default().push(kept);
     }
     words.extend(word);
@@ -219,7 +252,10 @@ pub(super) fn welcome(output: &mut Output, backend: &dyn Backend, registration: 
         encode(&mut output.buffer, &ParameterStatus::new(name, value));
     }
     let key = SecretKey::Bytes(registration.key.clone().into());
-    encode(&mut output.buffer, &BackendKeyData::new(registration.process_id, key));
+    encode(
+        &mut output.buffer,
+        &BackendKeyData::new(registration.process_id, key),
+    );
 }
 
 #[cfg(test)]
@@ -228,9 +264,17 @@ mod tests {
 
     #[test]
     fn options_are_split_as_postgres_splits_them() {
-        let parsed = command_line(r"-c TimeZone=Asia/Kolkata --search-path=a,\ b -cwork_mem=1MB").expect("options");
-        let expected = [("TimeZone", "Asia/Kolkata"), ("search_path", "a, b"), ("work_mem", "1MB")];
-        assert_eq!(parsed, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let parsed = command_line(r"-c TimeZone=Asia/Kolkata --search-path=a,\ b -cwork_mem=1MB")
+            .expect("options");
+        let expected = [
+            ("TimeZone", "Asia/Kolkata"),
+            ("search_path", "a, b"),
+            ("work_mem", "1MB"),
+        ];
+        assert_eq!(
+            parsed,
+            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
         for bad in ["-c", "-c x", "--=1", "-d 3", "plain", "-c =1"] {
             assert_eq!(command_line(bad).expect_err(bad).sqlstate, "42601", "{bad}");
         }
@@ -239,21 +283,46 @@ mod tests {
     #[test]
     fn the_packets_own_parameters_win_over_options() {
         let mut startup = Startup::new();
-        for (name, value) in [("user", "ann"), ("TimeZone", "UTC"), ("options", "-c TimeZone=Asia/Tokyo"), ("_pq_.x", "1")] {
+        for (name, value) in [
+            ("user", "ann"),
+            ("TimeZone", "UTC"),
+            ("options", "-c TimeZone=Asia/Tokyo"),
+            ("_pq_.x", "1"),
+        ] {
             startup.parameters.insert(name.into(), value.into());
         }
         let client = client(startup).expect("client");
         assert_eq!(client.database, "ann");
-        let names: Vec<&str> = client.settings.iter().map(|(_, value)| value.as_str()).collect();
+        let names: Vec<&str> = client
+            .settings
+            .iter()
+            .map(|(_, value)| value.as_str())
+            .collect();
         assert_eq!(names, ["Asia/Tokyo", "UTC"]);
     }
 
     #[test]
     fn a_packet_without_its_terminator_is_a_violation() {
-        for bad in [&b"user\0ann\0"[..], b"user\0ann", b"user", b"", b"user\0ann\0\0x", b"\0\0"] {
-            assert_eq!(check_parameters(bad).expect_err("malformed").sqlstate, "08P01", "{bad:?}");
+        for bad in [
+            &b"user\0ann\0"[..],
+            b"user\0ann",
+            b"user",
+            b"",
+            b"user\0ann\0\0x",
+            b"\0\0",
+        ] {
+            assert_eq!(
+                check_parameters(bad).expect_err("malformed").sqlstate,
+                "08P01",
+                "{bad:?}"
+            );
         }
         assert!(check_parameters(b"user\0ann\0\0").is_ok());
-        assert_eq!(check_parameters(b"user\0\xff\0\0").expect_err("not UTF-8").sqlstate, "22021");
+        assert_eq!(
+            check_parameters(b"user\0\xff\0\0")
+                .expect_err("not UTF-8")
+                .sqlstate,
+            "22021"
+        );
     }
 }

@@ -58,7 +58,10 @@ impl Interrupt {
     pub(super) fn into_report(self) -> Result<Report, End> {
         match self {
             Interrupt::Canceled => Ok(report("57014", "canceling statement due to user request")),
-            Interrupt::TimedOut => Ok(report("57014", "canceling statement due to statement timeout")),
+            Interrupt::TimedOut => Ok(report(
+                "57014",
+                "canceling statement due to statement timeout",
+            )),
             Interrupt::Stopping => Err(End::Fatal(stopping())),
             Interrupt::Gone => Err(End::Gone),
         }
@@ -101,7 +104,11 @@ impl Interrupts {
 
     /// Waits for `future` unless something interrupts it. What is already raised wins over a future that is ready, so a
     /// stream that never pauses can be cancelled.
-    pub(super) async fn guard<F: Future>(&self, input: &mut Input, future: F) -> Result<F::Output, Interrupt> {
+    pub(super) async fn guard<F: Future>(
+        &self,
+        input: &mut Input,
+        future: F,
+    ) -> Result<F::Output, Interrupt> {
         tokio::select! {
             biased;
             interrupt = self.raised(input) => Err(interrupt),
@@ -125,7 +132,10 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) fn new(reader: impl AsyncRead + Send + Unpin + 'static, read_ahead_bytes: usize) -> Self {
+    pub(super) fn new(
+        reader: impl AsyncRead + Send + Unpin + 'static,
+        read_ahead_bytes: usize,
+    ) -> Self {
         Self {
             reader: Box::new(reader),
             buffer: BytesMut::new(),
@@ -155,7 +165,11 @@ impl Input {
     /// The next message.
     pub(super) async fn frame(&mut self, limits: &PgLimits) -> Result<Frame, End> {
         loop {
-            if let Some(frame) = self.splitter.next(&mut self.buffer, limits).map_err(End::Fatal)? {
+            if let Some(frame) = self
+                .splitter
+                .next(&mut self.buffer, limits)
+                .map_err(End::Fatal)?
+            {
                 return Ok(frame);
             }
             self.read().await?;
@@ -200,7 +214,10 @@ pub(super) struct Output {
 
 impl Output {
     pub(super) fn new(writer: impl AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self { writer: Box::new(writer), buffer: BytesMut::new() }
+        Self {
+            writer: Box::new(writer),
+            buffer: BytesMut::new(),
+        }
     }
 
     /// Sends what is buffered. Dropping the future keeps the rest for the next call.
@@ -219,7 +236,11 @@ impl Output {
 }
 
 /// Sends what is buffered, unless the server stops or the client leaves meanwhile.
-pub(super) async fn flush(input: &mut Input, output: &mut Output, stop: &CancellationToken) -> Result<(), End> {
+pub(super) async fn flush(
+    input: &mut Input,
+    output: &mut Output,
+    stop: &CancellationToken,
+) -> Result<(), End> {
     tokio::select! {
         biased;
         sent = output.flush() => Ok(sent?),

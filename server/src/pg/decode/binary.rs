@@ -20,7 +20,12 @@ const NUMERIC_GROUPS_MAX: usize = 2_000;
 
 /// Reads `bytes` as a value of `ty`; `number` is the parameter's, for messages.
 pub(super) fn scalar(bytes: &[u8], ty: &SqlType, number: usize) -> Result<ScalarValue, Report> {
-    let incorrect = || report("22P03", format!("incorrect binary data format in bind parameter {number}"));
+    let incorrect = || {
+        report(
+            "22P03",
+            format!("incorrect binary data format in bind parameter {number}"),
+        )
+    };
     value(bytes, ty, number)?.ok_or_else(incorrect)
 }
 
@@ -35,12 +40,22 @@ fn value(bytes: &[u8], ty: &SqlType, number: usize) -> Result<Option<ScalarValue
         SqlType::Int2 => exactly(bytes).map(|b| ScalarValue::Int16(Some(i16::from_be_bytes(b)))),
         SqlType::Int4 => exactly(bytes).map(|b| ScalarValue::Int32(Some(i32::from_be_bytes(b)))),
         SqlType::Int8 => exactly(bytes).map(|b| ScalarValue::Int64(Some(i64::from_be_bytes(b)))),
-        SqlType::Oid | SqlType::Reg(_) => exactly(bytes).map(|b| ScalarValue::UInt32(Some(u32::from_be_bytes(b)))),
-        SqlType::Float4 => exactly(bytes).map(|b| ScalarValue::Float32(Some(f32::from_be_bytes(b)))),
-        SqlType::Float8 => exactly(bytes).map(|b| ScalarValue::Float64(Some(f64::from_be_bytes(b)))),
+        SqlType::Oid | SqlType::Reg(_) => {
+            exactly(bytes).map(|b| ScalarValue::UInt32(Some(u32::from_be_bytes(b))))
+        }
+        SqlType::Float4 => {
+            exactly(bytes).map(|b| ScalarValue::Float32(Some(f32::from_be_bytes(b))))
+        }
+        SqlType::Float8 => {
+            exactly(bytes).map(|b| ScalarValue::Float64(Some(f64::from_be_bytes(b))))
+        }
         SqlType::Bytea => Some(ScalarValue::Binary(Some(bytes.to_vec()))),
-        SqlType::Uuid => exactly::<16>(bytes).map(|b| ScalarValue::FixedSizeBinary(16, Some(b.to_vec()))),
-        SqlType::Date => exactly(bytes).map(|b| date(i32::from_be_bytes(b))).transpose()?,
+        SqlType::Uuid => {
+            exactly::<16>(bytes).map(|b| ScalarValue::FixedSizeBinary(16, Some(b.to_vec())))
+        }
+        SqlType::Date => exactly(bytes)
+            .map(|b| date(i32::from_be_bytes(b)))
+            .transpose()?,
         SqlType::Time => exactly(bytes)
             .map(i64::from_be_bytes)
             .filter(|us| (0..=86_400_000_000).contains(us))
@@ -55,19 +70,28 @@ fn value(bytes: &[u8], ty: &SqlType, number: usize) -> Result<Option<ScalarValue
             .map(|us| ScalarValue::TimestampMicrosecond(Some(us), Some("UTC".into()))),
         SqlType::Interval => exactly::<16>(bytes).map(|b| interval(&b)).transpose()?,
         SqlType::Numeric { .. } => numeric(bytes, ty)?,
-        SqlType::Json => Some(ScalarValue::Utf8View(Some(json::checked(utf8(bytes)?)?.to_owned()))),
+        SqlType::Json => Some(ScalarValue::Utf8View(Some(
+            json::checked(utf8(bytes)?)?.to_owned(),
+        ))),
         SqlType::Jsonb => match bytes.split_first() {
             Some((1, rest)) => Some(ScalarValue::Utf8View(Some(json::canonical(utf8(rest)?)?))),
             _ => None,
         },
-        SqlType::Char(_) => Some(ScalarValue::Utf8View(Some(utf8(bytes)?.trim_end_matches(' ').to_owned()))),
+        SqlType::Char(_) => Some(ScalarValue::Utf8View(Some(
+            utf8(bytes)?.trim_end_matches(' ').to_owned(),
+        ))),
         SqlType::InternalChar if bytes.len() != 1 => None,
-        SqlType::Text | SqlType::Varchar(_) | SqlType::Name | SqlType::Unknown | SqlType::InternalChar => {
-            Some(ScalarValue::Utf8View(Some(utf8(bytes)?.to_owned())))
-        }
+        SqlType::Text
+        | SqlType::Varchar(_)
+        | SqlType::Name
+        | SqlType::Unknown
+        | SqlType::InternalChar => Some(ScalarValue::Utf8View(Some(utf8(bytes)?.to_owned()))),
         SqlType::Array(element) => array(bytes, element, number)?,
         SqlType::Struct(_) => {
-            return Err(report("0A000", "input of anonymous composite types is not implemented"));
+            return Err(report(
+                "0A000",
+                "input of anonymous composite types is not implemented",
+            ));
         }
     })
 }
@@ -75,7 +99,9 @@ fn value(bytes: &[u8], ty: &SqlType, number: usize) -> Result<Option<ScalarValue
 fn date(days: i32) -> Result<ScalarValue, Report> {
     let days = match days {
         i32::MIN | i32::MAX => days,
-        days => days.checked_add(EPOCH_2000_DAYS).ok_or_else(|| report("22008", "date out of range"))?,
+        days => days
+            .checked_add(EPOCH_2000_DAYS)
+            .ok_or_else(|| report("22008", "date out of range"))?,
     };
     Ok(ScalarValue::Date32(Some(days)))
 }
@@ -83,7 +109,9 @@ fn date(days: i32) -> Result<ScalarValue, Report> {
 fn timestamp(us: i64) -> Result<i64, Report> {
     match us {
         i64::MIN | i64::MAX => Ok(us),
-        us => us.checked_add(EPOCH_2000_US).ok_or_else(|| report("22008", "timestamp out of range")),
+        us => us
+            .checked_add(EPOCH_2000_US)
+            .ok_or_else(|| report("22008", "timestamp out of range")),
     }
 }
 
@@ -91,24 +119,35 @@ fn interval(mut bytes: &[u8]) -> Result<ScalarValue, Report> {
     let us = bytes.get_i64();
     let days = bytes.get_i32();
     let months = bytes.get_i32();
-    let nanoseconds = us.checked_mul(1000).ok_or_else(|| report("22008", "interval out of range"))?;
-    Ok(ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(months, days, nanoseconds))))
+    let nanoseconds = us
+        .checked_mul(1000)
+        .ok_or_else(|| report("22008", "interval out of range"))?;
+    Ok(ScalarValue::IntervalMonthDayNano(Some(
+        IntervalMonthDayNano::new(months, days, nanoseconds),
+    )))
 }
 
 fn numeric(mut bytes: &[u8], ty: &SqlType) -> Result<Option<ScalarValue>, Report> {
-    let (Ok(count), Ok(weight), Ok(sign), Ok(_scale)) =
-        (bytes.try_get_u16(), bytes.try_get_i16(), bytes.try_get_u16(), bytes.try_get_u16())
-    else {
+    let (Ok(count), Ok(weight), Ok(sign), Ok(_scale)) = (
+        bytes.try_get_u16(),
+        bytes.try_get_i16(),
+        bytes.try_get_u16(),
+        bytes.try_get_u16(),
+    ) else {
         return Ok(None);
     };
     let count = usize::from(count);
     if !matches!(sign, NUMERIC_POSITIVE | NUMERIC_NEGATIVE) {
-        return Err(report("22003", "numeric NaN and infinity are not supported"));
+        return Err(report(
+            "22003",
+            "numeric NaN and infinity are not supported",
+        ));
     }
     if bytes.len() != count * 2 {
         return Ok(None);
     }
-    if count > NUMERIC_GROUPS_MAX || i32::from(weight).unsigned_abs() as usize > NUMERIC_GROUPS_MAX {
+    if count > NUMERIC_GROUPS_MAX || i32::from(weight).unsigned_abs() as usize > NUMERIC_GROUPS_MAX
+    {
         return Err(report("22003", "numeric field overflow"));
     }
     let groups: Vec<u16> = (0..count).map(|_| bytes.get_u16()).collect();
@@ -121,21 +160,38 @@ fn numeric(mut bytes: &[u8], ty: &SqlType) -> Result<Option<ScalarValue>, Report
     number::decimal(sign == NUMERIC_NEGATIVE, &digits, places, ty).map(Some)
 }
 
-fn array(mut bytes: &[u8], element: &SqlType, number: usize) -> Result<Option<ScalarValue>, Report> {
-    let (Ok(dimensions), Ok(_has_nulls), Ok(oid)) = (bytes.try_get_i32(), bytes.try_get_i32(), bytes.try_get_u32()) else {
+fn array(
+    mut bytes: &[u8],
+    element: &SqlType,
+    number: usize,
+) -> Result<Option<ScalarValue>, Report> {
+    let (Ok(dimensions), Ok(_has_nulls), Ok(oid)) = (
+        bytes.try_get_i32(),
+        bytes.try_get_i32(),
+        bytes.try_get_u32(),
+    ) else {
         return Ok(None);
     };
     if dimensions > 1 || matches!(element, SqlType::Array(_)) {
         return Err(list::too_many_dimensions());
     }
     if oid != element.oid() {
-        let mut wrong = report("42804", format!("wrong element type in bind parameter {number}"));
-        wrong.detail = Some(format!("The array has elements of type OID {oid}, expected {}.", element.oid()));
+        let mut wrong = report(
+            "42804",
+            format!("wrong element type in bind parameter {number}"),
+        );
+        wrong.detail = Some(format!(
+            "The array has elements of type OID {oid}, expected {}.",
+            element.oid()
+        ));
         return Err(wrong);
     }
     let count = match dimensions {
         0 => 0,
-        1 => match (bytes.try_get_i32().map(usize::try_from), bytes.try_get_i32()) {
+        1 => match (
+            bytes.try_get_i32().map(usize::try_from),
+            bytes.try_get_i32(),
+        ) {
             // Every element has at least its length field, so a count cannot promise more than there is.
             (Ok(Ok(count)), Ok(_lower_bound)) if count <= bytes.len() / 4 => count,
             _ => return Ok(None),
@@ -144,7 +200,9 @@ fn array(mut bytes: &[u8], element: &SqlType, number: usize) -> Result<Option<Sc
     };
     let mut values = Vec::with_capacity(count);
     for _ in 0..count {
-        let Ok(length) = bytes.try_get_i32() else { return Ok(None) };
+        let Ok(length) = bytes.try_get_i32() else {
+            return Ok(None);
+        };
         match usize::try_from(length) {
             Ok(length) if length <= bytes.len() => {
                 values.push(scalar(&bytes[..length], element, number)?);

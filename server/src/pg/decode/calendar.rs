@@ -24,8 +24,14 @@ use Fault::{Range, Syntax};
 
 fn fault(fault: Fault, ty: &SqlType, text: &str) -> Report {
     match fault {
-        Syntax => report("22007", format!("invalid input syntax for type {ty}: \"{}\"", shown(text))),
-        Range => report("22008", format!("date/time field value out of range: \"{}\"", shown(text))),
+        Syntax => report(
+            "22007",
+            format!("invalid input syntax for type {ty}: \"{}\"", shown(text)),
+        ),
+        Range => report(
+            "22008",
+            format!("date/time field value out of range: \"{}\"", shown(text)),
+        ),
     }
 }
 
@@ -42,7 +48,9 @@ pub(super) fn date(text: &str, ty: &SqlType) -> Result<i32, Report> {
 
 pub(super) fn time(text: &str, ty: &SqlType) -> Result<i64, Report> {
     // An offset is accepted and ignored, as in Postgres.
-    let clock = text.find(['+', '-', 'Z', 'z']).map_or(text, |end| text[..end].trim_end());
+    let clock = text
+        .find(['+', '-', 'Z', 'z'])
+        .map_or(text, |end| text[..end].trim_end());
     clock_us(clock).map_err(|kind| fault(kind, ty, text))
 }
 
@@ -56,7 +64,11 @@ pub(super) fn timestamp(text: &str, ty: &SqlType, zone: Option<&Zone>) -> Result
     }
     let read = || {
         let parts = split(text)?;
-        let local = parts.days.checked_mul(DAY_US).and_then(|days| days.checked_add(parts.clock_us)).ok_or(Range)?;
+        let local = parts
+            .days
+            .checked_mul(DAY_US)
+            .and_then(|days| days.checked_add(parts.clock_us))
+            .ok_or(Range)?;
         Ok(match (zone, parts.zone) {
             (None, _) => local,
             (Some(session), written) => written.as_ref().unwrap_or(session).to_utc(local),
@@ -73,7 +85,11 @@ struct Parts {
 
 /// `[Y]YYYY-MM-DD[( |T)clock[ ][zone]][ BC]`, or `YYYYMMDD` for the date.
 fn split(text: &str) -> Result<Parts, Fault> {
-    let (text, before_christ) = match text.len().checked_sub(3).and_then(|at| text.split_at_checked(at)) {
+    let (text, before_christ) = match text
+        .len()
+        .checked_sub(3)
+        .and_then(|at| text.split_at_checked(at))
+    {
         Some((head, tail)) if tail.eq_ignore_ascii_case(" bc") => (head.trim_end(), true),
         Some((head, tail)) if tail.eq_ignore_ascii_case(" ad") => (head.trim_end(), false),
         _ => (text, false),
@@ -83,25 +99,45 @@ fn split(text: &str) -> Result<Parts, Fault> {
     let days = date_days(date, before_christ)?;
     let rest = rest.get(1..).unwrap_or_default().trim();
     if rest.is_empty() {
-        return if end < text.len() { Err(Syntax) } else { Ok(Parts { days, clock_us: 0, zone: None }) };
+        return if end < text.len() {
+            Err(Syntax)
+        } else {
+            Ok(Parts {
+                days,
+                clock_us: 0,
+                zone: None,
+            })
+        };
     }
-    let clock_end = rest.find(|c: char| !(c.is_ascii_digit() || matches!(c, ':' | '.'))).unwrap_or(rest.len());
+    let clock_end = rest
+        .find(|c: char| !(c.is_ascii_digit() || matches!(c, ':' | '.')))
+        .unwrap_or(rest.len());
     let (clock, zone) = rest.split_at(clock_end);
     let zone = match zone.trim() {
         "" => None,
         name => Some(Zone::parse(name).ok_or(Syntax)?),
     };
-    Ok(Parts { days, clock_us: clock_us(clock)?, zone })
+    Ok(Parts {
+        days,
+        clock_us: clock_us(clock)?,
+        zone,
+    })
 }
 
 fn date_days(text: &str, before_christ: bool) -> Result<i64, Fault> {
     let parts: Vec<&str> = text.split('-').collect();
     let (year, month, day) = match parts[..] {
         [year, month, day] => (year, month, day),
-        [packed] if packed.len() == 8 && packed.is_ascii() => (&packed[..4], &packed[4..6], &packed[6..]),
+        [packed] if packed.len() == 8 && packed.is_ascii() => {
+            (&packed[..4], &packed[4..6], &packed[6..])
+        }
         _ => return Err(Syntax),
     };
-    let (year, month, day) = (digits(year, 3..=6)?, digits(month, 1..=2)?, digits(day, 1..=2)?);
+    let (year, month, day) = (
+        digits(year, 3..=6)?,
+        digits(month, 1..=2)?,
+        digits(day, 1..=2)?,
+    );
     if year == 0 {
         return Err(Range);
     }
@@ -126,7 +162,11 @@ fn clock_us(text: &str) -> Result<i64, Fault> {
     let (hours, minutes) = (digits(hours, 1..=2)?, digits(minutes, 1..=2)?);
     let us = seconds_us(seconds)?;
     let total = (hours * 60 + minutes) * 60 * SECOND_US + us;
-    if minutes > 59 || us > 60 * SECOND_US || total > DAY_US { Err(Range) } else { Ok(total) }
+    if minutes > 59 || us > 60 * SECOND_US || total > DAY_US {
+        Err(Range)
+    } else {
+        Ok(total)
+    }
 }
 
 fn seconds_us(text: &str) -> Result<i64, Fault> {
@@ -151,7 +191,10 @@ pub(super) fn interval(text: &str, ty: &SqlType) -> Result<IntervalMonthDayNano,
         None => verbose_interval(text),
     };
     read.map_err(|kind| match kind {
-        Range => report("22015", format!("interval field value out of range: \"{}\"", shown(text))),
+        Range => report(
+            "22015",
+            format!("interval field value out of range: \"{}\"", shown(text)),
+        ),
         kind => fault(kind, ty, text),
     })
 }
@@ -171,10 +214,16 @@ impl Sum {
         let spread = |whole: f64| (whole.trunc(), whole.fract());
         let us_of = |number: f64, unit_us: i64| {
             let us = number * unit_us as f64;
-            if us.abs() < 9e18 { Ok(us.round() as i64) } else { Err(Range) }
+            if us.abs() < 9e18 {
+                Ok(us.round() as i64)
+            } else {
+                Err(Range)
+            }
         };
         let us = match unit.as_str() {
-            "millennium" | "millenniums" | "millennia" | "mil" | "mils" => return self.add(number * 1000.0, "year"),
+            "millennium" | "millenniums" | "millennia" | "mil" | "mils" => {
+                return self.add(number * 1000.0, "year");
+            }
             "century" | "centuries" | "cent" | "c" => return self.add(number * 100.0, "year"),
             "decade" | "decades" | "dec" | "decs" => return self.add(number * 10.0, "year"),
             "year" | "years" | "yr" | "yrs" | "y" => {
@@ -184,7 +233,11 @@ impl Sum {
             "month" | "months" | "mon" | "mons" => {
                 let (whole, part) = spread(number);
                 self.months += whole;
-                return if part == 0.0 { Ok(()) } else { self.add(part * 30.0, "day") };
+                return if part == 0.0 {
+                    Ok(())
+                } else {
+                    self.add(part * 30.0, "day")
+                };
             }
             "week" | "weeks" | "w" => return self.add(number * 7.0, "day"),
             "day" | "days" | "d" => {
@@ -210,7 +263,11 @@ impl Sum {
         };
         let sign = if negate { -1 } else { 1 };
         let nanoseconds = self.us.checked_mul(1000 * i64::from(sign)).ok_or(Range)?;
-        Ok(IntervalMonthDayNano::new(whole(self.months)? * sign, whole(self.days)? * sign, nanoseconds))
+        Ok(IntervalMonthDayNano::new(
+            whole(self.months)? * sign,
+            whole(self.days)? * sign,
+            nanoseconds,
+        ))
     }
 }
 
@@ -220,7 +277,9 @@ fn verbose_interval(text: &str) -> Result<IntervalMonthDayNano, Fault> {
     if words.first() == Some(&"@") {
         words.remove(0);
     }
-    let ago = words.last().is_some_and(|word| word.eq_ignore_ascii_case("ago"));
+    let ago = words
+        .last()
+        .is_some_and(|word| word.eq_ignore_ascii_case("ago"));
     if ago {
         words.pop();
     }
@@ -233,18 +292,31 @@ fn verbose_interval(text: &str) -> Result<IntervalMonthDayNano, Fault> {
             sum.us = sum.us.checked_add(signed_clock(word)?).ok_or(Range)?;
             continue;
         }
-        let end = word.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(word.len());
+        let end = word
+            .find(|c: char| c.is_ascii_alphabetic())
+            .unwrap_or(word.len());
         let number = decimal(&word[..end])?;
         // A number alone counts seconds.
-        let unit = if end < word.len() { &word[end..] } else { words.next().unwrap_or("second") };
+        let unit = if end < word.len() {
+            &word[end..]
+        } else {
+            words.next().unwrap_or("second")
+        };
         sum.add(number, unit)?;
     }
     sum.finish(ago)
 }
 
 fn decimal(text: &str) -> Result<f64, Fault> {
-    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.'));
-    if plain { text.parse().map_err(|_| Syntax) } else { Err(Syntax) }
+    let plain = !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.'));
+    if plain {
+        text.parse().map_err(|_| Syntax)
+    } else {
+        Err(Syntax)
+    }
 }
 
 /// `-04:05:06.789`; the hours of an interval are not limited to a day.
@@ -260,7 +332,11 @@ fn signed_clock(text: &str) -> Result<i64, Fault> {
         [hours, minutes, seconds] => (hours, minutes, seconds),
         _ => return Err(Syntax),
     };
-    let (hours, minutes, us) = (digits(hours, 1..=9)?, digits(minutes, 1..=2)?, seconds_us(seconds)?);
+    let (hours, minutes, us) = (
+        digits(hours, 1..=9)?,
+        digits(minutes, 1..=2)?,
+        seconds_us(seconds)?,
+    );
     if minutes > 59 || us >= 60 * SECOND_US {
         return Err(Range);
     }

@@ -41,8 +41,10 @@ fn print(value: &Value, out: &mut String) {
             out.push(']');
         }
         Value::Object(members) => {
-            let sorted: BTreeMap<(usize, &str), &Value> =
-                members.iter().map(|(key, value)| ((key.len(), key.as_str()), value)).collect();
+            let sorted: BTreeMap<(usize, &str), &Value> = members
+                .iter()
+                .map(|(key, value)| ((key.len(), key.as_str()), value))
+                .collect();
             out.push('{');
             for (index, ((_, key), value)) in sorted.into_iter().enumerate() {
                 out.push_str(if index == 0 { "" } else { ", " });

@@ -18,7 +18,10 @@ const ELEMENTS_MAX: usize = 1 << 20;
 
 /// 0A000 for arrays of arrays.
 pub(super) fn too_many_dimensions() -> Report {
-    report("0A000", "array parameters of more than one dimension are not supported")
+    report(
+        "0A000",
+        "array parameters of more than one dimension are not supported",
+    )
 }
 
 /// A list value of `element`s.
@@ -27,8 +30,18 @@ pub(super) fn list(values: &[ScalarValue], element: &SqlType) -> ScalarValue {
 }
 
 /// `{a,"b c",NULL}`.
-pub(super) fn from_text(input: &str, element: &SqlType, ty: &SqlType, zone: &Zone) -> Result<ScalarValue, Report> {
-    let malformed = || report("22P02", format!("malformed array literal: \"{}\"", super::shown(input)));
+pub(super) fn from_text(
+    input: &str,
+    element: &SqlType,
+    ty: &SqlType,
+    zone: &Zone,
+) -> Result<ScalarValue, Report> {
+    let malformed = || {
+        report(
+            "22P02",
+            format!("malformed array literal: \"{}\"", super::shown(input)),
+        )
+    };
     if matches!(element, SqlType::Array(_)) {
         return Err(too_many_dimensions());
     }
@@ -40,7 +53,11 @@ pub(super) fn from_text(input: &str, element: &SqlType, ty: &SqlType, zone: &Zon
     skip_blanks(&mut chars);
     if chars.peek() == Some(&'}') {
         chars.next();
-        return if chars.next().is_none() { Ok(list(&values, element)) } else { Err(malformed()) };
+        return if chars.next().is_none() {
+            Ok(list(&values, element))
+        } else {
+            Err(malformed())
+        };
     }
     loop {
         skip_blanks(&mut chars);
@@ -50,7 +67,10 @@ pub(super) fn from_text(input: &str, element: &SqlType, ty: &SqlType, zone: &Zon
             _ => plain(&mut chars).ok_or_else(malformed)?,
         };
         if values.len() >= ELEMENTS_MAX {
-            return Err(report("54000", format!("array of type {ty} has too many elements")));
+            return Err(report(
+                "54000",
+                format!("array of type {ty} has too many elements"),
+            ));
         }
         values.push(match value {
             Some(value) => text::scalar(&value, element, zone)?,

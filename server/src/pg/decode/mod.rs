@@ -49,7 +49,10 @@ fn null(ty: &SqlType) -> Result<ScalarValue, Report> {
 fn utf8(bytes: &[u8]) -> Result<&str, Report> {
     check_utf8(bytes)?;
     if bytes.contains(&0) {
-        return Err(report("22021", "invalid byte sequence for encoding \"UTF8\": 0x00"));
+        return Err(report(
+            "22021",
+            "invalid byte sequence for encoding \"UTF8\": 0x00",
+        ));
     }
     // Checked above; an empty text is never returned for other bytes.
     Ok(std::str::from_utf8(bytes).unwrap_or_default())
@@ -65,12 +68,26 @@ fn shown(text: &str) -> String {
 
 /// 22P02: not the text of such a value.
 fn syntax(ty: &SqlType, text: &str) -> Report {
-    report("22P02", format!("invalid input syntax for type {}: \"{}\"", bare(ty), shown(text)))
+    report(
+        "22P02",
+        format!(
+            "invalid input syntax for type {}: \"{}\"",
+            bare(ty),
+            shown(text)
+        ),
+    )
 }
 
 /// 22003: a value of such a kind, but too large.
 fn range(ty: &SqlType, text: &str) -> Report {
-    report("22003", format!("value \"{}\" is out of range for type {}", shown(text), bare(ty)))
+    report(
+        "22003",
+        format!(
+            "value \"{}\" is out of range for type {}",
+            shown(text),
+            bare(ty)
+        ),
+    )
 }
 
 /// Name of a type without its modifier.

@@ -16,23 +16,41 @@ const EXPONENT_MAX: i64 = 10_000;
 
 pub(super) fn float4(text: &str, ty: &SqlType) -> Result<f32, Report> {
     let value: f32 = text.parse().map_err(|_| syntax(ty, text))?;
-    let lost = text.bytes().any(|byte| matches!(byte, b'1'..=b'9')) && (value == 0.0 && !zero_mantissa(text) || value.is_infinite());
-    if lost { Err(float_range(ty, text)) } else { Ok(value) }
+    let lost = text.bytes().any(|byte| matches!(byte, b'1'..=b'9'))
+        && (value == 0.0 && !zero_mantissa(text) || value.is_infinite());
+    if lost {
+        Err(float_range(ty, text))
+    } else {
+        Ok(value)
+    }
 }
 
 pub(super) fn float8(text: &str, ty: &SqlType) -> Result<f64, Report> {
     let value: f64 = text.parse().map_err(|_| syntax(ty, text))?;
-    let lost = text.bytes().any(|byte| matches!(byte, b'1'..=b'9')) && (value == 0.0 && !zero_mantissa(text) || value.is_infinite());
-    if lost { Err(float_range(ty, text)) } else { Ok(value) }
+    let lost = text.bytes().any(|byte| matches!(byte, b'1'..=b'9'))
+        && (value == 0.0 && !zero_mantissa(text) || value.is_infinite());
+    if lost {
+        Err(float_range(ty, text))
+    } else {
+        Ok(value)
+    }
 }
 
 /// `0e5` has a digit that is not zero and is zero all the same.
 fn zero_mantissa(text: &str) -> bool {
-    !text.split(['e', 'E']).next().unwrap_or_default().bytes().any(|byte| matches!(byte, b'1'..=b'9'))
+    !text
+        .split(['e', 'E'])
+        .next()
+        .unwrap_or_default()
+        .bytes()
+        .any(|byte| matches!(byte, b'1'..=b'9'))
 }
 
 fn float_range(ty: &SqlType, text: &str) -> Report {
-    report("22003", format!("\"{}\" is out of range for type {ty}", super::shown(text)))
+    report(
+        "22003",
+        format!("\"{}\" is out of range for type {ty}", super::shown(text)),
+    )
 }
 
 /// `-12.50`, `1e-3`, `.5`.
@@ -43,7 +61,10 @@ pub(super) fn decimal_text(text: &str, ty: &SqlType) -> Result<ScalarValue, Repo
         Some(b'+') => (false, &text[1..]),
         _ => (false, text),
     };
-    if ["nan", "inf", "infinity"].iter().any(|word| rest.eq_ignore_ascii_case(word)) {
+    if ["nan", "inf", "infinity"]
+        .iter()
+        .any(|word| rest.eq_ignore_ascii_case(word))
+    {
         return Err(report("22003", format!("numeric {rest} is not supported")));
     }
     let (mantissa, exponent) = match rest.split_once(['e', 'E']) {
@@ -62,13 +83,20 @@ pub(super) fn decimal_text(text: &str, ty: &SqlType) -> Result<ScalarValue, Repo
 }
 
 /// The number `digits` times ten to the minus `places`.
-pub(super) fn decimal(negative: bool, digits: &str, places: i64, ty: &SqlType) -> Result<ScalarValue, Report> {
+pub(super) fn decimal(
+    negative: bool,
+    digits: &str,
+    places: i64,
+    ty: &SqlType,
+) -> Result<ScalarValue, Report> {
     let DataType::Decimal128(precision, scale) = ty.arrow() else {
         return Err(report("XX000", "numeric is not held as a decimal"));
     };
     let overflow = || {
         let mut overflow = report("22003", "numeric field overflow");
-        overflow.detail = Some(format!("A field with precision {precision}, scale {scale} holds less digits."));
+        overflow.detail = Some(format!(
+            "A field with precision {precision}, scale {scale} holds less digits."
+        ));
         overflow
     };
     let surplus = places - i64::from(scale);
@@ -76,19 +104,39 @@ pub(super) fn decimal(negative: bool, digits: &str, places: i64, ty: &SqlType) -
     let mut round_up = false;
     if surplus > 0 {
         let cut = digits.len() as i64 - surplus;
-        let dropped = if cut >= 0 { digits.split_off(cut as usize) } else { digits.clear(); String::new() };
-        round_up = dropped.as_bytes().first().is_some_and(|&digit| digit >= b'5');
+        let dropped = if cut >= 0 {
+            digits.split_off(cut as usize)
+        } else {
+            digits.clear();
+            String::new()
+        };
+        round_up = dropped
+            .as_bytes()
+            .first()
+            .is_some_and(|&digit| digit >= b'5');
     } else if !digits.is_empty() {
         if digits.len() as i64 - surplus > i64::from(precision) {
             return Err(overflow());
         }
         digits.push_str(&"0".repeat(surplus.unsigned_abs() as usize));
     }
-    let magnitude: i128 = if digits.is_empty() { 0 } else { digits.parse().map_err(|_| overflow())? };
-    let magnitude = magnitude.checked_add(i128::from(round_up)).ok_or_else(overflow)?;
-    let limit = 10_i128.checked_pow(u32::from(precision)).unwrap_or(i128::MAX);
+    let magnitude: i128 = if digits.is_empty() {
+        0
+    } else {
+        digits.parse().map_err(|_| overflow())?
+    };
+    let magnitude = magnitude
+        .checked_add(i128::from(round_up))
+        .ok_or_else(overflow)?;
+    let limit = 10_i128
+        .checked_pow(u32::from(precision))
+        .unwrap_or(i128::MAX);
     if magnitude >= limit {
         return Err(overflow());
     }
-    Ok(ScalarValue::Decimal128(Some(if negative { -magnitude } else { magnitude }), precision, scale))
+    Ok(ScalarValue::Decimal128(
+        Some(if negative { -magnitude } else { magnitude }),
+        precision,
+        scale,
+    ))
 }

@@ -28,19 +28,29 @@ pub(super) fn scalar(text: &str, ty: &SqlType, zone: &Zone) -> Result<ScalarValu
         SqlType::Bytea => ScalarValue::Binary(Some(bytes(text).ok_or_else(bad)?)),
         SqlType::Date => ScalarValue::Date32(Some(calendar::date(trimmed, ty)?)),
         SqlType::Time => ScalarValue::Time64Microsecond(Some(calendar::time(trimmed, ty)?)),
-        SqlType::Timestamp => ScalarValue::TimestampMicrosecond(Some(calendar::timestamp(trimmed, ty, None)?), None),
-        SqlType::Timestamptz => {
-            ScalarValue::TimestampMicrosecond(Some(calendar::timestamp(trimmed, ty, Some(zone))?), Some("UTC".into()))
+        SqlType::Timestamp => {
+            ScalarValue::TimestampMicrosecond(Some(calendar::timestamp(trimmed, ty, None)?), None)
         }
-        SqlType::Interval => ScalarValue::IntervalMonthDayNano(Some(calendar::interval(trimmed, ty)?)),
+        SqlType::Timestamptz => ScalarValue::TimestampMicrosecond(
+            Some(calendar::timestamp(trimmed, ty, Some(zone))?),
+            Some("UTC".into()),
+        ),
+        SqlType::Interval => {
+            ScalarValue::IntervalMonthDayNano(Some(calendar::interval(trimmed, ty)?))
+        }
         SqlType::Uuid => {
             let uuid = Uuid::try_parse(trimmed).map_err(|_| bad())?;
             ScalarValue::FixedSizeBinary(16, Some(uuid.into_bytes().to_vec()))
         }
         SqlType::Oid => ScalarValue::UInt32(Some(oid(trimmed, ty)?)),
         SqlType::Reg(name) => ScalarValue::UInt32(Some(trimmed.parse().map_err(|_| {
-            let mut refused = report("0A000", format!("a parameter of type {name} must be given as a number"));
-            refused.hint = Some(format!("Cast from text in the statement: $1::text::{name}."));
+            let mut refused = report(
+                "0A000",
+                format!("a parameter of type {name} must be given as a number"),
+            );
+            refused.hint = Some(format!(
+                "Cast from text in the statement: $1::text::{name}."
+            ));
             refused
         })?)),
         SqlType::Json => ScalarValue::Utf8View(Some(json::checked(text)?.to_owned())),
@@ -52,7 +62,10 @@ pub(super) fn scalar(text: &str, ty: &SqlType, zone: &Zone) -> Result<ScalarValu
         }
         SqlType::Array(element) => list::from_text(text, element, ty, zone)?,
         SqlType::Struct(_) => {
-            return Err(report("0A000", "input of anonymous composite types is not implemented"));
+            return Err(report(
+                "0A000",
+                "input of anonymous composite types is not implemented",
+            ));
         }
     })
 }
@@ -75,7 +88,10 @@ fn integer<T: TryFrom<i64>>(text: &str, ty: &SqlType) -> Result<T, Report> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(syntax(ty, text));
     }
-    let number = text.parse::<i64>().ok().and_then(|number| T::try_from(number).ok());
+    let number = text
+        .parse::<i64>()
+        .ok()
+        .and_then(|number| T::try_from(number).ok());
     number.ok_or_else(|| range(ty, text))
 }
 
@@ -90,12 +106,18 @@ fn oid(text: &str, ty: &SqlType) -> Result<u32, Report> {
 /// `\x` and hexadecimal digits, or the older escape format.
 fn bytes(text: &str) -> Option<Vec<u8>> {
     if let Some(digits) = text.strip_prefix("\\x") {
-        let digits: Vec<u8> = digits.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let digits: Vec<u8> = digits
+            .bytes()
+            .filter(|byte| !byte.is_ascii_whitespace())
+            .collect();
         if !digits.len().is_multiple_of(2) {
             return None;
         }
         let nibble = |digit: u8| char::from(digit).to_digit(16).map(|value| value as u8);
-        return digits.chunks(2).map(|pair| Some(nibble(pair[0])? << 4 | nibble(pair[1])?)).collect();
+        return digits
+            .chunks(2)
+            .map(|pair| Some(nibble(pair[0])? << 4 | nibble(pair[1])?))
+            .collect();
     }
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -111,7 +133,11 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
             if !octal.iter().all(|digit| (b'0'..=b'7').contains(digit)) || octal[0] > b'3' {
                 return None;
             }
-            out.push(octal.iter().fold(0, |value, digit| value << 3 | (digit - b'0')));
+            out.push(
+                octal
+                    .iter()
+                    .fold(0, |value, digit| value << 3 | (digit - b'0')),
+            );
             rest = &tail[3..];
         }
     }

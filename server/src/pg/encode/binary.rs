@@ -28,7 +28,9 @@ pub(super) fn put(out: &mut BytesMut, values: &Values, row: usize) -> Result<(),
         Values::Oid(array) => out.put_u32(array.value(row)),
         Values::Float4(array) => out.put_f32(array.value(row)),
         Values::Float8(array) => out.put_f64(array.value(row)),
-        Values::Numeric { array, shown } => put_numeric(out, &Decimal::new(array.value(row), array.scale(), *shown)),
+        Values::Numeric { array, shown } => {
+            put_numeric(out, &Decimal::new(array.value(row), array.scale(), *shown))
+        }
         Values::Text(array) => out.put_slice(array.value(row).as_bytes()),
         Values::Jsonb(array) => {
             out.put_u8(JSONB_VERSION);
@@ -38,7 +40,9 @@ pub(super) fn put(out: &mut BytesMut, values: &Values, row: usize) -> Result<(),
         Values::Uuid(array) => out.put_slice(array.value(row)),
         Values::Date(array) => out.put_i32(date(array.value(row))?),
         Values::Time(array) => out.put_i64(array.value(row)),
-        Values::Timestamp(array) | Values::Timestamptz(array) => out.put_i64(timestamp(array.value(row))?),
+        Values::Timestamp(array) | Values::Timestamptz(array) => {
+            out.put_i64(timestamp(array.value(row))?)
+        }
         Values::Interval(array) => {
             let interval = Interval::from_arrow(array.value(row));
             out.put_i64(interval.us);
@@ -65,35 +69,62 @@ fn put_nested(out: &mut BytesMut, values: &Values, row: usize) -> Result<(), Rep
 fn date(days: i32) -> Result<i32, Report> {
     match days {
         i32::MIN | i32::MAX => Ok(days),
-        days => days.checked_sub(EPOCH_2000_DAYS).ok_or_else(|| report("22008", "date out of range")),
+        days => days
+            .checked_sub(EPOCH_2000_DAYS)
+            .ok_or_else(|| report("22008", "date out of range")),
     }
 }
 
 fn timestamp(us: i64) -> Result<i64, Report> {
     match us {
         i64::MIN | i64::MAX => Ok(us),
-        us => us.checked_sub(EPOCH_2000_US).ok_or_else(|| report("22008", "timestamp out of range")),
+        us => us
+            .checked_sub(EPOCH_2000_US)
+            .ok_or_else(|| report("22008", "timestamp out of range")),
     }
 }
 
 /// Number of base-10000 groups, weight of the first, sign, digits behind the point, groups.
 fn put_numeric(out: &mut BytesMut, decimal: &Decimal) {
     let whole_zeros = decimal.whole.len().next_multiple_of(NUMERIC_GROUP) - decimal.whole.len();
-    let fraction_zeros = decimal.fraction.len().next_multiple_of(NUMERIC_GROUP) - decimal.fraction.len();
-    let digits =
-        [&"0".repeat(whole_zeros), &decimal.whole, &decimal.fraction, &"0".repeat(fraction_zeros)].map(String::as_str).concat();
+    let fraction_zeros =
+        decimal.fraction.len().next_multiple_of(NUMERIC_GROUP) - decimal.fraction.len();
+    let digits = [
+        &"0".repeat(whole_zeros),
+        &decimal.whole,
+        &decimal.fraction,
+        &"0".repeat(fraction_zeros),
+    ]
+    .map(String::as_str)
+    .concat();
     let groups: Vec<u16> = digits
         .as_bytes()
         .chunks(NUMERIC_GROUP)
-        .map(|group| group.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0')))
+        .map(|group| {
+            group
+                .iter()
+                .fold(0, |number, digit| number * 10 + u16::from(digit - b'0'))
+        })
         .collect();
     let weight = ((decimal.whole.len() + whole_zeros) / NUMERIC_GROUP) as i16 - 1;
     let leading = groups.iter().take_while(|&&group| group == 0).count();
-    let trailing = groups[leading..].iter().rev().take_while(|&&group| group == 0).count();
+    let trailing = groups[leading..]
+        .iter()
+        .rev()
+        .take_while(|&&group| group == 0)
+        .count();
     let kept = &groups[leading..groups.len() - trailing];
     out.put_u16(kept.len() as u16);
-    out.put_i16(if kept.is_empty() { 0 } else { weight - leading as i16 });
-    out.put_u16(if decimal.negative && !kept.is_empty() { NUMERIC_NEGATIVE } else { 0 });
+    out.put_i16(if kept.is_empty() {
+        0
+    } else {
+        weight - leading as i16
+    });
+    out.put_u16(if decimal.negative && !kept.is_empty() {
+        NUMERIC_NEGATIVE
+    } else {
+        0
+    });
     out.put_u16(decimal.fraction.len() as u16);
     for group in kept {
         out.put_u16(*group);
@@ -101,18 +132,27 @@ fn put_numeric(out: &mut BytesMut, decimal: &Decimal) {
 }
 
 /// Dimensions, has-nulls flag, element OID, then (length, lower bound) of each dimension and the elements in row-major order.
-fn put_list(out: &mut BytesMut, values: &Values, row: usize, element_oid: u32) -> Result<(), Report> {
+fn put_list(
+    out: &mut BytesMut,
+    values: &Values,
+    row: usize,
+    element_oid: u32,
+) -> Result<(), Report> {
     let mut lengths = Vec::new();
     let mut level = values;
     let mut rows = vec![row];
-    while let Values::List { array, elements, .. } = level {
+    while let Values::List {
+        array, elements, ..
+    } = level
+    {
         let offsets = array.value_offsets();
         let mut inner = Vec::new();
         let mut length = None;
         for &row in &rows {
             let range = offsets[row] as usize..offsets[row + 1] as usize;
             if *length.get_or_insert(range.len()) != range.len() || array.is_null(row) {
-                let message = "multidimensional arrays must have sub-arrays with matching dimensions";
+                let message =
+                    "multidimensional arrays must have sub-arrays with matching dimensions";
                 return Err(report("2202E", message));
             }
             inner.extend(range);

@@ -37,10 +37,18 @@ impl Zone {
         if let Some(seconds) = parse_offset(name) {
             return Some(Zone::Fixed(seconds));
         }
-        if ["utc", "gmt", "z", "zulu"].iter().any(|utc| name.eq_ignore_ascii_case(utc)) {
+        if ["utc", "gmt", "z", "zulu"]
+            .iter()
+            .any(|utc| name.eq_ignore_ascii_case(utc))
+        {
             return Some(Zone::Fixed(0));
         }
-        let any_case = || chrono_tz::TZ_VARIANTS.iter().copied().find(|zone| zone.name().eq_ignore_ascii_case(name));
+        let any_case = || {
+            chrono_tz::TZ_VARIANTS
+                .iter()
+                .copied()
+                .find(|zone| zone.name().eq_ignore_ascii_case(name))
+        };
         name.parse::<Tz>().ok().or_else(any_case).map(Zone::Named)
     }
 
@@ -51,10 +59,18 @@ impl Zone {
             Zone::Named(zone) => {
                 let seconds = utc_us.div_euclid(SECOND_US);
                 // chrono's years end before Postgres' do; no zone has rules that far out.
-                let bounds = (DateTime::<chrono::Utc>::MIN_UTC, DateTime::<chrono::Utc>::MAX_UTC);
-                let moment = DateTime::from_timestamp(seconds, 0)
-                    .unwrap_or(if seconds < 0 { bounds.0 } else { bounds.1 });
-                zone.offset_from_utc_datetime(&moment.naive_utc()).fix().local_minus_utc()
+                let bounds = (
+                    DateTime::<chrono::Utc>::MIN_UTC,
+                    DateTime::<chrono::Utc>::MAX_UTC,
+                );
+                let moment = DateTime::from_timestamp(seconds, 0).unwrap_or(if seconds < 0 {
+                    bounds.0
+                } else {
+                    bounds.1
+                });
+                zone.offset_from_utc_datetime(&moment.naive_utc())
+                    .fix()
+                    .local_minus_utc()
             }
         }
     }
@@ -89,7 +105,11 @@ fn parse_offset(text: &str) -> Option<i32> {
         b'-' => (-1, &text[1..]),
         _ => return None,
     };
-    if rest.is_empty() || !rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b':') {
+    if rest.is_empty()
+        || !rest
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b':')
+    {
         return None;
     }
     let parts: Vec<&str> = if rest.contains(':') {
@@ -115,11 +135,16 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day)
 }
@@ -150,7 +175,13 @@ fn write_date(f: &mut fmt::Formatter<'_>, days: i64) -> Result<bool, fmt::Error>
 /// Hours, minutes, seconds and as many digits of the fraction as there are.
 fn write_clock(f: &mut fmt::Formatter<'_>, us: u64) -> fmt::Result {
     let seconds = us / SECOND_US as u64;
-    write!(f, "{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)?;
+    write!(
+        f,
+        "{:02}:{:02}:{:02}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )?;
     let fraction = us % SECOND_US as u64;
     if fraction > 0 {
         let digits = format!("{fraction:06}");
@@ -179,7 +210,11 @@ fn write_timestamp(f: &mut fmt::Formatter<'_>, us: i64, offset: Option<i32>) -> 
             write!(f, ":{:02}", offset % 60)?;
         }
     }
-    if before_christ { f.write_str(" BC") } else { Ok(()) }
+    if before_christ {
+        f.write_str(" BC")
+    } else {
+        Ok(())
+    }
 }
 
 /// `date`: days since 1970-01-01.
@@ -198,7 +233,11 @@ impl Display for Date {
             i32::MIN => f.write_str("-infinity"),
             days => {
                 let before_christ = write_date(f, i64::from(days))?;
-                if before_christ { f.write_str(" BC") } else { Ok(()) }
+                if before_christ {
+                    f.write_str(" BC")
+                } else {
+                    Ok(())
+                }
             }
         }
     }
@@ -222,7 +261,11 @@ impl Display for Timestamptz<'_> {
             return write_timestamp(f, self.0, None);
         }
         let offset = self.1.offset_at(self.0);
-        write_timestamp(f, self.0.saturating_add(i64::from(offset) * SECOND_US), Some(offset))
+        write_timestamp(
+            f,
+            self.0.saturating_add(i64::from(offset) * SECOND_US),
+            Some(offset),
+        )
     }
 }
 
@@ -237,7 +280,11 @@ pub(super) struct Interval {
 impl Interval {
     /// Arrow counts nanoseconds, Postgres microseconds.
     pub(super) fn from_arrow(value: IntervalMonthDayNano) -> Self {
-        Self { months: value.months, days: value.days, us: value.nanoseconds / 1000 }
+        Self {
+            months: value.months,
+            days: value.days,
+            us: value.nanoseconds / 1000,
+        }
     }
 }
 
@@ -245,7 +292,11 @@ impl Display for Interval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut first = true;
         let mut after_negative = false;
-        for (count, unit) in [(self.months / 12, "year"), (self.months % 12, "mon"), (self.days, "day")] {
+        for (count, unit) in [
+            (self.months / 12, "year"),
+            (self.months % 12, "mon"),
+            (self.days, "day"),
+        ] {
             if count == 0 {
                 continue;
             }

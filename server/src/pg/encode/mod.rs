@@ -65,9 +65,16 @@ pub(super) struct BatchEncoder<'a> {
 
 impl<'a> BatchEncoder<'a> {
     /// Looks at every column once, so that sending a row decides nothing about types.
-    pub(super) fn new(columns: &[Column], batch: &RecordBatch, zone: &'a Zone) -> Result<Self, Report> {
+    pub(super) fn new(
+        columns: &[Column],
+        batch: &RecordBatch,
+        zone: &'a Zone,
+    ) -> Result<Self, Report> {
         if columns.len() != batch.num_columns() {
-            return Err(report("XX000", "the result has another number of columns than announced"));
+            return Err(report(
+                "XX000",
+                "the result has another number of columns than announced",
+            ));
         }
         let columns = columns
             .iter()
@@ -82,7 +89,10 @@ impl<'a> BatchEncoder<'a> {
         out.put_u8(b'D');
         let start = out.len();
         out.put_u32(0);
-        out.put_u16(u16::try_from(self.columns.len()).map_err(|_| report("54011", "too many result columns"))?);
+        out.put_u16(
+            u16::try_from(self.columns.len())
+                .map_err(|_| report("54011", "too many result columns"))?,
+        );
         for (values, format) in &self.columns {
             put_field(out, values, row, *format, self.zone)?;
         }
@@ -96,7 +106,13 @@ impl<'a> BatchEncoder<'a> {
 }
 
 /// Appends a length and a value, or -1 for NULL.
-fn put_field(out: &mut BytesMut, values: &Values, row: usize, format: Format, zone: &Zone) -> Result<(), Report> {
+fn put_field(
+    out: &mut BytesMut,
+    values: &Values,
+    row: usize,
+    format: Format,
+    zone: &Zone,
+) -> Result<(), Report> {
     if values.is_null(row) {
         out.put_i32(-1);
         return Ok(());

@@ -110,15 +110,25 @@ impl Decimal {
             }
             None => fraction.truncate(fraction.trim_end_matches('0').len()),
         }
-        Self { negative: value < 0, whole: digits, fraction }
+        Self {
+            negative: value < 0,
+            whole: digits,
+            fraction,
+        }
     }
 }
 
 /// Divides by ten to the `places`, half away from zero.
 fn round(value: i128, places: u32) -> i128 {
-    let Some(divisor) = 10_i128.checked_pow(places) else { return 0 };
+    let Some(divisor) = 10_i128.checked_pow(places) else {
+        return 0;
+    };
     let (quotient, remainder) = (value / divisor, value % divisor);
-    if remainder.unsigned_abs() * 2 >= divisor.unsigned_abs() { quotient + value.signum() } else { quotient }
+    if remainder.unsigned_abs() * 2 >= divisor.unsigned_abs() {
+        quotient + value.signum()
+    } else {
+        quotient
+    }
 }
 
 impl Display for Decimal {
@@ -126,7 +136,11 @@ impl Display for Decimal {
         if self.negative {
             f.write_str("-")?;
         }
-        f.write_str(if self.whole.is_empty() { "0" } else { &self.whole })?;
+        f.write_str(if self.whole.is_empty() {
+            "0"
+        } else {
+            &self.whole
+        })?;
         if !self.fraction.is_empty() {
             write!(f, ".{}", self.fraction)?;
         }
@@ -204,10 +218,19 @@ mod tests {
             (-12_345, 3, Some(2), "-12.35"),
             (12, -2, None, "1200"),
             (0, -2, None, "0"),
-            (99_999_999_999_999_999_999_999_999_999_999_999_999, 0, None, "99999999999999999999999999999999999999"),
+            (
+                99_999_999_999_999_999_999_999_999_999_999_999_999,
+                0,
+                None,
+                "99999999999999999999999999999999999999",
+            ),
         ];
         for (value, scale, shown, text) in table {
-            assert_eq!(Decimal::new(*value, *scale, *shown).to_string(), *text, "{value} at {scale}");
+            assert_eq!(
+                Decimal::new(*value, *scale, *shown).to_string(),
+                *text,
+                "{value} at {scale}"
+            );
         }
     }
 }

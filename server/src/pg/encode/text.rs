@@ -23,7 +23,10 @@ pub(super) fn put(out: &mut BytesMut, values: &Values, row: usize, zone: &Zone) 
         Values::Float4(array) => display(out, number::Float4(array.value(row))),
         Values::Float8(array) => display(out, number::Float8(array.value(row))),
         Values::Numeric { array, shown } => {
-            display(out, number::Decimal::new(array.value(row), array.scale(), *shown));
+            display(
+                out,
+                number::Decimal::new(array.value(row), array.scale(), *shown),
+            );
         }
         Values::Text(array) | Values::Jsonb(array) => out.put_slice(array.value(row).as_bytes()),
         Values::Bytea(array) => hex(out, array.value(row)),
@@ -37,9 +40,16 @@ pub(super) fn put(out: &mut BytesMut, values: &Values, row: usize, zone: &Zone) 
             // A column of another width cannot be a uuid; its bytes say more than nothing.
             Err(_) => hex(out, array.value(row)),
         },
-        Values::List { array, elements, .. } => {
+        Values::List {
+            array, elements, ..
+        } => {
             let offsets = array.value_offsets();
-            put_list(out, elements, offsets[row] as usize..offsets[row + 1] as usize, zone);
+            put_list(
+                out,
+                elements,
+                offsets[row] as usize..offsets[row + 1] as usize,
+                zone,
+            );
         }
         Values::Record { fields, .. } => put_record(out, fields, row, zone),
     }
@@ -112,7 +122,11 @@ fn put_record(out: &mut BytesMut, fields: &[(u32, Values)], row: usize, zone: &Z
 fn quoted(out: &mut BytesMut, text: &[u8], escape: impl Fn(&mut BytesMut, u8)) {
     out.put_u8(b'"');
     for &byte in text {
-        if matches!(byte, b'"' | b'\\') { escape(out, byte) } else { out.put_u8(byte) }
+        if matches!(byte, b'"' | b'\\') {
+            escape(out, byte)
+        } else {
+            out.put_u8(byte)
+        }
     }
     out.put_u8(b'"');
 }
@@ -124,10 +138,14 @@ fn is_blank(byte: u8) -> bool {
 fn list_quotes(text: &[u8]) -> bool {
     text.is_empty()
         || text.eq_ignore_ascii_case(b"null")
-        || text.iter().any(|&byte| matches!(byte, b'"' | b'\\' | b'{' | b'}' | b',') || is_blank(byte))
+        || text
+            .iter()
+            .any(|&byte| matches!(byte, b'"' | b'\\' | b'{' | b'}' | b',') || is_blank(byte))
 }
 
 fn record_quotes(text: &[u8]) -> bool {
     text.is_empty()
-        || text.iter().any(|&byte| matches!(byte, b'"' | b'\\' | b'(' | b')' | b',') || is_blank(byte))
+        || text
+            .iter()
+            .any(|&byte| matches!(byte, b'"' | b'\\' | b'(' | b')' | b',') || is_blank(byte))
 }

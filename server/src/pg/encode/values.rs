@@ -4,13 +4,14 @@
 //! it is brought to the one layout of its SQL type here, or the query fails; nothing is reinterpreted.
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray, ListArray, PrimitiveArray,
-    StringViewArray, StructArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray,
+    ListArray, PrimitiveArray, StringViewArray, StructArray,
 };
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
-    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType, UInt32Type,
+    DataType, Date32Type, Decimal128Type, Field, Float32Type, Float64Type, Int16Type, Int32Type,
+    Int64Type, IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
+    UInt32Type,
 };
 use thalweg_catalog::SqlType;
 use thalweg_planner::Planner;
@@ -58,7 +59,10 @@ fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, Report> {
         return Ok(array.clone());
     }
     // A value that does not fit its announced type is an error, not NULL.
-    let options = CastOptions { safe: false, ..CastOptions::default() };
+    let options = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
     cast_with_options(array, to, &options).map_err(|error| Planner::classify(&error.into()))
 }
 
@@ -68,7 +72,9 @@ impl Values {
             return Ok(Values::Null);
         }
         match ty {
-            SqlType::Numeric { declared, .. } => numeric(array, declared.map(|(_, scale)| scale), ty),
+            SqlType::Numeric { declared, .. } => {
+                numeric(array, declared.map(|(_, scale)| scale), ty)
+            }
             SqlType::Array(element) => list(array, element),
             SqlType::Struct(fields) => record(array, fields),
             _ => {
@@ -142,7 +148,10 @@ fn numeric(array: &ArrayRef, shown: Option<i8>, ty: &SqlType) -> Result<Values, 
         | DataType::UInt64 => cast(array, &DataType::Decimal128(38, 0))?,
         _ => cast(array, &ty.arrow())?,
     };
-    Ok(Values::Numeric { array: array.as_primitive::<Decimal128Type>().clone(), shown })
+    Ok(Values::Numeric {
+        array: array.as_primitive::<Decimal128Type>().clone(),
+        shown,
+    })
 }
 
 fn list(array: &ArrayRef, element: &SqlType) -> Result<Values, Report> {
@@ -156,7 +165,11 @@ fn list(array: &ArrayRef, element: &SqlType) -> Result<Values, Report> {
     let array = array.as_list::<i32>().clone();
     let elements = Box::new(Values::new(array.values(), element)?);
     let element_oid = innermost(element).oid();
-    Ok(Values::List { array, element_oid, elements })
+    Ok(Values::List {
+        array,
+        element_oid,
+        elements,
+    })
 }
 
 /// The element type of a type with any number of dimensions.
@@ -182,7 +195,11 @@ fn record(array: &ArrayRef, fields: &[(String, SqlType)]) -> Result<Values, Repo
         .enumerate()
         .map(|(index, (field, column))| {
             // An anonymous record has no field types of its own; its Arrow fields tell them.
-            let ty = if known { fields[index].1.clone() } else { SqlType::from_field(Field::as_ref(field)) };
+            let ty = if known {
+                fields[index].1.clone()
+            } else {
+                SqlType::from_field(Field::as_ref(field))
+            };
             Ok((innermost_oid(&ty), Values::new(column, &ty)?))
         })
         .collect::<Result<_, Report>>()?;
