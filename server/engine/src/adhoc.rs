@@ -44,8 +44,13 @@ pub(crate) async fn bounded(
     patience: Duration,
 ) -> Result<Arc<dyn TableProvider>, EngineError> {
     let connector = Arc::clone(&source.connector);
-    let ends = shared.wires.spawn(async move { connector.end_offsets().await });
-    let ends = ends.await.map_err(EngineError::internal)?.map_err(|error| error.report())?;
+    let ends = shared
+        .wires
+        .spawn(async move { connector.end_offsets().await });
+    let ends = ends
+        .await
+        .map_err(EngineError::internal)?
+        .map_err(|error| error.report())?;
     let schema = source.history.schema();
     let bounded = BoundedSource {
         shared: Arc::clone(shared),
@@ -54,7 +59,10 @@ pub(crate) async fn bounded(
         patience,
         schema: Arc::clone(&schema),
     };
-    Ok(Arc::new(StreamingTable::try_new(schema, vec![Arc::new(bounded)])?))
+    Ok(Arc::new(StreamingTable::try_new(
+        schema,
+        vec![Arc::new(bounded)],
+    )?))
 }
 
 impl PartitionStream for BoundedSource {
@@ -70,17 +78,24 @@ impl PartitionStream for BoundedSource {
             ends: self.ends.clone(),
             patience: self.patience,
         };
-        let spawned = std::thread::Builder::new().name("thalweg-scan".into()).spawn(move || {
-            if let Err(error) = read.run(&send) {
-                let _ = send.blocking_send(Err(error));
-            }
-        });
-        let mut failed = spawned.err().map(|error| Err(DataFusionError::IoError(error)));
+        let spawned = std::thread::Builder::new()
+            .name("thalweg-scan".into())
+            .spawn(move || {
+                if let Err(error) = read.run(&send) {
+                    let _ = send.blocking_send(Err(error));
+                }
+            });
+        let mut failed = spawned
+            .err()
+            .map(|error| Err(DataFusionError::IoError(error)));
         let rows = futures::stream::poll_fn(move |cx| match failed.take() {
             Some(error) => std::task::Poll::Ready(Some(error)),
             None => queue.poll_recv(cx),
         });
-        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
+        Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(&self.schema),
+            rows,
+        ))
     }
 }
 
@@ -98,7 +113,11 @@ impl Read {
         if reached(&at, &self.ends, start) {
             return Ok(());
         }
-        let mut reader = self.source.connector.open(&at).map_err(|error| external(error.report()))?;
+        let mut reader = self
+            .source
+            .connector
+            .open(&at)
+            .map_err(|error| external(error.report()))?;
         let mut last_progress = Instant::now();
         while !reached(&at, &self.ends, start) && !rows.is_closed() && !self.shared.is_stopping() {
             let left: u64 = self
@@ -106,8 +125,14 @@ impl Read {
                 .iter()
                 .map(|(split, end)| end.saturating_sub(at.get(split).copied().unwrap_or(0)))
                 .fold(0, u64::saturating_add);
-            let budget = Budget { rows: POLL_ROWS.min(left as usize).max(1), bytes: POLL_BYTES, time: POLL };
-            let batch = reader.poll(budget).map_err(|error| external(error.report()))?;
+            let budget = Budget {
+                rows: POLL_ROWS.min(left as usize).max(1),
+                bytes: POLL_BYTES,
+                time: POLL,
+            };
+            let batch = reader
+                .poll(budget)
+                .map_err(|error| external(error.report()))?;
             if !batch.offsets.is_empty() {
                 last_progress = Instant::now();
             } else if last_progress.elapsed() >= self.patience {
@@ -117,9 +142,17 @@ impl Read {
                     SourceHealth::Running => "No records arrived in time.".to_string(),
                 };
                 let message = format!("could not read {} to its end", self.source.history.label());
-                return Err(external(EngineError::statement("08001", message, Some(detail))));
+                return Err(external(EngineError::statement(
+                    "08001",
+                    message,
+                    Some(detail),
+                )));
             }
-            let shaped = self.source.shape.apply(&batch, &at, self.shared.clock.now_us()).map_err(external)?;
+            let shaped = self
+                .source
+                .shape
+                .apply(&batch, &at, self.shared.clock.now_us())
+                .map_err(external)?;
             if let Some(reason) = shaped.failure {
                 return Err(external(EngineError::statement("23514", reason, None)));
             }
@@ -132,8 +165,15 @@ impl Read {
                     OnError::DeadLetter => drop(self.shared.inbox.dead(self.source.oid, dead)),
                     OnError::Fail => {
                         let message = format!("{}: {}", self.source.history.label(), first.message);
-                        let detail = format!("{} partition {} offset {}", first.topic, first.partition, first.offset);
-                        return Err(external(EngineError::statement("22000", message, Some(detail))));
+                        let detail = format!(
+                            "{} partition {} offset {}",
+                            first.topic, first.partition, first.offset
+                        );
+                        return Err(external(EngineError::statement(
+                            "22000",
+                            message,
+                            Some(detail),
+                        )));
                     }
                 }
             }

@@ -48,7 +48,10 @@ impl BatchRuntime {
             .enable_time()
             .build()
             .map_err(EngineError::internal)?;
-        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+        Ok(Self {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        })
     }
 
     pub(crate) fn handle(&self) -> &Handle {
@@ -80,7 +83,11 @@ pub(crate) fn with_relations(
     provide: &mut dyn FnMut(Oid) -> DataFusionResult<Arc<dyn TableProvider>>,
 ) -> DataFusionResult<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| match node {
-        LogicalPlan::TableScan(mut scan) => match scan.source.downcast_ref::<RelationScan>().map(|leaf| leaf.oid) {
+        LogicalPlan::TableScan(mut scan) => match scan
+            .source
+            .downcast_ref::<RelationScan>()
+            .map(|leaf| leaf.oid)
+        {
             Some(oid) => {
                 scan.source = provider_as_source(provide(oid)?);
                 Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
@@ -113,7 +120,9 @@ pub(crate) async fn physical(
 }
 
 fn memory_limited(bytes: usize) -> DataFusionResult<Arc<RuntimeEnv>> {
-    RuntimeEnvBuilder::new().with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes))).build_arc()
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes)))
+        .build_arc()
 }
 
 /// Runs a plan to its end on the calling thread, which must have a large stack and may block.
@@ -213,7 +222,13 @@ impl Drop for AbortOnDrop {
 }
 
 fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Result<T, EngineError> {
-    ended.map_err(|error| if error.is_panic() { panicked() } else { EngineError::Stopping })
+    ended.map_err(|error| {
+        if error.is_panic() {
+            panicked()
+        } else {
+            EngineError::Stopping
+        }
+    })
 }
 
 fn panic_error() -> DataFusionError {
@@ -233,14 +248,22 @@ pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
             schema.fields().len()
         )));
     }
-    let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| {
-        if column.data_type() == field.data_type() {
-            Ok(Arc::clone(column))
-        } else {
-            datafusion::arrow::compute::cast(column, field.data_type())
-        }
-    });
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(|(column, field)| {
+            if column.data_type() == field.data_type() {
+                Ok(Arc::clone(column))
+            } else {
+                datafusion::arrow::compute::cast(column, field.data_type())
+            }
+        });
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        Arc::clone(schema),
+        columns,
+        &options,
+    )?)
 }

@@ -26,10 +26,12 @@ pub(crate) fn intersect(a: &[Range], b: &[Range]) -> Vec<Range> {
 
 /// The epochs that every list knows; `None` when there is no list.
 pub(crate) fn common<'a>(lists: impl IntoIterator<Item = &'a [Range]>) -> Option<Vec<Range>> {
-    lists.into_iter().fold(None, |known: Option<Vec<Range>>, list| match known {
-        Some(known) => Some(intersect(&known, list)),
-        None => Some(list.to_vec()),
-    })
+    lists
+        .into_iter()
+        .fold(None, |known: Option<Vec<Range>>, list| match known {
+            Some(known) => Some(intersect(&known, list)),
+            None => Some(list.to_vec()),
+        })
 }
 
 /// The newest epoch in `known`.
@@ -93,7 +95,10 @@ mod tests {
         assert_eq!(roundest_after(&[(1, 21)], 21), None);
         assert_eq!(roundest_after(&[(3, 3), (5, 5)], 0), Some(5));
         assert_eq!(roundest_after(&[], 0), None);
-        assert_eq!(common([[(1, 9)].as_slice(), &[(2, 3), (8, 12)]]), Some(vec![(2, 3), (8, 9)]));
+        assert_eq!(
+            common([[(1, 9)].as_slice(), &[(2, 3), (8, 12)]]),
+            Some(vec![(2, 3), (8, 9)])
+        );
         assert_eq!(newest(&[(2, 3), (8, 9)]), Some(9));
     }
 
@@ -112,8 +117,15 @@ mod tests {
             seen
         };
         let (fast, slow) = (run(3), run(7));
-        let meet: Vec<u64> = slow.iter().copied().filter(|epoch| fast.contains(epoch)).collect();
-        assert!(meet.windows(2).all(|pair| pair[1] - pair[0] <= 32), "{meet:?}");
+        let meet: Vec<u64> = slow
+            .iter()
+            .copied()
+            .filter(|epoch| fast.contains(epoch))
+            .collect();
+        assert!(
+            meet.windows(2).all(|pair| pair[1] - pair[0] <= 32),
+            "{meet:?}"
+        );
         assert!(meet.len() > 128, "{}", meet.len());
     }
 

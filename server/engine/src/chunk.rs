@@ -21,8 +21,15 @@ pub(crate) struct RowCodec {
 
 impl RowCodec {
     pub(crate) fn new(schema: SchemaRef) -> Result<Self, ArrowError> {
-        let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
-        Ok(Self { converter: RowConverter::new(fields)?, schema })
+        let fields = schema
+            .fields()
+            .iter()
+            .map(|field| SortField::new(field.data_type().clone()))
+            .collect();
+        Ok(Self {
+            converter: RowConverter::new(fields)?,
+            schema,
+        })
     }
 
     pub(crate) fn encode(&self, columns: &[ArrayRef]) -> Result<Rows, ArrowError> {
@@ -30,7 +37,10 @@ impl RowCodec {
     }
 
     /// Rows from bytes that this codec encoded.
-    pub(crate) fn decode<'a>(&self, rows: impl IntoIterator<Item = &'a [u8]>) -> Result<RecordBatch, ArrowError> {
+    pub(crate) fn decode<'a>(
+        &self,
+        rows: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<RecordBatch, ArrowError> {
         let parser = self.converter.parser();
         let parsed: Vec<_> = rows.into_iter().map(|bytes| parser.parse(bytes)).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(parsed.len()));
@@ -53,7 +63,15 @@ impl Chunk {
         let batch = compact_views(delta.batch)?;
         let positive = delta.weights.all_positive();
         let bytes = batch.get_array_memory_size();
-        Ok(Self { delta: Delta { batch, weights: delta.weights }, positive, bytes, hashes: OnceLock::new() })
+        Ok(Self {
+            delta: Delta {
+                batch,
+                weights: delta.weights,
+            },
+            positive,
+            bytes,
+            hashes: OnceLock::new(),
+        })
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -87,11 +105,19 @@ impl Chunk {
 /// Concatenates chunks of positive rows, keeping their weights.
 pub(crate) fn concat(schema: &SchemaRef, chunks: &[&Chunk]) -> Result<Delta, ArrowError> {
     let batch = concat_batches(schema, chunks.iter().map(|chunk| &chunk.delta.batch))?;
-    if chunks.iter().all(|chunk| matches!(chunk.delta.weights, Weights::Ones)) {
+    if chunks
+        .iter()
+        .all(|chunk| matches!(chunk.delta.weights, Weights::Ones))
+    {
         return Ok(Delta::insert(batch));
     }
-    let weights = chunks.iter().flat_map(|chunk| (0..chunk.rows()).map(|row| chunk.weight(row)));
-    Ok(Delta { batch, weights: Weights::Each(weights.collect()) })
+    let weights = chunks
+        .iter()
+        .flat_map(|chunk| (0..chunk.rows()).map(|row| chunk.weight(row)));
+    Ok(Delta {
+        batch,
+        weights: Weights::Each(weights.collect()),
+    })
 }
 
 /// A fast hash of encoded rows; in memory only, so it may change between versions.

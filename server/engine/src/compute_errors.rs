@@ -23,7 +23,11 @@ pub(crate) struct ComputeErrors {
 impl ErrorSink for ComputeErrors {
     fn compute_error(&self, report: &Report, count: u64) {
         if !self.muted.load(Ordering::SeqCst) {
-            *self.current.lock().entry((report.sqlstate, report.message.clone())).or_default() += count;
+            *self
+                .current
+                .lock()
+                .entry((report.sqlstate, report.message.clone()))
+                .or_default() += count;
         }
     }
 }
@@ -37,7 +41,10 @@ impl ComputeErrors {
     /// Errors of the rows that one step added: `(sqlstate, message, rows)`.
     pub(crate) fn take_step(&self) -> Vec<(&'static str, String, u64)> {
         let counts = std::mem::take(&mut *self.current.lock());
-        counts.into_iter().map(|((sqlstate, message), count)| (sqlstate, message, count)).collect()
+        counts
+            .into_iter()
+            .map(|((sqlstate, message), count)| (sqlstate, message, count))
+            .collect()
     }
 
     /// Errors of a whole recomputation that the last one did not have, or had on fewer rows.

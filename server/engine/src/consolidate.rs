@@ -46,15 +46,23 @@ pub(crate) fn consolidate(codec: &RowCodec, terms: &[Term<'_>]) -> Result<Vec<De
     let mut left: Vec<Debt> = debts.into_values().filter(|debt| debt.owed > 0).collect();
     left.sort_unstable_by_key(|debt| (debt.term, debt.row));
     for group in left.chunk_by(|a, b| a.term == b.term) {
-        let Some(term) = group.first().and_then(|debt| terms.get(debt.term)) else { continue };
+        let Some(term) = group.first().and_then(|debt| terms.get(debt.term)) else {
+            continue;
+        };
         let rows = UInt32Array::from_iter_values(group.iter().map(|debt| debt.row as u32));
         let batch = take_record_batch(&term.chunk.delta.batch, &rows)?;
-        out.push(Delta { batch, weights: Weights::Each(group.iter().map(|debt| -debt.owed).collect()) });
+        out.push(Delta {
+            batch,
+            weights: Weights::Each(group.iter().map(|debt| -debt.owed).collect()),
+        });
     }
     Ok(out)
 }
 
-fn collect_debts(codec: &RowCodec, terms: &[Term<'_>]) -> Result<(Debts, HashSet<u64, PassThrough>), ArrowError> {
+fn collect_debts(
+    codec: &RowCodec,
+    terms: &[Term<'_>],
+) -> Result<(Debts, HashSet<u64, PassThrough>), ArrowError> {
     let mut debts = Debts::default();
     let mut hashes = HashSet::default();
     for (index, term) in terms.iter().enumerate() {
@@ -76,7 +84,14 @@ fn collect_debts(codec: &RowCodec, terms: &[Term<'_>]) -> Result<(Debts, HashSet
                 Some(debt) => debt.owed += owed,
                 None => {
                     hashes.insert(hash(bytes.data()));
-                    debts.insert(bytes.data().into(), Debt { owed, term: index, row });
+                    debts.insert(
+                        bytes.data().into(),
+                        Debt {
+                            owed,
+                            term: index,
+                            row,
+                        },
+                    );
                 }
             }
         }
@@ -100,37 +115,61 @@ fn surviving(
         candidates.extend(
             (0..chunk.rows())
                 .filter(positive)
-                .filter(|row| row_hashes.get(*row).is_some_and(|hash| hashes.contains(hash)))
+                .filter(|row| {
+                    row_hashes
+                        .get(*row)
+                        .is_some_and(|hash| hashes.contains(hash))
+                })
                 .map(|row| row as u32),
         );
     }
     if candidates.is_empty() && whole {
         return Ok((chunk.rows() > 0).then(|| chunk.delta.clone()));
     }
-    let mut weights: Vec<i64> = (0..chunk.rows()).map(|row| (chunk.weight(row) * term.sign).max(0)).collect();
+    let mut weights: Vec<i64> = (0..chunk.rows())
+        .map(|row| (chunk.weight(row) * term.sign).max(0))
+        .collect();
     let encoded = encode_rows(codec, chunk, &candidates)?;
     for (row, bytes) in candidates.iter().zip(encoded.iter()) {
-        if let (Some(debt), Some(weight)) = (debts.get_mut(bytes.data()), weights.get_mut(*row as usize)) {
+        if let (Some(debt), Some(weight)) =
+            (debts.get_mut(bytes.data()), weights.get_mut(*row as usize))
+        {
             let paid = debt.owed.min(*weight);
             debt.owed -= paid;
             *weight -= paid;
         }
     }
-    let kept = UInt32Array::from_iter_values((0_u32..).zip(&weights).filter(|(_, weight)| **weight > 0).map(|(row, _)| row));
+    let kept = UInt32Array::from_iter_values(
+        (0_u32..)
+            .zip(&weights)
+            .filter(|(_, weight)| **weight > 0)
+            .map(|(row, _)| row),
+    );
     if kept.is_empty() {
         return Ok(None);
     }
     let batch = take_record_batch(&chunk.delta.batch, &kept)?;
     weights.retain(|weight| *weight > 0);
-    let weights = if weights.iter().all(|weight| *weight == 1) { Weights::Ones } else { Weights::Each(weights.into()) };
+    let weights = if weights.iter().all(|weight| *weight == 1) {
+        Weights::Ones
+    } else {
+        Weights::Each(weights.into())
+    };
     Ok(Some(Delta { batch, weights }))
 }
 
-fn encode_rows(codec: &RowCodec, chunk: &Chunk, rows: &[u32]) -> Result<datafusion::arrow::row::Rows, ArrowError> {
+fn encode_rows(
+    codec: &RowCodec,
+    chunk: &Chunk,
+    rows: &[u32],
+) -> Result<datafusion::arrow::row::Rows, ArrowError> {
     if rows.len() == chunk.rows() {
         return codec.encode(chunk.delta.batch.columns());
     }
-    let batch = take_record_batch(&chunk.delta.batch, &UInt32Array::from_iter_values(rows.iter().copied()))?;
+    let batch = take_record_batch(
+        &chunk.delta.batch,
+        &UInt32Array::from_iter_values(rows.iter().copied()),
+    )?;
     codec.encode(batch.columns())
 }
 
@@ -142,7 +181,13 @@ fn net_without_columns(codec: &RowCodec, terms: &[Term<'_>]) -> Vec<Delta> {
     }
     let options = RecordBatchOptions::new().with_row_count(Some(net.unsigned_abs() as usize));
     RecordBatch::try_new_with_options(Arc::clone(&codec.schema), Vec::new(), &options)
-        .map(|batch| if net > 0 { Delta::insert(batch) } else { Delta::delete(batch) })
+        .map(|batch| {
+            if net > 0 {
+                Delta::insert(batch)
+            } else {
+                Delta::delete(batch)
+            }
+        })
         .into_iter()
         .collect()
 }
@@ -158,8 +203,12 @@ pub(crate) fn expand(deltas: &[Delta]) -> Result<Option<Vec<RecordBatch>>, Arrow
             out.push(delta.batch.clone());
             continue;
         }
-        let rows = (0..delta.num_rows()).flat_map(|row| std::iter::repeat_n(row as u32, delta.weights.at(row) as usize));
-        out.push(take_record_batch(&delta.batch, &UInt32Array::from_iter_values(rows))?);
+        let rows = (0..delta.num_rows())
+            .flat_map(|row| std::iter::repeat_n(row as u32, delta.weights.at(row) as usize));
+        out.push(take_record_batch(
+            &delta.batch,
+            &UInt32Array::from_iter_values(rows),
+        )?);
     }
     Ok(Some(out))
 }

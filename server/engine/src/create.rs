@@ -39,21 +39,29 @@ pub(crate) fn create(
         RelationKind::Errors { source } => errors(shared, catalog, relation, *source)?,
         RelationKind::View { .. } => return Ok(shared.latest_info()),
         RelationKind::MaterializedView { options, .. } => {
-            let strict = options.get("on_compute_error").is_some_and(|value| value.eq_ignore_ascii_case("fail"));
+            let strict = options
+                .get("on_compute_error")
+                .is_some_and(|value| value.eq_ignore_ascii_case("fail"));
             job(shared, relation, "materialized view", view, strict)?
         }
         RelationKind::Sink(_) => {
             let context = ConnectorContext::new(Arc::clone(&shared.clock));
-            sink = Some(thalweg_connectors::sink(relation, &context).map_err(|error| error.report())?);
+            sink =
+                Some(thalweg_connectors::sink(relation, &context).map_err(|error| error.report())?);
             job(shared, relation, "sink", view, false)?
         }
     };
     let job = what.job.clone();
     let (reply, registered) = oneshot::channel();
-    shared.inbox.command(Command::Register { what: Box::new(what), reply })?;
+    shared.inbox.command(Command::Register {
+        what: Box::new(what),
+        reply,
+    })?;
     let info = receive(registered)??;
     if let (Some(sink), Some(job)) = (sink, job) {
-        shared.wires.spawn(crate::sinks::deliver(Arc::clone(shared), job, sink));
+        shared
+            .wires
+            .spawn(crate::sinks::deliver(Arc::clone(shared), job, sink));
     }
     Ok(info)
 }
@@ -72,14 +80,28 @@ pub(crate) fn receive<T>(mut answer: oneshot::Receiver<T>) -> Result<T, EngineEr
 }
 
 fn schema_of(columns: &[Column]) -> SchemaRef {
-    Arc::new(Schema::new(columns.iter().map(|column| column.ty.field(&column.name, !column.not_null)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        columns
+            .iter()
+            .map(|column| column.ty.field(&column.name, !column.not_null))
+            .collect::<Vec<_>>(),
+    ))
 }
 
-fn table(shared: &Shared, catalog: &Catalog, relation: &Relation) -> Result<Registration, EngineError> {
+fn table(
+    shared: &Shared,
+    catalog: &Catalog,
+    relation: &Relation,
+) -> Result<Registration, EngineError> {
     let schema = schema_of(&relation.columns);
     let key = match &relation.primary_key {
         Some(key) => {
-            let position = |attnum: &i16| relation.columns.iter().position(|column| column.attnum == *attnum);
+            let position = |attnum: &i16| {
+                relation
+                    .columns
+                    .iter()
+                    .position(|column| column.attnum == *attnum)
+            };
             let positions = key.columns.iter().filter_map(position).collect();
             Some(KeyIndex::new(&key.name, positions, &schema)?)
         }
@@ -88,15 +110,31 @@ fn table(shared: &Shared, catalog: &Catalog, relation: &Relation) -> Result<Regi
     let columns = relation
         .columns
         .iter()
-        .map(|column| TableColumn { name: column.name.clone(), not_null: column.not_null })
+        .map(|column| TableColumn {
+            name: column.name.clone(),
+            not_null: column.not_null,
+        })
         .collect();
     let checks = checks(shared, catalog, relation, &schema)?;
-    let stored = Stored::new(relation.oid, &relation.name, "table", schema, Some(Table { columns, checks, key }))?;
+    let stored = Stored::new(
+        relation.oid,
+        &relation.name,
+        "table",
+        schema,
+        Some(Table {
+            columns,
+            checks,
+            key,
+        }),
+    )?;
     let version = recover_table(shared, &stored)?;
     if let Some(index) = stored.table.as_ref().and_then(|table| table.key.as_ref()) {
         index.apply(&version.content()?)?;
     }
-    Ok(Registration { content: Some((stored, Arc::new(version))), ..Registration::default() })
+    Ok(Registration {
+        content: Some((stored, Arc::new(version))),
+        ..Registration::default()
+    })
 }
 
 fn checks(
@@ -120,11 +158,19 @@ fn checks(
         let parsed = parse_expr(&check.expr).map_err(|error| error.report())?;
         let bound = shared
             .planner
-            .column_expr(&context, &relation.columns, &parsed, &thalweg_catalog::SqlType::Bool)
+            .column_expr(
+                &context,
+                &relation.columns,
+                &parsed,
+                &thalweg_catalog::SqlType::Bool,
+            )
             .map_err(|error| error.report())?;
         let df_schema = DFSchema::try_from(Arc::clone(schema))?;
         let expr = session_at(&shared.planner, 0).create_physical_expr(bound, &df_schema)?;
-        out.push(TableCheck { name: check.name.clone(), expr });
+        out.push(TableCheck {
+            name: check.name.clone(),
+            expr,
+        });
     }
     Ok(out)
 }
@@ -136,7 +182,12 @@ fn recover_table(shared: &Shared, stored: &Stored) -> Result<Version, EngineErro
     let mut logged_rows = 0;
     let mut last = 0;
     for entry in &log.entries {
-        let name = format!("DML log entry {}/{} of {}", entry.epoch, entry.seq, stored.label());
+        let name = format!(
+            "DML log entry {}/{} of {}",
+            entry.epoch,
+            entry.seq,
+            stored.label()
+        );
         let deltas = entry
             .changes
             .iter()
@@ -148,10 +199,13 @@ fn recover_table(shared: &Shared, stored: &Stored) -> Result<Version, EngineErro
     }
     let content = version.content()?;
     let rows: usize = content.iter().map(Delta::num_rows).sum();
-    let long = log.entries.len() > 1024 || logged_rows > shared.config.compact_factor * rows.max(64);
+    let long =
+        log.entries.len() > 1024 || logged_rows > shared.config.compact_factor * rows.max(64);
     if log.entries.len() > 1 && long {
         let content: Vec<_> = content.iter().map(weighted).collect();
-        shared.store.compact_table_log(stored.oid.0, last, &content)?;
+        shared
+            .store
+            .compact_table_log(stored.oid.0, last, &content)?;
         tracing::info!(table = %stored.name, entries = log.entries.len(), rows, "table log rewritten");
     }
     Ok(version)
@@ -170,10 +224,17 @@ fn from_log(change: &WeightedBatch, stored: &Stored, name: &str) -> Result<Delta
     Ok(Delta { batch, weights })
 }
 
-fn source(shared: &Shared, catalog: &Catalog, relation: &Relation) -> Result<Registration, EngineError> {
-    let RelationKind::Source(spec) = &relation.kind else { return Ok(Registration::default()) };
+fn source(
+    shared: &Shared,
+    catalog: &Catalog,
+    relation: &Relation,
+) -> Result<Registration, EngineError> {
+    let RelationKind::Source(spec) = &relation.kind else {
+        return Ok(Registration::default());
+    };
     let context = ConnectorContext::new(Arc::clone(&shared.clock));
-    let connector = thalweg_connectors::source(relation, &context).map_err(|error| error.report())?;
+    let connector =
+        thalweg_connectors::source(relation, &context).map_err(|error| error.report())?;
     let shape = Shape::new(&shared.planner, catalog, relation)?;
     let history = Stored::new(relation.oid, &relation.name, "source", shape.schema(), None)?;
     let (on_error, _) = error_options(spec);
@@ -184,7 +245,10 @@ fn source(shared: &Shared, catalog: &Catalog, relation: &Relation) -> Result<Reg
         })?),
         None => None,
     };
-    let state = SourceState { target: logged, ..SourceState::default() };
+    let state = SourceState {
+        target: logged,
+        ..SourceState::default()
+    };
     let source = Source {
         oid: relation.oid,
         connector,
@@ -194,11 +258,25 @@ fn source(shared: &Shared, catalog: &Catalog, relation: &Relation) -> Result<Reg
         history,
         state: parking_lot::Mutex::new(state),
     };
-    Ok(Registration { source: Some(Arc::new(source)), ..Registration::default() })
+    Ok(Registration {
+        source: Some(Arc::new(source)),
+        ..Registration::default()
+    })
 }
 
-fn errors(shared: &Shared, catalog: &Catalog, relation: &Relation, source: Oid) -> Result<Registration, EngineError> {
-    let stored = Stored::new(relation.oid, &relation.name, "table", schema_of(&relation.columns), None)?;
+fn errors(
+    shared: &Shared,
+    catalog: &Catalog,
+    relation: &Relation,
+    source: Oid,
+) -> Result<Registration, EngineError> {
+    let stored = Stored::new(
+        relation.oid,
+        &relation.name,
+        "table",
+        schema_of(&relation.columns),
+        None,
+    )?;
     let spec = match catalog.relation(source).map(|source| &source.kind) {
         Some(RelationKind::Source(spec)) => spec,
         _ => return Err(EngineError::Unknown(source)),
@@ -221,14 +299,29 @@ fn job(
     view: Option<ViewPlan>,
     strict_errors: bool,
 ) -> Result<Registration, EngineError> {
-    let view = view.ok_or_else(|| EngineError::internal(format!("the {kind} \"{}\" has no plan", relation.name)))?;
-    let fields: Vec<_> = view.output.iter().map(|column| column.ty.field(&column.name, true)).collect();
-    let stored = Stored::new(relation.oid, &relation.name, kind, Arc::new(Schema::new(fields)), None)?;
+    let view = view.ok_or_else(|| {
+        EngineError::internal(format!("the {kind} \"{}\" has no plan", relation.name))
+    })?;
+    let fields: Vec<_> = view
+        .output
+        .iter()
+        .map(|column| column.ty.field(&column.name, true))
+        .collect();
+    let stored = Stored::new(
+        relation.oid,
+        &relation.name,
+        kind,
+        Arc::new(Schema::new(fields)),
+        None,
+    )?;
     let inputs = view
         .reads
         .iter()
         .map(|oid| shared.relation(*oid).ok_or(EngineError::Unknown(*oid)))
         .collect::<Result<Vec<_>, _>>()?;
     let job = Job::new(&shared.planner, stored, view, inputs, strict_errors)?;
-    Ok(Registration { job: Some(job), ..Registration::default() })
+    Ok(Registration {
+        job: Some(job),
+        ..Registration::default()
+    })
 }

@@ -52,7 +52,12 @@ pub(crate) struct DeadChange {
 
 impl DeadLog {
     pub(crate) fn new(source: Oid, relation: Arc<Stored>, retention: Retention) -> Self {
-        Self { source, relation, retention, letters: Mutex::default() }
+        Self {
+            source,
+            relation,
+            retention,
+            letters: Mutex::default(),
+        }
     }
 
     /// Takes over stored letters; returns them as rows.
@@ -64,16 +69,28 @@ impl DeadLog {
         for record in records {
             let (epoch, letter) = decode(&record.value).ok_or_else(|| EngineError::Storage {
                 sqlstate: "XX001",
-                message: format!("a dead letter of {} is corrupt: it ends too early", self.relation.label()),
+                message: format!(
+                    "a dead letter of {} is corrupt: it ends too early",
+                    self.relation.label()
+                ),
             })?;
             letters.insert(record.key.clone(), Kept { letter, epoch });
         }
         let rows: Vec<&Kept> = letters.values().collect();
-        Ok(if rows.is_empty() { Vec::new() } else { vec![Delta::insert(self.batch(&rows)?)] })
+        Ok(if rows.is_empty() {
+            Vec::new()
+        } else {
+            vec![Delta::insert(self.batch(&rows)?)]
+        })
     }
 
     /// Adds letters that are new, removes what retention no longer keeps.
-    pub(crate) fn add(&self, fresh: Vec<DeadLetter>, epoch: u64, now_us: i64) -> Result<DeadChange, EngineError> {
+    pub(crate) fn add(
+        &self,
+        fresh: Vec<DeadLetter>,
+        epoch: u64,
+        now_us: i64,
+    ) -> Result<DeadChange, EngineError> {
         let mut letters = self.letters.lock();
         let mut change = DeadChange::default();
         let oldest = now_us.saturating_sub(self.retention.age_us);
@@ -84,20 +101,38 @@ impl DeadLog {
                 continue;
             }
             let value = encode(epoch, &letter);
-            change.records.push(DeadRecord { source: self.source.0, key: key.clone(), value });
+            change.records.push(DeadRecord {
+                source: self.source.0,
+                key: key.clone(),
+                value,
+            });
             letters.insert(key.clone(), Kept { letter, epoch });
             added.push(key);
         }
-        let mut gone: Vec<Vec<u8>> =
-            letters.iter().filter(|(_, kept)| kept.letter.at_us < oldest).map(|(key, _)| key.clone()).collect();
+        let mut gone: Vec<Vec<u8>> = letters
+            .iter()
+            .filter(|(_, kept)| kept.letter.at_us < oldest)
+            .map(|(key, _)| key.clone())
+            .collect();
         if letters.len() - gone.len() > self.retention.rows_max {
-            let mut by_age: Vec<(i64, &Vec<u8>)> = letters.iter().map(|(key, kept)| (kept.letter.at_us, key)).collect();
+            let mut by_age: Vec<(i64, &Vec<u8>)> = letters
+                .iter()
+                .map(|(key, kept)| (kept.letter.at_us, key))
+                .collect();
             by_age.sort_unstable();
-            gone = by_age.iter().take(letters.len() - self.retention.rows_max).map(|(_, key)| (*key).clone()).collect();
+            gone = by_age
+                .iter()
+                .take(letters.len() - self.retention.rows_max)
+                .map(|(_, key)| (*key).clone())
+                .collect();
         }
         // Letters that come and go within the epoch leave no trace.
         change.records.retain(|record| !gone.contains(&record.key));
-        let born: Vec<&Kept> = added.iter().filter(|key| !gone.contains(*key)).filter_map(|key| letters.get(key)).collect();
+        let born: Vec<&Kept> = added
+            .iter()
+            .filter(|key| !gone.contains(*key))
+            .filter_map(|key| letters.get(key))
+            .collect();
         if !born.is_empty() {
             change.deltas.push(Delta::insert(self.batch(&born)?));
         }
@@ -116,8 +151,12 @@ impl DeadLog {
     fn batch(&self, rows: &[&Kept]) -> Result<RecordBatch, EngineError> {
         let schema: SchemaRef = self.relation.schema();
         let columns = schema.fields().iter().map(|field| {
-            let column = column(field.name(), rows)
-                .ok_or_else(|| EngineError::internal(format!("an errors relation has a column \"{}\"", field.name())))?;
+            let column = column(field.name(), rows).ok_or_else(|| {
+                EngineError::internal(format!(
+                    "an errors relation has a column \"{}\"",
+                    field.name()
+                ))
+            })?;
             Ok::<_, EngineError>(cast(&column, field.data_type())?)
         });
         let columns = columns.collect::<Result<Vec<_>, _>>()?;
@@ -128,12 +167,17 @@ impl DeadLog {
 fn column(name: &str, rows: &[&Kept]) -> Option<ArrayRef> {
     fn text<'a>(rows: &'a [&Kept], get: impl Fn(&'a DeadLetter) -> Option<&'a str>) -> ArrayRef {
         let mut builder = StringBuilder::new();
-        rows.iter().for_each(|row| builder.append_option(get(&row.letter)));
+        rows.iter()
+            .for_each(|row| builder.append_option(get(&row.letter)));
         Arc::new(builder.finish())
     }
-    fn bytes<'a>(rows: &'a [&Kept], get: impl Fn(&'a DeadLetter) -> Option<&'a Vec<u8>>) -> ArrayRef {
+    fn bytes<'a>(
+        rows: &'a [&Kept],
+        get: impl Fn(&'a DeadLetter) -> Option<&'a Vec<u8>>,
+    ) -> ArrayRef {
         let mut builder = BinaryBuilder::new();
-        rows.iter().for_each(|row| builder.append_option(get(&row.letter)));
+        rows.iter()
+            .for_each(|row| builder.append_option(get(&row.letter)));
         Arc::new(builder.finish())
     }
     fn long(rows: &[&Kept], get: impl Fn(&Kept) -> i64) -> ArrayRef {
@@ -152,12 +196,14 @@ fn column(name: &str, rows: &[&Kept]) -> Option<ArrayRef> {
         "epoch" => long(rows, |row| row.epoch as i64),
         "partition" => {
             let mut builder = Int32Builder::new();
-            rows.iter().for_each(|row| builder.append_value(row.letter.partition));
+            rows.iter()
+                .for_each(|row| builder.append_value(row.letter.partition));
             Arc::new(builder.finish())
         }
         "at" => {
             let mut builder = TimestampMicrosecondBuilder::new().with_timezone("UTC");
-            rows.iter().for_each(|row| builder.append_value(row.letter.at_us));
+            rows.iter()
+                .for_each(|row| builder.append_value(row.letter.at_us));
             Arc::new(builder.finish())
         }
         _ => return None,
@@ -182,7 +228,11 @@ fn encode(epoch: u64, letter: &DeadLetter) -> Vec<u8> {
     put(&mut out, letter.reason.as_bytes());
     put(&mut out, letter.message.as_bytes());
     put(&mut out, letter.topic.as_bytes());
-    for optional in [letter.key.as_deref(), letter.payload.as_deref(), letter.headers.as_ref().map(String::as_bytes)] {
+    for optional in [
+        letter.key.as_deref(),
+        letter.payload.as_deref(),
+        letter.headers.as_ref().map(String::as_bytes),
+    ] {
         out.push(u8::from(optional.is_some()));
         put(&mut out, optional.unwrap_or_default());
     }
@@ -225,5 +275,18 @@ fn decode(mut bytes: &[u8]) -> Option<(u64, DeadLetter)> {
         Some(headers) => Some(String::from_utf8(headers).ok()?),
         None => None,
     };
-    Some((epoch, DeadLetter { reason, message, topic, partition, offset, key, payload, headers, at_us }))
+    Some((
+        epoch,
+        DeadLetter {
+            reason,
+            message,
+            topic,
+            partition,
+            offset,
+            key,
+            payload,
+            headers,
+            at_us,
+        },
+    ))
 }

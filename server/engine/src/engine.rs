@@ -55,8 +55,14 @@ impl Engine {
         wires: Handle,
     ) -> Result<Engine, EngineError> {
         let last = match store.last_epoch()? {
-            Some(record) => EpochInfo { epoch: Epoch(record.epoch), at_ms: record.at_ms },
-            None => EpochInfo { epoch: Epoch(0), at_ms: 0 },
+            Some(record) => EpochInfo {
+                epoch: Epoch(record.epoch),
+                at_ms: record.at_ms,
+            },
+            None => EpochInfo {
+                epoch: Epoch(0),
+                at_ms: 0,
+            },
         };
         let shared = Arc::new(Shared::new(config, store, planner, clock, wires, last)?);
         let (worker, jobs) = (Worker::new(Arc::clone(&shared)), Arc::clone(&shared));
@@ -64,7 +70,12 @@ impl Engine {
             spawn("thalweg-worker", move || worker.run())?,
             spawn("thalweg-jobs", move || schedule(&jobs))?,
         ];
-        Ok(Engine { inner: Arc::new(Inner { shared, threads: Mutex::new(threads) }) })
+        Ok(Engine {
+            inner: Arc::new(Inner {
+                shared,
+                threads: Mutex::new(threads),
+            }),
+        })
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -88,7 +99,10 @@ impl Engine {
     /// Forgets objects, their logs included. Unknown ones are ignored.
     pub fn drop_relations(&self, oids: &[Oid]) -> Result<(), EngineError> {
         let (reply, answer) = oneshot::channel();
-        self.shared().inbox.command(Command::Drop { oids: oids.to_vec(), reply })?;
+        self.shared().inbox.command(Command::Drop {
+            oids: oids.to_vec(),
+            reply,
+        })?;
         receive(answer)?
     }
 
@@ -96,7 +110,11 @@ impl Engine {
     pub fn forget_dropped(&self, catalog: &Catalog) -> Result<(), EngineError> {
         let mut gone = self.shared().store.logged_tables()?;
         gone.retain(|table| catalog.relation(Oid(*table)).is_none());
-        if gone.is_empty() { Ok(()) } else { Ok(self.shared().store.forget(&gone)?) }
+        if gone.is_empty() {
+            Ok(())
+        } else {
+            Ok(self.shared().store.forget(&gone)?)
+        }
     }
 
     /// Runs a query at one epoch. `plan` has its parameters bound; `reads` are the relations in it.
@@ -123,7 +141,10 @@ impl Engine {
         _catalog: &Catalog,
         floor: &mut SessionFloor,
     ) -> Result<Written, EngineError> {
-        let options = ReadOptions { at_now_us: self.shared().clock.now_us(), ..ReadOptions::default() };
+        let options = ReadOptions {
+            at_now_us: self.shared().clock.now_us(),
+            ..ReadOptions::default()
+        };
         write(self.shared(), plan, floor, &options).await
     }
 
@@ -136,7 +157,12 @@ impl Engine {
     pub async fn flush(&self) -> Result<(), EngineError> {
         let shared = self.shared();
         let epoch = shared.latest();
-        let views: Vec<_> = shared.jobs.read().values().map(|job| Arc::clone(&job.relation)).collect();
+        let views: Vec<_> = shared
+            .jobs
+            .read()
+            .values()
+            .map(|job| Arc::clone(&job.relation))
+            .collect();
         for view in views {
             if let Err(error) = reflected(shared, std::slice::from_ref(&view), epoch).await
                 && !matches!(error, EngineError::Failed { .. })
@@ -151,7 +177,11 @@ impl Engine {
     pub async fn wait_for(&self, oid: Oid) -> Result<Epoch, EngineError> {
         let shared = self.shared();
         let relation = shared.relation(oid).ok_or(EngineError::Unknown(oid))?;
-        let unread = shared.sources.read().get(&oid).is_some_and(|source| source.state.lock().consumers.is_empty());
+        let unread = shared
+            .sources
+            .read()
+            .get(&oid)
+            .is_some_and(|source| source.state.lock().consumers.is_empty());
         if unread {
             return Ok(Epoch(shared.latest()));
         }
@@ -175,7 +205,13 @@ impl Engine {
         self.inner.stop();
         let deadline = Instant::now() + self.shared().config.shutdown_wait;
         let mut threads = std::mem::take(&mut *self.inner.threads.lock());
-        threads.extend(self.shared().sources.read().values().filter_map(|source| source.stop()));
+        threads.extend(
+            self.shared()
+                .sources
+                .read()
+                .values()
+                .filter_map(|source| source.stop()),
+        );
         for thread in threads {
             while !thread.is_finished() && Instant::now() < deadline {
                 std::thread::park_timeout(Duration::from_millis(5));
@@ -203,5 +239,9 @@ impl Drop for Inner {
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, EngineError> {
-    std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(run).map_err(EngineError::internal)
+    std::thread::Builder::new()
+        .name(name.into())
+        .stack_size(STACK_BYTES)
+        .spawn(run)
+        .map_err(EngineError::internal)
 }

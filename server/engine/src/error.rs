@@ -53,9 +53,19 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    pub(crate) fn statement(sqlstate: &'static str, message: impl Into<String>, detail: Option<String>) -> Self {
+    pub(crate) fn statement(
+        sqlstate: &'static str,
+        message: impl Into<String>,
+        detail: Option<String>,
+    ) -> Self {
         let message = message.into();
-        EngineError::Statement(Box::new(Report { sqlstate, message, detail, hint: None, position: None }))
+        EngineError::Statement(Box::new(Report {
+            sqlstate,
+            message,
+            detail,
+            hint: None,
+            position: None,
+        }))
     }
 
     pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
@@ -64,7 +74,13 @@ impl EngineError {
 
     /// The error in the words and fields of the wire protocol.
     pub fn report(&self) -> Report {
-        let plain = |sqlstate, detail, hint| Report { sqlstate, message: self.to_string(), detail, hint, position: None };
+        let plain = |sqlstate, detail, hint| Report {
+            sqlstate,
+            message: self.to_string(),
+            detail,
+            hint,
+            position: None,
+        };
         match self {
             EngineError::Storage { sqlstate, .. } => plain(sqlstate, None, None),
             EngineError::Statement(report) => report.as_ref().clone(),
@@ -83,7 +99,10 @@ impl EngineError {
 
 impl From<StateError> for EngineError {
     fn from(error: StateError) -> Self {
-        EngineError::Storage { sqlstate: error.sqlstate(), message: error.to_string() }
+        EngineError::Storage {
+            sqlstate: error.sqlstate(),
+            message: error.to_string(),
+        }
     }
 }
 

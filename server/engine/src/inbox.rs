@@ -31,9 +31,15 @@ pub(crate) struct Submission {
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Starts a relation at the next epoch.
-    Register { what: Box<Registration>, reply: oneshot::Sender<Result<EpochInfo, EngineError>> },
+    Register {
+        what: Box<Registration>,
+        reply: oneshot::Sender<Result<EpochInfo, EngineError>>,
+    },
     /// Forgets objects.
-    Drop { oids: Vec<Oid>, reply: oneshot::Sender<Result<(), EngineError>> },
+    Drop {
+        oids: Vec<Oid>,
+        reply: oneshot::Sender<Result<(), EngineError>>,
+    },
 }
 
 /// What a new object consists of.
@@ -90,7 +96,10 @@ struct Waiting {
 
 impl Waiting {
     fn urgent(&self) -> bool {
-        self.closed || self.work.tick || !self.work.submissions.is_empty() || !self.work.commands.is_empty()
+        self.closed
+            || self.work.tick
+            || !self.work.submissions.is_empty()
+            || !self.work.commands.is_empty()
     }
 }
 
@@ -136,10 +145,17 @@ impl Inbox {
 
     /// Hands over a poll's rows; waits up to `wait` while too many of this source's rows are queued. Returns the delivery when
     /// there is still no room.
-    pub(crate) fn deliver(&self, delivery: Delivery, rows_max: usize, wait: Duration) -> Result<(), Box<Delivery>> {
+    pub(crate) fn deliver(
+        &self,
+        delivery: Delivery,
+        rows_max: usize,
+        wait: Duration,
+    ) -> Result<(), Box<Delivery>> {
         let deadline = Instant::now() + wait;
         let mut waiting = self.waiting.lock();
-        while waiting.rows.get(&delivery.source).copied().unwrap_or(0) >= rows_max && !waiting.closed {
+        while waiting.rows.get(&delivery.source).copied().unwrap_or(0) >= rows_max
+            && !waiting.closed
+        {
             if self.taken.wait_until(&mut waiting, deadline).timed_out() {
                 return Err(Box::new(delivery));
             }
@@ -168,7 +184,8 @@ impl Inbox {
             if waiting.urgent() {
                 break;
             }
-            let full = waiting.total_rows >= config.epoch_rows_max || waiting.total_bytes >= config.epoch_bytes_max;
+            let full = waiting.total_rows >= config.epoch_rows_max
+                || waiting.total_bytes >= config.epoch_bytes_max;
             let due = waiting.first_row.map(|first| first + config.linger);
             if full || due.is_some_and(|due| due <= Instant::now()) {
                 break;

@@ -117,7 +117,9 @@ impl Job {
 
     fn begin(&self) -> bool {
         let mut state = self.state.lock();
-        let free = !state.running && state.retry_at.is_none_or(|at| at <= Instant::now()) && !self.is_dropped();
+        let free = !state.running
+            && state.retry_at.is_none_or(|at| at <= Instant::now())
+            && !self.is_dropped();
         state.running |= free;
         free
     }
@@ -150,14 +152,27 @@ impl Job {
         let latest = shared.latest();
         let created = self.created.load(Ordering::SeqCst);
         let oldest = shared.epochs.lock().front().map_or(0, |info| info.epoch.0);
-        let lists: Vec<_> = self.inputs.iter().map(|input| input.known(latest)).collect();
-        let known = common(lists.iter().map(Vec::as_slice)).unwrap_or_else(|| vec![(created, latest)]);
+        let lists: Vec<_> = self
+            .inputs
+            .iter()
+            .map(|input| input.known(latest))
+            .collect();
+        let known =
+            common(lists.iter().map(Vec::as_slice)).unwrap_or_else(|| vec![(created, latest)]);
         let done = self.relation.through(latest);
         // The wall clock of epochs before the window is gone, and so are most versions.
-        let after = done.unwrap_or(created.saturating_sub(1)).max(oldest.saturating_sub(1));
-        let Some(target) = roundest_after(&known, after) else { return Next::Idle };
+        let after = done
+            .unwrap_or(created.saturating_sub(1))
+            .max(oldest.saturating_sub(1));
+        let Some(target) = roundest_after(&known, after) else {
+            return Next::Idle;
+        };
         if let (Some(done), Some(newest)) = (done, newest(&known)) {
-            let still = |epoch| self.inputs.iter().all(|input| input.history.lock().unchanged(done, epoch, latest));
+            let still = |epoch| {
+                self.inputs
+                    .iter()
+                    .all(|input| input.history.lock().unchanged(done, epoch, latest))
+            };
             match [newest, target].into_iter().find(|epoch| still(*epoch)) {
                 Some(epoch) if !self.uses_now => return Next::Extend(epoch),
                 // Only time has passed.
@@ -170,13 +185,19 @@ impl Job {
 
     fn now_due(&self, shared: &Shared) -> bool {
         let state = self.state.lock();
-        state.last_run.is_none_or(|last| last.elapsed() >= shared.config.now_interval.mul_f32(0.9))
+        state
+            .last_run
+            .is_none_or(|last| last.elapsed() >= shared.config.now_interval.mul_f32(0.9))
     }
 
     fn run(&self, shared: &Arc<Shared>, target: u64) {
         let started = Instant::now();
         let run = catch_unwind(AssertUnwindSafe(|| self.advance(shared, target)));
-        let result = run.unwrap_or_else(|_| Err(EngineError::internal("the view stopped at a broken invariant")));
+        let result = run.unwrap_or_else(|_| {
+            Err(EngineError::internal(
+                "the view stopped at a broken invariant",
+            ))
+        });
         {
             let mut state = self.state.lock();
             state.last_run = Some(started);
@@ -202,7 +223,9 @@ impl Job {
         self.errors.mute(false);
         self.errors.discard();
         let mut state = self.state.lock();
-        let backoff = state.backoff.map_or(shared.config.backoff_min, |last| (last * 2).min(shared.config.backoff_max));
+        let backoff = state.backoff.map_or(shared.config.backoff_min, |last| {
+            (last * 2).min(shared.config.backoff_max)
+        });
         state.backoff = Some(backoff);
         state.retry_at = Some(Instant::now() + backoff);
         drop(state);
@@ -213,7 +236,13 @@ impl Job {
             Some(detail) => format!("{}: {detail}", report.message),
             None => report.message.clone(),
         };
-        shared.record_error(ErrorRecord::of(&self.relation, report.sqlstate, reason.clone(), at_us, Some(target)));
+        shared.record_error(ErrorRecord::of(
+            &self.relation,
+            report.sqlstate,
+            reason.clone(),
+            at_us,
+            Some(target),
+        ));
         *self.relation.failure.lock() = Some(reason);
     }
 
@@ -224,7 +253,9 @@ impl Job {
             let history = self.relation.history.lock();
             (history.through(latest), history.newest())
         };
-        let changes = done.filter(|_| self.linear).and_then(|done| self.input_changes(done, target));
+        let changes = done
+            .filter(|_| self.linear)
+            .and_then(|done| self.input_changes(done, target));
         let deltas = match changes {
             Some(changes) => self.step(shared, target, &changes)?,
             None => self.recompute(shared, target, &old)?,
@@ -238,7 +269,10 @@ impl Job {
     }
 
     fn input_changes(&self, since: u64, through: u64) -> Option<BTreeMap<Oid, Vec<Delta>>> {
-        self.inputs.iter().map(|input| Some((input.oid, input.history.lock().delta(since, through)?))).collect()
+        self.inputs
+            .iter()
+            .map(|input| Some((input.oid, input.history.lock().delta(since, through)?)))
+            .collect()
     }
 
     fn step(
@@ -247,46 +281,78 @@ impl Job {
         epoch: u64,
         changes: &BTreeMap<Oid, Vec<Delta>>,
     ) -> Result<Vec<Delta>, EngineError> {
-        if changes.values().all(|deltas| deltas.iter().all(|delta| delta.num_rows() == 0)) {
+        if changes
+            .values()
+            .all(|deltas| deltas.iter().all(|delta| delta.num_rows() == 0))
+        {
             return Ok(Vec::new());
         }
         let mut stateless = self.stateless.lock();
         if stateless.is_none() {
             let schema = self.relation.schema();
-            *stateless = Some(Stateless::new(&shared.batch, &shared.planner, &self.logical, &self.inputs, schema)?);
+            *stateless = Some(Stateless::new(
+                &shared.batch,
+                &shared.planner,
+                &self.logical,
+                &self.inputs,
+                schema,
+            )?);
         }
-        let Some(plan) = stateless.as_ref() else { return Ok(Vec::new()) };
+        let Some(plan) = stateless.as_ref() else {
+            return Ok(Vec::new());
+        };
         let deltas = plan.step(&shared.batch, changes, &self.errors)?;
         self.record_compute_errors(shared, epoch, self.errors.take_step());
         Ok(deltas)
     }
 
-    fn recompute(&self, shared: &Shared, target: u64, old: &Version) -> Result<Vec<Delta>, EngineError> {
+    fn recompute(
+        &self,
+        shared: &Shared,
+        target: u64,
+        old: &Version,
+    ) -> Result<Vec<Delta>, EngineError> {
         let latest = shared.latest();
         let mut tables = BTreeMap::new();
         for input in &self.inputs {
-            let version = input
-                .at(target, latest)
-                .ok_or_else(|| EngineError::internal(format!("epoch {target} of {} is gone", input.label())))?;
+            let version = input.at(target, latest).ok_or_else(|| {
+                EngineError::internal(format!("epoch {target} of {} is gone", input.label()))
+            })?;
             tables.insert(input.oid, SnapshotTable::new(input, &version)?);
         }
         let plan = with_relations(self.logical.clone(), &mut |oid| match tables.get(&oid) {
             Some(table) => Ok(Arc::clone(table) as _),
-            None => Err(datafusion::error::DataFusionError::Internal(format!("a view reads OID {} without saying so", oid.0))),
+            None => Err(datafusion::error::DataFusionError::Internal(format!(
+                "a view reads OID {} without saying so",
+                oid.0
+            ))),
         })?;
-        let at_ms = shared.at_ms(target).unwrap_or_else(|| shared.latest_info().at_ms);
-        let limits = RunLimits { now_us: at_ms.saturating_mul(1000), memory: shared.config.job_memory_max };
+        let at_ms = shared
+            .at_ms(target)
+            .unwrap_or_else(|| shared.latest_info().at_ms);
+        let limits = RunLimits {
+            now_us: at_ms.saturating_mul(1000),
+            memory: shared.config.job_memory_max,
+        };
         let plan = shared.planner.bind_now(plan, limits.now_us)?;
         let rows = collect_blocking(&shared.batch, &shared.planner, &plan, limits)?;
         let schema = self.relation.schema();
-        let rows = rows.iter().map(|batch| conform(batch, &schema)).collect::<Result<Vec<_>, _>>()?;
+        let rows = rows
+            .iter()
+            .map(|batch| conform(batch, &schema))
+            .collect::<Result<Vec<_>, _>>()?;
         let deltas = old.diff_to_rows(rows)?;
         self.record_compute_errors(shared, target, self.errors.take_run());
         Ok(deltas)
     }
 
     /// Records what the rows that gave NULL raised.
-    fn record_compute_errors(&self, shared: &Shared, epoch: u64, errors: Vec<(&'static str, String, u64)>) {
+    fn record_compute_errors(
+        &self,
+        shared: &Shared,
+        epoch: u64,
+        errors: Vec<(&'static str, String, u64)>,
+    ) {
         for (sqlstate, message, rows) in errors {
             let at_us = shared.clock.now_us();
             let record = ErrorRecord::of(&self.relation, sqlstate, message, at_us, Some(epoch));
@@ -300,7 +366,11 @@ impl Job {
         let relation = &self.relation;
         let ready = {
             let history = relation.history.lock();
-            history.through(before) == Some(before) && self.inputs.iter().all(|input| input.history.lock().is_live())
+            history.through(before) == Some(before)
+                && self
+                    .inputs
+                    .iter()
+                    .all(|input| input.history.lock().is_live())
         };
         if !ready {
             relation.history.lock().set_live(false, before);
@@ -311,11 +381,20 @@ impl Job {
             return;
         }
         let changes = self.input_changes(before, epoch).filter(|changes| {
-            changes.values().flatten().map(Delta::num_rows).sum::<usize>() <= WORKER_ROWS_MAX
+            changes
+                .values()
+                .flatten()
+                .map(Delta::num_rows)
+                .sum::<usize>()
+                <= WORKER_ROWS_MAX
         });
         let result = match changes {
             Some(changes) => catch_unwind(AssertUnwindSafe(|| self.step(shared, epoch, &changes)))
-                .unwrap_or_else(|_| Err(EngineError::internal("the view stopped at a broken invariant")))
+                .unwrap_or_else(|_| {
+                    Err(EngineError::internal(
+                        "the view stopped at a broken invariant",
+                    ))
+                })
                 .and_then(|deltas| {
                     let mut history = relation.history.lock();
                     history.publish(epoch, deltas)?;

@@ -62,7 +62,11 @@ pub struct ReadOptions {
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { consistency: Consistency::Snapshot, wait_timeout: Duration::from_secs(10), at_now_us: 0 }
+        Self {
+            consistency: Consistency::Snapshot,
+            wait_timeout: Duration::from_secs(10),
+            at_now_us: 0,
+        }
     }
 }
 
@@ -76,7 +80,9 @@ pub struct Read {
 
 impl std::fmt::Debug for Read {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Read").field("epoch", &self.epoch).finish_non_exhaustive()
+        f.debug_struct("Read")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
     }
 }
 
@@ -90,7 +96,10 @@ impl Pinned {
     pub(crate) fn bind(&self, plan: LogicalPlan) -> Result<LogicalPlan, EngineError> {
         let bound = with_relations(plan, &mut |oid| match self.tables.get(&oid) {
             Some(table) => Ok(Arc::clone(table)),
-            None => Err(DataFusionError::Internal(format!("a plan reads OID {} without saying so", oid.0))),
+            None => Err(DataFusionError::Internal(format!(
+                "a plan reads OID {} without saying so",
+                oid.0
+            ))),
         });
         Ok(bound?)
     }
@@ -104,11 +113,19 @@ pub(crate) async fn read(
     options: &ReadOptions,
 ) -> Result<Read, EngineError> {
     let pinned = pin(shared, reads, floor.floor.0, options).await?;
-    let limits = RunLimits { now_us: options.at_now_us, memory: shared.config.query_memory_max };
-    let plan = shared.planner.bind_now(pinned.bind(plan.clone())?, options.at_now_us)?;
+    let limits = RunLimits {
+        now_us: options.at_now_us,
+        memory: shared.config.query_memory_max,
+    };
+    let plan = shared
+        .planner
+        .bind_now(pinned.bind(plan.clone())?, options.at_now_us)?;
     let stream = stream(&shared.batch, Arc::clone(&shared.planner), plan, limits).await?;
     floor.raise(pinned.epoch);
-    Ok(Read { epoch: Epoch(pinned.epoch), stream })
+    Ok(Read {
+        epoch: Epoch(pinned.epoch),
+        stream,
+    })
 }
 
 /// Chooses the epoch and takes hold of everything at it.
@@ -122,7 +139,10 @@ pub(crate) async fn pin(
     let (stored, scanned) = sort_out(shared, reads)?;
     let mut tables: BTreeMap<Oid, Arc<dyn TableProvider>> = BTreeMap::new();
     for source in &scanned {
-        tables.insert(source.oid, bounded(shared, source, options.wait_timeout).await?);
+        tables.insert(
+            source.oid,
+            bounded(shared, source, options.wait_timeout).await?,
+        );
     }
     let mut least = floor;
     if options.consistency == Consistency::Strict {
@@ -131,15 +151,23 @@ pub(crate) async fn pin(
     }
     let (epoch, versions) = match options.consistency {
         Consistency::Eventual => latest_of_each(shared, &stored, deadline).await?,
-        Consistency::Snapshot | Consistency::Strict => one_epoch(shared, &stored, least, deadline).await?,
+        Consistency::Snapshot | Consistency::Strict => {
+            one_epoch(shared, &stored, least, deadline).await?
+        }
     };
     // Netting a version's rows takes time, which the threads that serve the wires do not have.
     let snapshots = shared.batch.handle().spawn(async move {
         let pairs = stored.iter().zip(versions);
-        pairs.map(|(relation, version)| Ok((relation.oid, SnapshotTable::new(relation, &version)?))).collect()
+        pairs
+            .map(|(relation, version)| Ok((relation.oid, SnapshotTable::new(relation, &version)?)))
+            .collect()
     });
     let snapshots: Result<Vec<_>, EngineError> = snapshots.await.map_err(EngineError::internal)?;
-    tables.extend(snapshots?.into_iter().map(|(oid, table)| (oid, table as Arc<dyn TableProvider>)));
+    tables.extend(
+        snapshots?
+            .into_iter()
+            .map(|(oid, table)| (oid, table as Arc<dyn TableProvider>)),
+    );
     Ok(Pinned { epoch, tables })
 }
 
@@ -152,7 +180,9 @@ fn sort_out(shared: &Shared, reads: &[Oid]) -> Result<Sorted, EngineError> {
     let (mut stored, mut scanned) = (Vec::new(), Vec::new());
     for oid in reads {
         match sources.get(oid) {
-            Some(source) if only_sources || source.state.lock().consumers.is_empty() => scanned.push(Arc::clone(source)),
+            Some(source) if only_sources || source.state.lock().consumers.is_empty() => {
+                scanned.push(Arc::clone(source))
+            }
             _ => stored.push(shared.relation(*oid).ok_or(EngineError::Unknown(*oid))?),
         }
     }
@@ -171,16 +201,25 @@ async fn one_epoch(
         progress.mark_unchanged();
         // Read before the relations: what is published meanwhile is not looked at.
         let latest = shared.latest();
-        if let Some(error) = relations.iter().find_map(|relation| shared.failure(relation.oid)) {
+        if let Some(error) = relations
+            .iter()
+            .find_map(|relation| shared.failure(relation.oid))
+        {
             return Err(error);
         }
         if relations.is_empty() {
             return Ok((latest, Vec::new()));
         }
-        let lists: Vec<_> = relations.iter().map(|relation| relation.known(latest)).collect();
+        let lists: Vec<_> = relations
+            .iter()
+            .map(|relation| relation.known(latest))
+            .collect();
         let known = common(lists.iter().map(Vec::as_slice)).unwrap_or_default();
         if let Some(epoch) = newest(&known).filter(|epoch| *epoch >= least) {
-            let versions: Option<Vec<_>> = relations.iter().map(|relation| relation.at(epoch, latest)).collect();
+            let versions: Option<Vec<_>> = relations
+                .iter()
+                .map(|relation| relation.at(epoch, latest))
+                .collect();
             if let Some(versions) = versions {
                 return Ok((epoch, versions));
             }
@@ -209,8 +248,15 @@ async fn latest_of_each(
             })
             .collect();
         if let Some(found) = found {
-            let epoch = found.iter().map(|(epoch, _)| *epoch).min().unwrap_or(latest);
-            return Ok((epoch, found.into_iter().map(|(_, version)| version).collect()));
+            let epoch = found
+                .iter()
+                .map(|(epoch, _)| *epoch)
+                .min()
+                .unwrap_or(latest);
+            return Ok((
+                epoch,
+                found.into_iter().map(|(_, version)| version).collect(),
+            ));
         }
         if let Some(error) = relations
             .iter()
@@ -236,15 +282,23 @@ pub(crate) async fn epoch_of_now(
     oids.iter().for_each(|oid| shared.roots(*oid, &mut roots));
     let sources: Vec<_> = {
         let sources = shared.sources.read();
-        roots.iter().filter_map(|oid| sources.get(oid).cloned()).collect()
+        roots
+            .iter()
+            .filter_map(|oid| sources.get(oid).cloned())
+            .collect()
     };
     for source in sources {
         if source.state.lock().consumers.is_empty() {
             continue;
         }
         let connector = Arc::clone(&source.connector);
-        let ends = shared.wires.spawn(async move { connector.end_offsets().await });
-        let ends = ends.await.map_err(EngineError::internal)?.map_err(|error| error.report())?;
+        let ends = shared
+            .wires
+            .spawn(async move { connector.end_offsets().await });
+        let ends = ends
+            .await
+            .map_err(EngineError::internal)?
+            .map_err(|error| error.report())?;
         let mut progress = shared.subscribe();
         loop {
             progress.mark_unchanged();
@@ -258,7 +312,11 @@ pub(crate) async fn epoch_of_now(
                 }
             }
             if !changed(&mut progress, deadline).await? {
-                return Err(lagging(shared, std::slice::from_ref(&source.history), epoch));
+                return Err(lagging(
+                    shared,
+                    std::slice::from_ref(&source.history),
+                    epoch,
+                ));
             }
         }
         // Offsets are bound while their epoch is being published; that one is at most one ahead.
@@ -268,20 +326,31 @@ pub(crate) async fn epoch_of_now(
 }
 
 /// Waits until all relations know `epoch` or a later one.
-pub(crate) async fn reflected(shared: &Shared, relations: &[Arc<Stored>], epoch: u64) -> Result<(), EngineError> {
+pub(crate) async fn reflected(
+    shared: &Shared,
+    relations: &[Arc<Stored>],
+    epoch: u64,
+) -> Result<(), EngineError> {
     let mut progress = shared.subscribe();
     loop {
         progress.mark_unchanged();
         let latest = shared.latest();
         let open: Vec<_> = relations
             .iter()
-            .filter(|relation| relation.through(latest).is_none_or(|through| through < epoch))
+            .filter(|relation| {
+                relation
+                    .through(latest)
+                    .is_none_or(|through| through < epoch)
+            })
             .filter(|relation| shared.relation(relation.oid).is_some())
             .collect();
         if open.is_empty() {
             return Ok(());
         }
-        if let Some(error) = open.iter().find_map(|relation| shared.failure(relation.oid)) {
+        if let Some(error) = open
+            .iter()
+            .find_map(|relation| shared.failure(relation.oid))
+        {
             return Err(error);
         }
         changed(&mut progress, None).await?;
@@ -289,7 +358,10 @@ pub(crate) async fn reflected(shared: &Shared, relations: &[Arc<Stored>], epoch:
 }
 
 /// Waits for progress; false when `deadline` came first.
-async fn changed(progress: &mut tokio::sync::watch::Receiver<u64>, deadline: Option<Instant>) -> Result<bool, EngineError> {
+async fn changed(
+    progress: &mut tokio::sync::watch::Receiver<u64>,
+    deadline: Option<Instant>,
+) -> Result<bool, EngineError> {
     let change = async { progress.changed().await.map_err(|_| EngineError::Stopping) };
     match deadline {
         None => change.await.map(|()| true),
@@ -303,19 +375,36 @@ async fn changed(progress: &mut tokio::sync::watch::Receiver<u64>, deadline: Opt
 /// Names the slowest relation.
 fn lagging(shared: &Shared, relations: &[Arc<Stored>], least: u64) -> EngineError {
     let latest = shared.latest();
-    let slowest = relations.iter().min_by_key(|relation| relation.through(latest));
-    let Some(relation) = slowest else { return EngineError::Stopping };
+    let slowest = relations
+        .iter()
+        .min_by_key(|relation| relation.through(latest));
+    let Some(relation) = slowest else {
+        return EngineError::Stopping;
+    };
     // A view that waits for its source is not the one to look at.
     let mut roots = Vec::new();
     shared.roots(relation.oid, &mut roots);
-    let behind = roots.iter().filter_map(|oid| shared.relation(*oid)).find(|root| root.through(latest).is_none());
-    let wanted = if least > 0 { format!(" Epoch {least} was asked for.") } else { String::new() };
+    let behind = roots
+        .iter()
+        .filter_map(|oid| shared.relation(*oid))
+        .find(|root| root.through(latest).is_none());
+    let wanted = if least > 0 {
+        format!(" Epoch {least} was asked for.")
+    } else {
+        String::new()
+    };
     let detail = match (behind, relation.through(latest)) {
         (Some(root), _) => {
-            format!("The {} is still being read up to where it was before.{wanted}", root.label())
+            format!(
+                "The {} is still being read up to where it was before.{wanted}",
+                root.label()
+            )
         }
         (None, Some(through)) => format!("It has reached epoch {through}.{wanted}"),
         (None, None) => format!("It has not been computed yet.{wanted}"),
     };
-    EngineError::Lagging { object: relation.label(), detail }
+    EngineError::Lagging {
+        object: relation.label(),
+        detail,
+    }
 }

@@ -29,7 +29,11 @@ pub(crate) struct Version {
 
 impl Version {
     pub(crate) fn empty(codec: Arc<RowCodec>) -> Self {
-        Self { codec, chunks: Arc::new([]), read: Mutex::new(None) }
+        Self {
+            codec,
+            chunks: Arc::new([]),
+            read: Mutex::new(None),
+        }
     }
 
     /// This content with changes added.
@@ -39,7 +43,11 @@ impl Version {
             chunks.push(Arc::new(Chunk::new(delta.clone())?));
             merge_tail(&self.codec, &mut chunks)?;
         }
-        Ok(Self { codec: Arc::clone(&self.codec), chunks: chunks.into(), read: Mutex::new(None) })
+        Ok(Self {
+            codec: Arc::clone(&self.codec),
+            chunks: chunks.into(),
+            read: Mutex::new(None),
+        })
     }
 
     /// Rows a reader sees; computed once per version. `None` when deletions outnumber insertions of some row.
@@ -61,15 +69,28 @@ impl Version {
     /// What must be added to `self` to get `newer`.
     pub(crate) fn diff_to(&self, newer: &Version) -> Result<Vec<Delta>, ArrowError> {
         // Chunks in both cancel as a whole; only what was added, merged or replaced is compared by row.
-        let shared = |chunk: &Arc<Chunk>, other: &Version| other.chunks.iter().any(|held| Arc::ptr_eq(held, chunk));
-        let added = newer.chunks.iter().filter(|chunk| !shared(chunk, self)).map(|chunk| Term { chunk, sign: 1 });
-        let gone = self.chunks.iter().filter(|chunk| !shared(chunk, newer)).map(|chunk| Term { chunk, sign: -1 });
+        let shared = |chunk: &Arc<Chunk>, other: &Version| {
+            other.chunks.iter().any(|held| Arc::ptr_eq(held, chunk))
+        };
+        let added = newer
+            .chunks
+            .iter()
+            .filter(|chunk| !shared(chunk, self))
+            .map(|chunk| Term { chunk, sign: 1 });
+        let gone = self
+            .chunks
+            .iter()
+            .filter(|chunk| !shared(chunk, newer))
+            .map(|chunk| Term { chunk, sign: -1 });
         consolidate(&self.codec, &added.chain(gone).collect::<Vec<_>>())
     }
 
     /// What must be added to get exactly `rows`.
     pub(crate) fn diff_to_rows(&self, rows: Vec<RecordBatch>) -> Result<Vec<Delta>, ArrowError> {
-        let new = rows.into_iter().map(|batch| Chunk::new(Delta::insert(batch))).collect::<Result<Vec<_>, _>>()?;
+        let new = rows
+            .into_iter()
+            .map(|batch| Chunk::new(Delta::insert(batch)))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut terms: Vec<Term<'_>> = new.iter().map(|chunk| Term { chunk, sign: 1 }).collect();
         terms.extend(self.terms(-1));
         consolidate(&self.codec, &terms)
@@ -79,9 +100,15 @@ impl Version {
     pub(crate) fn missing(&self, removed: &Delta) -> Result<Vec<Delta>, ArrowError> {
         let removed = Chunk::new(removed.clone())?;
         let mut terms = self.terms(1);
-        terms.push(Term { chunk: &removed, sign: -1 });
+        terms.push(Term {
+            chunk: &removed,
+            sign: -1,
+        });
         let net = consolidate(&self.codec, &terms)?;
-        Ok(net.into_iter().filter(|delta| !delta.weights.all_positive()).collect())
+        Ok(net
+            .into_iter()
+            .filter(|delta| !delta.weights.all_positive())
+            .collect())
     }
 
     /// The content as net changes from nothing.
@@ -98,7 +125,13 @@ impl Version {
     }
 
     fn terms(&self, sign: i64) -> Vec<Term<'_>> {
-        self.chunks.iter().map(|chunk| Term { chunk: chunk.as_ref(), sign }).collect()
+        self.chunks
+            .iter()
+            .map(|chunk| Term {
+                chunk: chunk.as_ref(),
+                sign,
+            })
+            .collect()
     }
 }
 
@@ -106,14 +139,31 @@ impl Version {
 fn merge_tail(codec: &RowCodec, chunks: &mut Vec<Arc<Chunk>>) -> Result<(), ArrowError> {
     while let [.., older, newer] = chunks.as_slice() {
         let append = older.positive && newer.positive;
-        if older.rows() > 2 * newer.rows() || (append && older.rows() + newer.rows() > APPEND_CHUNK_ROWS) {
+        if older.rows() > 2 * newer.rows()
+            || (append && older.rows() + newer.rows() > APPEND_CHUNK_ROWS)
+        {
             break;
         }
         let merged = if append {
             concat(&codec.schema, &[older, newer])?
         } else {
-            let net = consolidate(codec, &[Term { chunk: older, sign: 1 }, Term { chunk: newer, sign: 1 }])?;
-            let parts = net.into_iter().map(Chunk::new).collect::<Result<Vec<_>, _>>()?;
+            let net = consolidate(
+                codec,
+                &[
+                    Term {
+                        chunk: older,
+                        sign: 1,
+                    },
+                    Term {
+                        chunk: newer,
+                        sign: 1,
+                    },
+                ],
+            )?;
+            let parts = net
+                .into_iter()
+                .map(Chunk::new)
+                .collect::<Result<Vec<_>, _>>()?;
             concat(&codec.schema, &parts.iter().collect::<Vec<_>>())?
         };
         chunks.truncate(chunks.len() - 2);

@@ -49,7 +49,10 @@ impl History {
 
     /// Starts with `version` at `epoch`, as after a restart.
     pub(crate) fn start(&mut self, epoch: u64, version: Arc<Version>, live: bool) {
-        self.segments = VecDeque::from([Segment { from: epoch, version }]);
+        self.segments = VecDeque::from([Segment {
+            from: epoch,
+            version,
+        }]);
         self.known = VecDeque::from([(epoch, epoch)]);
         self.changes.clear();
         self.changes_after = epoch;
@@ -58,7 +61,10 @@ impl History {
 
     /// The newest content, known or not yet started.
     pub(crate) fn newest(&self) -> Arc<Version> {
-        self.segments.back().map_or_else(|| Arc::clone(&self.empty), |segment| Arc::clone(&segment.version))
+        self.segments.back().map_or_else(
+            || Arc::clone(&self.empty),
+            |segment| Arc::clone(&segment.version),
+        )
     }
 
     /// Epoch of the newest change.
@@ -88,7 +94,10 @@ impl History {
             } else {
                 self.changes.push_back((epoch, Arc::new(deltas)));
             }
-            self.segments.push_back(Segment { from: epoch, version });
+            self.segments.push_back(Segment {
+                from: epoch,
+                version,
+            });
             let stale = self.segments.len().checked_sub(CACHED_VERSIONS + 1);
             if let Some(segment) = stale.and_then(|index| self.segments.get(index)) {
                 segment.version.forget_rows();
@@ -129,16 +138,39 @@ impl History {
     /// The content at a known epoch.
     pub(crate) fn at(&self, epoch: u64, latest: u64) -> Option<Arc<Version>> {
         let known = self.known(latest);
-        let inside = known.iter().rev().any(|range| range.0 <= epoch && epoch <= range.1);
-        let index = self.segments.partition_point(|segment| segment.from <= epoch).checked_sub(1)?;
-        if inside { self.segments.get(index).map(|segment| Arc::clone(&segment.version)) } else { None }
+        let inside = known
+            .iter()
+            .rev()
+            .any(|range| range.0 <= epoch && epoch <= range.1);
+        let index = self
+            .segments
+            .partition_point(|segment| segment.from <= epoch)
+            .checked_sub(1)?;
+        if inside {
+            self.segments
+                .get(index)
+                .map(|segment| Arc::clone(&segment.version))
+        } else {
+            None
+        }
     }
 
     /// True when the content did not change in `(since, through]`, both known.
     pub(crate) fn unchanged(&self, since: u64, through: u64, latest: u64) -> bool {
-        let newest = self.segments.back().map_or(u64::MAX, |segment| segment.from);
-        let whole = self.known(latest).iter().any(|range| range.0 <= since && through <= range.1);
-        whole && (newest <= since || !self.segments.iter().any(|segment| segment.from > since && segment.from <= through))
+        let newest = self
+            .segments
+            .back()
+            .map_or(u64::MAX, |segment| segment.from);
+        let whole = self
+            .known(latest)
+            .iter()
+            .any(|range| range.0 <= since && through <= range.1);
+        whole
+            && (newest <= since
+                || !self
+                    .segments
+                    .iter()
+                    .any(|segment| segment.from > since && segment.from <= through))
     }
 
     /// Net changes in `(since, through]`, both known; `None` when `since` is older than the history.
@@ -146,13 +178,24 @@ impl History {
         if since < self.changes_after {
             return None;
         }
-        let inside = self.changes.iter().filter(|(epoch, _)| *epoch > since && *epoch <= through);
-        Some(inside.flat_map(|(_, deltas)| deltas.iter().cloned()).collect())
+        let inside = self
+            .changes
+            .iter()
+            .filter(|(epoch, _)| *epoch > since && *epoch <= through);
+        Some(
+            inside
+                .flat_map(|(_, deltas)| deltas.iter().cloned())
+                .collect(),
+        )
     }
 
     /// Forgets what only epochs before `horizon` need; the newest content always stays.
     pub(crate) fn collect(&mut self, horizon: u64) {
-        while self.segments.get(1).is_some_and(|next| next.from <= horizon) {
+        while self
+            .segments
+            .get(1)
+            .is_some_and(|next| next.from <= horizon)
+        {
             self.segments.pop_front();
         }
         while self.known.len() > 1 && self.known.front().is_some_and(|range| range.1 < horizon) {
@@ -162,7 +205,11 @@ impl History {
             range.0 = range.0.max(segment.from).min(range.1.max(segment.from));
             range.1 = range.1.max(range.0);
         }
-        while self.changes.front().is_some_and(|(epoch, _)| *epoch <= horizon) {
+        while self
+            .changes
+            .front()
+            .is_some_and(|(epoch, _)| *epoch <= horizon)
+        {
             if let Some((epoch, _)) = self.changes.pop_front() {
                 self.changes_after = epoch;
             }
@@ -171,8 +218,12 @@ impl History {
 
     /// Estimated bytes of the newest content and the change log.
     pub(crate) fn bytes(&self) -> usize {
-        let changes: usize =
-            self.changes.iter().flat_map(|(_, deltas)| deltas.iter()).map(|delta| delta.batch.get_array_memory_size()).sum();
+        let changes: usize = self
+            .changes
+            .iter()
+            .flat_map(|(_, deltas)| deltas.iter())
+            .map(|delta| delta.batch.get_array_memory_size())
+            .sum();
         self.newest().bytes() + changes
     }
 }
@@ -193,25 +244,42 @@ mod tests {
 
     fn delta(codec: &RowCodec, rows: &[(i64, i64)]) -> Delta {
         let values = Int64Array::from_iter_values(rows.iter().map(|row| row.0));
-        let batch = RecordBatch::try_new(Arc::clone(&codec.schema), vec![Arc::new(values)]).expect("one column");
-        Delta { batch, weights: Weights::Each(rows.iter().map(|row| row.1).collect()) }
+        let batch = RecordBatch::try_new(Arc::clone(&codec.schema), vec![Arc::new(values)])
+            .expect("one column");
+        Delta {
+            batch,
+            weights: Weights::Each(rows.iter().map(|row| row.1).collect()),
+        }
     }
 
     fn values(version: &Version) -> Option<Vec<i64>> {
         let rows = version.rows().expect("consolidates")?;
-        let mut out: Vec<i64> =
-            rows.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
+        let mut out: Vec<i64> = rows
+            .iter()
+            .flat_map(|batch| {
+                batch
+                    .column(0)
+                    .as_primitive::<Int64Type>()
+                    .values()
+                    .to_vec()
+            })
+            .collect();
         out.sort_unstable();
         Some(out)
     }
 
     fn model(rows: &[(i64, i64)]) -> Option<Vec<i64>> {
         let mut net = std::collections::BTreeMap::new();
-        rows.iter().for_each(|(value, weight)| *net.entry(*value).or_insert(0) += weight);
+        rows.iter()
+            .for_each(|(value, weight)| *net.entry(*value).or_insert(0) += weight);
         if net.values().any(|weight| *weight < 0) {
             return None;
         }
-        Some(net.into_iter().flat_map(|(value, weight)| std::iter::repeat_n(value, weight as usize)).collect())
+        Some(
+            net.into_iter()
+                .flat_map(|(value, weight)| std::iter::repeat_n(value, weight as usize))
+                .collect(),
+        )
     }
 
     fn changes() -> impl Strategy<Value = Vec<Vec<(i64, i64)>>> {
@@ -281,13 +349,21 @@ mod tests {
     fn job_history_has_gaps() {
         let codec = codec();
         let mut history = History::new(Arc::clone(&codec));
-        history.publish(4, vec![delta(&codec, &[(1, 1)])]).expect("publishes");
+        history
+            .publish(4, vec![delta(&codec, &[(1, 1)])])
+            .expect("publishes");
         history.extend(5);
-        history.publish(8, vec![delta(&codec, &[(2, 1)])]).expect("publishes");
+        history
+            .publish(8, vec![delta(&codec, &[(2, 1)])])
+            .expect("publishes");
         history.publish(9, vec![]).expect("publishes");
         assert_eq!(history.known(20), vec![(4, 5), (8, 9)]);
         assert!(history.at(6, 20).is_none());
-        assert!(history.unchanged(4, 5, 20) && history.unchanged(8, 9, 20) && !history.unchanged(5, 8, 20));
+        assert!(
+            history.unchanged(4, 5, 20)
+                && history.unchanged(8, 9, 20)
+                && !history.unchanged(5, 8, 20)
+        );
         assert_eq!(history.delta(4, 9).map(|deltas| deltas.len()), Some(1));
         assert!(history.delta(3, 9).is_none());
     }

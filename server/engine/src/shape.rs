@@ -58,9 +58,17 @@ pub(crate) struct Shaped {
 }
 
 impl Shape {
-    pub(crate) fn new(planner: &Planner, catalog: &Catalog, relation: &Relation) -> Result<Self, EngineError> {
+    pub(crate) fn new(
+        planner: &Planner,
+        catalog: &Catalog,
+        relation: &Relation,
+    ) -> Result<Self, EngineError> {
         let fields = |nullable: bool| -> Vec<Field> {
-            relation.columns.iter().map(|column| column.ty.field(&column.name, nullable || !column.not_null)).collect()
+            relation
+                .columns
+                .iter()
+                .map(|column| column.ty.field(&column.name, nullable || !column.not_null))
+                .collect()
         };
         let loose: SchemaRef = Arc::new(Schema::new(fields(true)));
         let df_schema = DFSchema::try_from(Arc::clone(&loose))?;
@@ -76,8 +84,9 @@ impl Shape {
                 text,
             };
             let parsed = parse_expr(text).map_err(|error| error.report())?;
-            let bound =
-                planner.column_expr(&context, &relation.columns, &parsed, ty).map_err(|error| error.report())?;
+            let bound = planner
+                .column_expr(&context, &relation.columns, &parsed, ty)
+                .map_err(|error| error.report())?;
             Ok::<_, EngineError>(session_at(planner, 0).create_physical_expr(bound, &df_schema)?)
         };
         let mut generated = Vec::new();
@@ -94,9 +103,18 @@ impl Shape {
                 _ => Violation::DeadLetter,
             };
             let message = format!("row violates check constraint \"{}\"", check.name);
-            checks.push(ShapeCheck { message, expr: compile(&check.expr, &thalweg_catalog::SqlType::Bool)?, violation });
+            checks.push(ShapeCheck {
+                message,
+                expr: compile(&check.expr, &thalweg_catalog::SqlType::Bool)?,
+                violation,
+            });
         }
-        let role = |role: ColumnRole| relation.columns.iter().position(|column| column.role == role);
+        let role = |role: ColumnRole| {
+            relation
+                .columns
+                .iter()
+                .position(|column| column.role == role)
+        };
         let topic = match &relation.kind {
             RelationKind::Source(spec) => spec.options.get("topic").cloned(),
             _ => None,
@@ -119,21 +137,42 @@ impl Shape {
     }
 
     /// Finishes the rows of one poll; `before` is where each split stood.
-    pub(crate) fn apply(&self, batch: &SourceBatch, before: &Offsets, now_us: i64) -> Result<Shaped, EngineError> {
+    pub(crate) fn apply(
+        &self,
+        batch: &SourceBatch,
+        before: &Offsets,
+        now_us: i64,
+    ) -> Result<Shaped, EngineError> {
         if self.generated.is_empty() && self.checks.is_empty() {
             let rows = conform(&batch.rows, &self.schema)?;
-            return Ok(Shaped { rows, dead: Vec::new(), failure: None });
+            return Ok(Shaped {
+                rows,
+                dead: Vec::new(),
+                failure: None,
+            });
         }
         let raw = conform(&batch.rows, &self.loose)?;
-        let mut out = Outcome { faults: vec![None; raw.num_rows()], drop: vec![false; raw.num_rows()], failure: None };
+        let mut out = Outcome {
+            faults: vec![None; raw.num_rows()],
+            drop: vec![false; raw.num_rows()],
+            failure: None,
+        };
         let rows = self.generate(&raw, &mut out)?;
         self.require(&rows, &mut out);
         self.check(&rows, &mut out)?;
         let dead = self.letters(batch, &rows, &out, before, now_us)?;
-        let keep: BooleanArray =
-            out.faults.iter().zip(&out.drop).map(|(fault, drop)| Some(fault.is_none() && !drop)).collect();
+        let keep: BooleanArray = out
+            .faults
+            .iter()
+            .zip(&out.drop)
+            .map(|(fault, drop)| Some(fault.is_none() && !drop))
+            .collect();
         let rows = conform(&filter_record_batch(&rows, &keep)?, &self.schema)?;
-        Ok(Shaped { rows, dead, failure: out.failure })
+        Ok(Shaped {
+            rows,
+            dead,
+            failure: out.failure,
+        })
     }
 
     fn generate(&self, raw: &RecordBatch, out: &mut Outcome) -> Result<RecordBatch, EngineError> {
@@ -164,7 +203,11 @@ impl Shape {
             }
         }
         let options = RecordBatchOptions::new().with_row_count(Some(raw.num_rows()));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.loose), columns, &options)?)
+        Ok(RecordBatch::try_new_with_options(
+            Arc::clone(&self.loose),
+            columns,
+            &options,
+        )?)
     }
 
     fn require(&self, rows: &RecordBatch, out: &mut Outcome) {
@@ -173,25 +216,38 @@ impl Shape {
                 continue;
             }
             for row in (0..column.len()).filter(|row| column.is_null(*row)) {
-                out.fault(row, format!("null value in column \"{}\" violates not-null constraint", field.name()));
+                out.fault(
+                    row,
+                    format!(
+                        "null value in column \"{}\" violates not-null constraint",
+                        field.name()
+                    ),
+                );
             }
         }
     }
 
     fn check(&self, rows: &RecordBatch, out: &mut Outcome) -> Result<(), EngineError> {
         for check in &self.checks {
-            let value = match check.expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows())) {
+            let value = match check
+                .expr
+                .evaluate(rows)
+                .and_then(|value| value.into_array(rows.num_rows()))
+            {
                 Ok(value) => value,
                 Err(_) => self.check_each(check, rows, out)?,
             };
-            let held = value.as_boolean_opt().ok_or_else(|| EngineError::internal("a condition is not boolean"))?;
+            let held = value
+                .as_boolean_opt()
+                .ok_or_else(|| EngineError::internal("a condition is not boolean"))?;
             for row in (0..held.len()).filter(|row| held.is_valid(*row) && !held.value(*row)) {
                 match check.violation {
                     Violation::DeadLetter => out.fault(row, check.message.clone()),
                     Violation::Ignore => out.ignore(row),
                     Violation::Fail => {
                         let shown = text::row(rows.columns(), row);
-                        out.failure.get_or_insert_with(|| format!("{}: {shown}", check.message));
+                        out.failure
+                            .get_or_insert_with(|| format!("{}: {shown}", check.message));
                     }
                 }
             }
@@ -199,11 +255,24 @@ impl Shape {
         Ok(())
     }
 
-    fn check_each(&self, check: &ShapeCheck, rows: &RecordBatch, out: &mut Outcome) -> Result<ArrayRef, EngineError> {
+    fn check_each(
+        &self,
+        check: &ShapeCheck,
+        rows: &RecordBatch,
+        out: &mut Outcome,
+    ) -> Result<ArrayRef, EngineError> {
         let mut held = Vec::with_capacity(rows.num_rows());
         for row in 0..rows.num_rows() {
-            match check.expr.evaluate(&rows.slice(row, 1)).and_then(|value| value.into_array(1)) {
-                Ok(value) => held.push(value.as_boolean_opt().and_then(|value| value.iter().next().flatten())),
+            match check
+                .expr
+                .evaluate(&rows.slice(row, 1))
+                .and_then(|value| value.into_array(1))
+            {
+                Ok(value) => held.push(
+                    value
+                        .as_boolean_opt()
+                        .and_then(|value| value.iter().next().flatten()),
+                ),
                 Err(error) => {
                     out.fault(row, Planner::classify(&error).message);
                     held.push(None);
@@ -221,26 +290,32 @@ impl Shape {
         before: &Offsets,
         now_us: i64,
     ) -> Result<Vec<DeadLetter>, EngineError> {
-        let broken: Vec<u32> =
-            (0_u32..).zip(&out.faults).filter(|(_, fault)| fault.is_some()).map(|(row, _)| row).collect();
+        let broken: Vec<u32> = (0_u32..)
+            .zip(&out.faults)
+            .filter(|(_, fault)| fault.is_some())
+            .map(|(row, _)| row)
+            .collect();
         if broken.is_empty() {
             return Ok(Vec::new());
         }
         let places = self.places(batch, rows, before, &broken)?;
-        let letters = broken.iter().zip(places).filter_map(|(row, (partition, offset))| {
-            let message = out.faults.get(*row as usize)?.clone()?;
-            Some(DeadLetter {
-                reason: "constraint".into(),
-                message: format!("{message} in source \"{}\"", self.name),
-                topic: self.topic.clone(),
-                partition,
-                offset,
-                key: None,
-                payload: Some(text::row(rows.columns(), *row as usize).into_bytes()),
-                headers: None,
-                at_us: now_us,
-            })
-        });
+        let letters = broken
+            .iter()
+            .zip(places)
+            .filter_map(|(row, (partition, offset))| {
+                let message = out.faults.get(*row as usize)?.clone()?;
+                Some(DeadLetter {
+                    reason: "constraint".into(),
+                    message: format!("{message} in source \"{}\"", self.name),
+                    topic: self.topic.clone(),
+                    partition,
+                    offset,
+                    key: None,
+                    payload: Some(text::row(rows.columns(), *row as usize).into_bytes()),
+                    headers: None,
+                    at_us: now_us,
+                })
+            });
         Ok(letters.collect())
     }
 
@@ -257,26 +332,50 @@ impl Shape {
         if let (Some(partition), Some(offset)) = (self.partition, self.offset) {
             let partition = cast(rows.column(partition), &DataType::Int32)?;
             let offset = cast(rows.column(offset), &DataType::Int64)?;
-            let (partition, offset) = (partition.as_primitive::<Int32Type>(), offset.as_primitive::<Int64Type>());
-            return Ok(wanted.iter().map(|row| (partition.value(*row as usize), offset.value(*row as usize))).collect());
+            let (partition, offset) = (
+                partition.as_primitive::<Int32Type>(),
+                offset.as_primitive::<Int64Type>(),
+            );
+            return Ok(wanted
+                .iter()
+                .map(|row| (partition.value(*row as usize), offset.value(*row as usize)))
+                .collect());
         }
         let moved: Vec<(i32, u64, u64)> = batch
             .offsets
             .iter()
-            .map(|(split, next)| (split.parse().unwrap_or(0), before.get(split).copied().unwrap_or(0), *next))
+            .map(|(split, next)| {
+                (
+                    split.parse().unwrap_or(0),
+                    before.get(split).copied().unwrap_or(0),
+                    *next,
+                )
+            })
             .collect();
-        let records: u64 = moved.iter().map(|(_, from, next)| next.saturating_sub(*from)).sum();
+        let records: u64 = moved
+            .iter()
+            .map(|(_, from, next)| next.saturating_sub(*from))
+            .sum();
         if records == rows.num_rows() as u64 {
             let all: Vec<(i32, i64)> = moved
                 .iter()
-                .flat_map(|(partition, from, next)| (*from..*next).map(|offset| (*partition, offset as i64)))
+                .flat_map(|(partition, from, next)| {
+                    (*from..*next).map(|offset| (*partition, offset as i64))
+                })
                 .collect();
-            return Ok(wanted.iter().filter_map(|row| all.get(*row as usize)).copied().collect());
+            return Ok(wanted
+                .iter()
+                .filter_map(|row| all.get(*row as usize))
+                .copied()
+                .collect());
         }
         let taken = take_record_batch(rows, &UInt32Array::from(wanted.to_vec()))?;
         let codec = RowCodec::new(Arc::clone(&self.loose))?;
         let encoded = codec.encode(taken.columns())?;
-        Ok(encoded.iter().map(|row| (0, (hash(row.data()) >> 1) as i64)).collect())
+        Ok(encoded
+            .iter()
+            .map(|row| (0, (hash(row.data()) >> 1) as i64))
+            .collect())
     }
 }
 

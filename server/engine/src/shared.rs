@@ -55,7 +55,15 @@ impl Stored {
     ) -> Result<Arc<Self>, EngineError> {
         let codec = Arc::new(RowCodec::new(schema)?);
         let history = Mutex::new(History::new(Arc::clone(&codec)));
-        Ok(Arc::new(Self { oid, name: name.into(), kind, codec, history, table, failure: Mutex::new(None) }))
+        Ok(Arc::new(Self {
+            oid,
+            name: name.into(),
+            kind,
+            codec,
+            history,
+            table,
+            failure: Mutex::new(None),
+        }))
     }
 
     pub(crate) fn schema(&self) -> SchemaRef {
@@ -149,7 +157,10 @@ impl Shared {
 
     /// Newest published epoch with its time.
     pub(crate) fn latest_info(&self) -> EpochInfo {
-        self.epochs.lock().back().copied().unwrap_or(EpochInfo { epoch: Epoch(self.latest()), at_ms: 0 })
+        self.epochs.lock().back().copied().unwrap_or(EpochInfo {
+            epoch: Epoch(self.latest()),
+            at_ms: 0,
+        })
     }
 
     /// Makes an epoch visible.
@@ -163,7 +174,10 @@ impl Shared {
     pub(crate) fn at_ms(&self, epoch: u64) -> Option<i64> {
         let epochs = self.epochs.lock();
         let index = epochs.partition_point(|info| info.epoch.0 < epoch);
-        epochs.get(index).filter(|info| info.epoch.0 == epoch).map(|info| info.at_ms)
+        epochs
+            .get(index)
+            .filter(|info| info.epoch.0 == epoch)
+            .map(|info| info.at_ms)
     }
 
     pub(crate) fn relation(&self, oid: Oid) -> Option<Arc<Stored>> {
@@ -176,7 +190,8 @@ impl Shared {
 
     /// Tells whoever waits for an epoch, a job or a source to look again.
     pub(crate) fn bump(&self) {
-        self.progress.send_modify(|count| *count = count.wrapping_add(1));
+        self.progress
+            .send_modify(|count| *count = count.wrapping_add(1));
         *self.job_wake.0.lock() += 1;
         self.job_wake.1.notify_all();
     }
@@ -205,17 +220,26 @@ impl Shared {
     pub(crate) fn failure(&self, oid: Oid) -> Option<EngineError> {
         let relation = self.relation(oid)?;
         if let Some(reason) = relation.failure.lock().clone() {
-            return Some(EngineError::Failed { object: relation.label(), reason });
+            return Some(EngineError::Failed {
+                object: relation.label(),
+                reason,
+            });
         }
         let job = self.job(oid)?;
         // Inputs are older than their view, so this ends.
-        job.inputs.iter().filter(|input| input.oid != oid).find_map(|input| self.failure(input.oid))
+        job.inputs
+            .iter()
+            .filter(|input| input.oid != oid)
+            .find_map(|input| self.failure(input.oid))
     }
 
     /// The relations without inputs that `oid` is computed from, itself when it is one.
     pub(crate) fn roots(&self, oid: Oid, out: &mut Vec<Oid>) {
         match self.job(oid) {
-            Some(job) => job.inputs.iter().for_each(|input| self.roots(input.oid, out)),
+            Some(job) => job
+                .inputs
+                .iter()
+                .for_each(|input| self.roots(input.oid, out)),
             None => {
                 if !out.contains(&oid) {
                     out.push(oid);

@@ -21,13 +21,23 @@ pub(crate) async fn deliver(shared: Arc<Shared>, job: Arc<Job>, mut sink: Box<dy
     let mut delivered: Option<(u64, Arc<Version>)> = None;
     let mut backoff = shared.config.backoff_min;
     while !job.is_dropped() && !shared.is_stopping() {
-        let Some((epoch, version)) = next(&shared, &job, delivered.as_ref().map(|(epoch, _)| *epoch)) else {
+        let Some((epoch, version)) =
+            next(&shared, &job, delivered.as_ref().map(|(epoch, _)| *epoch))
+        else {
             if progress.changed().await.is_err() {
                 return;
             }
             continue;
         };
-        match send(&shared, sink.as_mut(), epoch, &version, delivered.as_ref().map(|(_, version)| version)).await {
+        match send(
+            &shared,
+            sink.as_mut(),
+            epoch,
+            &version,
+            delivered.as_ref().map(|(_, version)| version),
+        )
+        .await
+        {
             Ok(()) => {
                 delivered = Some((epoch, version));
                 backoff = shared.config.backoff_min;
@@ -38,7 +48,13 @@ pub(crate) async fn deliver(shared: Arc<Shared>, job: Arc<Job>, mut sink: Box<dy
                 let reason = error.to_string();
                 tracing::warn!(sink = %job.relation.name, reason, "sink failed, retrying");
                 let at_us = shared.clock.now_us();
-                shared.record_error(ErrorRecord::of(&job.relation, error.report().sqlstate, reason.clone(), at_us, Some(epoch)));
+                shared.record_error(ErrorRecord::of(
+                    &job.relation,
+                    error.report().sqlstate,
+                    reason.clone(),
+                    at_us,
+                    Some(epoch),
+                ));
                 *job.delivery_failure.lock() = Some(reason);
                 tokio::time::sleep(backoff).await;
                 backoff = (backoff * 2).min(shared.config.backoff_max);
@@ -73,7 +89,14 @@ async fn send(
     if changes.iter().all(|delta| delta.num_rows() == 0) {
         return Ok(());
     }
-    let at_ms = shared.at_ms(epoch).unwrap_or_else(|| shared.latest_info().at_ms);
-    let info = EpochInfo { epoch: Epoch(epoch), at_ms };
-    sink.write(info, &changes).await.map_err(|error: ConnectorError| error.report().into())
+    let at_ms = shared
+        .at_ms(epoch)
+        .unwrap_or_else(|| shared.latest_info().at_ms);
+    let info = EpochInfo {
+        epoch: Epoch(epoch),
+        at_ms,
+    };
+    sink.write(info, &changes)
+        .await
+        .map_err(|error: ConnectorError| error.report().into())
 }

@@ -32,8 +32,13 @@ impl SnapshotTable {
     /// `InvalidAccumulation` when some row has a negative count.
     pub(crate) fn new(relation: &Stored, version: &Version) -> Result<Arc<Self>, EngineError> {
         match version.rows()? {
-            Some(rows) => Ok(Arc::new(Self { schema: relation.schema(), rows })),
-            None => Err(EngineError::InvalidAccumulation { object: relation.label() }),
+            Some(rows) => Ok(Arc::new(Self {
+                schema: relation.schema(),
+                rows,
+            })),
+            None => Err(EngineError::InvalidAccumulation {
+                object: relation.label(),
+            }),
         }
     }
 }
@@ -56,18 +61,29 @@ impl TableProvider for SnapshotTable {
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let total: usize = self.rows.iter().map(RecordBatch::num_rows).sum();
-        let wanted = if total < PARALLEL_ROWS { 1 } else { state.config().target_partitions().max(1) };
+        let wanted = if total < PARALLEL_ROWS {
+            1
+        } else {
+            state.config().target_partitions().max(1)
+        };
         let mut partitions: Vec<Vec<RecordBatch>> = vec![Vec::new(); wanted];
         let mut filled = vec![0_usize; wanted];
         for batch in self.rows.iter() {
             // The emptiest partition takes the next batch, so that one large chunk does not unbalance the scan.
-            let next = (0..wanted).min_by_key(|index| filled.get(*index).copied()).unwrap_or(0);
-            if let (Some(partition), Some(rows)) = (partitions.get_mut(next), filled.get_mut(next)) {
+            let next = (0..wanted)
+                .min_by_key(|index| filled.get(*index).copied())
+                .unwrap_or(0);
+            if let (Some(partition), Some(rows)) = (partitions.get_mut(next), filled.get_mut(next))
+            {
                 partition.push(batch.clone());
                 *rows += batch.num_rows();
             }
         }
-        let source = MemorySourceConfig::try_new(&partitions, Arc::clone(&self.schema), projection.cloned())?;
+        let source = MemorySourceConfig::try_new(
+            &partitions,
+            Arc::clone(&self.schema),
+            projection.cloned(),
+        )?;
         Ok(DataSourceExec::from_data_source(source.with_limit(limit)))
     }
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use thalweg_catalog::{ConnectorSpec, Oid};
-use thalweg_connectors::{Budget, ConnectorError, Offsets, SourceConnector, SourceHealth, SourceReader};
+use thalweg_connectors::{
+    Budget, ConnectorError, Offsets, SourceConnector, SourceHealth, SourceReader,
+};
 
 use crate::dead::Retention;
 use crate::inbox::Delivery;
@@ -104,7 +106,10 @@ pub(crate) fn decode_offsets(mut bytes: &[u8]) -> Option<Offsets> {
         let (len, rest) = bytes.split_first_chunk::<4>()?;
         let (split, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
         let (next, rest) = rest.split_first_chunk::<8>()?;
-        offsets.insert(String::from_utf8(split.to_vec()).ok()?, u64::from_le_bytes(*next));
+        offsets.insert(
+            String::from_utf8(split.to_vec()).ok()?,
+            u64::from_le_bytes(*next),
+        );
         bytes = rest;
     }
     Some(offsets)
@@ -113,7 +118,11 @@ pub(crate) fn decode_offsets(mut bytes: &[u8]) -> Option<Offsets> {
 /// True when `at` has reached every split of `target`.
 pub(crate) fn reached(at: &Offsets, target: &Offsets, start: &Offsets) -> bool {
     target.iter().all(|(split, end)| {
-        let here = at.get(split).or_else(|| start.get(split)).copied().unwrap_or(0);
+        let here = at
+            .get(split)
+            .or_else(|| start.get(split))
+            .copied()
+            .unwrap_or(0);
         here >= *end
     })
 }
@@ -126,8 +135,16 @@ pub(crate) fn error_options(spec: &ConnectorSpec) -> (OnError, Retention) {
         _ => OnError::DeadLetter,
     };
     const DAY_US: i64 = 86_400_000_000;
-    let age_us = spec.options.get("errors.retention").and_then(|text| interval_us(text)).unwrap_or(7 * DAY_US);
-    let rows_max = spec.options.get("errors.max_rows").and_then(|text| text.parse().ok()).unwrap_or(100_000);
+    let age_us = spec
+        .options
+        .get("errors.retention")
+        .and_then(|text| interval_us(text))
+        .unwrap_or(7 * DAY_US);
+    let rows_max = spec
+        .options
+        .get("errors.max_rows")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(100_000);
     (on_error, Retention { age_us, rows_max })
 }
 
@@ -161,10 +178,21 @@ pub(crate) fn spawn_driver(shared: &Arc<Shared>, source: &Arc<Source>) {
     let (shared, driven) = (Arc::clone(shared), Arc::clone(source));
     let spawned = std::thread::Builder::new()
         .name(format!("thalweg-source-{}", source.oid.0))
-        .spawn(move || Driver { shared, source: driven, generation }.run());
+        .spawn(move || {
+            Driver {
+                shared,
+                source: driven,
+                generation,
+            }
+            .run()
+        });
     match spawned {
         Ok(handle) => state.driver = Some(handle),
-        Err(error) => state.health = Some(SourceHealth::Degraded(format!("could not start a thread: {error}"))),
+        Err(error) => {
+            state.health = Some(SourceHealth::Degraded(format!(
+                "could not start a thread: {error}"
+            )))
+        }
     }
 }
 
@@ -187,7 +215,12 @@ impl Driver {
             };
             let records = self.source.state.lock().records;
             // A connector that panics is a broken reader, not a broken server.
-            let run = std::panic::AssertUnwindSafe(|| self.source.connector.open(&at).and_then(|reader| self.read(reader)));
+            let run = std::panic::AssertUnwindSafe(|| {
+                self.source
+                    .connector
+                    .open(&at)
+                    .and_then(|reader| self.read(reader))
+            });
             let error = match std::panic::catch_unwind(run) {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error.to_string(),
@@ -213,7 +246,11 @@ impl Driver {
         self.shared.wires.spawn(async move {
             let _ = send.send(connector.end_offsets().await);
         });
-        let target = receive.recv_timeout(wait).ok().and_then(Result::ok).unwrap_or_default();
+        let target = receive
+            .recv_timeout(wait)
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or_default();
         let mut state = self.source.state.lock();
         if state.generation == self.generation {
             state.target.get_or_insert(target);
@@ -225,11 +262,16 @@ impl Driver {
 
     fn read(&self, mut reader: Box<dyn SourceReader>) -> Result<(), ConnectorError> {
         let config = &self.shared.config;
-        let budget = Budget { rows: config.epoch_rows_max / 2, bytes: config.epoch_bytes_max, time: STOP_CHECK };
+        let budget = Budget {
+            rows: config.epoch_rows_max / 2,
+            bytes: config.epoch_bytes_max,
+            time: STOP_CHECK,
+        };
         while !self.stopped() {
             let batch = reader.poll(budget)?;
             let (health, high) = (reader.health(), reader.high_watermarks());
-            let moved = !batch.offsets.is_empty() || batch.rows.num_rows() > 0 || !batch.dead.is_empty();
+            let moved =
+                !batch.offsets.is_empty() || batch.rows.num_rows() > 0 || !batch.dead.is_empty();
             {
                 let mut state = self.source.state.lock();
                 if state.generation != self.generation {
@@ -245,8 +287,16 @@ impl Driver {
             if !moved {
                 continue;
             }
-            let mut delivery = Delivery { source: self.source.oid, generation: self.generation, batch };
-            while let Err(back) = self.shared.inbox.deliver(delivery, config.epoch_rows_max, STOP_CHECK) {
+            let mut delivery = Delivery {
+                source: self.source.oid,
+                generation: self.generation,
+                batch,
+            };
+            while let Err(back) =
+                self.shared
+                    .inbox
+                    .deliver(delivery, config.epoch_rows_max, STOP_CHECK)
+            {
                 if self.stopped() {
                     return Ok(());
                 }
@@ -268,7 +318,13 @@ impl Driver {
         state.health = Some(SourceHealth::Degraded(error.clone()));
         drop(state);
         tracing::warn!(source = %self.source.history.name, error, "source reader failed, reopening");
-        self.shared.record_error(ErrorRecord::of(&self.source.history, "58030", error, self.shared.clock.now_us(), None));
+        self.shared.record_error(ErrorRecord::of(
+            &self.source.history,
+            "58030",
+            error,
+            self.shared.clock.now_us(),
+            None,
+        ));
     }
 
     fn pause(&self, wait: Duration) {

@@ -17,7 +17,9 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, SendableRecordBatchStream};
+use datafusion::physical_plan::{
+    ExecutionPlan, ExecutionPlanProperties, SendableRecordBatchStream,
+};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use thalweg_catalog::Oid;
@@ -65,7 +67,10 @@ impl PartitionStream for SlotStream {
 
     fn execute(&self, _task: Arc<TaskContext>) -> SendableRecordBatchStream {
         let rows: Vec<_> = self.0.rows.lock().iter().cloned().map(Ok).collect();
-        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.0.schema), futures::stream::iter(rows)))
+        Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(&self.0.schema),
+            futures::stream::iter(rows),
+        ))
     }
 }
 
@@ -79,22 +84,43 @@ impl Stateless {
     ) -> Result<Self, EngineError> {
         let slots: BTreeMap<Oid, Arc<Slot>> = inputs
             .iter()
-            .map(|input| (input.oid, Arc::new(Slot { schema: input.schema(), rows: Mutex::default() })))
+            .map(|input| {
+                (
+                    input.oid,
+                    Arc::new(Slot {
+                        schema: input.schema(),
+                        rows: Mutex::default(),
+                    }),
+                )
+            })
             .collect();
         let plan = with_relations(plan.clone(), &mut |oid| {
             let slot = slots.get(&oid).ok_or_else(|| {
-                datafusion::error::DataFusionError::Internal(format!("a view reads OID {} without saying so", oid.0))
+                datafusion::error::DataFusionError::Internal(format!(
+                    "a view reads OID {} without saying so",
+                    oid.0
+                ))
             })?;
             let partition: Arc<dyn PartitionStream> = Arc::new(SlotStream(Arc::clone(slot)));
-            Ok(Arc::new(StreamingTable::try_new(Arc::clone(&slot.schema), vec![partition])?) as Arc<dyn TableProvider>)
+            Ok(Arc::new(StreamingTable::try_new(
+                Arc::clone(&slot.schema),
+                vec![partition],
+            )?) as Arc<dyn TableProvider>)
         })?;
         // One partition: exchanges keep state between runs, and a step is too small to share out.
         let mut state = session_at(planner, 0);
         let options = state.config_mut().options_mut();
         options.execution.target_partitions = 1;
         options.optimizer.enable_round_robin_repartition = false;
-        let physical = runtime.handle().block_on(state.create_physical_plan(&plan))?;
-        Ok(Self { physical, task: state.task_ctx(), slots, output })
+        let physical = runtime
+            .handle()
+            .block_on(state.create_physical_plan(&plan))?;
+        Ok(Self {
+            physical,
+            task: state.task_ctx(),
+            slots,
+            output,
+        })
     }
 
     /// The view's change for its inputs' changes.
@@ -109,7 +135,9 @@ impl Stateless {
             errors.mute(sign < 0);
             let mut any = false;
             for (oid, slot) in &self.slots {
-                let rows = changes.get(oid).map_or(Ok(Vec::new()), |deltas| rows_of_sign(deltas, sign))?;
+                let rows = changes
+                    .get(oid)
+                    .map_or(Ok(Vec::new()), |deltas| rows_of_sign(deltas, sign))?;
                 any |= !rows.is_empty();
                 *slot.rows.lock() = rows;
             }
@@ -119,13 +147,19 @@ impl Stateless {
             for batch in self.run(runtime)? {
                 let batch = conform(&batch, &self.output)?;
                 if batch.num_rows() > 0 {
-                    let weights = if sign > 0 { Weights::Ones } else { Weights::Constant(-1) };
+                    let weights = if sign > 0 {
+                        Weights::Ones
+                    } else {
+                        Weights::Constant(-1)
+                    };
                     out.push(Delta { batch, weights });
                 }
             }
         }
         errors.mute(false);
-        self.slots.values().for_each(|slot| slot.rows.lock().clear());
+        self.slots
+            .values()
+            .for_each(|slot| slot.rows.lock().clear());
         Ok(out)
     }
 
@@ -155,8 +189,9 @@ fn rows_of_sign(deltas: &[Delta], sign: i64) -> Result<Vec<RecordBatch>, EngineE
             }
             continue;
         }
-        let rows = (0..delta.num_rows())
-            .flat_map(|row| std::iter::repeat_n(row as u32, (delta.weights.at(row) * sign).max(0) as usize));
+        let rows = (0..delta.num_rows()).flat_map(|row| {
+            std::iter::repeat_n(row as u32, (delta.weights.at(row) * sign).max(0) as usize)
+        });
         let rows = UInt32Array::from_iter_values(rows);
         if !rows.is_empty() {
             out.push(take_record_batch(&delta.batch, &rows)?);

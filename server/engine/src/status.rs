@@ -156,7 +156,13 @@ pub struct ErrorRecord {
 }
 
 impl ErrorRecord {
-    pub(crate) fn of(relation: &Stored, sqlstate: &str, message: String, at_us: i64, epoch: Option<u64>) -> Self {
+    pub(crate) fn of(
+        relation: &Stored,
+        sqlstate: &str,
+        message: String,
+        at_us: i64,
+        epoch: Option<u64>,
+    ) -> Self {
         Self {
             at_us,
             oid: relation.oid,
@@ -173,13 +179,19 @@ impl ErrorRecord {
 pub(crate) fn status(shared: &Shared) -> EngineStatus {
     let latest = shared.latest_info();
     let stored: Vec<Arc<Stored>> = shared.relations.read().values().cloned().collect();
-    let relations: Vec<RelationStatus> = stored.iter().map(|relation| relation_status(relation, latest)).collect();
+    let relations: Vec<RelationStatus> = stored
+        .iter()
+        .map(|relation| relation_status(relation, latest))
+        .collect();
     let jobs: Vec<Arc<Job>> = shared.jobs.read().values().cloned().collect();
     let sources: Vec<Arc<Source>> = shared.sources.read().values().cloned().collect();
     EngineStatus {
         latest,
         durable: Epoch(shared.durable.load(Ordering::SeqCst)),
-        jobs: jobs.iter().map(|job| job_status(shared, job, latest)).collect(),
+        jobs: jobs
+            .iter()
+            .map(|job| job_status(shared, job, latest))
+            .collect(),
         sources: sources.iter().map(|source| source_status(source)).collect(),
         memory_bytes: relations.iter().map(|relation| relation.bytes).sum(),
         relations,
@@ -190,7 +202,11 @@ pub(crate) fn status(shared: &Shared) -> EngineStatus {
 
 fn relation_status(relation: &Stored, latest: EpochInfo) -> RelationStatus {
     let history = relation.history.lock();
-    let index = relation.table.as_ref().and_then(|table| table.key.as_ref()).map_or(0, |key| key.bytes());
+    let index = relation
+        .table
+        .as_ref()
+        .and_then(|table| table.key.as_ref())
+        .map_or(0, |key| key.bytes());
     RelationStatus {
         oid: relation.oid,
         name: relation.name.clone(),
@@ -210,7 +226,11 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
         .or_else(|| job.delivery_failure.lock().clone());
     let mut roots = Vec::new();
     shared.roots(relation.oid, &mut roots);
-    let backfill = if through.is_some() { None } else { backfill(shared, &roots) };
+    let backfill = if through.is_some() {
+        None
+    } else {
+        backfill(shared, &roots)
+    };
     let phase = match (&error, through) {
         (Some(_), _) => JobPhase::Error,
         (None, Some(_)) => JobPhase::Running,
@@ -230,7 +250,11 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
         lag_ms: reached_ms.map_or(0, |at_ms| latest.at_ms - at_ms),
         error,
         rows: relation.history.lock().newest().net_rows(),
-        mode: if job.linear { "incremental" } else { "recompute" },
+        mode: if job.linear {
+            "incremental"
+        } else {
+            "recompute"
+        },
         runs,
         run_time,
         delivered: (delivered > 0).then_some(Epoch(delivered)),
@@ -248,8 +272,15 @@ fn backfill(shared: &Shared, roots: &[Oid]) -> Option<(u64, u64)> {
             let state = source.state.lock();
             let target = state.target.as_ref().filter(|_| !state.caught_up)?;
             let start = |split: &String| source.start.get(split).copied().unwrap_or(0);
-            let wanted: u64 = target.iter().map(|(split, end)| end.saturating_sub(start(split))).sum();
-            let read: u64 = state.received.iter().map(|(split, next)| next.saturating_sub(start(split))).sum();
+            let wanted: u64 = target
+                .iter()
+                .map(|(split, end)| end.saturating_sub(start(split)))
+                .sum();
+            let read: u64 = state
+                .received
+                .iter()
+                .map(|(split, next)| next.saturating_sub(start(split)))
+                .sum();
             Some((read.min(wanted), wanted))
         })
         .collect();

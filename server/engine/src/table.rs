@@ -53,8 +53,13 @@ pub(crate) struct KeyIndex {
 }
 
 impl KeyIndex {
-    pub(crate) fn new(name: &str, positions: Vec<usize>, schema: &SchemaRef) -> Result<Self, ArrowError> {
-        let key_schema: SchemaRef = Arc::new(Schema::new(schema.project(&positions)?.fields().clone()));
+    pub(crate) fn new(
+        name: &str,
+        positions: Vec<usize>,
+        schema: &SchemaRef,
+    ) -> Result<Self, ArrowError> {
+        let key_schema: SchemaRef =
+            Arc::new(Schema::new(schema.project(&positions)?.fields().clone()));
         Ok(Self {
             name: name.into(),
             positions,
@@ -66,9 +71,18 @@ impl KeyIndex {
 
     /// Encoded key of each row.
     pub(crate) fn keys(&self, batch: &RecordBatch) -> Result<Vec<Box<[u8]>>, ArrowError> {
-        let columns: Vec<ArrayRef> =
-            self.positions.iter().filter_map(|index| batch.columns().get(*index)).cloned().collect();
-        Ok(self.keys.encode(&columns)?.iter().map(|row| row.data().into()).collect())
+        let columns: Vec<ArrayRef> = self
+            .positions
+            .iter()
+            .filter_map(|index| batch.columns().get(*index))
+            .cloned()
+            .collect();
+        Ok(self
+            .keys
+            .encode(&columns)?
+            .iter()
+            .map(|row| row.data().into())
+            .collect())
     }
 
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
@@ -76,9 +90,16 @@ impl KeyIndex {
     }
 
     /// The rows under these keys, in their order; keys without a row are left out.
-    pub(crate) fn rows<'a>(&self, keys: impl IntoIterator<Item = &'a [u8]>) -> Result<RecordBatch, ArrowError> {
+    pub(crate) fn rows<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<RecordBatch, ArrowError> {
         let map = self.map.lock();
-        let found: Vec<&[u8]> = keys.into_iter().filter_map(|key| map.get(key)).map(AsRef::as_ref).collect();
+        let found: Vec<&[u8]> = keys
+            .into_iter()
+            .filter_map(|key| map.get(key))
+            .map(AsRef::as_ref)
+            .collect();
         self.rows.decode(found)
     }
 
@@ -94,7 +115,8 @@ impl KeyIndex {
             }
         }
         for delta in deltas {
-            if delta.num_rows() == 0 || !(0..delta.num_rows()).any(|row| delta.weights.at(row) > 0) {
+            if delta.num_rows() == 0 || !(0..delta.num_rows()).any(|row| delta.weights.at(row) > 0)
+            {
                 continue;
             }
             let keys = self.keys(&delta.batch)?;
@@ -111,7 +133,11 @@ impl KeyIndex {
     pub(crate) fn bytes(&self) -> usize {
         // Keys, rows and two fat pointers each; sampled, because counting all of them would cost a scan.
         let map = self.map.lock();
-        let sample: usize = map.iter().take(64).map(|(key, row)| key.len() + row.len() + 48).sum();
+        let sample: usize = map
+            .iter()
+            .take(64)
+            .map(|(key, row)| key.len() + row.len() + 48)
+            .sum();
         sample * map.len() / map.len().clamp(1, 64)
     }
 }

@@ -19,9 +19,16 @@ pub(crate) fn row(columns: &[ArrayRef], row: usize) -> String {
 /// `Key (a, b)=(1, 2)` for one row.
 pub(crate) fn key(batch: &RecordBatch, positions: &[usize], at: usize) -> String {
     let schema = batch.schema();
-    let names: Vec<&str> =
-        positions.iter().filter_map(|index| schema.fields().get(*index)).map(|field| field.name().as_str()).collect();
-    let columns: Vec<ArrayRef> = positions.iter().filter_map(|index| batch.columns().get(*index)).cloned().collect();
+    let names: Vec<&str> = positions
+        .iter()
+        .filter_map(|index| schema.fields().get(*index))
+        .map(|field| field.name().as_str())
+        .collect();
+    let columns: Vec<ArrayRef> = positions
+        .iter()
+        .filter_map(|index| batch.columns().get(*index))
+        .cloned()
+        .collect();
     format!("Key ({})={}", names.join(", "), row(&columns, at))
 }
 
@@ -30,7 +37,12 @@ fn value(column: &ArrayRef, row: usize) -> String {
         return "null".into();
     }
     let text = match column.data_type() {
-        DataType::Boolean => if column.as_boolean().value(row) { "t" } else { "f" }.to_string(),
+        DataType::Boolean => if column.as_boolean().value(row) {
+            "t"
+        } else {
+            "f"
+        }
+        .to_string(),
         DataType::Binary => hex(column.as_binary::<i32>().value(row)),
         DataType::FixedSizeBinary(16) => uuid(column.as_fixed_size_binary().value(row)),
         _ => {
@@ -39,19 +51,30 @@ fn value(column: &ArrayRef, row: usize) -> String {
                 .with_timestamp_format(Some("%Y-%m-%d %H:%M:%S%.f"))
                 .with_timestamp_tz_format(Some("%Y-%m-%d %H:%M:%S%.f%:::z"));
             match ArrayFormatter::try_new(column, &options) {
-                Ok(format) => format.value(row).try_to_string().unwrap_or_else(|_| "?".into()),
+                Ok(format) => format
+                    .value(row)
+                    .try_to_string()
+                    .unwrap_or_else(|_| "?".into()),
                 Err(_) => "?".into(),
             }
         }
     };
     if text.chars().count() > VALUE_CHARS_MAX {
-        return text.chars().take(VALUE_CHARS_MAX).chain("...".chars()).collect();
+        return text
+            .chars()
+            .take(VALUE_CHARS_MAX)
+            .chain("...".chars())
+            .collect();
     }
     text
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let digits: String = bytes.iter().take(VALUE_CHARS_MAX).map(|byte| format!("{byte:02x}")).collect();
+    let digits: String = bytes
+        .iter()
+        .take(VALUE_CHARS_MAX)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("\\x{digits}")
 }
 

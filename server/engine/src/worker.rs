@@ -53,7 +53,14 @@ impl Worker {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let now = Instant::now();
         let last_at_ms = shared.latest_info().at_ms;
-        Self { shared, last_at_ms, last_epoch: now, last_sync: now, last_collect: now, unsynced: false }
+        Self {
+            shared,
+            last_at_ms,
+            last_epoch: now,
+            last_sync: now,
+            last_collect: now,
+            unsynced: false,
+        }
     }
 
     /// Runs until the inbox is closed.
@@ -114,7 +121,9 @@ impl Worker {
     fn synced(&mut self) {
         self.unsynced = false;
         self.last_sync = Instant::now();
-        self.shared.durable.store(self.shared.latest(), Ordering::SeqCst);
+        self.shared
+            .durable
+            .store(self.shared.latest(), Ordering::SeqCst);
         self.shared.bump();
     }
 
@@ -138,12 +147,18 @@ impl Worker {
         }
         for submission in work.submissions {
             if self.shared.relation(submission.table).is_none() {
-                let _ = submission.reply.send(Err(EngineError::Unknown(submission.table)));
+                let _ = submission
+                    .reply
+                    .send(Err(EngineError::Unknown(submission.table)));
                 continue;
             }
             let logged = submission.changes.iter().map(weighted).collect();
             draft.entry.dml.push((submission.table.0, logged));
-            draft.changes.entry(submission.table).or_default().extend(submission.changes);
+            draft
+                .changes
+                .entry(submission.table)
+                .or_default()
+                .extend(submission.changes);
             draft.replies.push(submission.reply);
         }
         for delivery in work.deliveries {
@@ -154,7 +169,8 @@ impl Worker {
         }
         self.start_ready_sources(&mut draft);
         self.bury(&mut draft, now_us);
-        let nothing = draft.changes.is_empty() && draft.moved.is_empty() && draft.registrations.is_empty();
+        let nothing =
+            draft.changes.is_empty() && draft.moved.is_empty() && draft.registrations.is_empty();
         if nothing && draft.started.is_empty() && !work.tick {
             return;
         }
@@ -162,7 +178,9 @@ impl Worker {
     }
 
     fn take_delivery(&self, delivery: Delivery, draft: &mut Draft) {
-        let Some(source) = self.shared.sources.read().get(&delivery.source).cloned() else { return };
+        let Some(source) = self.shared.sources.read().get(&delivery.source).cloned() else {
+            return;
+        };
         let mut state = source.state.lock();
         if state.generation != delivery.generation {
             return;
@@ -170,7 +188,10 @@ impl Worker {
         let batch = delivery.batch;
         let mut before = source.start.clone();
         before.extend(state.received.clone());
-        let shaped = match source.shape.apply(&batch, &before, self.shared.clock.now_us()) {
+        let shaped = match source
+            .shape
+            .apply(&batch, &before, self.shared.clock.now_us())
+        {
             Ok(shaped) => shaped,
             Err(error) => {
                 self.stop_source(&source, state, "XX000", error.to_string());
@@ -189,8 +210,15 @@ impl Worker {
                 OnError::Ignore => {}
                 OnError::DeadLetter => draft.dead.entry(source.oid).or_default().extend(dead),
                 OnError::Fail => {
-                    let at = format!("{} partition {} offset {}", first.topic, first.partition, first.offset);
-                    let reason = format!("{} stopped at {at}: {}", source.history.label(), first.message);
+                    let at = format!(
+                        "{} partition {} offset {}",
+                        first.topic, first.partition, first.offset
+                    );
+                    let reason = format!(
+                        "{} stopped at {at}: {}",
+                        source.history.label(),
+                        first.message
+                    );
                     self.stop_source(&source, state, "22000", reason);
                     return;
                 }
@@ -198,7 +226,11 @@ impl Worker {
         }
         if state.caught_up {
             if shaped.rows.num_rows() > 0 {
-                draft.changes.entry(source.oid).or_default().push(Delta::insert(shaped.rows));
+                draft
+                    .changes
+                    .entry(source.oid)
+                    .or_default()
+                    .push(Delta::insert(shaped.rows));
             }
             draft.moved.insert(source.oid, Arc::clone(&source));
         } else if shaped.rows.num_rows() > 0 {
@@ -208,7 +240,13 @@ impl Worker {
     }
 
     /// Stops reading; the views over the source are in state ERROR from here on.
-    fn stop_source(&self, source: &Source, mut state: MutexGuard<'_, SourceState>, sqlstate: &str, reason: String) {
+    fn stop_source(
+        &self,
+        source: &Source,
+        mut state: MutexGuard<'_, SourceState>,
+        sqlstate: &str,
+        reason: String,
+    ) {
         state.generation += 1;
         state.health = Some(SourceHealth::Degraded(reason.clone()));
         drop(state);
@@ -222,12 +260,17 @@ impl Worker {
             if state.caught_up || state.consumers.is_empty() {
                 continue;
             }
-            let Some(target) = &state.target else { continue };
+            let Some(target) = &state.target else {
+                continue;
+            };
             if !reached(&state.received, target, &source.start) {
                 continue;
             }
             state.caught_up = true;
-            let rows = std::mem::take(&mut state.held).into_iter().map(Delta::insert).collect();
+            let rows = std::mem::take(&mut state.held)
+                .into_iter()
+                .map(Delta::insert)
+                .collect();
             draft.changes.insert(source.oid, rows);
             draft.started.push(Arc::clone(source));
             draft.moved.insert(source.oid, Arc::clone(source));
@@ -236,14 +279,23 @@ impl Worker {
 
     fn bury(&self, draft: &mut Draft, now_us: i64) {
         for (source, letters) in std::mem::take(&mut draft.dead) {
-            let Some(log) = self.shared.dead.read().get(&source).cloned() else { continue };
+            let Some(log) = self.shared.dead.read().get(&source).cloned() else {
+                continue;
+            };
             match log.add(letters, draft.entry.epoch, now_us) {
                 Ok(change) => {
                     if !change.deltas.is_empty() {
-                        draft.changes.entry(log.relation.oid).or_default().extend(change.deltas);
+                        draft
+                            .changes
+                            .entry(log.relation.oid)
+                            .or_default()
+                            .extend(change.deltas);
                     }
                     draft.entry.dead.extend(change.records);
-                    draft.entry.dead_expired.extend(change.expired.into_iter().map(|key| (source.0, key)));
+                    draft
+                        .entry
+                        .dead_expired
+                        .extend(change.expired.into_iter().map(|key| (source.0, key)));
                 }
                 Err(error) => self.fail(&log.relation, "XX000", error.to_string()),
             }
@@ -253,7 +305,10 @@ impl Worker {
     fn commit(&mut self, mut draft: Draft) {
         for (oid, source) in &draft.moved {
             let state = source.state.lock();
-            draft.entry.offsets.push((oid.0, encode_offsets(&state.received)));
+            draft
+                .entry
+                .offsets
+                .push((oid.0, encode_offsets(&state.received)));
         }
         // Table changes are acknowledged, so they reach the disk now; the rest is read again after a crash.
         let due = self.last_sync.elapsed() >= self.shared.config.group_fsync;
@@ -261,15 +316,28 @@ impl Worker {
         let broken = self.shared.fatal.lock().clone();
         let logged = match broken {
             Some(error) => Err(error),
-            None => self.shared.store.append(&draft.entry, durable).map_err(|error| self.stop_logging(error.into())),
+            None => self
+                .shared
+                .store
+                .append(&draft.entry, durable)
+                .map_err(|error| self.stop_logging(error.into())),
         };
         if let Err(error) = logged {
-            draft.replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone()))));
-            draft.registrations.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
+            draft
+                .replies
+                .into_iter()
+                .for_each(|reply| drop(reply.send(Err(error.clone()))));
+            draft
+                .registrations
+                .into_iter()
+                .for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
             return;
         }
         self.unsynced = !durable;
-        let info = EpochInfo { epoch: Epoch(draft.entry.epoch), at_ms: draft.entry.at_ms };
+        let info = EpochInfo {
+            epoch: Epoch(draft.entry.epoch),
+            at_ms: draft.entry.at_ms,
+        };
         self.publish(info, &mut draft);
         if durable {
             self.synced();
@@ -282,7 +350,9 @@ impl Worker {
     fn publish(&mut self, info: EpochInfo, draft: &mut Draft) {
         let epoch = info.epoch.0;
         for (oid, deltas) in std::mem::take(&mut draft.changes) {
-            let Some(relation) = self.shared.relation(oid) else { continue };
+            let Some(relation) = self.shared.relation(oid) else {
+                continue;
+            };
             let published = relation.history.lock().publish(epoch, deltas);
             if let Err(error) = published {
                 self.fail(&relation, "XX000", error.to_string());
@@ -300,7 +370,14 @@ impl Worker {
             self.register(what, epoch, &mut started);
             draft.replies.push(reply);
         }
-        let jobs: Vec<_> = self.shared.jobs.read().values().filter(|job| job.linear).cloned().collect();
+        let jobs: Vec<_> = self
+            .shared
+            .jobs
+            .read()
+            .values()
+            .filter(|job| job.linear)
+            .cloned()
+            .collect();
         for job in jobs {
             job.step_with_worker(&self.shared, epoch);
         }
@@ -319,7 +396,10 @@ impl Worker {
             self.shared.relations.write().insert(relation.oid, relation);
         }
         if let Some(source) = what.source {
-            self.shared.relations.write().insert(source.oid, Arc::clone(&source.history));
+            self.shared
+                .relations
+                .write()
+                .insert(source.oid, Arc::clone(&source.history));
             self.shared.sources.write().insert(source.oid, source);
         }
         if let Some((source, log)) = what.dead {
@@ -337,7 +417,10 @@ impl Worker {
             }
             state.consumers.insert(job.relation.oid);
         }
-        self.shared.relations.write().insert(job.relation.oid, Arc::clone(&job.relation));
+        self.shared
+            .relations
+            .write()
+            .insert(job.relation.oid, Arc::clone(&job.relation));
         self.shared.jobs.write().insert(job.relation.oid, job);
     }
 
@@ -347,7 +430,10 @@ impl Worker {
                 job.cancel();
             }
             self.shared.relations.write().remove(oid);
-            self.shared.dead.write().retain(|_, log| log.relation.oid != *oid);
+            self.shared
+                .dead
+                .write()
+                .retain(|_, log| log.relation.oid != *oid);
             if let Some(source) = self.shared.sources.write().remove(oid) {
                 drop(source.stop());
             }
@@ -361,7 +447,10 @@ impl Worker {
             }
             // A source that nothing reads is not consumed and keeps no rows.
             let generation = state.generation + 1;
-            *state = SourceState { generation, ..SourceState::default() };
+            *state = SourceState {
+                generation,
+                ..SourceState::default()
+            };
             drop(state);
             *source.history.history.lock() = History::new(Arc::clone(&source.history.codec));
             *source.history.failure.lock() = None;
@@ -374,15 +463,27 @@ impl Worker {
     fn fail(&self, relation: &Stored, sqlstate: &str, reason: String) {
         tracing::error!(relation = %relation.name, reason, "relation is in state ERROR");
         let at_us = self.shared.clock.now_us();
-        self.shared.record_error(ErrorRecord::of(relation, sqlstate, reason.clone(), at_us, None));
+        self.shared.record_error(ErrorRecord::of(
+            relation,
+            sqlstate,
+            reason.clone(),
+            at_us,
+            None,
+        ));
         *relation.failure.lock() = Some(reason);
         self.shared.bump();
     }
 
     /// Drops versions that no new reader may ask for.
     fn collect(&self) {
-        let window_ms = i64::try_from(self.shared.config.snapshot_history.as_millis()).unwrap_or(i64::MAX);
-        let cutoff = self.shared.clock.now_us().div_euclid(1000).saturating_sub(window_ms);
+        let window_ms =
+            i64::try_from(self.shared.config.snapshot_history.as_millis()).unwrap_or(i64::MAX);
+        let cutoff = self
+            .shared
+            .clock
+            .now_us()
+            .div_euclid(1000)
+            .saturating_sub(window_ms);
         let horizon = {
             let mut epochs = self.shared.epochs.lock();
             while epochs.get(1).is_some_and(|next| next.at_ms <= cutoff) {
@@ -403,5 +504,8 @@ pub(crate) fn weighted(delta: &Delta) -> WeightedBatch {
         Weights::Constant(weight) => Multiplicity::Constant(*weight),
         Weights::Each(weights) => Multiplicity::Each(weights.to_vec()),
     };
-    WeightedBatch { batch: delta.batch.clone(), weights }
+    WeightedBatch {
+        batch: delta.batch.clone(),
+        weights,
+    }
 }

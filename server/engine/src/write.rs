@@ -54,17 +54,31 @@ pub(crate) async fn write(
 ) -> Result<Written, EngineError> {
     let (oid, input, reads, returning) = parts(plan);
     let stored = shared.relation(oid).ok_or(EngineError::Unknown(oid))?;
-    let table = stored.table.as_ref().ok_or_else(|| EngineError::internal(format!("{} is not a table", stored.label())))?;
+    let table = stored
+        .table
+        .as_ref()
+        .ok_or_else(|| EngineError::internal(format!("{} is not a table", stored.label())))?;
     let independent = matches!(plan, DmlPlan::Insert { .. }) && table.key.is_none();
     // Plain insertions commute with every other write, so many sessions share one fsync.
-    let guard = if independent { None } else { Some(Arc::clone(&shared.writer).lock_owned().await) };
+    let guard = if independent {
+        None
+    } else {
+        Some(Arc::clone(&shared.writer).lock_owned().await)
+    };
     let least = floor.floor.0.max(stored.history.lock().changed_at());
     let pinned = pin(shared, reads, least, options).await?;
-    let limits = RunLimits { now_us: options.at_now_us, memory: shared.config.query_memory_max };
-    let input = shared.planner.bind_now(pinned.bind(input.clone())?, options.at_now_us)?;
+    let limits = RunLimits {
+        now_us: options.at_now_us,
+        memory: shared.config.query_memory_max,
+    };
+    let input = shared
+        .planner
+        .bind_now(pinned.bind(input.clone())?, options.at_now_us)?;
     let rows = collect(&shared.batch, Arc::clone(&shared.planner), input, limits).await?;
     let change = match plan {
-        DmlPlan::Insert { conflict, .. } => insert(&shared.planner, &stored, table, &rows, conflict)?,
+        DmlPlan::Insert { conflict, .. } => {
+            insert(&shared.planner, &stored, table, &rows, conflict)?
+        }
         DmlPlan::Update { .. } => update(&stored, table, &rows)?,
         DmlPlan::Delete { .. } => delete(&stored, table, &rows)?,
     };
@@ -77,21 +91,40 @@ pub(crate) async fn write(
         .into_iter()
         .filter(|delta| delta.num_rows() > 0)
         .collect();
-    let epoch = if deltas.is_empty() { pinned.epoch } else { commit(shared, &stored, deltas, guard).await?.epoch.0 };
+    let epoch = if deltas.is_empty() {
+        pinned.epoch
+    } else {
+        commit(shared, &stored, deltas, guard).await?.epoch.0
+    };
     floor.raise(epoch);
-    Ok(Written { rows: affected, returning: returned, epoch: Epoch(epoch) })
+    Ok(Written {
+        rows: affected,
+        returning: returned,
+        epoch: Epoch(epoch),
+    })
 }
 
 /// Removes every row; returns how many there were.
-pub(crate) async fn truncate(shared: &Arc<Shared>, oid: Oid, floor: &mut SessionFloor) -> Result<u64, EngineError> {
+pub(crate) async fn truncate(
+    shared: &Arc<Shared>,
+    oid: Oid,
+    floor: &mut SessionFloor,
+) -> Result<u64, EngineError> {
     let stored = shared.relation(oid).ok_or(EngineError::Unknown(oid))?;
     let guard = Arc::clone(&shared.writer).lock_owned().await;
     let version = stored.history.lock().newest();
     let Some(rows) = version.rows()? else {
-        return Err(EngineError::InvalidAccumulation { object: stored.label() });
+        return Err(EngineError::InvalidAccumulation {
+            object: stored.label(),
+        });
     };
     let count = rows.iter().map(|batch| batch.num_rows() as u64).sum();
-    let deltas: Vec<Delta> = rows.iter().filter(|batch| batch.num_rows() > 0).cloned().map(Delta::delete).collect();
+    let deltas: Vec<Delta> = rows
+        .iter()
+        .filter(|batch| batch.num_rows() > 0)
+        .cloned()
+        .map(Delta::delete)
+        .collect();
     if !deltas.is_empty() {
         floor.raise(commit(shared, &stored, deltas, Some(guard)).await?.epoch.0);
     }
@@ -100,9 +133,27 @@ pub(crate) async fn truncate(shared: &Arc<Shared>, oid: Oid, floor: &mut Session
 
 fn parts(plan: &DmlPlan) -> (Oid, &LogicalPlan, &[Oid], Option<&Returning>) {
     match plan {
-        DmlPlan::Insert { table, input, reads, returning, .. }
-        | DmlPlan::Update { table, input, reads, returning, .. }
-        | DmlPlan::Delete { table, input, reads, returning, .. } => (*table, input, reads, returning.as_ref()),
+        DmlPlan::Insert {
+            table,
+            input,
+            reads,
+            returning,
+            ..
+        }
+        | DmlPlan::Update {
+            table,
+            input,
+            reads,
+            returning,
+            ..
+        }
+        | DmlPlan::Delete {
+            table,
+            input,
+            reads,
+            returning,
+            ..
+        } => (*table, input, reads, returning.as_ref()),
     }
 }
 
@@ -118,7 +169,11 @@ async fn commit(
     let task = batch.spawn(async move {
         let _guard = guard;
         let (reply, acknowledged) = oneshot::channel();
-        shared.inbox.submit(Submission { table: stored.oid, changes: deltas.clone(), reply })?;
+        shared.inbox.submit(Submission {
+            table: stored.oid,
+            changes: deltas.clone(),
+            reply,
+        })?;
         let info = acknowledged.await.map_err(|_| EngineError::Stopping)??;
         if let Some(index) = stored.table.as_ref().and_then(|table| table.key.as_ref()) {
             index.apply(&deltas)?;
@@ -138,7 +193,11 @@ fn insert(
     let proposed = checked(stored, table, &together(rows, &loose(&stored.schema()))?)?;
     let nothing = RecordBatch::new_empty(stored.schema());
     let Some(index) = &table.key else {
-        return Ok(Change { removed: nothing, affected: proposed.clone(), added: proposed });
+        return Ok(Change {
+            removed: nothing,
+            affected: proposed.clone(),
+            added: proposed,
+        });
     };
     let keys = index.keys(&proposed)?;
     let mut seen = Keys::default();
@@ -155,16 +214,43 @@ fn insert(
         }
     }
     let inserted = take_record_batch(&proposed, &UInt32Array::from(fresh))?;
-    let Conflict::DoUpdate { assignments, filter, schema, .. } = conflict else {
-        return Ok(Change { removed: nothing, affected: inserted.clone(), added: inserted });
+    let Conflict::DoUpdate {
+        assignments,
+        filter,
+        schema,
+        ..
+    } = conflict
+    else {
+        return Ok(Change {
+            removed: nothing,
+            affected: inserted.clone(),
+            added: inserted,
+        });
     };
     let excluded = take_record_batch(&proposed, &UInt32Array::from(pairs.clone()))?;
-    let old = index.rows(pairs.iter().filter_map(|row| keys.get(*row as usize)).map(AsRef::as_ref))?;
-    let (old, new) = upsert(planner, stored, old, excluded, assignments, filter.as_ref(), schema)?;
+    let old = index.rows(
+        pairs
+            .iter()
+            .filter_map(|row| keys.get(*row as usize))
+            .map(AsRef::as_ref),
+    )?;
+    let (old, new) = upsert(
+        planner,
+        stored,
+        old,
+        excluded,
+        assignments,
+        filter.as_ref(),
+        schema,
+    )?;
     let new = checked(stored, table, &new)?;
     let added = concat_batches(&stored.schema(), [&inserted, &new])?;
     unique(index, &old, &added)?;
-    Ok(Change { removed: old, affected: added.clone(), added })
+    Ok(Change {
+        removed: old,
+        affected: added.clone(),
+        added,
+    })
 }
 
 /// The old rows that DO UPDATE accepts, and what they become.
@@ -177,9 +263,18 @@ fn upsert(
     filter: Option<&Expr>,
     schema: &DFSchema,
 ) -> Result<(RecordBatch, RecordBatch), EngineError> {
-    let columns: Vec<ArrayRef> = old.columns().iter().chain(excluded.columns()).cloned().collect();
+    let columns: Vec<ArrayRef> = old
+        .columns()
+        .iter()
+        .chain(excluded.columns())
+        .cloned()
+        .collect();
     let options = RecordBatchOptions::new().with_row_count(Some(old.num_rows()));
-    let mut both = RecordBatch::try_new_with_options(Arc::new(loose(schema.as_arrow()).as_ref().clone()), columns, &options)?;
+    let mut both = RecordBatch::try_new_with_options(
+        Arc::new(loose(schema.as_arrow()).as_ref().clone()),
+        columns,
+        &options,
+    )?;
     let mut old = old;
     if let Some(filter) = filter {
         let accepted = evaluate(planner, filter, schema, &both)?;
@@ -191,7 +286,9 @@ fn upsert(
     for (position, expr) in assignments {
         let value = evaluate(planner, expr, schema, &both)?;
         let Some(column) = columns.get_mut(*position) else {
-            return Err(EngineError::internal("an assignment names a column that is not there"));
+            return Err(EngineError::internal(
+                "an assignment names a column that is not there",
+            ));
         };
         *column = cast(&value, column.data_type())?;
     }
@@ -203,33 +300,67 @@ fn upsert(
 fn update(stored: &Stored, table: &Table, rows: &[RecordBatch]) -> Result<Change, EngineError> {
     let width = stored.schema().fields().len();
     let schema = stored.schema();
-    let twice: Vec<Field> =
-        loose(&schema).fields().iter().chain(loose(&schema).fields()).map(|field| field.as_ref().clone()).collect();
-    let both = once(stored, table, together(rows, &Arc::new(Schema::new(twice)))?, width)?;
+    let twice: Vec<Field> = loose(&schema)
+        .fields()
+        .iter()
+        .chain(loose(&schema).fields())
+        .map(|field| field.as_ref().clone())
+        .collect();
+    let both = once(
+        stored,
+        table,
+        together(rows, &Arc::new(Schema::new(twice)))?,
+        width,
+    )?;
     let old = both.project(&(0..width).collect::<Vec<_>>())?;
     let new = both.project(&(width..2 * width).collect::<Vec<_>>())?;
     let old = conform(&old, &schema)?;
-    let new = checked(stored, table, &RecordBatch::try_new_with_options(
-        loose(&schema),
-        new.columns().to_vec(),
-        &RecordBatchOptions::new().with_row_count(Some(new.num_rows())),
-    )?)?;
+    let new = checked(
+        stored,
+        table,
+        &RecordBatch::try_new_with_options(
+            loose(&schema),
+            new.columns().to_vec(),
+            &RecordBatchOptions::new().with_row_count(Some(new.num_rows())),
+        )?,
+    )?;
     if let Some(index) = &table.key {
         unique(index, &old, &new)?;
     }
-    Ok(Change { removed: old, affected: new.clone(), added: new })
+    Ok(Change {
+        removed: old,
+        affected: new.clone(),
+        added: new,
+    })
 }
 
 fn delete(stored: &Stored, table: &Table, rows: &[RecordBatch]) -> Result<Change, EngineError> {
     let schema = stored.schema();
-    let old = once(stored, table, together(rows, &loose(&schema))?, schema.fields().len())?;
+    let old = once(
+        stored,
+        table,
+        together(rows, &loose(&schema))?,
+        schema.fields().len(),
+    )?;
     let old = conform(&old, &schema)?;
-    Ok(Change { affected: old.clone(), removed: old, added: RecordBatch::new_empty(schema) })
+    Ok(Change {
+        affected: old.clone(),
+        removed: old,
+        added: RecordBatch::new_empty(schema),
+    })
 }
 
 /// Keeps each stored row (the first `width` columns) at most as often as the table holds it: a join may name it several times.
-fn once(stored: &Stored, table: &Table, rows: RecordBatch, width: usize) -> Result<RecordBatch, EngineError> {
-    let old = conform(&rows.project(&(0..width).collect::<Vec<_>>())?, &stored.schema())?;
+fn once(
+    stored: &Stored,
+    table: &Table,
+    rows: RecordBatch,
+    width: usize,
+) -> Result<RecordBatch, EngineError> {
+    let old = conform(
+        &rows.project(&(0..width).collect::<Vec<_>>())?,
+        &stored.schema(),
+    )?;
     let mut keep = vec![true; rows.num_rows()];
     if let Some(index) = &table.key {
         let mut seen = Keys::default();
@@ -244,11 +375,19 @@ fn once(stored: &Stored, table: &Table, rows: RecordBatch, width: usize) -> Resu
         }
         let mut surplus: HashMap<Box<[u8]>, i64> = HashMap::new();
         for delta in &excess {
-            for (row, bytes) in stored.codec.encode(delta.batch.columns())?.iter().enumerate() {
+            for (row, bytes) in stored
+                .codec
+                .encode(delta.batch.columns())?
+                .iter()
+                .enumerate()
+            {
                 *surplus.entry(bytes.data().into()).or_default() -= delta.weights.at(row).min(0);
             }
         }
-        for (flag, bytes) in keep.iter_mut().zip(stored.codec.encode(old.columns())?.iter()) {
+        for (flag, bytes) in keep
+            .iter_mut()
+            .zip(stored.codec.encode(old.columns())?.iter())
+        {
             if let Some(left) = surplus.get_mut(bytes.data()).filter(|left| **left > 0) {
                 *left -= 1;
                 *flag = false;
@@ -272,8 +411,18 @@ fn unique(index: &KeyIndex, removed: &RecordBatch, added: &RecordBatch) -> Resul
 }
 
 fn duplicate(index: &KeyIndex, batch: &RecordBatch, row: usize) -> EngineError {
-    let message = format!("duplicate key value violates unique constraint \"{}\"", index.name);
-    EngineError::statement("23505", message, Some(format!("{} already exists.", text::key(batch, &index.positions, row))))
+    let message = format!(
+        "duplicate key value violates unique constraint \"{}\"",
+        index.name
+    );
+    EngineError::statement(
+        "23505",
+        message,
+        Some(format!(
+            "{} already exists.",
+            text::key(batch, &index.positions, row)
+        )),
+    )
 }
 
 fn affected_twice() -> EngineError {
@@ -290,10 +439,17 @@ fn affected_twice() -> EngineError {
 
 /// NOT NULL and CHECK; gives the rows the table's own schema.
 fn checked(stored: &Stored, table: &Table, rows: &RecordBatch) -> Result<RecordBatch, EngineError> {
-    let failing = |row| Some(format!("Failing row contains {}.", text::row(rows.columns(), row)));
+    let failing = |row| {
+        Some(format!(
+            "Failing row contains {}.",
+            text::row(rows.columns(), row)
+        ))
+    };
     for (column, array) in table.columns.iter().zip(rows.columns()) {
         if column.not_null && array.null_count() > 0 {
-            let row = (0..array.len()).find(|row| array.is_null(*row)).unwrap_or(0);
+            let row = (0..array.len())
+                .find(|row| array.is_null(*row))
+                .unwrap_or(0);
             let message = format!(
                 "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
                 column.name, stored.name
@@ -303,52 +459,92 @@ fn checked(stored: &Stored, table: &Table, rows: &RecordBatch) -> Result<RecordB
     }
     let rows_of_table = conform(rows, &stored.schema())?;
     for check in &table.checks {
-        let value = check.expr.evaluate(&rows_of_table)?.into_array(rows.num_rows())?;
+        let value = check
+            .expr
+            .evaluate(&rows_of_table)?
+            .into_array(rows.num_rows())?;
         let held = boolean(&value)?;
         // A condition that is null is not broken.
         if let Some(row) = (0..held.len()).find(|row| held.is_valid(*row) && !held.value(*row)) {
-            let message =
-                format!("new row for relation \"{}\" violates check constraint \"{}\"", stored.name, check.name);
+            let message = format!(
+                "new row for relation \"{}\" violates check constraint \"{}\"",
+                stored.name, check.name
+            );
             return Err(EngineError::statement("23514", message, failing(row)));
         }
     }
     Ok(rows_of_table)
 }
 
-fn project(planner: &Planner, returning: &Returning, rows: &RecordBatch) -> Result<RecordBatch, EngineError> {
-    let fields: Vec<Field> = returning.output.iter().map(|column| column.ty.field(&column.name, true)).collect();
+fn project(
+    planner: &Planner,
+    returning: &Returning,
+    rows: &RecordBatch,
+) -> Result<RecordBatch, EngineError> {
+    let fields: Vec<Field> = returning
+        .output
+        .iter()
+        .map(|column| column.ty.field(&column.name, true))
+        .collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    let input =
-        RecordBatch::try_new_with_options(loose(returning.schema.as_arrow()), rows.columns().to_vec(), &options)?;
+    let input = RecordBatch::try_new_with_options(
+        loose(returning.schema.as_arrow()),
+        rows.columns().to_vec(),
+        &options,
+    )?;
     let mut columns = Vec::with_capacity(fields.len());
     for (expr, field) in returning.exprs.iter().zip(&fields) {
-        columns.push(cast(&evaluate(planner, expr, &returning.schema, &input)?, field.data_type())?);
+        columns.push(cast(
+            &evaluate(planner, expr, &returning.schema, &input)?,
+            field.data_type(),
+        )?);
     }
-    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        Arc::new(Schema::new(fields)),
+        columns,
+        &options,
+    )?)
 }
 
-fn evaluate(planner: &Planner, expr: &Expr, schema: &DFSchema, rows: &RecordBatch) -> Result<ArrayRef, EngineError> {
+fn evaluate(
+    planner: &Planner,
+    expr: &Expr,
+    schema: &DFSchema,
+    rows: &RecordBatch,
+) -> Result<ArrayRef, EngineError> {
     let physical = session_at(planner, 0).create_physical_expr(expr.clone(), schema)?;
     Ok(physical.evaluate(rows)?.into_array(rows.num_rows())?)
 }
 
 fn boolean(array: &ArrayRef) -> Result<&BooleanArray, EngineError> {
-    array.as_boolean_opt().ok_or_else(|| EngineError::internal("a condition is not boolean"))
+    array
+        .as_boolean_opt()
+        .ok_or_else(|| EngineError::internal("a condition is not boolean"))
 }
 
 /// Null counts as not accepted.
 fn accepted_rows(array: &ArrayRef) -> Result<BooleanArray, EngineError> {
-    Ok(boolean(array)?.iter().map(|value| Some(value == Some(true))).collect())
+    Ok(boolean(array)?
+        .iter()
+        .map(|value| Some(value == Some(true)))
+        .collect())
 }
 
 /// All rows as one batch of `schema`.
 fn together(rows: &[RecordBatch], schema: &SchemaRef) -> Result<RecordBatch, EngineError> {
-    let rows = rows.iter().map(|batch| conform(batch, schema)).collect::<Result<Vec<_>, _>>()?;
+    let rows = rows
+        .iter()
+        .map(|batch| conform(batch, schema))
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(concat_batches(schema, &rows)?)
 }
 
 /// The schema with every column nullable, for rows whose constraints are still to be checked.
 fn loose(schema: &Schema) -> SchemaRef {
-    let fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
     Arc::new(Schema::new(fields))
 }

@@ -10,12 +10,14 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::StreamExt;
 use thalweg_catalog::{
-    Catalog, Change, Column, ConnectorSpec, Environment, Oid, OidAllocator, Relation, RelationBuilder, RelationKind, Report,
-    SinkSpec, SqlType, apply, errors_relation,
+    Catalog, Change, Column, ConnectorSpec, Environment, Oid, OidAllocator, Relation,
+    RelationBuilder, RelationKind, Report, SinkSpec, SqlType, apply, errors_relation,
 };
 use thalweg_connectors::{Clock, SystemClock};
 use thalweg_engine::{Consistency, Engine, EngineConfig, EngineError, ReadOptions, SessionFloor};
-use thalweg_planner::{DmlPlan, Functions, NoSystemRelations, PlanContext, Planner, QueryPlan, ViewPlan};
+use thalweg_planner::{
+    DmlPlan, Functions, NoSystemRelations, PlanContext, Planner, QueryPlan, ViewPlan,
+};
 use thalweg_sql::{OptionValue, SinkInput, Statement, WithOption, parse, parse_query};
 use thalweg_state::Store;
 
@@ -50,17 +52,33 @@ impl Db {
 
     pub(crate) fn with(config: EngineConfig) -> Db {
         let folder = Arc::new(tempfile::tempdir().expect("a scratch folder"));
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
         let runtime = Arc::new(runtime.expect("a runtime"));
         let planner = Arc::new(Planner::new(Functions::default()));
         let engine = open(&folder, &planner, &runtime, &config).expect("opens");
-        Db { folder, runtime, engine, planner, catalog: Arc::new(Catalog::empty()), config }
+        Db {
+            folder,
+            runtime,
+            engine,
+            planner,
+            catalog: Arc::new(Catalog::empty()),
+            config,
+        }
     }
 
     /// Stops the engine.
     pub(crate) fn close(self) -> Closed {
         self.engine.shutdown();
-        Closed { folder: self.folder, runtime: self.runtime, planner: self.planner, catalog: self.catalog, config: self.config }
+        Closed {
+            folder: self.folder,
+            runtime: self.runtime,
+            planner: self.planner,
+            catalog: self.catalog,
+            config: self.config,
+        }
     }
 
     pub(crate) fn reopen(self) -> Db {
@@ -80,8 +98,10 @@ impl Db {
 
     /// Runs statements that must succeed.
     pub(crate) fn ok(&mut self, sql: &str) {
-        for parsed in parse(sql).unwrap_or_else(|error| panic!("{sql}: {}", error.report().message)) {
-            self.one(&parsed.statement).unwrap_or_else(|error| panic!("{}: {error:?}", parsed.text));
+        for parsed in parse(sql).unwrap_or_else(|error| panic!("{sql}: {}", error.report().message))
+        {
+            self.one(&parsed.statement)
+                .unwrap_or_else(|error| panic!("{}: {error:?}", parsed.text));
         }
     }
 
@@ -98,7 +118,8 @@ impl Db {
         match statement {
             Statement::CreateTable(create) => {
                 let kind = RelationKind::Table;
-                let relation = self.build(&last(&create.name), kind, Some(&create.elements), &[], &[])?;
+                let relation =
+                    self.build(&last(&create.name), kind, Some(&create.elements), &[], &[])?;
                 self.add(relation, None).map(|()| Vec::new())
             }
             Statement::CreateSource(create) => self.create_source(create).map(|()| Vec::new()),
@@ -107,7 +128,8 @@ impl Db {
                 let plan = self.plan_view(&query)?;
                 let options = options(&view.with);
                 let kind = RelationKind::MaterializedView { query, options };
-                let relation = self.build(&last(&view.name), kind, None, &columns(&plan), &plan.reads)?;
+                let relation =
+                    self.build(&last(&view.name), kind, None, &columns(&plan), &plan.reads)?;
                 self.add(relation, Some(plan)).map(|()| Vec::new())
             }
             Statement::CreateSink(sink) => {
@@ -119,25 +141,44 @@ impl Db {
                 let mut options = options(&sink.with);
                 let connector = options.remove("connector").unwrap_or_default();
                 let delivery = "at_least_once".to_string();
-                let kind = RelationKind::Sink(SinkSpec { connector, options, query, delivery });
-                let relation = self.build(&last(&sink.name), kind, None, &columns(&plan), &plan.reads)?;
+                let kind = RelationKind::Sink(SinkSpec {
+                    connector,
+                    options,
+                    query,
+                    delivery,
+                });
+                let relation =
+                    self.build(&last(&sink.name), kind, None, &columns(&plan), &plan.reads)?;
                 self.add(relation, Some(plan)).map(|()| Vec::new())
             }
             Statement::Drop(drop) => {
-                let oids: Vec<Oid> = drop.names.iter().map(|name| self.oid(&last(name))).collect();
-                self.engine.drop_relations(&oids).map_err(|error| error.report())?;
+                let oids: Vec<Oid> = drop
+                    .names
+                    .iter()
+                    .map(|name| self.oid(&last(name)))
+                    .collect();
+                self.engine
+                    .drop_relations(&oids)
+                    .map_err(|error| error.report())?;
                 for oid in oids.iter().rev() {
-                    self.catalog = Arc::new(apply(&self.catalog, &Change::DropRelation(*oid)).map_err(|e| e.report())?);
+                    self.catalog = Arc::new(
+                        apply(&self.catalog, &Change::DropRelation(*oid))
+                            .map_err(|e| e.report())?,
+                    );
                 }
                 Ok(Vec::new())
             }
             Statement::Flush => {
-                self.runtime.block_on(self.engine.flush()).map_err(|error| error.report())?;
+                self.runtime
+                    .block_on(self.engine.flush())
+                    .map_err(|error| error.report())?;
                 Ok(Vec::new())
             }
             Statement::WaitFor(name) => {
                 let oid = self.oid(&last(name));
-                self.runtime.block_on(self.engine.wait_for(oid)).map_err(|error| error.report())?;
+                self.runtime
+                    .block_on(self.engine.wait_for(oid))
+                    .map_err(|error| error.report())?;
                 Ok(Vec::new())
             }
             _ => self.session().statement(statement),
@@ -160,7 +201,8 @@ impl Db {
         let source = self.build(&last(&create.name), kind, Some(&create.elements), &[], &[])?;
         self.add(source.clone(), None)?;
         let mut oids = OidAllocator::new(&self.catalog);
-        let errors = errors_relation(&self.catalog, &mut oids, &source).map_err(|error| error.report())?;
+        let errors =
+            errors_relation(&self.catalog, &mut oids, &source).map_err(|error| error.report())?;
         self.add(errors, None)
     }
 
@@ -175,34 +217,52 @@ impl Db {
         let fail = |error: thalweg_catalog::CatalogError| error.report();
         let mut oids = OidAllocator::new(&self.catalog);
         let schema = self.catalog.schema("public").expect("public").oid;
-        let mut builder = RelationBuilder::new(&self.catalog, &mut oids, schema, name, kind).map_err(fail)?;
+        let mut builder =
+            RelationBuilder::new(&self.catalog, &mut oids, schema, name, kind).map_err(fail)?;
         builder.columns(columns.to_vec()).map_err(fail)?;
         if let Some(elements) = elements {
             for column in &elements.columns {
-                let ty = SqlType::from_ast(column.data_type.as_ref().expect("a type")).map_err(fail)?;
+                let ty =
+                    SqlType::from_ast(column.data_type.as_ref().expect("a type")).map_err(fail)?;
                 let mut data = Column::data(&column.name.value, 0, ty);
                 data.not_null = column.not_null;
                 data.generated = column.generated.as_ref().map(ToString::to_string);
                 builder.column(data).map_err(fail)?;
             }
             if let Some(key) = &elements.primary_key {
-                let names: Vec<&str> = key.columns.iter().map(|column| column.value.as_str()).collect();
+                let names: Vec<&str> = key
+                    .columns
+                    .iter()
+                    .map(|column| column.value.as_str())
+                    .collect();
                 builder.primary_key(None, &names).map_err(fail)?;
             }
             for check in &elements.checks {
                 let violation = check.on_violation.as_deref().unwrap_or("FAIL");
-                builder.check(None, check.expr.to_string(), violation).map_err(fail)?;
+                builder
+                    .check(None, check.expr.to_string(), violation)
+                    .map_err(fail)?;
             }
         }
-        builder.definition("", Environment { time_zone: "UTC".into(), search_path: vec!["public".into()] });
-        builder.depends_on(reads.iter().copied()).created_at_ms(SystemClock.now_us() / 1000);
+        builder.definition(
+            "",
+            Environment {
+                time_zone: "UTC".into(),
+                search_path: vec!["public".into()],
+            },
+        );
+        builder
+            .depends_on(reads.iter().copied())
+            .created_at_ms(SystemClock.now_us() / 1000);
         Ok(builder.build())
     }
 
     fn add(&mut self, relation: Relation, plan: Option<ViewPlan>) -> Result<(), Report> {
         let change = Change::CreateRelation(Box::new(relation.clone()));
         let catalog = Arc::new(apply(&self.catalog, &change).map_err(|error| error.report())?);
-        self.engine.create(&catalog, &relation, plan).map_err(|error| error.report())?;
+        self.engine
+            .create(&catalog, &relation, plan)
+            .map_err(|error| error.report())?;
         self.catalog = catalog;
         Ok(())
     }
@@ -212,7 +272,10 @@ impl Db {
     }
 
     pub(crate) fn oid(&self, name: &str) -> Oid {
-        self.catalog.find("public", name).unwrap_or_else(|| panic!("no relation {name}")).oid
+        self.catalog
+            .find("public", name)
+            .unwrap_or_else(|| panic!("no relation {name}"))
+            .oid
     }
 
     /// Sorted rows of a query that must succeed.
@@ -224,7 +287,11 @@ impl Db {
     pub(crate) fn until(&self, what: &str, holds: impl Fn(&thalweg_engine::EngineStatus) -> bool) {
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
         while !holds(&self.engine.status()) {
-            assert!(std::time::Instant::now() < deadline, "{what} did not happen: {:#?}", self.engine.status());
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{what} did not happen: {:#?}",
+                self.engine.status()
+            );
             std::thread::park_timeout(Duration::from_millis(5));
         }
     }
@@ -255,14 +322,28 @@ impl Closed {
                 RelationKind::Sink(spec) => Some(&spec.query),
                 _ => None,
             };
-            let plan = query.map(|query| plan_view(&self.planner, &self.catalog, query).expect("plans again"));
+            let plan = query
+                .map(|query| plan_view(&self.planner, &self.catalog, query).expect("plans again"));
             if let Err(error) = engine.create(&self.catalog, relation, plan) {
                 engine.shutdown();
                 return Err(error);
             }
         }
-        let Closed { folder, runtime, planner, catalog, config } = self;
-        Ok(Db { folder, runtime, engine, planner, catalog, config })
+        let Closed {
+            folder,
+            runtime,
+            planner,
+            catalog,
+            config,
+        } = self;
+        Ok(Db {
+            folder,
+            runtime,
+            engine,
+            planner,
+            catalog,
+            config,
+        })
     }
 }
 
@@ -276,7 +357,9 @@ impl Session {
         let context = context(&catalog, &search_path, &text, Some(now_us));
         let dml = match statement {
             Statement::Query(query) => {
-                let plan = planner.query(&context, query).map_err(|error| error.report())?;
+                let plan = planner
+                    .query(&context, query)
+                    .map_err(|error| error.report())?;
                 return self.read(&plan, now_us);
             }
             Statement::Insert(insert) => planner.insert(&context, insert),
@@ -288,10 +371,16 @@ impl Session {
     }
 
     fn read(&mut self, plan: &QueryPlan, now_us: i64) -> Result<Rows, Report> {
-        let options = ReadOptions { at_now_us: now_us, ..self.options };
+        let options = ReadOptions {
+            at_now_us: now_us,
+            ..self.options
+        };
         let (engine, floor) = (self.engine.clone(), &mut self.floor);
         let batches = self.runtime.block_on(async {
-            let mut read = engine.read(&plan.plan, &plan.reads, floor, &options).await.map_err(|error| error.report())?;
+            let mut read = engine
+                .read(&plan.plan, &plan.reads, floor, &options)
+                .await
+                .map_err(|error| error.report())?;
             let mut batches = Vec::new();
             while let Some(batch) = read.stream.next().await {
                 batches.push(batch.map_err(|error| Planner::classify(&error))?);
@@ -302,9 +391,13 @@ impl Session {
     }
 
     fn write(&mut self, plan: &DmlPlan) -> Result<Rows, Report> {
-        let written = self.runtime.block_on(self.engine.write(plan, &self.catalog, &mut self.floor));
+        let written =
+            self.runtime
+                .block_on(self.engine.write(plan, &self.catalog, &mut self.floor));
         let written = written.map_err(|error| error.report())?;
-        Ok(written.returning.map_or_else(|| vec![written.rows.to_string()], |rows| text(&rows)))
+        Ok(written
+            .returning
+            .map_or_else(|| vec![written.rows.to_string()], |rows| text(&rows)))
     }
 
     /// Runs one statement.
@@ -315,7 +408,9 @@ impl Session {
 
     /// Sorted rows of a query that must succeed.
     pub(crate) fn rows(&mut self, sql: &str) -> Rows {
-        let mut rows = self.run(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let mut rows = self
+            .run(sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         rows.sort();
         rows
     }
@@ -348,17 +443,30 @@ fn open(
         std::thread::park_timeout(Duration::from_millis(5));
     };
     let store = Arc::new(Store::open(Arc::new(database))?);
-    Engine::open(config.clone(), store, Arc::clone(planner), Arc::new(SystemClock), runtime.handle().clone())
+    Engine::open(
+        config.clone(),
+        store,
+        Arc::clone(planner),
+        Arc::new(SystemClock),
+        runtime.handle().clone(),
+    )
 }
 
 fn plan_view(planner: &Planner, catalog: &Catalog, query: &str) -> Result<ViewPlan, Report> {
     let search_path = vec!["public".to_string()];
     let context = context(catalog, &search_path, query, None);
     let parsed = parse_query(query).map_err(|error| error.report())?;
-    planner.view(&context, &parsed, &[]).map_err(|error| error.report())
+    planner
+        .view(&context, &parsed, &[])
+        .map_err(|error| error.report())
 }
 
-fn context<'a>(catalog: &'a Catalog, search_path: &'a [String], text: &'a str, now_us: Option<i64>) -> PlanContext<'a> {
+fn context<'a>(
+    catalog: &'a Catalog,
+    search_path: &'a [String],
+    text: &'a str,
+    now_us: Option<i64>,
+) -> PlanContext<'a> {
     PlanContext {
         catalog,
         search_path,
@@ -372,19 +480,31 @@ fn context<'a>(catalog: &'a Catalog, search_path: &'a [String], text: &'a str, n
 }
 
 fn columns(plan: &ViewPlan) -> Vec<Column> {
-    plan.output.iter().map(|column| Column::data(&column.name, 0, column.ty.clone())).collect()
+    plan.output
+        .iter()
+        .map(|column| Column::data(&column.name, 0, column.ty.clone()))
+        .collect()
 }
 
 fn options(with: &[WithOption]) -> std::collections::BTreeMap<String, String> {
     let text = |value: &OptionValue| match value {
-        OptionValue::String(text) | OptionValue::Number(text) | OptionValue::Ident(text) | OptionValue::Secret(text) => text.clone(),
+        OptionValue::String(text)
+        | OptionValue::Number(text)
+        | OptionValue::Ident(text)
+        | OptionValue::Secret(text) => text.clone(),
         OptionValue::Bool(flag) => flag.to_string(),
     };
-    with.iter().map(|option| (option.name.clone(), text(&option.value))).collect()
+    with.iter()
+        .map(|option| (option.name.clone(), text(&option.value)))
+        .collect()
 }
 
 fn last(name: &thalweg_sql::ast::ObjectName) -> String {
-    name.to_string().rsplit('.').next().unwrap_or_default().to_string()
+    name.to_string()
+        .rsplit('.')
+        .next()
+        .unwrap_or_default()
+        .to_string()
 }
 
 fn text(batches: &[RecordBatch]) -> Rows {
@@ -397,7 +517,10 @@ fn text(batches: &[RecordBatch]) -> Rows {
             .map(|column| ArrayFormatter::try_new(column.as_ref(), &format).expect("prints"))
             .collect();
         for row in 0..batch.num_rows() {
-            let values: Vec<String> = columns.iter().map(|column| column.value(row).to_string()).collect();
+            let values: Vec<String> = columns
+                .iter()
+                .map(|column| column.value(row).to_string())
+                .collect();
             out.push(values.join("|"));
         }
     }

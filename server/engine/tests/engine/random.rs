@@ -11,7 +11,9 @@ use rand_chacha::ChaCha8Rng;
 use crate::harness::{Db, Session};
 
 fn seeded(test: &str) -> ChaCha8Rng {
-    let given = std::env::var("THALWEG_SEED").ok().and_then(|text| text.parse().ok());
+    let given = std::env::var("THALWEG_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
     let seed = given.unwrap_or_else(|| std::process::id() as u64 ^ 0x7468_616c);
     println!("replay: THALWEG_SEED={seed} cargo test -p thalweg-engine {test}");
     ChaCha8Rng::seed_from_u64(seed)
@@ -21,8 +23,15 @@ fn change(random: &mut ChaCha8Rng, session: &mut Session) {
     let (k, v) = (random.random_range(0..6), random.random_range(0..10));
     let sql = match random.random_range(0..10) {
         0..=4 => {
-            let rows: Vec<String> =
-                (0..random.random_range(1..5)).map(|_| format!("({}, {})", random.random_range(0..6), random.random_range(0..10))).collect();
+            let rows: Vec<String> = (0..random.random_range(1..5))
+                .map(|_| {
+                    format!(
+                        "({}, {})",
+                        random.random_range(0..6),
+                        random.random_range(0..10)
+                    )
+                })
+                .collect();
             format!("INSERT INTO t VALUES {}", rows.join(", "))
         }
         5 => format!("INSERT INTO t VALUES ({k}, NULL)"),
@@ -30,15 +39,26 @@ fn change(random: &mut ChaCha8Rng, session: &mut Session) {
         8 => format!("UPDATE t SET v = v + 1, k = {k} WHERE v = {v}"),
         _ => format!("DELETE FROM t WHERE v = {v}"),
     };
-    session.run(&sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    session
+        .run(&sql)
+        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
 const VIEWS: [(&str, &str); 7] = [
     ("v_filter", "SELECT k, v + 1 AS w FROM t WHERE v > 3"),
-    ("v_union", "SELECT k FROM t WHERE v > 5 UNION ALL SELECT v FROM t"),
-    ("v_sum", "SELECT k, count(*) AS n, sum(v) AS s FROM t GROUP BY k"),
+    (
+        "v_union",
+        "SELECT k FROM t WHERE v > 5 UNION ALL SELECT v FROM t",
+    ),
+    (
+        "v_sum",
+        "SELECT k, count(*) AS n, sum(v) AS s FROM t GROUP BY k",
+    ),
     ("v_distinct", "SELECT DISTINCT v FROM t"),
-    ("v_join", "SELECT a.k, b.n FROM v_filter a JOIN v_sum b ON a.k = b.k"),
+    (
+        "v_join",
+        "SELECT a.k, b.n FROM v_filter a JOIN v_sum b ON a.k = b.k",
+    ),
     ("v_over", "SELECT k FROM v_sum WHERE n > 2"),
     ("v_self", "SELECT a.v, b.k FROM t a JOIN t b ON a.k = b.v"),
 ];
@@ -63,7 +83,11 @@ fn every_view_equals_its_query() {
             change(&mut random, &mut session);
         }
         for (name, query) in VIEWS {
-            assert_eq!(session.rows(&format!("SELECT * FROM {name}")), session.rows(query), "{name} in round {round}");
+            assert_eq!(
+                session.rows(&format!("SELECT * FROM {name}")),
+                session.rows(query),
+                "{name} in round {round}"
+            );
         }
         if round == 15 {
             drop(session);
@@ -88,12 +112,17 @@ fn every_read_sees_one_epoch() {
         std::thread::spawn(move || {
             let mut moves = 0;
             while !stop.load(Ordering::SeqCst) || moves < 20 {
-                let (from, to, amount) =
-                    (random.random_range(1..=2), random.random_range(3..=4), random.random_range(-9..=9));
+                let (from, to, amount) = (
+                    random.random_range(1..=2),
+                    random.random_range(3..=4),
+                    random.random_range(-9..=9),
+                );
                 let sql = format!(
                     "UPDATE account SET v = CASE WHEN id = {from} THEN v - {amount} ELSE v + {amount} END WHERE id = {from} OR id = {to}"
                 );
-                session.run(&sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+                session
+                    .run(&sql)
+                    .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
                 moves += 1;
             }
         })
@@ -101,7 +130,9 @@ fn every_read_sees_one_epoch() {
     let mut session = db.session();
     let mut last = session.floor.floor;
     for _ in 0..100 {
-        let rows = session.rows("SELECT low.s + (SELECT sum(v) FROM high), (SELECT sum(v) FROM account) FROM low");
+        let rows = session.rows(
+            "SELECT low.s + (SELECT sum(v) FROM high), (SELECT sum(v) FROM account) FROM low",
+        );
         assert_eq!(rows, ["400|400"]);
         assert!(session.floor.floor >= last);
         last = session.floor.floor;
@@ -127,8 +158,13 @@ fn concurrent_writers_lose_nothing() {
             })
         })
         .collect();
-    writers.into_iter().for_each(|writer| writer.join().expect("the writer ends"));
-    assert_eq!(db.rows("SELECT count(*), count(DISTINCT w * 100 + n) FROM t"), ["60|60"]);
+    writers
+        .into_iter()
+        .for_each(|writer| writer.join().expect("the writer ends"));
+    assert_eq!(
+        db.rows("SELECT count(*), count(DISTINCT w * 100 + n) FROM t"),
+        ["60|60"]
+    );
     assert_eq!(db.rows("SELECT n FROM u"), ["60"]);
     let db = db.reopen();
     assert_eq!(db.rows("SELECT count(*) FROM t"), ["60"]);

@@ -29,7 +29,10 @@ fn tables_views_and_sources_come_back() {
     assert_eq!(db.rows("SELECT * FROM t"), table);
     assert_eq!(db.rows("SELECT * FROM j"), view);
     // The key index came back too.
-    assert_eq!(db.fails("INSERT INTO t VALUES (1, 'again')").sqlstate, "23505");
+    assert_eq!(
+        db.fails("INSERT INTO t VALUES (1, 'again')").sqlstate,
+        "23505"
+    );
     db.ok("INSERT INTO t VALUES (3, 'three'); FLUSH");
     assert_eq!(db.rows("SELECT count(*) FROM j"), ["3"]);
     let mut db = db.reopen();
@@ -50,7 +53,14 @@ fn a_long_log_is_rewritten_and_means_the_same() {
     assert_eq!(db.rows("SELECT * FROM t"), ["1|300"]);
     let closed = db.close();
     let database = Database::open(closed.file()).expect("opens");
-    let entries = database.begin_read().expect("reads").open_table(DML).expect("a log").iter().expect("iterates").count();
+    let entries = database
+        .begin_read()
+        .expect("reads")
+        .open_table(DML)
+        .expect("a log")
+        .iter()
+        .expect("iterates")
+        .count();
     assert_eq!(entries, 1);
     drop(database);
     let mut db = closed.open().expect("reopens");
@@ -113,11 +123,23 @@ fn a_source_that_is_not_back_yet_is_named() {
         store.append(&entry, true).expect("appends");
     }
     let db = closed.open().expect("reopens");
-    let report = db.session().patience(Duration::from_millis(300)).run("SELECT n FROM n").expect_err("is late");
+    let report = db
+        .session()
+        .patience(Duration::from_millis(300))
+        .run("SELECT n FROM n")
+        .expect_err("is late");
     assert_eq!(report.sqlstate, "55000");
     assert!(report.message.contains("\"n\""), "{report:?}");
     assert!(report.detail.expect("a detail").contains("source \"s\""));
-    assert!(report.hint.expect("a hint").contains("SET consistency = 'eventual'"));
+    assert!(
+        report
+            .hint
+            .expect("a hint")
+            .contains("SET consistency = 'eventual'")
+    );
     let job = &db.engine.status().jobs[0];
-    assert_eq!((job.phase.as_str(), job.backfill), ("BACKFILLING", Some((5000, 6000))));
+    assert_eq!(
+        (job.phase.as_str(), job.backfill),
+        ("BACKFILLING", Some((5000, 6000)))
+    );
 }

@@ -11,9 +11,17 @@ fn rows_are_a_multiset_without_a_key() {
     db.ok("UPDATE t SET b = 'z' WHERE a = 1");
     assert_eq!(db.rows("SELECT a, b FROM t"), ["1|z", "1|z", "2|y"]);
     let mut session = db.session();
-    assert_eq!(session.run("DELETE FROM t WHERE b = 'z'").expect("deletes"), ["2"]);
+    assert_eq!(
+        session.run("DELETE FROM t WHERE b = 'z'").expect("deletes"),
+        ["2"]
+    );
     assert_eq!(session.rows("SELECT a, b FROM t"), ["2|y"]);
-    assert_eq!(session.run("DELETE FROM t WHERE b = 'z'").expect("deletes nothing"), ["0"]);
+    assert_eq!(
+        session
+            .run("DELETE FROM t WHERE b = 'z'")
+            .expect("deletes nothing"),
+        ["0"]
+    );
 }
 
 #[test]
@@ -23,20 +31,41 @@ fn constraints_speak_postgres() {
     db.ok("INSERT INTO t VALUES (1, 10, 'one'), (2, 20, NULL)");
     let report = db.fails("INSERT INTO t VALUES (3, 30, 'x'), (1, 11, 'again')");
     assert_eq!(report.sqlstate, "23505");
-    assert_eq!(report.message, "duplicate key value violates unique constraint \"t_pkey\"");
-    assert_eq!(report.detail.as_deref(), Some("Key (id)=(1) already exists."));
+    assert_eq!(
+        report.message,
+        "duplicate key value violates unique constraint \"t_pkey\""
+    );
+    assert_eq!(
+        report.detail.as_deref(),
+        Some("Key (id)=(1) already exists.")
+    );
     let report = db.fails("INSERT INTO t VALUES (4, 40, 'x'), (4, 41, 'y')");
     assert_eq!(report.sqlstate, "23505");
     let report = db.fails("INSERT INTO t VALUES (5, NULL, 'five')");
     assert_eq!(report.sqlstate, "23502");
-    assert_eq!(report.message, "null value in column \"v\" of relation \"t\" violates not-null constraint");
-    assert_eq!(report.detail.as_deref(), Some("Failing row contains (5, null, five)."));
+    assert_eq!(
+        report.message,
+        "null value in column \"v\" of relation \"t\" violates not-null constraint"
+    );
+    assert_eq!(
+        report.detail.as_deref(),
+        Some("Failing row contains (5, null, five).")
+    );
     let report = db.fails("INSERT INTO t VALUES (6, 100, 'six')");
     assert_eq!(report.sqlstate, "23514");
-    assert_eq!(report.message, "new row for relation \"t\" violates check constraint \"t_check\"");
-    assert_eq!(report.detail.as_deref(), Some("Failing row contains (6, 100, six)."));
+    assert_eq!(
+        report.message,
+        "new row for relation \"t\" violates check constraint \"t_check\""
+    );
+    assert_eq!(
+        report.detail.as_deref(),
+        Some("Failing row contains (6, 100, six).")
+    );
     let report = db.fails("UPDATE t SET id = 1 WHERE id = 2");
-    assert_eq!((report.sqlstate, report.detail.as_deref()), ("23505", Some("Key (id)=(1) already exists.")));
+    assert_eq!(
+        (report.sqlstate, report.detail.as_deref()),
+        ("23505", Some("Key (id)=(1) already exists."))
+    );
     let report = db.fails("UPDATE t SET v = v * 50");
     assert_eq!(report.sqlstate, "23514");
     // A failed statement changes nothing, and a swap of keys is no conflict.
@@ -68,9 +97,22 @@ fn returning_gives_the_rows() {
     let mut db = Db::new();
     db.ok("CREATE TABLE t (id INT PRIMARY KEY, v INT)");
     let mut session = db.session();
-    assert_eq!(session.run("INSERT INTO t VALUES (1, 5) RETURNING id, v + 1").expect("inserts"), ["1|6"]);
-    assert_eq!(session.run("UPDATE t SET v = 7 RETURNING v").expect("updates"), ["7"]);
-    assert_eq!(session.run("DELETE FROM t RETURNING id").expect("deletes"), ["1"]);
+    assert_eq!(
+        session
+            .run("INSERT INTO t VALUES (1, 5) RETURNING id, v + 1")
+            .expect("inserts"),
+        ["1|6"]
+    );
+    assert_eq!(
+        session
+            .run("UPDATE t SET v = 7 RETURNING v")
+            .expect("updates"),
+        ["7"]
+    );
+    assert_eq!(
+        session.run("DELETE FROM t RETURNING id").expect("deletes"),
+        ["1"]
+    );
     assert_eq!(session.rows("SELECT id FROM t"), Vec::<String>::new());
 }
 
@@ -80,7 +122,10 @@ fn truncate_and_drop_leave_nothing() {
     db.ok("CREATE TABLE t (id INT PRIMARY KEY); INSERT INTO t VALUES (1), (2)");
     let oid = db.oid("t");
     let mut floor = Default::default();
-    let removed = db.runtime.block_on(db.engine.truncate(oid, &mut floor)).expect("truncates");
+    let removed = db
+        .runtime
+        .block_on(db.engine.truncate(oid, &mut floor))
+        .expect("truncates");
     assert_eq!(removed, 2);
     assert_eq!(db.rows("SELECT id FROM t"), Vec::<String>::new());
     db.ok("INSERT INTO t VALUES (1)");

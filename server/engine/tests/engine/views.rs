@@ -13,7 +13,7 @@ fn views_follow_tables_and_views() {
     db.ok("CREATE MATERIALIZED VIEW sums AS SELECT k, sum(v) AS s FROM t GROUP BY k");
     db.ok("CREATE MATERIALIZED VIEW high AS SELECT k FROM sums WHERE s >= 30");
     db.ok("CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM big");
-    db.ok("CREATE MATERIALIZED VIEW both AS SELECT k FROM t UNION ALL SELECT d FROM big");
+    db.ok("CREATE MATERIALIZED VIEW joint AS SELECT k FROM t UNION ALL SELECT d FROM big");
     assert_eq!(db.rows("SELECT k, d FROM big"), ["1|40", "2|60"]);
     assert_eq!(db.rows("SELECT k, s FROM sums"), ["1|30", "2|30"]);
     assert_eq!(db.rows("SELECT k FROM high"), ["1", "2"]);
@@ -22,13 +22,23 @@ fn views_follow_tables_and_views() {
     assert_eq!(db.rows("SELECT k, s FROM sums"), ["1|10", "2|31", "3|198"]);
     assert_eq!(db.rows("SELECT k FROM high"), ["2", "3"]);
     assert_eq!(db.rows("SELECT n FROM n"), ["3"]);
-    assert_eq!(db.rows("SELECT k FROM both"), ["1", "198", "198", "2", "3", "3", "62"]);
+    assert_eq!(
+        db.rows("SELECT k FROM joint"),
+        ["1", "198", "198", "2", "3", "3", "62"]
+    );
     db.ok("DELETE FROM t; FLUSH");
-    for view in ["big", "sums", "high", "both"] {
-        assert_eq!(db.rows(&format!("SELECT * FROM {view}")), Vec::<String>::new(), "{view}");
+    for view in ["big", "sums", "high", "joint"] {
+        assert_eq!(
+            db.rows(&format!("SELECT * FROM {view}")),
+            Vec::<String>::new(),
+            "{view}"
+        );
     }
     let status = db.engine.status();
-    assert!(status.jobs.iter().all(|job| job.error.is_none()), "{status:#?}");
+    assert!(
+        status.jobs.iter().all(|job| job.error.is_none()),
+        "{status:#?}"
+    );
 }
 
 #[test]
@@ -36,7 +46,10 @@ fn a_query_joins_views_at_one_epoch() {
     let mut db = Db::new();
     db.ok("CREATE TABLE t (k INT, v INT); INSERT INTO t VALUES (1, 10)");
     db.ok("CREATE MATERIALIZED VIEW a AS SELECT sum(v) AS s FROM t; CREATE MATERIALIZED VIEW b AS SELECT count(*) AS n FROM t");
-    assert_eq!(db.rows("SELECT a.s, b.n, (SELECT max(v) FROM t) FROM a, b"), ["10|1|10"]);
+    assert_eq!(
+        db.rows("SELECT a.s, b.n, (SELECT max(v) FROM t) FROM a, b"),
+        ["10|1|10"]
+    );
 }
 
 #[test]
@@ -47,16 +60,29 @@ fn a_failing_view_stays_alone() {
     db.ok("CREATE MATERIALIZED VIEW good AS SELECT count(*) AS n FROM t");
     assert_eq!(db.rows("SELECT x FROM bad"), ["10"]);
     db.ok("INSERT INTO t VALUES (0)");
-    db.until("the view fails", |status| status.jobs.iter().any(|job| job.phase.as_str() == "ERROR"));
+    db.until("the view fails", |status| {
+        status.jobs.iter().any(|job| job.phase.as_str() == "ERROR")
+    });
     let report = db.fails("SELECT x FROM bad");
     assert_eq!(report.sqlstate, "55000");
     assert!(report.hint.expect("a hint").contains("eventual"));
     assert_eq!(db.rows("SELECT n FROM good"), ["2"]);
     assert_eq!(db.session().eventual().rows("SELECT x FROM bad"), ["10"]);
-    assert!(db.engine.status().errors.iter().any(|error| error.name == "bad"));
+    assert!(
+        db.engine
+            .status()
+            .errors
+            .iter()
+            .any(|error| error.name == "bad")
+    );
     // The job retries alone and recovers.
     db.ok("DELETE FROM t WHERE v = 0");
-    db.until("the view recovers", |status| status.jobs.iter().all(|job| job.phase.as_str() == "RUNNING"));
+    db.until("the view recovers", |status| {
+        status
+            .jobs
+            .iter()
+            .all(|job| job.phase.as_str() == "RUNNING")
+    });
     assert_eq!(db.rows("SELECT x FROM bad"), ["10"]);
 }
 
@@ -98,6 +124,9 @@ fn compute_errors_are_recorded_once() {
     for view in ["step", "whole"] {
         let records: Vec<_> = errors.iter().filter(|error| error.name == view).collect();
         assert_eq!(records.len(), 1, "{errors:#?}");
-        assert_eq!((records[0].sqlstate.as_str(), records[0].rows), ("22012", 1));
+        assert_eq!(
+            (records[0].sqlstate.as_str(), records[0].rows),
+            ("22012", 1)
+        );
     }
 }
