@@ -142,6 +142,14 @@ impl ExprPlanner for Binder {
         } else {
             raw.args.into_iter().map(as_text).collect()
         };
+        // count(*) counts rows; the star itself is no expression that can run.
+        #[expect(deprecated)]
+        let star = args.is_empty() || matches!(args.as_slice(), [Expr::Wildcard { .. }]);
+        let args = if name == "count" && star {
+            vec![Expr::Literal(datafusion::common::utils::expr::COUNT_STAR_EXPANSION, None)]
+        } else {
+            args
+        };
         let call =
             Expr::AggregateFunction(datafusion::logical_expr::expr::AggregateFunction::new_udf(
                 raw.func,
@@ -159,7 +167,13 @@ impl ExprPlanner for Binder {
 /// An untyped string argument of an aggregate is text.
 fn as_text(expr: Expr) -> Expr {
     match expr {
+        // count(*)
+        #[expect(deprecated, reason = "DataFusion's planner still gives this for count(*)")]
+        Expr::Wildcard { .. } => Expr::Literal(ScalarValue::Int64(Some(1)), None),
         Expr::Literal(ScalarValue::Utf8(s), None) => Expr::Literal(ScalarValue::Utf8View(s), None),
+        // count(*) counts rows: any value that is never NULL stands for one.
+        #[expect(deprecated, reason = "DataFusion's own planner still gives the star of count(*) this way")]
+        Expr::Wildcard { .. } => Expr::Literal(ScalarValue::Int64(Some(1)), None),
         other => other,
     }
 }
@@ -212,7 +226,7 @@ pub(crate) fn no_operator(
 ) -> datafusion::common::DataFusionError {
     crate::error::PlanError::hint(
         "42883",
-        format!("operator does not exist: {left} {symbol} {right}"),
+        format!("operator does not exist: {} {symbol} {}", base(left), base(right)),
         "No operator matches the given name and argument types. You might need to add explicit type casts.",
     )
     .into()
