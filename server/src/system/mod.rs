@@ -15,6 +15,7 @@ mod shape;
 mod sys;
 mod value;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use thalweg_catalog::{Catalog, ConnectorSpec, Oid, Relation, RelationKind};
 use thalweg_planner::SystemRelations;
 
 pub use functions::functions;
-pub use rewrite::rewrite;
+pub use rewrite::{rewrite, rewrite_query};
 pub use shape::{SystemColumn, SystemTable, table, tables};
 pub use sys::{
     ConnectionFacts, EngineFacts, EpochFacts, ErrorFacts, JobFacts, MemoryFacts, ServerSetting, SourceFacts, SplitFacts,
@@ -85,7 +86,7 @@ impl SystemFacts {
 /// The system relations and functions of one statement.
 pub struct SystemCatalog {
     facts: Arc<SystemFacts>,
-    functions: Vec<Arc<ScalarUDF>>,
+    functions: Arc<HashMap<String, Arc<ScalarUDF>>>,
 }
 
 impl fmt::Debug for SystemCatalog {
@@ -98,7 +99,8 @@ impl SystemCatalog {
     /// Binds the system relations to a snapshot, a session and, when it is known, the state of the engine.
     pub fn new(catalog: Arc<Catalog>, session: SessionFacts, engine: Option<EngineFacts>) -> Self {
         let facts = Arc::new(SystemFacts { catalog, session, engine: engine.unwrap_or_default() });
-        let functions = functions(&facts);
+        let functions = functions(&facts).into_iter().map(|function| (function.name().to_owned(), function)).collect();
+        let functions = Arc::new(functions);
         Self { facts, functions }
     }
 
@@ -120,8 +122,8 @@ impl SystemRelations for SystemCatalog {
         Some(Arc::new(rows::LazyTable::new(table, fill)))
     }
 
-    fn function(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.functions.iter().find(|function| function.name() == name).cloned()
+    fn functions(&self) -> Arc<HashMap<String, Arc<ScalarUDF>>> {
+        Arc::clone(&self.functions)
     }
 }
 
