@@ -5,11 +5,13 @@
 use std::path::{Path, PathBuf};
 
 use sqllogictest::harness::Failed;
-use sqllogictest::{Runner, default_normalizer, default_validator};
+use sqllogictest::{
+    MakeConnection, Record, Runner, default_normalizer, default_validator, parse_file,
+};
 use tokio_postgres::Config;
 
 use crate::engine::{Engine, EngineError, Protocol, Target};
-use crate::kind::agree;
+use crate::kind::{Kind, agree};
 
 /// All `.slt` files below `root` in name order.
 ///
@@ -53,7 +55,7 @@ pub enum Mode {
 /// Runs one file on the server at `config`.
 ///
 /// # Errors
-/// With the first record that does not match.
+/// With every record that does not match.
 pub async fn run(
     file: &Path,
     config: Config,
@@ -72,10 +74,7 @@ pub async fn run(
         Target::Postgres => "postgres",
     });
     let result = match mode {
-        Mode::Check => runner
-            .run_file_async(file)
-            .await
-            .map_err(|error| Failed::from(error.display(false).to_string())),
+        Mode::Check => check(&mut runner, file).await,
         Mode::Update => {
             let updated = runner
                 .update_test_file(file, " ", default_validator, default_normalizer, agree)
@@ -85,6 +84,30 @@ pub async fn run(
     };
     runner.shutdown_async().await;
     result
+}
+
+/// Runs all records, so that one run shows every difference of a file, not only the first.
+async fn check<M>(runner: &mut Runner<Engine, M>, file: &Path) -> Result<(), Failed>
+where
+    M: MakeConnection<Conn = Engine>,
+{
+    let mut differences = Vec::new();
+    for record in parse_file::<Kind>(file)? {
+        if matches!(record, Record::Halt { .. }) {
+            break;
+        }
+        if let Err(error) = runner.run_async(record).await {
+            differences.push(error.display(false).to_string());
+        }
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let count = differences.len();
+    Err(Failed::from(format!(
+        "{count} record(s) differ\n\n{}",
+        differences.join("\n\n")
+    )))
 }
 
 /// Runs one file in a database made for it on a real Postgres.
