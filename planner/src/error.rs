@@ -94,6 +94,9 @@ pub(crate) fn classify(error: &DataFusionError) -> Report {
             r.detail = Some(first_line(message));
             r
         }
+        DataFusionError::NotImplemented(message) if message.contains("OuterReferenceColumn") => {
+            report("0A000", "this correlated subquery is not supported")
+        }
         DataFusionError::NotImplemented(message) => {
             let said = plain(message);
             let said = if said.contains("not supported") || said.contains("not implemented") {

@@ -146,7 +146,10 @@ impl ExprPlanner for Binder {
         #[expect(deprecated)]
         let star = args.is_empty() || matches!(args.as_slice(), [Expr::Wildcard { .. }]);
         let args = if name == "count" && star {
-            vec![Expr::Literal(datafusion::common::utils::expr::COUNT_STAR_EXPANSION, None)]
+            vec![Expr::Literal(
+                datafusion::common::utils::expr::COUNT_STAR_EXPANSION,
+                None,
+            )]
         } else {
             args
         };
@@ -167,12 +170,12 @@ impl ExprPlanner for Binder {
 /// An untyped string argument of an aggregate is text.
 fn as_text(expr: Expr) -> Expr {
     match expr {
-        // count(*)
-        #[expect(deprecated, reason = "DataFusion's planner still gives this for count(*)")]
-        Expr::Wildcard { .. } => Expr::Literal(ScalarValue::Int64(Some(1)), None),
         Expr::Literal(ScalarValue::Utf8(s), None) => Expr::Literal(ScalarValue::Utf8View(s), None),
         // count(*) counts rows: any value that is never NULL stands for one.
-        #[expect(deprecated, reason = "DataFusion's own planner still gives the star of count(*) this way")]
+        #[expect(
+            deprecated,
+            reason = "DataFusion's own planner still gives the star of count(*) this way"
+        )]
         Expr::Wildcard { .. } => Expr::Literal(ScalarValue::Int64(Some(1)), None),
         other => other,
     }
@@ -505,6 +508,9 @@ impl Binder {
             .map(Box::new)
             .zip(exprs.into_iter().map(Box::new))
             .collect();
+        if ty == SqlType::Bool {
+            return Ok(crate::rewrite::lazy::conditional(whens, otherwise));
+        }
         Ok(tagged(Expr::Case(Case::new(None, whens, otherwise)), &ty))
     }
 

@@ -71,7 +71,10 @@ impl Binder {
         name: &str,
         args: &[Typed],
     ) -> datafusion::common::DataFusionError {
-        let types: Vec<String> = args.iter().map(|a| a.1.to_string()).collect();
+        let types: Vec<String> = args
+            .iter()
+            .map(|a| crate::types::base(&a.1).to_string())
+            .collect();
         self.registry
             .unknown_function(name, Some(types.join(", ")))
             .into()
@@ -90,6 +93,9 @@ impl Binder {
                     .into_iter()
                     .map(|e| (Box::new(Expr::IsNotNull(Box::new(e.clone()))), Box::new(e)))
                     .collect();
+                if ty == SqlType::Bool {
+                    return Ok(Some(crate::rewrite::lazy::conditional(whens, last)));
+                }
                 tagged(Expr::Case(Case::new(None, whens, last)), &ty)
             }
             ("nullif", [a, b]) => {

@@ -41,6 +41,23 @@ fn sql_type(ty: &ast::DataType) -> Result<SqlType> {
     SqlType::from_ast(ty).map_err(|e| PlanError::from(e.report()))
 }
 
+/// A number that is cast at once is read as the target type, which may hold what numeric does not.
+fn number_as_text(expr: Expr, ty: &SqlType) -> Expr {
+    match expr {
+        Expr::Value(ast::ValueWithSpan {
+            value: Value::Number(number, _),
+            ..
+        }) if matches!(
+            ty,
+            SqlType::Float4 | SqlType::Float8 | SqlType::Numeric { .. }
+        ) =>
+        {
+            text(number)
+        }
+        other => other,
+    }
+}
+
 fn text(value: impl Into<String>) -> Expr {
     Expr::Value(Value::SingleQuotedString(value.into()).with_empty_span())
 }
@@ -100,7 +117,7 @@ impl Normalizer<'_> {
                 } else {
                     ty
                 };
-                self.wrap(Node::Cast(ty), vec![*expr])
+                self.wrap(Node::Cast(ty.clone()), vec![number_as_text(*expr, &ty)])
             }
             Expr::TypedString(typed) => {
                 let ty = sql_type(&typed.data_type)?;

@@ -61,6 +61,11 @@ fn nested(expr: &Expr) -> String {
 
 /// One expression.
 pub(crate) fn text(expr: &Expr) -> String {
+    // DataFusion names a column of count(*) after what it counts instead.
+    spelled(expr).replace("count(Int64(1))", "count(*)")
+}
+
+fn spelled(expr: &Expr) -> String {
     match expr {
         Expr::Column(c) => match &c.relation {
             Some(relation) => format!("{}.{}", relation.table(), visible(&c.name)),

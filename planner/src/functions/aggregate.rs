@@ -102,7 +102,7 @@ impl Recipe {
                 };
                 return Err(crate::error::PlanError::hint(
                     "42883",
-                    format!("function {name}({other}) does not exist"),
+                    format!("function {name}({}) does not exist", crate::types::base(other)),
                     "No function matches the given name and argument types. You might need to add explicit type casts.",
                 )
                 .into());

@@ -2,11 +2,14 @@
 //!
 //! Invariant: the rewritten condition has the same value for every row on which the original does not raise.
 
-use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::expr::{BinaryExpr, Case};
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
 
+use thalweg_catalog::SqlType;
+
+use crate::functions::cast::cast_function;
 use crate::functions::native::native_of;
 
 /// Guards the fallible operands of every AND and OR.
@@ -63,7 +66,7 @@ fn guarded(operands: Vec<Expr>, op: Operator) -> Expr {
     let mut guard: Option<Expr> = None;
     let mut out: Option<Expr> = None;
     for operand in operands {
-        let already = matches!(&operand, Expr::Case(c) if c.when_then_expr.len() == 1 && c.else_expr.is_none() && matches!(*c.when_then_expr[0].0, Expr::IsNotFalse(_) | Expr::IsNotTrue(_)));
+        let already = is_guarded(&operand);
         let next = match &guard {
             Some(guard) if fallible(&operand) && !already => {
                 let open = Box::new(guard.clone());
@@ -72,11 +75,7 @@ fn guarded(operands: Vec<Expr>, op: Operator) -> Expr {
                 } else {
                     Expr::IsNotTrue(open)
                 };
-                Expr::Case(Case::new(
-                    None,
-                    vec![(Box::new(undecided), Box::new(operand))],
-                    None,
-                ))
+                conditional(vec![(Box::new(undecided), Box::new(operand))], None)
             }
             _ => {
                 if !fallible(&operand) {
@@ -93,10 +92,52 @@ fn guarded(operands: Vec<Expr>, op: Operator) -> Expr {
             None => next,
         });
     }
-    out.unwrap_or_else(|| {
-        Expr::Literal(
-            datafusion::common::ScalarValue::Boolean(Some(op == Operator::And)),
-            None,
-        )
-    })
+    out.unwrap_or_else(|| Expr::Literal(ScalarValue::Boolean(Some(op == Operator::And)), None))
+}
+
+/// A boolean CASE that stays a CASE: DataFusion's simplifier turns a CASE of booleans into ANDs and ORs, which evaluate
+/// what the CASE protects. Branches that cannot fail need no protection.
+pub(crate) fn conditional(
+    whens: Vec<(Box<Expr>, Box<Expr>)>,
+    otherwise: Option<Box<Expr>>,
+) -> Expr {
+    let safe = !whens
+        .iter()
+        .map(|(_, then)| then)
+        .chain(&otherwise)
+        .any(|e| fallible(e));
+    if safe {
+        return Expr::Case(Case::new(None, whens, otherwise));
+    }
+    let number = |e: Box<Expr>| {
+        Box::new(cast_function(&SqlType::Bool, &SqlType::Int4, "", false).call(vec![*e]))
+    };
+    let whens = whens
+        .into_iter()
+        .map(|(when, then)| (when, number(then)))
+        .collect();
+    let case = Expr::Case(Case::new(None, whens, otherwise.map(number)));
+    join(case, Operator::Eq, one())
+}
+
+fn one() -> Expr {
+    Expr::Literal(ScalarValue::Int32(Some(1)), None)
+}
+
+/// True for what [`guarded`] has already made of an operand.
+fn is_guarded(operand: &Expr) -> bool {
+    let Expr::BinaryExpr(BinaryExpr {
+        left,
+        op: Operator::Eq,
+        right,
+    }) = operand
+    else {
+        return false;
+    };
+    let Expr::Case(case) = left.as_ref() else {
+        return false;
+    };
+    **right == one()
+        && case.else_expr.is_none()
+        && matches!(case.when_then_expr.as_slice(), [(when, _)] if matches!(**when, Expr::IsNotFalse(_) | Expr::IsNotTrue(_)))
 }
