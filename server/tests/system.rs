@@ -138,8 +138,9 @@ impl World {
 
     fn oid(&self, name: &str) -> u32 {
         if let Some(name) = name.strip_prefix("type ") {
+            let (name, array) = name.strip_prefix('_').map_or((name, false), |name| (name, true));
             let relation = self.catalog.relations().find(|relation| relation.name == name).expect("relation");
-            return relation.row_type_oid.0;
+            return if array { relation.array_type_oid.0 } else { relation.row_type_oid.0 };
         }
         let (schema, name) = name.split_once('.').expect("schema.name");
         match self.catalog.find(schema, name) {

@@ -124,6 +124,7 @@ pub(super) fn before(expr: &mut Expr) {
         Expr::CompoundIdentifier(parts) if parts.len() == 3 && parts.first().is_some_and(|part| is_system_schema(&part.value)) => {
             parts.remove(0);
         }
+        Expr::CompoundFieldAccess { root, access_chain } => table_column(root, access_chain),
         Expr::BinaryOp { op, .. } => {
             if let Some(plain) = plain_operator(op) {
                 *op = plain;
@@ -145,6 +146,15 @@ pub(super) fn before(expr: &mut Expr) {
             array_of_subquery(expr);
         }
         _ => {}
+    }
+}
+
+/// `t.c[n]` is parsed as fields of `t`; makes it a subscript of column `t.c`.
+fn table_column(root: &mut Expr, access_chain: &mut Vec<AccessExpr>) {
+    let Expr::Identifier(table) = &*root else { return };
+    if let [AccessExpr::Dot(Expr::Identifier(column)), AccessExpr::Subscript(_), ..] = access_chain.as_slice() {
+        *root = Expr::CompoundIdentifier(vec![table.clone(), column.clone()]);
+        access_chain.remove(0);
     }
 }
 
@@ -232,7 +242,7 @@ fn array_of_subquery(expr: &mut Expr) {
     }
 }
 
-fn aggregate_rows(query: &mut Query) -> bool {
+pub(super) fn aggregate_rows(query: &mut Query) -> bool {
     let order = query.order_by.take();
     let SetExpr::Select(select) = query.body.as_mut() else { return false };
     let Some(item) = single_item(select) else { return false };

@@ -51,6 +51,8 @@ impl VisitorMut for Rewriter {
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         scope::resolve_system_columns(select);
         scope::drop_empty_subqueries(select);
+        scope::unnest_in_place(select);
+        subqueries::predicates_as_values(select);
         ControlFlow::Continue(())
     }
 

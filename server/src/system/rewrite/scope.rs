@@ -5,8 +5,8 @@
 use std::ops::ControlFlow;
 
 use thalweg_sql::ast::{
-    Expr, FunctionArguments, JoinOperator, ObjectNamePart, Query, Select, SelectItem, SetExpr, TableFactor,
-    TableWithJoins, Value, visit_expressions_mut,
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, JoinOperator, ObjectNamePart, Query, Select,
+    SelectItem, SetExpr, TableFactor, TableWithJoins, Value, Visit, Visitor, visit_expressions_mut,
 };
 
 use super::super::pg_catalog;
@@ -143,9 +143,37 @@ pub(super) fn is_empty(from: &[TableWithJoins]) -> bool {
 fn factor_is_empty(factor: &TableFactor) -> bool {
     match factor {
         TableFactor::NestedJoin { table_with_joins, .. } => is_empty(std::slice::from_ref(table_with_joins)),
+        TableFactor::UNNEST { array_exprs, .. } => array_exprs.iter().all(is_always_null),
+        TableFactor::Table { name, args: Some(args), .. } if super::last_name(name).as_deref() == Some("unnest") => {
+            args.args.iter().all(|argument| {
+                matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) if is_always_null(expr))
+            })
+        }
         factor => system_table(factor).is_some_and(|entry| {
             entry.table.schema == "pg_catalog" && pg_catalog::never_has_rows(&entry.table.name)
         }),
+    }
+}
+
+/// Arrays of options and privileges, which no object has here.
+fn is_always_null(expr: &Expr) -> bool {
+    const ALWAYS_NULL: &[&str] = &[
+        "attacl", "attfdwoptions", "attoptions", "confkey", "datacl", "lanacl", "nspacl", "proacl", "proconfig", "relacl",
+        "reloptions", "spcacl", "spcoptions", "typacl",
+    ];
+    last_ident(expr).is_some_and(|ident| ALWAYS_NULL.contains(&folded(&ident).as_str()))
+}
+
+/// True for a condition that asks for foreign keys, which nothing has here.
+fn wants_foreign_keys(condition: &Expr) -> bool {
+    match condition {
+        Expr::Nested(inner) => wants_foreign_keys(inner),
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => wants_foreign_keys(left) || wants_foreign_keys(right),
+        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+            last_ident(left).is_some_and(|ident| folded(&ident) == "contype")
+                && matches!(right.as_ref(), Expr::Value(value) if value.value == Value::SingleQuotedString("f".to_owned()))
+        }
+        _ => false,
     }
 }
 
@@ -153,7 +181,7 @@ fn factor_is_empty(factor: &TableFactor) -> bool {
 /// rows, every subquery of its items does, since none is ever evaluated; this is what makes psql's publication, policy and
 /// statistics queries plain ones.
 pub(super) fn drop_empty_subqueries(select: &mut Select) {
-    let all = is_empty(&select.from);
+    let all = is_empty(&select.from) || select.selection.as_ref().is_some_and(wants_foreign_keys);
     for item in &mut select.projection {
         if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
             drop_in(expr, all);
@@ -167,7 +195,11 @@ pub(super) fn drop_empty_subqueries(select: &mut Select) {
 fn drop_in(expr: &mut Expr, all: bool) {
     let _ = thalweg_sql::ast::visit_expressions_mut(expr, |part| {
         let replacement = match part {
-            Expr::Subquery(query) if all || gives_null(query) => {
+            Expr::Subquery(query) if all && is_array(query) => match empty_text_array() {
+                Some(empty) => empty,
+                None => return ControlFlow::<()>::Continue(()),
+            },
+            Expr::Subquery(query) if all || has_no_rows(query) => {
                 super::expressions::cast(Expr::Value(Value::Null.into()), thalweg_sql::ast::DataType::Text)
             }
             Expr::Exists { subquery, negated } if all || has_no_rows(subquery) => {
@@ -196,24 +228,79 @@ fn has_no_rows(query: &Query) -> bool {
         && matches!(query.body.as_ref(), SetExpr::Select(select) if is_empty(&select.from) && !has_aggregate(select))
 }
 
-fn gives_null(query: &Query) -> bool {
-    has_no_rows(query)
+/// True for a subquery whose one item is an array.
+fn is_array(query: &Query) -> bool {
+    let SetExpr::Select(select) = query.body.as_ref() else { return false };
+    match super::expressions::single_item(select) {
+        Some(Expr::Function(function)) => function_name(&function).as_deref() == Some("array_agg"),
+        _ => false,
+    }
 }
 
-/// True when the items of a SELECT hold an aggregate call, so that it gives a row even over nothing.
+/// True when the items of a SELECT itself hold an aggregate call, so that it gives a row even over nothing.
 pub(super) fn has_aggregate(select: &Select) -> bool {
-    const AGGREGATES: &[&str] =
-        &["count", "sum", "min", "max", "avg", "array_agg", "string_agg", "bool_and", "bool_or", "every", "json_agg"];
-    select.projection.iter().any(|item| {
-        thalweg_sql::ast::visit_expressions(item, |expr| match expr {
+    select.projection.iter().any(|item| item.visit(&mut AggregateFinder { depth: 0 }).is_break())
+}
+
+/// Looks for aggregate calls outside subqueries.
+struct AggregateFinder {
+    depth: usize,
+}
+
+impl Visitor for AggregateFinder {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        const AGGREGATES: &[&str] =
+            &["count", "sum", "min", "max", "avg", "array_agg", "string_agg", "bool_and", "bool_or", "every", "json_agg"];
+        match expr {
             Expr::Function(function)
-                if function.over.is_none()
+                if self.depth == 0
+                    && function.over.is_none()
                     && function_name(function).is_some_and(|name| AGGREGATES.contains(&name.as_str())) =>
             {
                 ControlFlow::Break(())
             }
             _ => ControlFlow::Continue(()),
-        })
-        .is_break()
-    })
+        }
+    }
+}
+
+/// `FROM t CROSS JOIN unnest(t.xs) AS x JOIN ...` -> `FROM (SELECT *, unnest(xs) AS x FROM t) AS t JOIN ...`: the planner
+/// knows no lateral unnest among other joins.
+pub(super) fn unnest_in_place(select: &mut Select) {
+    for item in &mut select.from {
+        let Some(base) = system_table(&item.relation) else { continue };
+        let found = item.joins.iter().enumerate().find_map(|(position, join)| {
+            let TableFactor::UNNEST { array_exprs, alias: Some(alias), with_ordinality: false, .. } = &join.relation else {
+                return None;
+            };
+            let [array] = array_exprs.as_slice() else { return None };
+            let column = folded(&last_ident(array)?);
+            let name = alias.columns.first().map_or_else(|| alias.name.clone(), |column| column.name.clone());
+            base.table.position(&column)?;
+            Some((position, column, name))
+        });
+        let Some((position, column, name)) = found else { continue };
+        let text = format!(
+            "SELECT * FROM (SELECT *, unnest({column}) AS {name} FROM {}.{}) AS \"{}\"",
+            base.table.schema, base.table.name, base.qualifier
+        );
+        let Ok(mut parsed) = thalweg_sql::parse_query(&text) else { continue };
+        let SetExpr::Select(source) = parsed.body.as_mut() else { continue };
+        if let Some(source) = source.from.pop() {
+            item.relation = source.relation;
+            item.joins.remove(position);
+        }
+    }
 }
