@@ -276,6 +276,10 @@ impl QueryMaker<'_> {
                 self.column_of(&scopes, kind).map(|column| (column, kind))
             })
             .collect();
+        // DataFusion's unoptimised physical plan names columns wrongly when a key is written twice (seen in 55.2).
+        let mut keys = keys;
+        keys.sort_by(|a, b| a.0.cmp(&b.0));
+        keys.dedup_by(|a, b| a.0 == b.0);
         let mut items = Vec::new();
         let mut columns = Vec::new();
         for (i, (key, kind)) in keys.iter().enumerate() {

@@ -61,9 +61,19 @@ struct Runner {
 }
 
 async fn open(data_dir: &Path) -> Result<Session, String> {
+    std::fs::create_dir_all(data_dir).map_err(|error| error.to_string())?;
     let options = ServerOptions { config: Config::ephemeral(data_dir.to_owned()), clock: Arc::new(SystemClock) };
     let runtime = tokio::runtime::Handle::current();
-    let server = tokio::task::block_in_place(|| Server::open(options, runtime)).map_err(|report| report.to_string())?;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let server = loop {
+        match tokio::task::block_in_place(|| Server::open(options.clone(), runtime.clone())) {
+            Ok(server) => break server,
+            Err(report) if report.message.contains("already open") && std::time::Instant::now() < deadline => {
+                tokio::task::yield_now().await;
+            }
+            Err(report) => return Err(report.to_string()),
+        }
+    };
     Session::new(server, SessionOptions::default()).map_err(|report| report.to_string())
 }
 
