@@ -32,7 +32,7 @@ def test_ddl_dml_and_select(cursor):
 def test_arrow_types(cursor):
     cursor.execute(
         "SELECT 1::int2 AS a, 1 AS b, 1::int8 AS c, 1.5::float8 AS d, 'x'::text AS e, true AS f, date '2024-01-01' AS g,"
-        " timestamp '2024-01-01' AS h, timestamptz '2024-01-01Z' AS i, 1.25::numeric(10,2) AS j, '\\x01'::bytea AS k, ARRAY[1, 2] AS l"
+        " timestamp '2024-01-01' AS h, timestamptz '2024-01-01 00:00:00Z' AS i, 1.25::numeric(10,2) AS j, '\\x01'::bytea AS k, ARRAY[1, 2] AS l"
     )
     types = {field.name: field.type for field in cursor.fetch_arrow_table().schema}
     assert types["a"] == pyarrow.int16() and types["b"] == pyarrow.int32() and types["c"] == pyarrow.int64()

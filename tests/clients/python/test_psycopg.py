@@ -19,7 +19,7 @@ def table(server):
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
         connection.execute("CREATE TABLE people (id int PRIMARY KEY, name text, pay numeric(10,2), at timestamptz)")
         connection.execute("CREATE MATERIALIZED VIEW pay AS SELECT count(*) AS n, sum(pay) AS total FROM people")
-        connection.execute("INSERT INTO people SELECT g, 'p' || g, g * 1.5, '2024-01-01Z' FROM generate_series(1, 1000) AS s(g)")
+        connection.execute("INSERT INTO people SELECT g, 'p' || g, g * 1.5, '2024-01-01 00:00:00Z' FROM generate_series(1, 1000) AS s(g)")
 
 
 def test_simple_query_and_types(connection):
