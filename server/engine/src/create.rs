@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DFSchema;
-use thalweg_catalog::{Catalog, Column, Oid, Relation, RelationKind};
+use thalweg_catalog::{Catalog, Column, Oid, Relation, RelationKind, Report};
 use thalweg_connectors::{ConnectorContext, Delta, EpochInfo, Offsets, Weights};
 use thalweg_planner::{NoSystemRelations, PlanContext, ViewPlan};
 use thalweg_sql::parse_expr;
@@ -23,7 +23,8 @@ use crate::relation::Version;
 use crate::shape::Shape;
 use crate::shared::{Shared, Stored};
 use crate::source::{Source, SourceState, decode_offsets, error_options};
-use crate::table::{KeyIndex, Table, TableCheck, TableColumn};
+use crate::status::ErrorRecord;
+use crate::table::{KeyIndex, Table, TableCheck, TableColumn, Writers};
 use crate::worker::weighted;
 
 pub(crate) fn create(
@@ -64,6 +65,40 @@ pub(crate) fn create(
             .spawn(crate::sinks::deliver(Arc::clone(shared), job, sink));
     }
     Ok(info)
+}
+
+/// Puts an object in place that could not be started. It has no content at any epoch, so every read of it, and of what is
+/// computed from it, finds the failure.
+pub(crate) fn create_failed(shared: &Shared, relation: &Relation, report: &Report) {
+    let kind = match &relation.kind {
+        RelationKind::View { .. } => return,
+        RelationKind::Source(_) => "source",
+        RelationKind::Table | RelationKind::Errors { .. } => "table",
+        RelationKind::MaterializedView { .. } => "materialized view",
+        RelationKind::Sink(_) => "sink",
+    };
+    let stored = |schema| Stored::new(relation.oid, &relation.name, kind, schema, None);
+    // What cannot be started may not even have columns that can be encoded.
+    let Ok(stored) =
+        stored(schema_of(&relation.columns)).or_else(|_| stored(Arc::new(Schema::empty())))
+    else {
+        return;
+    };
+    let reason = match &report.detail {
+        Some(detail) => format!("{}: {detail}", report.message),
+        None => report.message.clone(),
+    };
+    tracing::error!(relation = %relation.name, reason, "relation could not be started");
+    let at_us = shared.clock.now_us();
+    shared.record_error(ErrorRecord::of(
+        &stored,
+        report.sqlstate,
+        reason.clone(),
+        at_us,
+        None,
+    ));
+    *stored.failure.lock() = Some(reason);
+    shared.relations.write().insert(relation.oid, stored);
 }
 
 /// Waits for the worker's answer, from a thread of a runtime or any other.
@@ -125,6 +160,7 @@ fn table(
             columns,
             checks,
             key,
+            writers: Writers::default(),
         }),
     )?;
     let version = recover_table(shared, &stored)?;

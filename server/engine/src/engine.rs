@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use datafusion::logical_expr::LogicalPlan;
 use parking_lot::Mutex;
-use thalweg_catalog::{Catalog, Oid, Relation};
+use thalweg_catalog::{Catalog, Oid, Relation, Report};
 use thalweg_connectors::{Clock, Epoch, EpochInfo};
 use thalweg_planner::{DmlPlan, Planner, ViewPlan};
 use thalweg_state::Store;
@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::config::{EngineConfig, STACK_BYTES};
-use crate::create::{create, receive};
+use crate::create::{create, create_failed, receive};
 use crate::error::EngineError;
 use crate::inbox::Command;
 use crate::job::schedule;
@@ -94,6 +94,12 @@ impl Engine {
         view: Option<ViewPlan>,
     ) -> Result<EpochInfo, EngineError> {
         create(self.shared(), catalog, relation, view)
+    }
+
+    /// Takes the place of [`Engine::create`] for an object that could not be started: it is there, in state ERROR for `reason`,
+    /// and whatever reads it says so. Its logs stay, for a start that succeeds.
+    pub fn create_failed(&self, relation: &Relation, reason: &Report) {
+        create_failed(self.shared(), relation, reason);
     }
 
     /// Forgets objects, their logs included. Unknown ones are ignored.

@@ -80,7 +80,7 @@ pub struct JobStatus {
     pub error: Option<String>,
     /// Rows it holds.
     pub rows: i64,
-    /// How it is kept up to date: `incremental` or `recompute`.
+    /// How it is kept up to date: `incremental` or `recompute`; `none` when it could not be started.
     pub mode: &'static str,
     /// Runs so far, steps by the worker not counted.
     pub runs: u64,
@@ -185,14 +185,29 @@ pub(crate) fn status(shared: &Shared) -> EngineStatus {
         .collect();
     let jobs: Vec<Arc<Job>> = shared.jobs.read().values().cloned().collect();
     let sources: Vec<Arc<Source>> = shared.sources.read().values().cloned().collect();
+    let idle_jobs = stored
+        .iter()
+        .filter(|relation| matches!(relation.kind, "materialized view" | "sink"))
+        .filter(|relation| !jobs.iter().any(|job| job.relation.oid == relation.oid))
+        .map(|relation| failed_job(relation, latest));
+    let idle_sources = stored
+        .iter()
+        .filter(|relation| relation.kind == "source")
+        .filter(|relation| !sources.iter().any(|source| source.oid == relation.oid))
+        .map(|relation| failed_source(relation));
     EngineStatus {
         latest,
         durable: Epoch(shared.durable.load(Ordering::SeqCst)),
         jobs: jobs
             .iter()
             .map(|job| job_status(shared, job, latest))
+            .chain(idle_jobs)
             .collect(),
-        sources: sources.iter().map(|source| source_status(source)).collect(),
+        sources: sources
+            .iter()
+            .map(|source| source_status(source))
+            .chain(idle_sources)
+            .collect(),
         memory_bytes: relations.iter().map(|relation| relation.bytes).sum(),
         relations,
         epochs: shared.epochs.lock().iter().copied().collect(),
@@ -259,6 +274,42 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
         run_time,
         delivered: (delivered > 0).then_some(Epoch(delivered)),
         backfill,
+    }
+}
+
+/// A view or sink that could not be started.
+fn failed_job(relation: &Stored, latest: EpochInfo) -> JobStatus {
+    JobStatus {
+        oid: relation.oid,
+        name: relation.name.clone(),
+        kind: relation.kind,
+        phase: JobPhase::Error,
+        epoch: None,
+        lag_epochs: latest.epoch.0,
+        lag_ms: 0,
+        error: relation.failure.lock().clone(),
+        rows: 0,
+        mode: "none",
+        runs: 0,
+        run_time: Duration::ZERO,
+        delivered: None,
+        backfill: None,
+    }
+}
+
+/// A source that could not be started.
+fn failed_source(relation: &Stored) -> SourceStatus {
+    SourceStatus {
+        oid: relation.oid,
+        name: relation.name.clone(),
+        health: "ERROR",
+        detail: relation.failure.lock().clone(),
+        offsets: Offsets::new(),
+        high_watermarks: Offsets::new(),
+        records: 0,
+        dead: 0,
+        skipped: 0,
+        consumers: Vec::new(),
     }
 }
 

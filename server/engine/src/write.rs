@@ -54,6 +54,9 @@ pub(crate) async fn write(
 ) -> Result<Written, EngineError> {
     let (oid, input, reads, returning) = parts(plan);
     let stored = shared.relation(oid).ok_or(EngineError::Unknown(oid))?;
+    if let Some(error) = shared.failure(oid) {
+        return Err(error);
+    }
     let table = stored
         .table
         .as_ref()
@@ -111,6 +114,9 @@ pub(crate) async fn truncate(
     floor: &mut SessionFloor,
 ) -> Result<u64, EngineError> {
     let stored = shared.relation(oid).ok_or(EngineError::Unknown(oid))?;
+    if let Some(error) = shared.failure(oid) {
+        return Err(error);
+    }
     let guard = Arc::clone(&shared.writer).lock_owned().await;
     let version = stored.history.lock().newest();
     let Some(rows) = version.rows()? else {

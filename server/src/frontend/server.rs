@@ -114,11 +114,16 @@ impl Server {
     /// Gives every stored relation back to the engine, in OID order: a relation is created after what it reads.
     fn restore(self: &Arc<Self>, catalog: &Arc<Catalog>) -> Result<(), Report> {
         for relation in catalog.relations() {
-            let plan = match &relation.kind {
-                RelationKind::View { .. } => continue,
-                _ => self.stored_plan(catalog, relation)?,
-            };
-            self.engine.create(catalog, relation, plan).map_err(|error| error.report())?;
+            if matches!(relation.kind, RelationKind::View { .. }) {
+                continue;
+            }
+            let started = self.stored_plan(catalog, relation).and_then(|plan| {
+                self.engine.create(catalog, relation, plan).map_err(|error| error.report())
+            });
+            // One object that does not start must not keep the others down.
+            if let Err(report) = started {
+                self.engine.create_failed(relation, &report);
+            }
         }
         self.engine.forget_dropped(catalog).map_err(|error| error.report())
     }

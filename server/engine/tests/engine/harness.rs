@@ -324,9 +324,9 @@ impl Closed {
             };
             let plan = query
                 .map(|query| plan_view(&self.planner, &self.catalog, query).expect("plans again"));
+            // As a server does: what cannot be started is there in state ERROR.
             if let Err(error) = engine.create(&self.catalog, relation, plan) {
-                engine.shutdown();
-                return Err(error);
+                engine.create_failed(relation, &error.report());
             }
         }
         let Closed {
