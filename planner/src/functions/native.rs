@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef};
+use datafusion::arrow::compute::can_cast_types;
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::{
@@ -160,6 +161,25 @@ fn signature(arguments: usize, volatility: Volatility) -> Signature {
     }
 }
 
+impl Native {
+    /// The arguments in the Arrow types they were bound with, or `None` when they are. DataFusion's rules try expressions on
+    /// NULLs of types of their own choosing (to turn outer joins into inner ones), and kernels downcast.
+    fn held(&self, args: &[ColumnarValue]) -> Result<Option<Vec<ColumnarValue>>> {
+        let agree = |(arg, ty): (&ColumnarValue, &SqlType)| arg.data_type() == ty.arrow();
+        if args.iter().zip(&self.types).all(agree) {
+            return Ok(None);
+        }
+        let mut held = Vec::with_capacity(args.len());
+        for (i, arg) in args.iter().enumerate() {
+            held.push(match self.types.get(i).map(SqlType::arrow) {
+                Some(ty) if arg.data_type() != ty && can_cast_types(&arg.data_type(), &ty) => arg.cast_to(&ty, None)?,
+                _ => arg.clone(),
+            });
+        }
+        Ok(Some(held))
+    }
+}
+
 impl ScalarUDFImpl for Native {
     fn name(&self) -> &str {
         &self.name
@@ -201,8 +221,9 @@ impl ScalarUDFImpl for Native {
             .all(|a| matches!(a, ColumnarValue::Scalar(_)));
         let constant = constant && self.volatility != Volatility::Volatile;
         let rows = if constant { 1 } else { args.number_rows };
+        let held = self.held(&args.args)?;
         let call = Call {
-            args: &args.args,
+            args: held.as_deref().unwrap_or(&args.args),
             types: &self.types,
             ret: &self.ret,
             time_zone: &self.time_zone,
