@@ -18,5 +18,5 @@ mod flight;
 pub mod frontend;
 mod http;
 pub mod pg;
-mod system;
+pub mod system;
 pub mod testing;

@@ -13,13 +13,21 @@ use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
 use thalweg::system::{EngineFacts, SessionFacts, SystemCatalog, rewrite};
 use thalweg_catalog::{
-    Catalog, Change, Column, ColumnRole, ConnectorSpec, Environment, OidAllocator, RelationBuilder, RelationKind, Schema,
-    SqlType, apply,
+    Catalog, Change, Column, ColumnRole, ConnectorSpec, Environment, OidAllocator, RelationBuilder,
+    RelationKind, Schema, SqlType, apply,
 };
 use thalweg_planner::{Functions, PlanContext, Planner};
 
 fn column(name: &str, ty: SqlType) -> Column {
-    Column { name: name.into(), attnum: 0, ty, not_null: false, default: None, generated: None, role: ColumnRole::Data }
+    Column {
+        name: name.into(),
+        attnum: 0,
+        ty,
+        not_null: false,
+        default: None,
+        generated: None,
+        role: ColumnRole::Data,
+    }
 }
 
 fn add(
@@ -33,8 +41,12 @@ fn add(
 ) -> Catalog {
     let mut oids = OidAllocator::new(catalog);
     let schema = catalog.schema(schema).expect("schema").oid;
-    let depends: Vec<_> = reads.iter().map(|name| catalog.find("public", name).expect("relation").oid).collect();
-    let mut builder = RelationBuilder::new(catalog, &mut oids, schema, name, kind).expect("relation");
+    let depends: Vec<_> = reads
+        .iter()
+        .map(|name| catalog.find("public", name).expect("relation").oid)
+        .collect();
+    let mut builder =
+        RelationBuilder::new(catalog, &mut oids, schema, name, kind).expect("relation");
     builder.columns(columns).expect("columns");
     if !key.is_empty() {
         builder.primary_key(None, key).expect("key");
@@ -42,18 +54,30 @@ fn add(
     if name == "orders" {
         builder.check(None, "amount >= 0", "FAIL").expect("check");
     }
-    builder.depends_on(depends).definition("", Environment { time_zone: "UTC".into(), search_path: vec!["public".into()] });
+    builder.depends_on(depends).definition(
+        "",
+        Environment {
+            time_zone: "UTC".into(),
+            search_path: vec!["public".into()],
+        },
+    );
     let relation = builder.build();
     apply(catalog, &Change::CreateRelation(Box::new(relation))).expect("apply")
 }
 
 /// The catalog that the fixtures were captured over, in PostgreSQL's words; `clicks` is a source here.
 fn catalog() -> Arc<Catalog> {
-    let numeric = SqlType::Numeric { declared: Some((10, 2)), held_scale: 2 };
+    let numeric = SqlType::Numeric {
+        declared: Some((10, 2)),
+        held_scale: 2,
+    };
     let text_array = SqlType::Array(Box::new(SqlType::Text));
     let catalog = Catalog::empty();
     let mut oids = OidAllocator::new(&catalog);
-    let shop = Schema { oid: oids.allocate().expect("oid"), name: "shop".into() };
+    let shop = Schema {
+        oid: oids.allocate().expect("oid"),
+        name: "shop".into(),
+    };
     let catalog = apply(&catalog, &Change::CreateSchema(shop)).expect("schema");
     let mut customer = column("customer", SqlType::Text);
     customer.not_null = true;
@@ -68,7 +92,15 @@ fn catalog() -> Arc<Catalog> {
         column("doc", SqlType::Jsonb),
         column("key", SqlType::Uuid),
     ];
-    let catalog = add(&catalog, "public", "orders", RelationKind::Table, columns, &["id"], &[]);
+    let catalog = add(
+        &catalog,
+        "public",
+        "orders",
+        RelationKind::Table,
+        columns,
+        &["id"],
+        &[],
+    );
     let source = RelationKind::Source(ConnectorSpec {
         connector: "kafka".into(),
         options: BTreeMap::new(),
@@ -78,22 +110,64 @@ fn catalog() -> Arc<Catalog> {
         start: BTreeMap::new(),
         watermark: None,
     });
-    let columns =
-        vec![column("user_id", SqlType::Int8), column("action", SqlType::Text), column("ts", SqlType::Timestamptz)];
+    let columns = vec![
+        column("user_id", SqlType::Int8),
+        column("action", SqlType::Text),
+        column("ts", SqlType::Timestamptz),
+    ];
     let catalog = add(&catalog, "public", "clicks", source, columns, &[], &[]);
     let query = "SELECT id, customer, amount FROM orders WHERE amount > 100".to_owned();
-    let columns = vec![column("id", SqlType::Int8), column("customer", SqlType::Text), column("amount", numeric)];
-    let catalog = add(&catalog, "public", "big_orders", RelationKind::View { query }, columns, &[], &["orders"]);
-    let query = "SELECT customer, sum(amount) AS total, count(*) AS n FROM orders GROUP BY customer".to_owned();
+    let columns = vec![
+        column("id", SqlType::Int8),
+        column("customer", SqlType::Text),
+        column("amount", numeric),
+    ];
+    let catalog = add(
+        &catalog,
+        "public",
+        "big_orders",
+        RelationKind::View { query },
+        columns,
+        &[],
+        &["orders"],
+    );
+    let query =
+        "SELECT customer, sum(amount) AS total, count(*) AS n FROM orders GROUP BY customer"
+            .to_owned();
     let columns = vec![
         column("customer", SqlType::Text),
-        column("total", SqlType::Numeric { declared: None, held_scale: 10 }),
+        column(
+            "total",
+            SqlType::Numeric {
+                declared: None,
+                held_scale: 10,
+            },
+        ),
         column("n", SqlType::Int8),
     ];
-    let kind = RelationKind::MaterializedView { query, options: BTreeMap::new() };
-    let catalog = add(&catalog, "public", "totals", kind, columns, &[], &["orders"]);
+    let kind = RelationKind::MaterializedView {
+        query,
+        options: BTreeMap::new(),
+    };
+    let catalog = add(
+        &catalog,
+        "public",
+        "totals",
+        kind,
+        columns,
+        &[],
+        &["orders"],
+    );
     let columns = vec![column("sku", SqlType::Text), column("shelf", SqlType::Int4)];
-    Arc::new(add(&catalog, "shop", "items", RelationKind::Table, columns, &["sku", "shelf"], &[]))
+    Arc::new(add(
+        &catalog,
+        "shop",
+        "items",
+        RelationKind::Table,
+        columns,
+        &["sku", "shelf"],
+        &[],
+    ))
 }
 
 struct World {
@@ -132,22 +206,40 @@ impl World {
             database: "thalweg".into(),
             search_path: self.search_path.clone(),
             backend_pid: 7,
-            settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+            settings: settings
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
         }
     }
 
     fn oid(&self, name: &str) -> u32 {
         if let Some(name) = name.strip_prefix("type ") {
-            let (name, array) = name.strip_prefix('_').map_or((name, false), |name| (name, true));
-            let relation = self.catalog.relations().find(|relation| relation.name == name).expect("relation");
-            return if array { relation.array_type_oid.0 } else { relation.row_type_oid.0 };
+            let (name, array) = name
+                .strip_prefix('_')
+                .map_or((name, false), |name| (name, true));
+            let relation = self
+                .catalog
+                .relations()
+                .find(|relation| relation.name == name)
+                .expect("relation");
+            return if array {
+                relation.array_type_oid.0
+            } else {
+                relation.row_type_oid.0
+            };
         }
         let (schema, name) = name.split_once('.').expect("schema.name");
         match self.catalog.find(schema, name) {
             Some(relation) => relation.oid.0,
             None => {
-                let keys = self.catalog.relations().filter_map(|relation| relation.primary_key.as_ref());
-                keys.filter(|key| key.name == name).map(|key| key.index_oid.0).next().expect("index")
+                let keys = self
+                    .catalog
+                    .relations()
+                    .filter_map(|relation| relation.primary_key.as_ref());
+                keys.filter(|key| key.name == name)
+                    .map(|key| key.index_oid.0)
+                    .next()
+                    .expect("index")
             }
         }
     }
@@ -177,8 +269,14 @@ impl World {
         let mut parsed = thalweg_sql::parse(&text).map_err(|error| format!("parse: {error}"))?;
         let parsed = &mut parsed.first_mut().ok_or("empty statement")?.statement;
         rewrite(parsed, &self.catalog, &self.search_path);
-        let thalweg_sql::Statement::Query(query) = parsed else { return Err("not a query".into()) };
-        let system = SystemCatalog::new(Arc::clone(&self.catalog), self.session(), Some(EngineFacts::default()));
+        let thalweg_sql::Statement::Query(query) = parsed else {
+            return Err("not a query".into());
+        };
+        let system = SystemCatalog::new(
+            Arc::clone(&self.catalog),
+            self.session(),
+            Some(EngineFacts::default()),
+        );
         let context = PlanContext {
             catalog: &self.catalog,
             search_path: &self.search_path,
@@ -189,8 +287,12 @@ impl World {
             parameter_types: &[],
             text: &text,
         };
-        let detail = |stage: &str, error: &dyn std::fmt::Display| format!("{stage}: {error}\n    {query}");
-        let planned = self.planner.query(&context, query).map_err(|error| detail("plan", &error.report()))?;
+        let detail =
+            |stage: &str, error: &dyn std::fmt::Display| format!("{stage}: {error}\n    {query}");
+        let planned = self
+            .planner
+            .query(&context, query)
+            .map_err(|error| detail("plan", &error.report()))?;
         let values = planned
             .parameters
             .iter()
@@ -200,15 +302,30 @@ impl World {
         // A list cannot be cast from text: such a parameter is given as a literal array.
         let values = match values {
             Ok(values) => values,
-            Err(_) => planned.parameters.iter().zip(parameters).map(|(ty, text)| parameter(ty, text)).collect(),
+            Err(_) => planned
+                .parameters
+                .iter()
+                .zip(parameters)
+                .map(|(ty, text)| parameter(ty, text))
+                .collect(),
         };
-        let plan = self.planner.bind_parameters(planned.plan, &values).map_err(|error| detail("bind", &error.report()))?;
+        let plan = self
+            .planner
+            .bind_parameters(planned.plan, &values)
+            .map_err(|error| detail("bind", &error.report()))?;
         let batches = DataFrame::new(self.planner.session_state(), plan)
             .collect()
             .await
             .map_err(|error| detail("run", &error))?;
         let rows = batches.iter().flat_map(rows).collect();
-        Ok(Answer { names: planned.output.into_iter().map(|column| column.name).collect(), rows })
+        Ok(Answer {
+            names: planned
+                .output
+                .into_iter()
+                .map(|column| column.name)
+                .collect(),
+            rows,
+        })
     }
 
     async fn rows(&self, text: &str) -> Vec<Vec<String>> {
@@ -222,7 +339,9 @@ fn parameter(ty: &SqlType, text: &str) -> ScalarValue {
             let items: Vec<_> = text
                 .trim_matches(['{', '}'])
                 .split(',')
-                .map(|item| ScalarValue::try_from_string(item.to_owned(), &element.arrow()).expect("item"))
+                .map(|item| {
+                    ScalarValue::try_from_string(item.to_owned(), &element.arrow()).expect("item")
+                })
                 .collect();
             ScalarValue::List(ScalarValue::new_list_nullable(&items, &element.arrow()))
         }
@@ -233,9 +352,19 @@ fn parameter(ty: &SqlType, text: &str) -> ScalarValue {
 
 fn rows(batch: &RecordBatch) -> Vec<Vec<String>> {
     let options = FormatOptions::default().with_null("NULL");
-    let columns: Vec<_> =
-        batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).expect("printable")).collect();
-    (0..batch.num_rows()).map(|row| columns.iter().map(|column| column.value(row).to_string()).collect()).collect()
+    let columns: Vec<_> = batch
+        .columns()
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column, &options).expect("printable"))
+        .collect();
+    (0..batch.num_rows())
+        .map(|row| {
+            columns
+                .iter()
+                .map(|column| column.value(row).to_string())
+                .collect()
+        })
+        .collect()
 }
 
 struct Fixture {
@@ -245,7 +374,9 @@ struct Fixture {
 }
 
 fn fixtures(name: &str) -> Vec<Fixture> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/system/fixtures").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/system/fixtures")
+        .join(name);
     let text = std::fs::read_to_string(path).expect("fixture");
     text.split("\n;\n")
         .filter_map(|item| {
@@ -253,11 +384,22 @@ fn fixtures(name: &str) -> Vec<Fixture> {
             let parameters = match label.split_once(": $1 = ") {
                 Some((_, list)) => {
                     let list = format!("$1 = {list}");
-                    list.split("', ").map(|one| one.split_once(" = '").map_or("", |(_, v)| v).trim_end_matches('\'').to_owned()).collect()
+                    list.split("', ")
+                        .map(|one| {
+                            one.split_once(" = '")
+                                .map_or("", |(_, v)| v)
+                                .trim_end_matches('\'')
+                                .to_owned()
+                        })
+                        .collect()
                 }
                 None => Vec::new(),
             };
-            Some(Fixture { label: label.to_owned(), text: text.to_owned(), parameters })
+            Some(Fixture {
+                label: label.to_owned(),
+                text: text.to_owned(),
+                parameters,
+            })
         })
         .collect()
 }
@@ -272,7 +414,13 @@ async fn all_run(name: &str) {
             failures.push(format!("-- {}\n  {error}", fixture.label));
         }
     }
-    assert!(failures.is_empty(), "{} of {} queries of {name} fail:\n{}", failures.len(), fixtures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {} queries of {name} fail:\n{}",
+        failures.len(),
+        fixtures.len(),
+        failures.join("\n")
+    );
 }
 
 macro_rules! every_query_of {
@@ -301,13 +449,20 @@ every_query_of! {
 }
 
 fn strings(rows: &[&[&str]]) -> Vec<Vec<String>> {
-    rows.iter().map(|row| row.iter().map(|cell| (*cell).to_owned()).collect()).collect()
+    rows.iter()
+        .map(|row| row.iter().map(|cell| (*cell).to_owned()).collect())
+        .collect()
 }
 
 /// The `n`-th query that psql sends for a command.
 fn psql(command: &str, n: usize) -> String {
-    let found = fixtures("psql.sql").into_iter().filter(|fixture| fixture.label == command).nth(n);
-    found.unwrap_or_else(|| panic!("no query {n} of {command}")).text
+    let found = fixtures("psql.sql")
+        .into_iter()
+        .filter(|fixture| fixture.label == command)
+        .nth(n);
+    found
+        .unwrap_or_else(|| panic!("no query {n} of {command}"))
+        .text
 }
 
 #[tokio::test]
@@ -331,8 +486,24 @@ async fn psql_describes_columns() {
         &["id", "bigint", "NULL", "true", "NULL", "", ""],
         &["customer", "text", "'nobody'", "true", "NULL", "", ""],
         &["amount", "numeric(10,2)", "NULL", "false", "NULL", "", ""],
-        &["note", "character varying(20)", "NULL", "false", "NULL", "", ""],
-        &["at", "timestamp with time zone", "NULL", "false", "NULL", "", ""],
+        &[
+            "note",
+            "character varying(20)",
+            "NULL",
+            "false",
+            "NULL",
+            "",
+            "",
+        ],
+        &[
+            "at",
+            "timestamp with time zone",
+            "NULL",
+            "false",
+            "NULL",
+            "",
+            "",
+        ],
         &["tags", "text[]", "NULL", "false", "NULL", "", ""],
         &["doc", "jsonb", "NULL", "false", "NULL", "", ""],
         &["key", "uuid", "NULL", "false", "NULL", "", ""],
@@ -344,7 +515,10 @@ async fn psql_describes_columns() {
 async fn views_show_their_queries() {
     let world = World::new();
     let query = "SELECT pg_get_viewdef('big_orders'::regclass, true)";
-    assert_eq!(world.rows(query).await, strings(&[&[" SELECT id, customer, amount FROM orders WHERE amount > 100;"]]));
+    assert_eq!(
+        world.rows(query).await,
+        strings(&[&[" SELECT id, customer, amount FROM orders WHERE amount > 100;"]])
+    );
 }
 
 #[tokio::test]
@@ -356,27 +530,60 @@ async fn reg_types_read_names_and_print_them() {
         ("SELECT 'orders'::regclass", "orders"),
         ("SELECT 'orders'::regclass::oid", &orders),
         ("SELECT 'shop.items'::regclass::oid", &items),
-        ("SELECT oid::regclass FROM pg_class WHERE relname = 'items'", "shop.items"),
-        ("SELECT count(*) FROM pg_class WHERE oid = 'public.\"orders\"'::regclass", "1"),
+        (
+            "SELECT oid::regclass FROM pg_class WHERE relname = 'items'",
+            "shop.items",
+        ),
+        (
+            "SELECT count(*) FROM pg_class WHERE oid = 'public.\"orders\"'::regclass",
+            "1",
+        ),
         ("SELECT 'int4'::regtype", "integer"),
         ("SELECT 'character varying'::regtype::oid", "1043"),
         ("SELECT '\"char\"'::regtype::oid", "18"),
         ("SELECT 25::regtype::text", "text"),
         ("SELECT to_regclass('nothing') IS NULL", "true"),
         ("SELECT typinput FROM pg_type WHERE oid = 23", "int4in"),
-        ("SELECT typreceive::text FROM pg_type WHERE typname = 'text'", "textrecv"),
-        ("SELECT indkey::text FROM pg_index WHERE indrelid = 'shop.items'::regclass", "1 2"),
-        ("SELECT attname FROM pg_attribute a, pg_index i WHERE attrelid = 'orders'::regclass AND indrelid = attrelid AND attnum = indkey[0]", "id"),
-        ("SELECT tableoid = 'pg_class'::regclass FROM pg_class LIMIT 1", "true"),
+        (
+            "SELECT typreceive::text FROM pg_type WHERE typname = 'text'",
+            "textrecv",
+        ),
+        (
+            "SELECT indkey::text FROM pg_index WHERE indrelid = 'shop.items'::regclass",
+            "1 2",
+        ),
+        (
+            "SELECT attname FROM pg_attribute a, pg_index i WHERE attrelid = 'orders'::regclass AND indrelid = attrelid AND attnum = indkey[0]",
+            "id",
+        ),
+        (
+            "SELECT tableoid = 'pg_class'::regclass FROM pg_class LIMIT 1",
+            "true",
+        ),
         ("SELECT current_schema()", "public"),
         ("SELECT current_schemas(true)", "[pg_catalog, public]"),
-        ("SELECT array_to_string(ARRAY(SELECT relname FROM pg_class WHERE relkind = 'm' ORDER BY 1), ',')", "totals"),
-        ("SELECT cardinality(ARRAY(SELECT relname FROM pg_class WHERE relkind = 'S'))", "0"),
-        ("SELECT obj_description('clicks'::regclass)", "source (kafka)"),
-        ("SELECT quote_ident('a b') || quote_literal('it''s')", "\"a b\"'it''s'"),
+        (
+            "SELECT array_to_string(ARRAY(SELECT relname FROM pg_class WHERE relkind = 'm' ORDER BY 1), ',')",
+            "totals",
+        ),
+        (
+            "SELECT cardinality(ARRAY(SELECT relname FROM pg_class WHERE relkind = 'S'))",
+            "0",
+        ),
+        (
+            "SELECT obj_description('clicks'::regclass)",
+            "source (kafka)",
+        ),
+        (
+            "SELECT quote_ident('a b') || quote_literal('it''s')",
+            "\"a b\"'it''s'",
+        ),
     ];
     for (query, expected) in cases {
-        let answer = world.run(query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error}"));
+        let answer = world
+            .run(query, &[])
+            .await
+            .unwrap_or_else(|error| panic!("{query}: {error}"));
         assert_eq!(answer.rows, strings(&[&[expected]]), "{query}");
     }
 }
@@ -385,9 +592,18 @@ async fn reg_types_read_names_and_print_them() {
 async fn names_that_do_not_exist_are_errors() {
     let world = World::new();
     for (query, message) in [
-        ("SELECT 'nothing'::regclass", "relation \"nothing\" does not exist"),
-        ("SELECT 'nothing'::regtype::oid", "type \"nothing\" does not exist"),
-        ("SELECT current_setting('nothing')", "unrecognized configuration parameter \"nothing\""),
+        (
+            "SELECT 'nothing'::regclass",
+            "relation \"nothing\" does not exist",
+        ),
+        (
+            "SELECT 'nothing'::regtype::oid",
+            "type \"nothing\" does not exist",
+        ),
+        (
+            "SELECT current_setting('nothing')",
+            "unrecognized configuration parameter \"nothing\"",
+        ),
     ] {
         let error = world.run(query, &[]).await.expect_err(query);
         assert!(error.contains(message), "{query}: {error}");
@@ -399,8 +615,15 @@ async fn every_system_relation_scans_and_keeps_its_types() {
     let world = World::new();
     for table in thalweg::system::tables() {
         let query = format!("SELECT * FROM {}.\"{}\"", table.schema, table.name);
-        let answer = world.run(&query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error}"));
-        let expected: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+        let answer = world
+            .run(&query, &[])
+            .await
+            .unwrap_or_else(|error| panic!("{query}: {error}"));
+        let expected: Vec<&str> = table
+            .columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect();
         assert_eq!(answer.names, expected, "{query}");
     }
 }
@@ -420,6 +643,10 @@ async fn references_between_catalogs_resolve() {
         "SELECT oid FROM pg_class GROUP BY oid HAVING count(*) > 1",
         "SELECT oid FROM pg_type GROUP BY oid HAVING count(*) > 1",
     ] {
-        assert_eq!(world.rows(query).await, Vec::<Vec<String>>::new(), "{query}");
+        assert_eq!(
+            world.rows(query).await,
+            Vec::<Vec<String>>::new(),
+            "{query}"
+        );
     }
 }

@@ -13,7 +13,11 @@ pub(crate) const TYPE_TREE: &str = "thalweg_type_tree";
 /// CTEs. [`TYPE_TREE`] holds that closure for every type (`root`), so the CTE becomes a selection of it.
 pub(crate) fn replace(query: &mut Query) {
     let is_tree = query.with.as_ref().is_some_and(|with| {
-        with.recursive && with.cte_tables.iter().any(|cte| cte.alias.name.value.eq_ignore_ascii_case("typeinfo_tree"))
+        with.recursive
+            && with
+                .cte_tables
+                .iter()
+                .any(|cte| cte.alias.name.value.eq_ignore_ascii_case("typeinfo_tree"))
     });
     if !is_tree {
         return;
@@ -22,10 +26,18 @@ pub(crate) fn replace(query: &mut Query) {
         "SELECT * FROM (SELECT oid, ns, name, kind, basetype, elemtype, elemdelim, range_subtype, attrtypoids, attrnames, \
          depth FROM pg_catalog.{TYPE_TREE} WHERE root = ANY ($1::oid[])) AS typeinfo_tree"
     );
-    let Ok(mut tree) = thalweg_sql::parse_query(&text) else { return };
-    let SetExpr::Select(source) = tree.body.as_mut() else { return };
-    let Some(source) = source.from.pop() else { return };
-    let SetExpr::Select(select) = query.body.as_mut() else { return };
+    let Ok(mut tree) = thalweg_sql::parse_query(&text) else {
+        return;
+    };
+    let SetExpr::Select(source) = tree.body.as_mut() else {
+        return;
+    };
+    let Some(source) = source.from.pop() else {
+        return;
+    };
+    let SetExpr::Select(select) = query.body.as_mut() else {
+        return;
+    };
     let names_tree = matches!(
         select.from.as_slice(),
         [item] if item.joins.is_empty()

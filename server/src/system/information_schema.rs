@@ -64,15 +64,33 @@ fn tables(facts: &SystemFacts, rows: &mut Rows) {
             RelationKind::Table => ("BASE TABLE", true),
             _ => ("BASE TABLE", false),
         };
-        push_table(facts, rows, facts.schema_name(relation.schema), &relation.name, kind, insertable);
+        push_table(
+            facts,
+            rows,
+            facts.schema_name(relation.schema),
+            &relation.name,
+            kind,
+            insertable,
+        );
     }
     for table in shape::tables() {
-        let kind = if table.kind == 'v' { "VIEW" } else { "BASE TABLE" };
+        let kind = if table.kind == 'v' {
+            "VIEW"
+        } else {
+            "BASE TABLE"
+        };
         push_table(facts, rows, &table.schema, &table.name, kind, false);
     }
 }
 
-fn push_table(facts: &SystemFacts, rows: &mut Rows, schema: &str, name: &str, kind: &str, insertable: bool) {
+fn push_table(
+    facts: &SystemFacts,
+    rows: &mut Rows,
+    schema: &str,
+    name: &str,
+    kind: &str,
+    insertable: bool,
+) {
     rows.push([
         ("table_catalog", facts.database().into()),
         ("table_schema", schema.into()),
@@ -95,7 +113,9 @@ fn schemata(facts: &SystemFacts, rows: &mut Rows) {
 
 fn views(facts: &SystemFacts, rows: &mut Rows) {
     for (relation, _) in facts.shown() {
-        let Some(query) = view_query(relation) else { continue };
+        let Some(query) = view_query(relation) else {
+            continue;
+        };
         rows.push([
             ("table_catalog", facts.database().into()),
             ("table_schema", facts.schema_name(relation.schema).into()),
@@ -181,9 +201,14 @@ fn numeric_shape(ty: &SqlType) -> (Cell, Cell, Cell) {
         SqlType::Int8 => integer(64),
         SqlType::Float4 => (Cell::Int(24), Cell::Int(2), Cell::Null),
         SqlType::Float8 => (Cell::Int(53), Cell::Int(2), Cell::Null),
-        SqlType::Numeric { declared: Some((precision, scale)), .. } => {
-            (Cell::Int(i64::from(*precision)), Cell::Int(10), Cell::Int(i64::from(*scale)))
-        }
+        SqlType::Numeric {
+            declared: Some((precision, scale)),
+            ..
+        } => (
+            Cell::Int(i64::from(*precision)),
+            Cell::Int(10),
+            Cell::Int(i64::from(*scale)),
+        ),
         SqlType::Numeric { declared: None, .. } => (Cell::Null, Cell::Int(10), Cell::Null),
         _ => (Cell::Null, Cell::Null, Cell::Null),
     }
@@ -227,12 +252,23 @@ fn push_column(facts: &SystemFacts, rows: &mut Rows, column: &Described<'_>) {
         ("datetime_precision", date_precision.into()),
         ("udt_catalog", facts.database().into()),
         ("udt_schema", "pg_catalog".into()),
-        ("udt_name", super::names::fixed_name("pg_type", "typname", column.type_oid).into()),
+        (
+            "udt_name",
+            super::names::fixed_name("pg_type", "typname", column.type_oid).into(),
+        ),
         ("dtd_identifier", column.position.to_string().into()),
         ("is_self_referencing", yes_no(false)),
         ("is_identity", yes_no(false)),
         ("identity_cycle", yes_no(false)),
-        ("is_generated", if column.generated.is_some() { "ALWAYS" } else { "NEVER" }.into()),
+        (
+            "is_generated",
+            if column.generated.is_some() {
+                "ALWAYS"
+            } else {
+                "NEVER"
+            }
+            .into(),
+        ),
         ("generation_expression", column.generated.into()),
         ("is_updatable", yes_no(column.updatable)),
     ]);
@@ -240,8 +276,16 @@ fn push_column(facts: &SystemFacts, rows: &mut Rows, column: &Described<'_>) {
 
 /// Constraints of a relation: name, kind and the attribute numbers of a key.
 fn constraints(relation: &Relation) -> impl Iterator<Item = (&str, &'static str, &[i16])> {
-    let key = relation.primary_key.iter().map(|key| (key.name.as_str(), "PRIMARY KEY", key.columns.as_slice()));
-    key.chain(relation.checks.iter().map(|check| (check.name.as_str(), "CHECK", [].as_slice())))
+    let key = relation
+        .primary_key
+        .iter()
+        .map(|key| (key.name.as_str(), "PRIMARY KEY", key.columns.as_slice()));
+    key.chain(
+        relation
+            .checks
+            .iter()
+            .map(|check| (check.name.as_str(), "CHECK", [].as_slice())),
+    )
 }
 
 fn table_constraints(facts: &SystemFacts, rows: &mut Rows) {
@@ -270,7 +314,13 @@ fn key_columns(facts: &SystemFacts, rows: &mut Rows) {
         let schema = facts.schema_name(relation.schema);
         for (name, _, attnums) in constraints(relation) {
             for (position, attnum) in attnums.iter().enumerate() {
-                let Some(column) = relation.columns.iter().find(|column| column.attnum == *attnum) else { continue };
+                let Some(column) = relation
+                    .columns
+                    .iter()
+                    .find(|column| column.attnum == *attnum)
+                else {
+                    continue;
+                };
                 let common = [
                     ("constraint_catalog", Cell::from(facts.database())),
                     ("constraint_schema", schema.into()),
@@ -282,7 +332,16 @@ fn key_columns(facts: &SystemFacts, rows: &mut Rows) {
                 ];
                 if numbered {
                     let [a, b, c, d, e, f, g] = common;
-                    rows.push([a, b, c, d, e, f, g, ("ordinal_position", (position + 1).into())]);
+                    rows.push([
+                        a,
+                        b,
+                        c,
+                        d,
+                        e,
+                        f,
+                        g,
+                        ("ordinal_position", (position + 1).into()),
+                    ]);
                 } else {
                     rows.push(common);
                 }
@@ -312,7 +371,10 @@ fn check_constraints(facts: &SystemFacts, rows: &mut Rows) {
         for check in &relation.checks {
             rows.push([
                 ("constraint_catalog", facts.database().into()),
-                ("constraint_schema", facts.schema_name(relation.schema).into()),
+                (
+                    "constraint_schema",
+                    facts.schema_name(relation.schema).into(),
+                ),
                 ("constraint_name", (&check.name).into()),
                 ("check_clause", (&check.expr).into()),
             ]);
@@ -325,7 +387,11 @@ fn view_tables(facts: &SystemFacts, rows: &mut Rows) {
         if view_query(relation).is_none() {
             continue;
         }
-        for target in relation.depends_on.iter().filter_map(|oid| facts.catalog.relation(*oid)) {
+        for target in relation
+            .depends_on
+            .iter()
+            .filter_map(|oid| facts.catalog.relation(*oid))
+        {
             rows.push([
                 ("view_catalog", facts.database().into()),
                 ("view_schema", facts.schema_name(relation.schema).into()),

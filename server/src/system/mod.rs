@@ -28,7 +28,8 @@ pub use functions::functions;
 pub use rewrite::{rewrite, rewrite_query};
 pub use shape::{SystemColumn, SystemTable, table, tables};
 pub use sys::{
-    ConnectionFacts, EngineFacts, EpochFacts, ErrorFacts, JobFacts, MemoryFacts, ServerSetting, SourceFacts, SplitFacts,
+    ConnectionFacts, EngineFacts, EpochFacts, ErrorFacts, JobFacts, MemoryFacts, ServerSetting,
+    SourceFacts, SplitFacts,
 };
 
 /// OID of the role that owns every object.
@@ -74,7 +75,10 @@ impl SystemFacts {
 
     /// Name of a schema; empty when it does not exist.
     pub(crate) fn schema_name(&self, oid: Oid) -> &str {
-        self.catalog.schemas().find(|schema| schema.oid == oid).map_or("", |schema| schema.name.as_str())
+        self.catalog
+            .schemas()
+            .find(|schema| schema.oid == oid)
+            .map_or("", |schema| schema.name.as_str())
     }
 
     /// OID of a schema; 0 when it does not exist.
@@ -91,15 +95,24 @@ pub struct SystemCatalog {
 
 impl fmt::Debug for SystemCatalog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SystemCatalog").field("session", &self.facts.session).finish_non_exhaustive()
+        f.debug_struct("SystemCatalog")
+            .field("session", &self.facts.session)
+            .finish_non_exhaustive()
     }
 }
 
 impl SystemCatalog {
     /// Binds the system relations to a snapshot, a session and, when it is known, the state of the engine.
     pub fn new(catalog: Arc<Catalog>, session: SessionFacts, engine: Option<EngineFacts>) -> Self {
-        let facts = Arc::new(SystemFacts { catalog, session, engine: engine.unwrap_or_default() });
-        let functions = functions(&facts).into_iter().map(|function| (function.name().to_owned(), function)).collect();
+        let facts = Arc::new(SystemFacts {
+            catalog,
+            session,
+            engine: engine.unwrap_or_default(),
+        });
+        let functions = functions(&facts)
+            .into_iter()
+            .map(|function| (function.name().to_owned(), function))
+            .collect();
         let functions = Arc::new(functions);
         Self { facts, functions }
     }

@@ -4,16 +4,22 @@
 
 use thalweg_catalog::{Relation, SqlType};
 
+use super::SystemFacts;
 use super::pg_catalog::class_type_oid;
 use super::shape;
 use super::value::Cell;
-use super::SystemFacts;
 
 /// A name as Postgres quotes it: as is when it reads back unchanged, else in double quotes.
 pub(crate) fn quote_ident(name: &str) -> String {
     let plain_start = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
-    let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '$');
-    if plain_start && plain && !is_reserved(name) { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    let plain = name
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '$');
+    if plain_start && plain && !is_reserved(name) {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
 }
 
 fn is_reserved(name: &str) -> bool {
@@ -22,16 +28,106 @@ fn is_reserved(name: &str) -> bool {
 
 /// Postgres' reserved key words, sorted.
 pub(crate) const RESERVED: &[&str] = &[
-    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "authorization", "binary", "both",
-    "case", "cast", "check", "collate", "collation", "column", "concurrently", "constraint", "create", "cross",
-    "current_catalog", "current_date", "current_role", "current_schema", "current_time", "current_timestamp",
-    "current_user", "default", "deferrable", "desc", "distinct", "do", "else", "end", "except", "false", "fetch", "for",
-    "foreign", "freeze", "from", "full", "grant", "group", "having", "ilike", "in", "initially", "inner", "intersect",
-    "into", "is", "isnull", "join", "lateral", "leading", "left", "like", "limit", "localtime", "localtimestamp",
-    "natural", "not", "notnull", "null", "offset", "on", "only", "or", "order", "outer", "overlaps", "placing", "primary",
-    "references", "returning", "right", "select", "session_user", "similar", "some", "symmetric", "table", "tablesample",
-    "then", "to", "trailing", "true", "union", "unique", "user", "using", "variadic", "verbose", "when", "where",
-    "window", "with",
+    "all",
+    "analyse",
+    "analyze",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "asymmetric",
+    "authorization",
+    "binary",
+    "both",
+    "case",
+    "cast",
+    "check",
+    "collate",
+    "collation",
+    "column",
+    "concurrently",
+    "constraint",
+    "create",
+    "cross",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "default",
+    "deferrable",
+    "desc",
+    "distinct",
+    "do",
+    "else",
+    "end",
+    "except",
+    "false",
+    "fetch",
+    "for",
+    "foreign",
+    "freeze",
+    "from",
+    "full",
+    "grant",
+    "group",
+    "having",
+    "ilike",
+    "in",
+    "initially",
+    "inner",
+    "intersect",
+    "into",
+    "is",
+    "isnull",
+    "join",
+    "lateral",
+    "leading",
+    "left",
+    "like",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "natural",
+    "not",
+    "notnull",
+    "null",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "outer",
+    "overlaps",
+    "placing",
+    "primary",
+    "references",
+    "returning",
+    "right",
+    "select",
+    "session_user",
+    "similar",
+    "some",
+    "symmetric",
+    "table",
+    "tablesample",
+    "then",
+    "to",
+    "trailing",
+    "true",
+    "union",
+    "unique",
+    "user",
+    "using",
+    "variadic",
+    "verbose",
+    "when",
+    "where",
+    "window",
+    "with",
 ];
 
 /// Splits `a."B c".d` into its folded parts; `None` when the text is no name.
@@ -91,26 +187,57 @@ impl SystemFacts {
         let own = self.shown().flat_map(|(relation, _)| {
             let schema = self.schema_name(relation.schema);
             let index = relation.primary_key.as_ref();
-            let index = index.map(|key| Named { oid: key.index_oid.0, schema, name: &key.name });
-            [Some(Named { oid: relation.oid.0, schema, name: &relation.name }), index].into_iter().flatten()
+            let index = index.map(|key| Named {
+                oid: key.index_oid.0,
+                schema,
+                name: &key.name,
+            });
+            [
+                Some(Named {
+                    oid: relation.oid.0,
+                    schema,
+                    name: &relation.name,
+                }),
+                index,
+            ]
+            .into_iter()
+            .flatten()
         });
-        own.chain(shape::tables().map(|table| Named { oid: table.oid, schema: &table.schema, name: &table.name }))
+        own.chain(shape::tables().map(|table| Named {
+            oid: table.oid,
+            schema: &table.schema,
+            name: &table.name,
+        }))
     }
 
     /// The relation whose primary-key index has this OID.
     pub(crate) fn index_owner(&self, index: u32) -> Option<&Relation> {
-        self.catalog
-            .relations()
-            .find(|relation| relation.primary_key.as_ref().is_some_and(|key| key.index_oid.0 == index))
+        self.catalog.relations().find(|relation| {
+            relation
+                .primary_key
+                .as_ref()
+                .is_some_and(|key| key.index_oid.0 == index)
+        })
     }
 
     /// Schemas in which an unqualified name is looked up, in order.
     pub(crate) fn lookup_path(&self) -> Vec<&str> {
         let mut path: Vec<&str> = Vec::new();
-        if !self.session.search_path.iter().any(|schema| schema == "pg_catalog") {
+        if !self
+            .session
+            .search_path
+            .iter()
+            .any(|schema| schema == "pg_catalog")
+        {
             path.push("pg_catalog");
         }
-        path.extend(self.session.search_path.iter().map(String::as_str).filter(|name| self.catalog.schema(name).is_some()));
+        path.extend(
+            self.session
+                .search_path
+                .iter()
+                .map(String::as_str)
+                .filter(|name| self.catalog.schema(name).is_some()),
+        );
         path
     }
 
@@ -121,10 +248,15 @@ impl SystemFacts {
         }
         let parts = split_name(text)?;
         let named = |schema: &str, name: &str| {
-            self.classes().find(|class| class.schema == schema && class.name == name).map(|class| class.oid)
+            self.classes()
+                .find(|class| class.schema == schema && class.name == name)
+                .map(|class| class.oid)
         };
         match parts.as_slice() {
-            [name] => self.lookup_path().into_iter().find_map(|schema| named(schema, name)),
+            [name] => self
+                .lookup_path()
+                .into_iter()
+                .find_map(|schema| named(schema, name)),
             [schema, name] => named(schema, name),
             [database, schema, name] if database == self.database() => named(schema, name),
             _ => None,
@@ -137,7 +269,10 @@ impl SystemFacts {
             if schema == class.schema {
                 return true;
             }
-            if self.classes().any(|other| other.schema == schema && other.name == class.name) {
+            if self
+                .classes()
+                .any(|other| other.schema == schema && other.name == class.name)
+            {
                 return false;
             }
         }
@@ -160,27 +295,42 @@ impl SystemFacts {
             return Some(oid);
         }
         let bare = text.trim();
-        let bare = bare.strip_prefix("pg_catalog.").unwrap_or(bare);
-        let unquoted = bare.trim_matches('"');
-        if let Some(oid) = class_type_oid(unquoted) {
-            // The quoted spelling names the catalog's own type ("char"); unquoted char is character(1).
-            if unquoted != bare || unquoted != "char" {
-                return Some(oid);
-            }
+        let parts = split_name(bare).unwrap_or_default();
+        let (schema, name) = match parts.as_slice() {
+            [name] => (None, name.as_str()),
+            [schema, name] => (Some(schema.as_str()), name.as_str()),
+            _ => (None, ""),
+        };
+        // The quoted spelling names the catalog's own type ("char"); unquoted char is character(1).
+        let spelled = name != "char" || bare.ends_with('"') || schema.is_some();
+        if spelled
+            && schema.is_none_or(|schema| schema == "pg_catalog")
+            && let Some(oid) = class_type_oid(name)
+        {
+            return Some(oid);
         }
+        let bare = bare.strip_prefix("pg_catalog.").unwrap_or(bare);
         if let Some(oid) = self.row_type_oid(bare) {
             return Some(oid);
         }
         let parsed = thalweg_sql::parse_expr(&format!("CAST(NULL AS {bare})")).ok()?;
-        let thalweg_sql::ast::Expr::Cast { data_type, .. } = parsed else { return None };
+        let thalweg_sql::ast::Expr::Cast { data_type, .. } = parsed else {
+            return None;
+        };
         SqlType::from_ast(&data_type).ok().map(|ty| ty.oid())
     }
 
     fn row_type_oid(&self, text: &str) -> Option<u32> {
-        let (text, array) = text.strip_suffix("[]").map_or((text, false), |element| (element, true));
+        let (text, array) = text
+            .strip_suffix("[]")
+            .map_or((text, false), |element| (element, true));
         let oid = self.class_oid(text)?;
         let relation = self.relation(oid)?;
-        Some(if array { relation.array_type_oid.0 } else { relation.row_type_oid.0 })
+        Some(if array {
+            relation.array_type_oid.0
+        } else {
+            relation.row_type_oid.0
+        })
     }
 
     /// How `format_type` prints a type.
@@ -207,7 +357,13 @@ impl SystemFacts {
 
     /// How regproc prints an OID.
     pub(crate) fn procedure_text(oid: u32) -> String {
-        fixed_name("pg_proc", "proname", oid).unwrap_or_else(|| if oid == 0 { "-".to_owned() } else { oid.to_string() })
+        fixed_name("pg_proc", "proname", oid).unwrap_or_else(|| {
+            if oid == 0 {
+                "-".to_owned()
+            } else {
+                oid.to_string()
+            }
+        })
     }
 
     /// What `'text'::regnamespace` stands for.
@@ -228,14 +384,24 @@ impl SystemFacts {
     }
 }
 
-fn fixed_row(table: &str, column: &str, matches: impl Fn(&Cell) -> bool) -> Option<&'static Vec<Cell>> {
+fn fixed_row(
+    table: &str,
+    column: &str,
+    matches: impl Fn(&Cell) -> bool,
+) -> Option<&'static Vec<Cell>> {
     let position = shape::table("pg_catalog", table)?.position(column)?;
-    shape::fixed_rows(table).iter().find(|row| row.get(position).is_some_and(&matches))
+    shape::fixed_rows(table)
+        .iter()
+        .find(|row| row.get(position).is_some_and(&matches))
 }
 
 /// OID of a fixed row of pg_catalog by its name column.
 pub(crate) fn fixed_oid(table: &str, column: &str, name: &str) -> Option<u32> {
-    let row = fixed_row(table, column, |cell| matches!(cell, Cell::Text(text) if text == name))?;
+    let row = fixed_row(
+        table,
+        column,
+        |cell| matches!(cell, Cell::Text(text) if text == name),
+    )?;
     match row.first() {
         Some(Cell::Int(oid)) => u32::try_from(*oid).ok(),
         _ => None,
@@ -257,7 +423,10 @@ mod tests {
 
     #[test]
     fn names_split_and_quote_as_in_postgres() {
-        assert_eq!(split_name("Shop.\"My \"\"Item\"\"\""), Some(vec!["shop".to_owned(), "My \"Item\"".to_owned()]));
+        assert_eq!(
+            split_name("Shop.\"My \"\"Item\"\"\""),
+            Some(vec!["shop".to_owned(), "My \"Item\"".to_owned()])
+        );
         assert_eq!(split_name("a b"), None);
         assert_eq!(split_name(""), None);
         assert_eq!(quote_ident("orders"), "orders");

@@ -25,7 +25,10 @@ pub(crate) struct Rows {
 impl Rows {
     /// No rows yet.
     pub(crate) fn new(table: &'static SystemTable) -> Self {
-        Self { table, rows: Vec::new() }
+        Self {
+            table,
+            rows: Vec::new(),
+        }
     }
 
     /// The relation being filled.
@@ -38,7 +41,11 @@ impl Rows {
         let mut row = vec![Cell::Null; self.table.columns.len()];
         for (name, cell) in cells {
             let position = self.table.position(name);
-            debug_assert!(position.is_some(), "{} has no column {name}", self.table.name);
+            debug_assert!(
+                position.is_some(),
+                "{} has no column {name}",
+                self.table.name
+            );
             if let Some(slot) = position.and_then(|position| row.get_mut(position)) {
                 *slot = cell;
             }
@@ -53,7 +60,13 @@ impl Rows {
 
     /// The rows as one batch.
     pub(crate) fn batch(mut self) -> Result<RecordBatch> {
-        for (position, column) in self.table.columns.iter().enumerate().filter(|(_, column)| column.not_null) {
+        for (position, column) in self
+            .table
+            .columns
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| column.not_null)
+        {
             let zero = Cell::zero(&column.ty.arrow());
             for cell in self.rows.iter_mut().filter_map(|row| row.get_mut(position)) {
                 if *cell == Cell::Null {
@@ -68,11 +81,18 @@ impl Rows {
             .iter()
             .enumerate()
             .map(|(position, field)| {
-                let cells: Vec<&Cell> = self.rows.iter().map(|row| row.get(position).unwrap_or(&Cell::Null)).collect();
+                let cells: Vec<&Cell> = self
+                    .rows
+                    .iter()
+                    .map(|row| row.get(position).unwrap_or(&Cell::Null))
+                    .collect();
                 array(field.data_type(), cells.into_iter())
             })
             .collect();
-        Ok(RecordBatch::try_new(Arc::clone(&self.table.arrow), columns)?)
+        Ok(RecordBatch::try_new(
+            Arc::clone(&self.table.arrow),
+            columns,
+        )?)
     }
 }
 
@@ -93,7 +113,9 @@ impl LazyTable {
 
 impl fmt::Debug for LazyTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LazyTable").field("name", &self.table.name).finish_non_exhaustive()
+        f.debug_struct("LazyTable")
+            .field("name", &self.table.name)
+            .finish_non_exhaustive()
     }
 }
 

@@ -44,7 +44,9 @@ pub struct SystemTable {
 impl SystemTable {
     /// Position of a column.
     pub fn position(&self, column: &str) -> Option<usize> {
-        self.columns.iter().position(|candidate| candidate.name == column)
+        self.columns
+            .iter()
+            .position(|candidate| candidate.name == column)
     }
 }
 
@@ -96,7 +98,10 @@ fn parse_table(line: &str) -> Option<SystemTable> {
     let kind = words.next()?.chars().next()?;
     let _row_type = words.next()?;
     let columns: Vec<SystemColumn> = words.filter_map(parse_column).collect();
-    let fields: Vec<_> = columns.iter().map(|column| column.ty.field(&column.name, true)).collect();
+    let fields: Vec<_> = columns
+        .iter()
+        .map(|column| column.ty.field(&column.name, true))
+        .collect();
     Some(SystemTable {
         schema: schema.to_owned(),
         name: name.to_owned(),
@@ -111,7 +116,12 @@ fn parse_column(text: &str) -> Option<SystemColumn> {
     let (name, ty) = text.split_once(':')?;
     let not_null = ty.ends_with('!');
     let type_name = ty.trim_end_matches('!');
-    Some(SystemColumn { name: name.to_owned(), type_name: type_name.to_owned(), ty: held(type_name), not_null })
+    Some(SystemColumn {
+        name: name.to_owned(),
+        type_name: type_name.to_owned(),
+        ty: held(type_name),
+        not_null,
+    })
 }
 
 /// The type a Postgres catalog type is held in. What no client computes with (node trees, access lists, statistics) is text;
@@ -155,14 +165,22 @@ fn parse_rows() -> HashMap<&'static str, Vec<Vec<Cell>>> {
             let mut words = header.split_ascii_whitespace();
             current = words.next().and_then(|name| {
                 let table = table("pg_catalog", name)?;
-                Some((table, name, words.filter_map(|column| table.position(column)).collect()))
+                Some((
+                    table,
+                    name,
+                    words.filter_map(|column| table.position(column)).collect(),
+                ))
             });
             continue;
         }
-        let Some((table, name, positions)) = &current else { continue };
+        let Some((table, name, positions)) = &current else {
+            continue;
+        };
         let mut row = vec![Cell::Null; table.columns.len()];
         for (position, text) in positions.iter().zip(line.split('\t')) {
-            if let (Some(cell), Some(column)) = (row.get_mut(*position), table.columns.get(*position)) {
+            if let (Some(cell), Some(column)) =
+                (row.get_mut(*position), table.columns.get(*position))
+            {
                 *cell = parse_cell(&column.ty, text);
             }
         }
@@ -198,13 +216,22 @@ mod tests {
 
     #[test]
     fn the_data_files_parse_completely() {
-        let lines = SCHEMA_TEXT.lines().chain(super::super::sys::SCHEMA.lines()).filter(|line| !line.starts_with('#'));
-        assert_eq!(lines.filter(|line| !line.trim().is_empty()).count(), tables().count());
+        let lines = SCHEMA_TEXT
+            .lines()
+            .chain(super::super::sys::SCHEMA.lines())
+            .filter(|line| !line.starts_with('#'));
+        assert_eq!(
+            lines.filter(|line| !line.trim().is_empty()).count(),
+            tables().count()
+        );
         let class = table("pg_catalog", "pg_class").expect("pg_class");
         assert_eq!(class.columns.len(), 33);
         let types = table("pg_catalog", "pg_type").expect("pg_type");
         let typarray = types.position("typarray").expect("typarray");
-        let text = fixed_rows("pg_type").iter().find(|row| row.first() == Some(&Cell::Int(25))).expect("text");
+        let text = fixed_rows("pg_type")
+            .iter()
+            .find(|row| row.first() == Some(&Cell::Int(25)))
+            .expect("text");
         assert_eq!(text.get(typarray), Some(&Cell::Int(1009)));
     }
 }

@@ -223,8 +223,16 @@ fn jobs(facts: &SystemFacts, rows: &mut Rows) {
         let relation = facts.relation(job.oid);
         rows.push([
             ("id", job.oid.into()),
-            ("schema_name", relation.map(|relation| facts.schema_name(relation.schema)).into()),
-            ("name", relation.map(|relation| relation.name.as_str()).into()),
+            (
+                "schema_name",
+                relation
+                    .map(|relation| facts.schema_name(relation.schema))
+                    .into(),
+            ),
+            (
+                "name",
+                relation.map(|relation| relation.name.as_str()).into(),
+            ),
             ("kind", relation.map(super::kind_name).into()),
             ("state", (&job.state).into()),
             ("epoch", job.epoch.into()),
@@ -236,9 +244,21 @@ fn jobs(facts: &SystemFacts, rows: &mut Rows) {
 
 fn sources(facts: &SystemFacts, rows: &mut Rows) {
     for relation in facts.catalog.relations() {
-        let Some(spec) = super::connector(relation) else { continue };
-        let running = facts.engine.sources.iter().find(|source| source.oid == relation.oid.0);
-        let watermark = running.and_then(|source| source.splits.iter().filter_map(|split| split.watermark_us).min());
+        let Some(spec) = super::connector(relation) else {
+            continue;
+        };
+        let running = facts
+            .engine
+            .sources
+            .iter()
+            .find(|source| source.oid == relation.oid.0);
+        let watermark = running.and_then(|source| {
+            source
+                .splits
+                .iter()
+                .filter_map(|split| split.watermark_us)
+                .min()
+        });
         rows.push([
             ("id", relation.oid.into()),
             ("schema_name", facts.schema_name(relation.schema).into()),
@@ -246,8 +266,16 @@ fn sources(facts: &SystemFacts, rows: &mut Rows) {
             ("connector", (&spec.connector).into()),
             ("format", (&spec.format).into()),
             ("encode", (&spec.encode).into()),
-            ("state", running.map_or("IDLE", |source| source.state.as_str()).into()),
-            ("splits", running.map_or(0, |source| source.splits.len()).into()),
+            (
+                "state",
+                running
+                    .map_or("IDLE", |source| source.state.as_str())
+                    .into(),
+            ),
+            (
+                "splits",
+                running.map_or(0, |source| source.splits.len()).into(),
+            ),
             ("rows", running.map_or(0, |source| source.rows).into()),
             ("bytes", running.map_or(0, |source| source.bytes).into()),
             ("errors", running.map_or(0, |source| source.errors).into()),
@@ -258,9 +286,14 @@ fn sources(facts: &SystemFacts, rows: &mut Rows) {
 
 fn source_lag(facts: &SystemFacts, rows: &mut Rows) {
     for source in &facts.engine.sources {
-        let name = facts.relation(source.oid).map(|relation| relation.name.as_str());
+        let name = facts
+            .relation(source.oid)
+            .map(|relation| relation.name.as_str());
         for split in &source.splits {
-            let lag = split.end_offset.zip(split.offset).map(|(end, offset)| end.saturating_sub(offset));
+            let lag = split
+                .end_offset
+                .zip(split.offset)
+                .map(|(end, offset)| end.saturating_sub(offset));
             rows.push([
                 ("source", name.into()),
                 ("split", (&split.split).into()),
@@ -274,7 +307,12 @@ fn source_lag(facts: &SystemFacts, rows: &mut Rows) {
 }
 
 fn backfill_progress(facts: &SystemFacts, rows: &mut Rows) {
-    for job in facts.engine.jobs.iter().filter(|job| job.backfill_done.is_some()) {
+    for job in facts
+        .engine
+        .jobs
+        .iter()
+        .filter(|job| job.backfill_done.is_some())
+    {
         let relation = facts.relation(job.oid);
         let fraction = match (job.backfill_done, job.backfill_total) {
             (Some(_), Some(0)) => Some(1.0),
@@ -284,8 +322,16 @@ fn backfill_progress(facts: &SystemFacts, rows: &mut Rows) {
         };
         rows.push([
             ("id", job.oid.into()),
-            ("schema_name", relation.map(|relation| facts.schema_name(relation.schema)).into()),
-            ("name", relation.map(|relation| relation.name.as_str()).into()),
+            (
+                "schema_name",
+                relation
+                    .map(|relation| facts.schema_name(relation.schema))
+                    .into(),
+            ),
+            (
+                "name",
+                relation.map(|relation| relation.name.as_str()).into(),
+            ),
             ("done_rows", job.backfill_done.into()),
             ("total_rows", job.backfill_total.into()),
             ("fraction", fraction.into()),
@@ -296,15 +342,24 @@ fn backfill_progress(facts: &SystemFacts, rows: &mut Rows) {
 
 fn sinks(facts: &SystemFacts, rows: &mut Rows) {
     for relation in facts.catalog.relations() {
-        let thalweg_catalog::RelationKind::Sink(spec) = &relation.kind else { continue };
-        let job = facts.engine.jobs.iter().find(|job| job.oid == relation.oid.0);
+        let thalweg_catalog::RelationKind::Sink(spec) = &relation.kind else {
+            continue;
+        };
+        let job = facts
+            .engine
+            .jobs
+            .iter()
+            .find(|job| job.oid == relation.oid.0);
         rows.push([
             ("id", relation.oid.into()),
             ("schema_name", facts.schema_name(relation.schema).into()),
             ("name", (&relation.name).into()),
             ("connector", (&spec.connector).into()),
             ("delivery", (&spec.delivery).into()),
-            ("state", job.map_or("STARTING", |job| job.state.as_str()).into()),
+            (
+                "state",
+                job.map_or("STARTING", |job| job.state.as_str()).into(),
+            ),
             ("rows", job.map_or(0, |job| job.rows).into()),
             ("epoch", job.and_then(|job| job.epoch).into()),
             ("error", job.and_then(|job| job.error.clone()).into()),
@@ -322,7 +377,11 @@ fn settings(facts: &SystemFacts, rows: &mut Rows) {
         ]);
     }
     for (name, value) in &facts.session.settings {
-        rows.push([("name", name.into()), ("value", value.into()), ("scope", "session".into())]);
+        rows.push([
+            ("name", name.into()),
+            ("value", value.into()),
+            ("scope", "session".into()),
+        ]);
     }
 }
 

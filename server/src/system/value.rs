@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    BinaryBuilder, BooleanBuilder, Float32Builder, Float64Builder, Int16Builder, Int32Builder, Int64Builder, StringBuilder,
-    StringViewBuilder, TimestampMicrosecondBuilder, UInt32Builder,
+    BinaryBuilder, BooleanBuilder, Float32Builder, Float64Builder, Int16Builder, Int32Builder,
+    Int64Builder, StringBuilder, StringViewBuilder, TimestampMicrosecondBuilder, UInt32Builder,
 };
 use arrow_array::{ArrayRef, ListArray, StructArray, new_null_array};
 use arrow_buffer::{NullBuffer, OffsetBuffer};
@@ -169,7 +169,10 @@ macro_rules! built {
 }
 
 /// The array of `cells` as `data_type`.
-pub(crate) fn array<'a>(data_type: &DataType, cells: impl ExactSizeIterator<Item = &'a Cell>) -> ArrayRef {
+pub(crate) fn array<'a>(
+    data_type: &DataType,
+    cells: impl ExactSizeIterator<Item = &'a Cell>,
+) -> ArrayRef {
     match data_type {
         DataType::Boolean => built!(BooleanBuilder::new(), cells, |cell: &Cell| match cell {
             Cell::Bool(value) => Some(*value),
@@ -185,15 +188,22 @@ pub(crate) fn array<'a>(data_type: &DataType, cells: impl ExactSizeIterator<Item
         DataType::UInt32 => built!(UInt32Builder::new(), cells, |cell: &Cell| cell
             .as_int()
             .and_then(|value| u32::try_from(value).ok())),
-        #[expect(clippy::cast_possible_truncation, reason = "real columns hold estimates")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "real columns hold estimates"
+        )]
         DataType::Float32 => {
-            built!(Float32Builder::new(), cells, |cell: &Cell| cell.as_float().map(|value| value as f32))
+            built!(Float32Builder::new(), cells, |cell: &Cell| cell
+                .as_float()
+                .map(|value| value as f32))
         }
         DataType::Float64 => built!(Float64Builder::new(), cells, Cell::as_float),
         DataType::Utf8View => built!(StringViewBuilder::new(), cells, Cell::as_text),
         DataType::Utf8 => built!(StringBuilder::new(), cells, Cell::as_text),
         DataType::Binary => {
-            built!(BinaryBuilder::new(), cells, |cell: &Cell| cell.as_text().map(String::into_bytes))
+            built!(BinaryBuilder::new(), cells, |cell: &Cell| cell
+                .as_text()
+                .map(String::into_bytes))
         }
         DataType::Timestamp(TimeUnit::Microsecond, zone) => built!(
             TimestampMicrosecondBuilder::new().with_timezone_opt(zone.clone()),
@@ -205,7 +215,11 @@ pub(crate) fn array<'a>(data_type: &DataType, cells: impl ExactSizeIterator<Item
             let mut lengths = Vec::with_capacity(cells.len());
             let mut valid = Vec::with_capacity(cells.len());
             for cell in cells {
-                let items: &[Cell] = if let Cell::List(items) = cell { items } else { &[] };
+                let items: &[Cell] = if let Cell::List(items) = cell {
+                    items
+                } else {
+                    &[]
+                };
                 values.extend(items.iter());
                 lengths.push(items.len());
                 valid.push(matches!(cell, Cell::List(_)));
@@ -213,7 +227,12 @@ pub(crate) fn array<'a>(data_type: &DataType, cells: impl ExactSizeIterator<Item
             let count = valid.len();
             let offsets = OffsetBuffer::from_lengths(lengths);
             let values = array(item.data_type(), values.into_iter());
-            match ListArray::try_new(Arc::clone(item), offsets, values, Some(NullBuffer::from(valid))) {
+            match ListArray::try_new(
+                Arc::clone(item),
+                offsets,
+                values,
+                Some(NullBuffer::from(valid)),
+            ) {
                 Ok(list) => Arc::new(list),
                 Err(_) => new_null_array(data_type, count),
             }
@@ -234,7 +253,10 @@ pub(crate) fn array<'a>(data_type: &DataType, cells: impl ExactSizeIterator<Item
                     array(field.data_type(), members.into_iter())
                 })
                 .collect();
-            let valid: Vec<bool> = records.iter().map(|record| matches!(record, Cell::Record(_))).collect();
+            let valid: Vec<bool> = records
+                .iter()
+                .map(|record| matches!(record, Cell::Record(_)))
+                .collect();
             match StructArray::try_new(fields.clone(), columns, Some(NullBuffer::from(valid))) {
                 Ok(records) => Arc::new(records),
                 Err(_) => new_null_array(data_type, records.len()),

@@ -15,7 +15,8 @@ use datafusion::arrow::array::Array;
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    TypeSignature, Volatility,
 };
 use thalweg_catalog::SqlType;
 use thalweg_sql::Report;
@@ -30,7 +31,12 @@ pub fn functions(facts: &Arc<SystemFacts>) -> Vec<Arc<ScalarUDF>> {
     [session::FUNCTIONS, objects::FUNCTIONS, text::FUNCTIONS]
         .into_iter()
         .flatten()
-        .map(|definition| Arc::new(ScalarUDF::from(CatalogFunction::new(definition, Arc::clone(facts)))))
+        .map(|definition| {
+            Arc::new(ScalarUDF::from(CatalogFunction::new(
+                definition,
+                Arc::clone(facts),
+            )))
+        })
         .collect()
 }
 
@@ -76,9 +82,10 @@ impl Returns {
             Returns::Int4Array => array(SqlType::Int4),
             Returns::NameArray => array(SqlType::Name),
             Returns::TextArray => array(SqlType::Text),
-            Returns::ExpandedArray => {
-                array(SqlType::Struct(vec![("x".to_owned(), SqlType::Int2), ("n".to_owned(), SqlType::Int4)]))
-            }
+            Returns::ExpandedArray => array(SqlType::Struct(vec![
+                ("x".to_owned(), SqlType::Int2),
+                ("n".to_owned(), SqlType::Int4),
+            ])),
             Returns::Text | Returns::Same => SqlType::Text,
         }
     }
@@ -96,7 +103,11 @@ pub(crate) struct Definition {
 }
 
 const fn define(name: &'static str, returns: Returns, body: Body) -> Definition {
-    Definition { name, returns, body }
+    Definition {
+        name,
+        returns,
+        body,
+    }
 }
 
 /// One row's arguments.
@@ -125,7 +136,8 @@ impl Arguments<'_> {
     }
 
     fn oid(&self, position: usize) -> Option<u32> {
-        self.int(position).and_then(|number| u32::try_from(number).ok())
+        self.int(position)
+            .and_then(|number| u32::try_from(number).ok())
     }
 
     fn bool(&self, position: usize) -> Option<bool> {
@@ -166,13 +178,19 @@ struct CatalogFunction {
 impl CatalogFunction {
     fn new(definition: &'static Definition, facts: Arc<SystemFacts>) -> Self {
         let arguments = vec![TypeSignature::Nullary, TypeSignature::VariadicAny];
-        Self { definition, facts, signature: Signature::one_of(arguments, Volatility::Stable) }
+        Self {
+            definition,
+            facts,
+            signature: Signature::one_of(arguments, Volatility::Stable),
+        }
     }
 }
 
 impl fmt::Debug for CatalogFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CatalogFunction").field("name", &self.definition.name).finish_non_exhaustive()
+        f.debug_struct("CatalogFunction")
+            .field("name", &self.definition.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -208,24 +226,45 @@ impl ScalarUDFImpl for CatalogFunction {
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
         Ok(match (self.definition.returns, args.arg_fields.first()) {
-            (Returns::Same, Some(first)) => {
-                Arc::new(first.as_ref().clone().with_name(self.definition.name).with_nullable(true))
-            }
+            (Returns::Same, Some(first)) => Arc::new(
+                first
+                    .as_ref()
+                    .clone()
+                    .with_name(self.definition.name)
+                    .with_nullable(true),
+            ),
             (returns, _) => Arc::new(returns.sql_type().field(self.definition.name, true)),
         })
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let constant = args.args.iter().all(|value| matches!(value, ColumnarValue::Scalar(_)));
+        let constant = args
+            .args
+            .iter()
+            .all(|value| matches!(value, ColumnarValue::Scalar(_)));
         let count = if constant { 1 } else { args.number_rows };
         let mut cells = Vec::with_capacity(count);
         for row in 0..count {
-            let values = args.args.iter().map(|value| cell_at(value, row)).collect::<Result<Vec<_>>>()?;
-            let arguments = Arguments { facts: &self.facts, values, fields: &args.arg_fields };
+            let values = args
+                .args
+                .iter()
+                .map(|value| cell_at(value, row))
+                .collect::<Result<Vec<_>>>()?;
+            let arguments = Arguments {
+                facts: &self.facts,
+                values,
+                fields: &args.arg_fields,
+            };
             cells.push((self.definition.body)(&arguments)?);
         }
         let column = array(args.return_field.data_type(), cells.iter());
-        if constant { Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&column, 0)?)) } else { Ok(ColumnarValue::Array(column)) }
+        if constant {
+            Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(
+                &column, 0,
+            )?))
+        } else {
+            Ok(ColumnarValue::Array(column))
+        }
     }
 }
 
@@ -252,13 +291,16 @@ fn cell(scalar: &ScalarValue) -> Result<Cell> {
         ScalarValue::UInt64(value) => (*value).into(),
         ScalarValue::Float32(value) => value.map(f64::from).into(),
         ScalarValue::Float64(value) => (*value).into(),
-        ScalarValue::Utf8(value) | ScalarValue::Utf8View(value) | ScalarValue::LargeUtf8(value) => value.clone().into(),
+        ScalarValue::Utf8(value) | ScalarValue::Utf8View(value) | ScalarValue::LargeUtf8(value) => {
+            value.clone().into()
+        }
         ScalarValue::List(list) => {
             if list.is_empty() {
                 return Ok(Cell::List(Vec::new()));
             }
             let items = list.value(0);
-            let cells = (0..items.len()).map(|row| cell(&ScalarValue::try_from_array(&items, row)?));
+            let cells =
+                (0..items.len()).map(|row| cell(&ScalarValue::try_from_array(&items, row)?));
             Cell::List(cells.collect::<Result<Vec<_>>>()?)
         }
         other => Cell::Text(other.to_string()),

@@ -14,36 +14,69 @@ use super::{Arguments, Definition, Returns, define, failed};
 
 pub(super) const FUNCTIONS: &[Definition] = &[
     define("format_type", Returns::Text, |arguments| {
-        let typmod = arguments.int(1).and_then(|typmod| i32::try_from(typmod).ok());
-        Ok(arguments.oid(0).map(|oid| arguments.facts.type_text(oid, typmod)).into())
+        let typmod = arguments
+            .int(1)
+            .and_then(|typmod| i32::try_from(typmod).ok());
+        Ok(arguments
+            .oid(0)
+            .map(|oid| arguments.facts.type_text(oid, typmod))
+            .into())
     }),
-    define("pg_get_expr", Returns::Text, |arguments| Ok(arguments.text(0).into())),
+    define("pg_get_expr", Returns::Text, |arguments| {
+        Ok(arguments.text(0).into())
+    }),
     define("pg_get_viewdef", Returns::Text, view_definition),
     define("pg_get_indexdef", Returns::Text, |arguments| {
-        let column = arguments.int(1).filter(|column| *column > 0).and_then(|column| usize::try_from(column - 1).ok());
-        let owner = arguments.oid(0).and_then(|oid| arguments.facts.index_owner(oid));
-        Ok(owner.and_then(|relation| index_definition(arguments.facts, relation, column)).into())
+        let column = arguments
+            .int(1)
+            .filter(|column| *column > 0)
+            .and_then(|column| usize::try_from(column - 1).ok());
+        let owner = arguments
+            .oid(0)
+            .and_then(|oid| arguments.facts.index_owner(oid));
+        Ok(owner
+            .and_then(|relation| index_definition(arguments.facts, relation, column))
+            .into())
     }),
     define("pg_get_constraintdef", Returns::Text, |arguments| {
-        Ok(arguments.oid(0).and_then(|oid| constraint_definition(arguments.facts, oid)).into())
+        Ok(arguments
+            .oid(0)
+            .and_then(|oid| constraint_definition(arguments.facts, oid))
+            .into())
     }),
     define("pg_get_userbyid", Returns::Name, |arguments| {
         Ok(arguments
             .oid(0)
             .map(|oid| {
-                arguments.facts.role_name(oid).map_or_else(|| format!("unknown (OID={oid})"), str::to_owned)
+                arguments
+                    .facts
+                    .role_name(oid)
+                    .map_or_else(|| format!("unknown (OID={oid})"), str::to_owned)
             })
             .into())
     }),
     define("pg_get_function_result", Returns::Text, |arguments| {
-        let result = arguments.oid(0).and_then(|oid| procedure_cell(oid, "prorettype"));
+        let result = arguments
+            .oid(0)
+            .and_then(|oid| procedure_cell(oid, "prorettype"));
         Ok(match result {
-            Some(Cell::Int(oid)) => u32::try_from(oid).ok().map(|oid| arguments.facts.type_text(oid, None)).into(),
+            Some(Cell::Int(oid)) => u32::try_from(oid)
+                .ok()
+                .map(|oid| arguments.facts.type_text(oid, None))
+                .into(),
             _ => Cell::Null,
         })
     }),
-    define("pg_get_function_arguments", Returns::Text, function_arguments),
-    define("pg_get_function_identity_arguments", Returns::Text, function_arguments),
+    define(
+        "pg_get_function_arguments",
+        Returns::Text,
+        function_arguments,
+    ),
+    define(
+        "pg_get_function_identity_arguments",
+        Returns::Text,
+        function_arguments,
+    ),
     define("pg_get_functiondef", Returns::Text, nothing),
     define("pg_get_function_sqlbody", Returns::Text, nothing),
     define("pg_get_function_arg_default", Returns::Text, nothing),
@@ -76,8 +109,12 @@ pub(super) const FUNCTIONS: &[Definition] = &[
         if class != "pg_class" {
             return Ok(Cell::Null);
         }
-        let relation = arguments.oid(0).and_then(|oid| arguments.facts.relation(oid));
-        Ok(relation.and_then(|relation| description(arguments.facts, relation)).into())
+        let relation = arguments
+            .oid(0)
+            .and_then(|oid| arguments.facts.relation(oid));
+        Ok(relation
+            .and_then(|relation| description(arguments.facts, relation))
+            .into())
     }),
     define("col_description", Returns::Text, nothing),
     define("shobj_description", Returns::Text, nothing),
@@ -102,50 +139,97 @@ pub(super) const FUNCTIONS: &[Definition] = &[
     define("pg_indexes_size", Returns::Int8, nothing),
     define("pg_database_size", Returns::Int8, nothing),
     define("pg_tablespace_size", Returns::Int8, nothing),
-    define("pg_relation_filenode", Returns::Oid, |arguments| Ok(arguments.oid(0).into())),
-    define("pg_relation_is_publishable", Returns::Bool, |_| Ok(false.into())),
+    define("pg_relation_filenode", Returns::Oid, |arguments| {
+        Ok(arguments.oid(0).into())
+    }),
+    define("pg_relation_is_publishable", Returns::Bool, |_| {
+        Ok(false.into())
+    }),
     define("pg_relation_is_updatable", Returns::Int4, |_| Ok(0.into())),
-    define("pg_column_is_updatable", Returns::Bool, |_| Ok(false.into())),
-    define("pg_index_column_has_property", Returns::Bool, |_| Ok(true.into())),
+    define(
+        "pg_column_is_updatable",
+        Returns::Bool,
+        |_| Ok(false.into()),
+    ),
+    define("pg_index_column_has_property", Returns::Bool, |_| {
+        Ok(true.into())
+    }),
     define("pg_tablespace_location", Returns::Text, |_| Ok("".into())),
     define("pg_stat_get_numscans", Returns::Int8, |_| Ok(0.into())),
     define("pg_stat_get_live_tuples", Returns::Int8, nothing),
     define("to_regclass", Returns::Oid, |arguments| {
-        Ok(arguments.text(0).and_then(|name| arguments.facts.class_oid(&name)).into())
+        Ok(arguments
+            .text(0)
+            .and_then(|name| arguments.facts.class_oid(&name))
+            .into())
     }),
     define("to_regtype", Returns::Oid, |arguments| {
-        Ok(arguments.text(0).and_then(|name| arguments.facts.type_oid(&name)).into())
+        Ok(arguments
+            .text(0)
+            .and_then(|name| arguments.facts.type_oid(&name))
+            .into())
     }),
     define("to_regproc", Returns::Oid, |arguments| {
-        Ok(arguments.text(0).and_then(|name| SystemFacts::procedure_oid(&name)).into())
+        Ok(arguments
+            .text(0)
+            .and_then(|name| SystemFacts::procedure_oid(&name))
+            .into())
     }),
     define("to_regnamespace", Returns::Oid, |arguments| {
-        Ok(arguments.text(0).and_then(|name| arguments.facts.namespace_oid(&name)).into())
+        Ok(arguments
+            .text(0)
+            .and_then(|name| arguments.facts.namespace_oid(&name))
+            .into())
     }),
     define("to_regrole", Returns::Oid, |arguments| {
-        Ok(arguments.text(0).and_then(|name| arguments.facts.role_oid(&name)).into())
+        Ok(arguments
+            .text(0)
+            .and_then(|name| arguments.facts.role_oid(&name))
+            .into())
     }),
     define("thalweg_regclass", Returns::Oid, |arguments| {
         read(arguments, "42P01", "relation", SystemFacts::class_oid)
     }),
-    define("thalweg_regtype", Returns::Oid, |arguments| read(arguments, "42704", "type", SystemFacts::type_oid)),
+    define("thalweg_regtype", Returns::Oid, |arguments| {
+        read(arguments, "42704", "type", SystemFacts::type_oid)
+    }),
     define("thalweg_regproc", Returns::Oid, |arguments| {
-        read(arguments, "42883", "function", |_, text| SystemFacts::procedure_oid(text))
+        read(arguments, "42883", "function", |_, text| {
+            SystemFacts::procedure_oid(text)
+        })
     }),
     define("thalweg_regnamespace", Returns::Oid, |arguments| {
         read(arguments, "3F000", "schema", SystemFacts::namespace_oid)
     }),
     define("thalweg_regrole", Returns::Oid, |arguments| {
-        read(arguments, "42704", "role", |facts, text| text.trim().parse().ok().or_else(|| facts.role_oid(text)))
+        read(arguments, "42704", "role", |facts, text| {
+            text.trim().parse().ok().or_else(|| facts.role_oid(text))
+        })
     }),
-    define("thalweg_regclass_text", Returns::Text, |arguments| print(arguments, SystemFacts::class_text)),
+    define("thalweg_regclass_text", Returns::Text, |arguments| {
+        print(arguments, SystemFacts::class_text)
+    }),
     define("thalweg_regtype_text", Returns::Text, |arguments| {
-        print(arguments, |facts, oid| if oid == 0 { "-".to_owned() } else { facts.type_text(oid, None) })
+        print(arguments, |facts, oid| {
+            if oid == 0 {
+                "-".to_owned()
+            } else {
+                facts.type_text(oid, None)
+            }
+        })
     }),
-    define("thalweg_regproc_text", Returns::Text, |arguments| print(arguments, |_, oid| SystemFacts::procedure_text(oid))),
-    define("thalweg_regnamespace_text", Returns::Text, |arguments| print(arguments, SystemFacts::namespace_text)),
+    define("thalweg_regproc_text", Returns::Text, |arguments| {
+        print(arguments, |_, oid| SystemFacts::procedure_text(oid))
+    }),
+    define("thalweg_regnamespace_text", Returns::Text, |arguments| {
+        print(arguments, SystemFacts::namespace_text)
+    }),
     define("thalweg_regrole_text", Returns::Text, |arguments| {
-        print(arguments, |facts, oid| facts.role_name(oid).map_or_else(|| oid.to_string(), quote_ident))
+        print(arguments, |facts, oid| {
+            facts
+                .role_name(oid)
+                .map_or_else(|| oid.to_string(), quote_ident)
+        })
     }),
 ];
 
@@ -154,7 +238,11 @@ fn nothing(_: &Arguments<'_>) -> Result<Cell> {
 }
 
 fn always(arguments: &Arguments<'_>) -> Result<Cell> {
-    Ok(if arguments.any_null() { Cell::Null } else { true.into() })
+    Ok(if arguments.any_null() {
+        Cell::Null
+    } else {
+        true.into()
+    })
 }
 
 /// Reads a reg* input: an OID stays as it is, a name is looked up and must exist.
@@ -169,7 +257,10 @@ fn read(
         Some(Cell::Text(text)) if text == "-" => Ok(0.into()),
         Some(Cell::Text(text)) => match find(arguments.facts, text) {
             Some(oid) => Ok(oid.into()),
-            None => Err(failed(sqlstate, format!("{kind} \"{text}\" does not exist"))),
+            None => Err(failed(
+                sqlstate,
+                format!("{kind} \"{text}\" does not exist"),
+            )),
         },
         _ => Ok(Cell::Null),
     }
@@ -178,7 +269,10 @@ fn read(
 /// Prints a reg* value; text is taken as already printed.
 fn print(arguments: &Arguments<'_>, name: fn(&SystemFacts, u32) -> String) -> Result<Cell> {
     Ok(match arguments.values.first() {
-        Some(Cell::Int(oid)) => u32::try_from(*oid).ok().map(|oid| name(arguments.facts, oid)).into(),
+        Some(Cell::Int(oid)) => u32::try_from(*oid)
+            .ok()
+            .map(|oid| name(arguments.facts, oid))
+            .into(),
         Some(Cell::Text(text)) => text.into(),
         _ => Cell::Null,
     })
@@ -189,39 +283,59 @@ fn view_definition(arguments: &Arguments<'_>) -> Result<Cell> {
         Some(Cell::Int(oid)) => u32::try_from(*oid).ok(),
         Some(Cell::Text(name)) => match arguments.facts.class_oid(name) {
             Some(oid) => Some(oid),
-            None => return Err(failed("42P01", format!("relation \"{name}\" does not exist"))),
+            None => {
+                return Err(failed(
+                    "42P01",
+                    format!("relation \"{name}\" does not exist"),
+                ));
+            }
         },
         _ => None,
     };
-    let query = oid.and_then(|oid| arguments.facts.relation(oid)).and_then(view_query);
+    let query = oid
+        .and_then(|oid| arguments.facts.relation(oid))
+        .and_then(view_query);
     // The leading space and the semicolon are Postgres'; psql's \sv cuts the latter off.
     Ok(query.map(|query| format!(" {query};")).into())
 }
 
 fn type_is_visible(arguments: &Arguments<'_>) -> Result<Cell> {
-    let Some(oid) = arguments.oid(0) else { return Ok(Cell::Null) };
-    let of_relation =
-        arguments.facts.shown().find(|(relation, _)| relation.row_type_oid.0 == oid || relation.array_type_oid.0 == oid);
-    Ok(match of_relation.and_then(|(relation, _)| arguments.facts.class(relation.oid.0)) {
-        Some(class) => arguments.facts.is_visible(class).into(),
-        None => fixed_name("pg_type", "typname", oid).map(|_| true).into(),
-    })
+    let Some(oid) = arguments.oid(0) else {
+        return Ok(Cell::Null);
+    };
+    let of_relation = arguments
+        .facts
+        .shown()
+        .find(|(relation, _)| relation.row_type_oid.0 == oid || relation.array_type_oid.0 == oid);
+    Ok(
+        match of_relation.and_then(|(relation, _)| arguments.facts.class(relation.oid.0)) {
+            Some(class) => arguments.facts.is_visible(class).into(),
+            None => fixed_name("pg_type", "typname", oid).map(|_| true).into(),
+        },
+    )
 }
 
 fn procedure_cell(oid: u32, column: &str) -> Option<Cell> {
     let position = shape::table("pg_catalog", "pg_proc")?.position(column)?;
-    let row = shape::fixed_rows("pg_proc").iter().find(|row| row.first() == Some(&Cell::from(oid)))?;
+    let row = shape::fixed_rows("pg_proc")
+        .iter()
+        .find(|row| row.first() == Some(&Cell::from(oid)))?;
     row.get(position).cloned()
 }
 
 fn function_arguments(arguments: &Arguments<'_>) -> Result<Cell> {
-    let Some(Cell::List(types)) = arguments.oid(0).and_then(|oid| procedure_cell(oid, "proargtypes")) else {
+    let Some(Cell::List(types)) = arguments
+        .oid(0)
+        .and_then(|oid| procedure_cell(oid, "proargtypes"))
+    else {
         return Ok(Cell::Null);
     };
     let names: Vec<String> = types
         .iter()
         .filter_map(|cell| match cell {
-            Cell::Int(oid) => u32::try_from(*oid).ok().map(|oid| arguments.facts.type_text(oid, None)),
+            Cell::Int(oid) => u32::try_from(*oid)
+                .ok()
+                .map(|oid| arguments.facts.type_text(oid, None)),
             _ => None,
         })
         .collect();
@@ -250,4 +364,7 @@ pub(crate) fn format_type(oid: u32, typmod: Option<i32>) -> String {
     }
 }
 
-const _: () = assert!(OWNER_OID == 10, "pg_catalog's fixed rows are owned by role 10");
+const _: () = assert!(
+    OWNER_OID == 10,
+    "pg_catalog's fixed rows are owned by role 10"
+);

@@ -11,11 +11,19 @@ use super::{Arguments, Definition, Returns, define, failed};
 pub(super) const FUNCTIONS: &[Definition] = &[
     define("version", Returns::Text, |arguments| {
         let version = setting(arguments.facts, "server_version").unwrap_or("15.18");
-        let target = concat!(" on ", "x86_64", "-unknown-linux-gnu, compiled by rustc, 64-bit");
+        let target = concat!(
+            " on ",
+            "x86_64",
+            "-unknown-linux-gnu, compiled by rustc, 64-bit"
+        );
         Ok(format!("PostgreSQL {version}{target}").into())
     }),
-    define("current_database", Returns::Name, |arguments| Ok(arguments.facts.database().into())),
-    define("current_catalog", Returns::Name, |arguments| Ok(arguments.facts.database().into())),
+    define("current_database", Returns::Name, |arguments| {
+        Ok(arguments.facts.database().into())
+    }),
+    define("current_catalog", Returns::Name, |arguments| {
+        Ok(arguments.facts.database().into())
+    }),
     define("current_schema", Returns::Name, |arguments| {
         let own = explicit_path(arguments.facts);
         Ok(own.first().copied().into())
@@ -33,17 +41,35 @@ pub(super) const FUNCTIONS: &[Definition] = &[
     define("current_role", Returns::Name, user),
     define("user", Returns::Name, user),
     define("current_setting", Returns::Text, current_setting),
-    define("set_config", Returns::Text, |arguments| Ok(arguments.text(1).into())),
-    define("pg_backend_pid", Returns::Int4, |arguments| Ok(arguments.facts.session.backend_pid.into())),
+    define("set_config", Returns::Text, |arguments| {
+        Ok(arguments.text(1).into())
+    }),
+    define("pg_backend_pid", Returns::Int4, |arguments| {
+        Ok(arguments.facts.session.backend_pid.into())
+    }),
     define("pg_is_in_recovery", Returns::Bool, |_| Ok(false.into())),
-    define("pg_is_wal_replay_paused", Returns::Bool, |_| Ok(false.into())),
-    define("pg_postmaster_start_time", Returns::Timestamptz, |_| Ok(Cell::Null)),
-    define("pg_conf_load_time", Returns::Timestamptz, |_| Ok(Cell::Null)),
-    define("txid_current", Returns::Int8, |arguments| Ok(newest_epoch(&arguments.facts.engine).into())),
-    define("txid_current_if_assigned", Returns::Int8, |_| Ok(Cell::Null)),
-    define("pg_current_xact_id", Returns::Int8, |arguments| Ok(newest_epoch(&arguments.facts.engine).into())),
+    define("pg_is_wal_replay_paused", Returns::Bool, |_| {
+        Ok(false.into())
+    }),
+    define("pg_postmaster_start_time", Returns::Timestamptz, |_| {
+        Ok(Cell::Null)
+    }),
+    define("pg_conf_load_time", Returns::Timestamptz, |_| {
+        Ok(Cell::Null)
+    }),
+    define("txid_current", Returns::Int8, |arguments| {
+        Ok(newest_epoch(&arguments.facts.engine).into())
+    }),
+    define("txid_current_if_assigned", Returns::Int8, |_| {
+        Ok(Cell::Null)
+    }),
+    define("pg_current_xact_id", Returns::Int8, |arguments| {
+        Ok(newest_epoch(&arguments.facts.engine).into())
+    }),
     define("pg_my_temp_schema", Returns::Oid, |_| Ok(0.into())),
-    define("pg_is_other_temp_schema", Returns::Bool, |_| Ok(false.into())),
+    define("pg_is_other_temp_schema", Returns::Bool, |_| {
+        Ok(false.into())
+    }),
     define("inet_server_addr", Returns::Text, |_| Ok(Cell::Null)),
     define("inet_server_port", Returns::Int4, |_| Ok(Cell::Null)),
     define("inet_client_addr", Returns::Text, |_| Ok(Cell::Null)),
@@ -71,13 +97,23 @@ pub(super) const FUNCTIONS: &[Definition] = &[
     define("pg_advisory_lock", Returns::Text, |_| Ok("".into())),
     define("pg_advisory_lock_shared", Returns::Text, |_| Ok("".into())),
     define("pg_advisory_xact_lock", Returns::Text, |_| Ok("".into())),
-    define("pg_advisory_xact_lock_shared", Returns::Text, |_| Ok("".into())),
+    define("pg_advisory_xact_lock_shared", Returns::Text, |_| {
+        Ok("".into())
+    }),
     define("pg_try_advisory_lock", Returns::Bool, |_| Ok(true.into())),
-    define("pg_try_advisory_lock_shared", Returns::Bool, |_| Ok(true.into())),
-    define("pg_try_advisory_xact_lock", Returns::Bool, |_| Ok(true.into())),
-    define("pg_try_advisory_xact_lock_shared", Returns::Bool, |_| Ok(true.into())),
+    define("pg_try_advisory_lock_shared", Returns::Bool, |_| {
+        Ok(true.into())
+    }),
+    define("pg_try_advisory_xact_lock", Returns::Bool, |_| {
+        Ok(true.into())
+    }),
+    define("pg_try_advisory_xact_lock_shared", Returns::Bool, |_| {
+        Ok(true.into())
+    }),
     define("pg_advisory_unlock", Returns::Bool, |_| Ok(true.into())),
-    define("pg_advisory_unlock_shared", Returns::Bool, |_| Ok(true.into())),
+    define("pg_advisory_unlock_shared", Returns::Bool, |_| {
+        Ok(true.into())
+    }),
     define("pg_advisory_unlock_all", Returns::Text, |_| Ok("".into())),
     define("pg_cancel_backend", Returns::Bool, |_| Ok(false.into())),
     define("pg_terminate_backend", Returns::Bool, |_| Ok(false.into())),
@@ -89,24 +125,44 @@ fn user(arguments: &Arguments<'_>) -> Result<Cell> {
 
 /// Existing schemas of the search path, without the implicit pg_catalog.
 fn explicit_path(facts: &SystemFacts) -> Vec<&str> {
-    facts.session.search_path.iter().map(String::as_str).filter(|name| facts.catalog.schema(name).is_some()).collect()
+    facts
+        .session
+        .search_path
+        .iter()
+        .map(String::as_str)
+        .filter(|name| facts.catalog.schema(name).is_some())
+        .collect()
 }
 
 fn setting<'a>(facts: &'a SystemFacts, name: &str) -> Option<&'a str> {
-    let found = facts.session.settings.iter().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name));
+    let found = facts
+        .session
+        .settings
+        .iter()
+        .find(|(candidate, _)| candidate.eq_ignore_ascii_case(name));
     found.map(|(_, value)| value.as_str())
 }
 
 fn current_setting(arguments: &Arguments<'_>) -> Result<Cell> {
-    let Some(name) = arguments.text(0) else { return Ok(Cell::Null) };
+    let Some(name) = arguments.text(0) else {
+        return Ok(Cell::Null);
+    };
     match setting(arguments.facts, &name) {
         Some(value) => Ok(value.into()),
         None if arguments.bool(1) == Some(true) => Ok(Cell::Null),
-        None => Err(failed("42704", format!("unrecognized configuration parameter \"{name}\""))),
+        None => Err(failed(
+            "42704",
+            format!("unrecognized configuration parameter \"{name}\""),
+        )),
     }
 }
 
 fn newest_epoch(engine: &EngineFacts) -> i64 {
-    let newest = engine.epochs.iter().map(|epoch| epoch.epoch).max().unwrap_or(0);
+    let newest = engine
+        .epochs
+        .iter()
+        .map(|epoch| epoch.epoch)
+        .max()
+        .unwrap_or(0);
     i64::try_from(newest).unwrap_or(i64::MAX)
 }

@@ -10,49 +10,98 @@ use super::super::value::Cell;
 use super::{Arguments, Definition, Returns, define, failed};
 
 pub(super) const FUNCTIONS: &[Definition] = &[
-    define("quote_ident", Returns::Text, |arguments| Ok(arguments.text(0).map(|name| quote_ident(&name)).into())),
-    define("quote_literal", Returns::Text, |arguments| Ok(display(arguments.values.first()).map(|text| literal(&text)).into())),
+    define("quote_ident", Returns::Text, |arguments| {
+        Ok(arguments.text(0).map(|name| quote_ident(&name)).into())
+    }),
+    define("quote_literal", Returns::Text, |arguments| {
+        Ok(display(arguments.values.first())
+            .map(|text| literal(&text))
+            .into())
+    }),
     define("quote_nullable", Returns::Text, |arguments| {
-        Ok(display(arguments.values.first()).map_or_else(|| "NULL".to_owned(), |text| literal(&text)).into())
+        Ok(display(arguments.values.first())
+            .map_or_else(|| "NULL".to_owned(), |text| literal(&text))
+            .into())
     }),
     define("parse_ident", Returns::TextArray, |arguments| {
-        let Some(text) = arguments.text(0) else { return Ok(Cell::Null) };
+        let Some(text) = arguments.text(0) else {
+            return Ok(Cell::Null);
+        };
         match split_name(&text) {
             Some(parts) => Ok(parts.into()),
-            None => Err(failed("22023", format!("string is not a valid identifier: \"{text}\""))),
+            None => Err(failed(
+                "22023",
+                format!("string is not a valid identifier: \"{text}\""),
+            )),
         }
     }),
     define("format", Returns::Text, format),
-    define("pg_size_pretty", Returns::Text, |arguments| Ok(arguments.int(0).map(size_pretty).into())),
+    define("pg_size_pretty", Returns::Text, |arguments| {
+        Ok(arguments.int(0).map(size_pretty).into())
+    }),
     define("pg_typeof", Returns::Text, |arguments| {
-        let ty = arguments.fields.first().map(|field| SqlType::from_field(field));
+        let ty = arguments
+            .fields
+            .first()
+            .map(|field| SqlType::from_field(field));
         Ok(ty.map(|ty| ty.to_string()).into())
     }),
     define("array_lower", Returns::Int4, |arguments| {
         let one_dimension = arguments.int(1) == Some(1);
-        Ok(arguments.list(0).filter(|items| one_dimension && !items.is_empty()).map(|_| 1).into())
+        Ok(arguments
+            .list(0)
+            .filter(|items| one_dimension && !items.is_empty())
+            .map(|_| 1)
+            .into())
     }),
     define("array_upper", Returns::Int4, |arguments| {
         let one_dimension = arguments.int(1) == Some(1);
-        Ok(arguments.list(0).filter(|items| one_dimension && !items.is_empty()).map(<[Cell]>::len).into())
+        Ok(arguments
+            .list(0)
+            .filter(|items| one_dimension && !items.is_empty())
+            .map(<[Cell]>::len)
+            .into())
     }),
     define("json_build_object", Returns::Json, json_object),
     define("thalweg_array_or_empty", Returns::Same, |arguments| {
-        Ok(Cell::List(arguments.list(0).map(<[Cell]>::to_vec).unwrap_or_default()))
+        Ok(Cell::List(
+            arguments.list(0).map(<[Cell]>::to_vec).unwrap_or_default(),
+        ))
     }),
     define("thalweg_subscripts", Returns::Int4Array, |arguments| {
         let first = arguments.int(1).unwrap_or(1);
-        let Some(items) = arguments.list(0) else { return Ok(Cell::Null) };
-        Ok(Cell::List((first..).zip(items).map(|(subscript, _)| Cell::Int(subscript)).collect()))
+        let Some(items) = arguments.list(0) else {
+            return Ok(Cell::Null);
+        };
+        Ok(Cell::List(
+            (first..)
+                .zip(items)
+                .map(|(subscript, _)| Cell::Int(subscript))
+                .collect(),
+        ))
     }),
-    define("thalweg_expand_array", Returns::ExpandedArray, |arguments| {
-        let Some(items) = arguments.list(0) else { return Ok(Cell::Null) };
-        let numbered = items.iter().zip(1_i64..).map(|(item, number)| Cell::Record(vec![item.clone(), number.into()]));
-        Ok(Cell::List(numbered.collect()))
-    }),
+    define(
+        "thalweg_expand_array",
+        Returns::ExpandedArray,
+        |arguments| {
+            let Some(items) = arguments.list(0) else {
+                return Ok(Cell::Null);
+            };
+            let numbered = items
+                .iter()
+                .zip(1_i64..)
+                .map(|(item, number)| Cell::Record(vec![item.clone(), number.into()]));
+            Ok(Cell::List(numbered.collect()))
+        },
+    ),
     define("thalweg_vector_text", Returns::Text, |arguments| {
-        let Some(items) = arguments.list(0) else { return Ok(arguments.text(0).into()) };
-        let items: Vec<String> = items.iter().filter_map(|item| display(Some(item))).collect();
+        let Some(items) = arguments.list(0) else {
+            return Ok(arguments.text(0).into());
+        };
+        let items: Vec<String> = items
+            .iter()
+            .filter_map(|item| display(Some(item)))
+            .collect();
         Ok(items.join(" ").into())
     }),
 ];
@@ -66,8 +115,10 @@ fn display(cell: Option<&Cell>) -> Option<String> {
         Cell::Text(value) => value.clone(),
         Cell::Record(_) => return None,
         Cell::List(items) => {
-            let items: Vec<String> =
-                items.iter().map(|item| display(Some(item)).unwrap_or_else(|| "NULL".to_owned())).collect();
+            let items: Vec<String> = items
+                .iter()
+                .map(|item| display(Some(item)).unwrap_or_else(|| "NULL".to_owned()))
+                .collect();
             format!("{{{}}}", items.join(","))
         }
     })
@@ -75,12 +126,18 @@ fn display(cell: Option<&Cell>) -> Option<String> {
 
 fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+    if quoted.contains('\\') {
+        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
 }
 
 /// `format(template, ...)` with `%s`, `%I`, `%L` and `%%`.
 fn format(arguments: &Arguments<'_>) -> Result<Cell> {
-    let Some(template) = arguments.text(0) else { return Ok(Cell::Null) };
+    let Some(template) = arguments.text(0) else {
+        return Ok(Cell::Null);
+    };
     let mut text = String::with_capacity(template.len());
     let mut rest = arguments.values.iter().skip(1);
     let mut chars = template.chars();
@@ -102,13 +159,28 @@ fn format(arguments: &Arguments<'_>) -> Result<Cell> {
             Some('s') => text.push_str(&value.unwrap_or_default()),
             Some('I') => match value {
                 Some(value) => text.push_str(&quote_ident(&value)),
-                None => return Err(failed("22004", "null values cannot be formatted as an SQL identifier".to_owned())),
+                None => {
+                    return Err(failed(
+                        "22004",
+                        "null values cannot be formatted as an SQL identifier".to_owned(),
+                    ));
+                }
             },
-            Some('L') => text.push_str(&value.map_or_else(|| "NULL".to_owned(), |value| literal(&value))),
-            Some(other) => {
-                return Err(failed("22023", format!("unrecognized format() type specifier \"{other}\"")));
+            Some('L') => {
+                text.push_str(&value.map_or_else(|| "NULL".to_owned(), |value| literal(&value)))
             }
-            None => return Err(failed("22023", "unterminated format() type specifier".to_owned())),
+            Some(other) => {
+                return Err(failed(
+                    "22023",
+                    format!("unrecognized format() type specifier \"{other}\""),
+                ));
+            }
+            None => {
+                return Err(failed(
+                    "22023",
+                    "unterminated format() type specifier".to_owned(),
+                ));
+            }
         }
     }
     Ok(text.into())
@@ -134,15 +206,25 @@ fn size_pretty(bytes: i64) -> String {
 
 fn json_object(arguments: &Arguments<'_>) -> Result<Cell> {
     if arguments.values.len() % 2 == 1 {
-        return Err(failed("22023", "argument list must have even number of elements".to_owned()));
+        return Err(failed(
+            "22023",
+            "argument list must have even number of elements".to_owned(),
+        ));
     }
     let mut members = Vec::new();
     for pair in arguments.values.chunks_exact(2) {
         let [key, value] = pair else { continue };
         let Some(key) = display(Some(key)) else {
-            return Err(failed("22004", "null value not allowed for object key".to_owned()));
+            return Err(failed(
+                "22004",
+                "null value not allowed for object key".to_owned(),
+            ));
         };
-        members.push(format!("{} : {}", serde_json::Value::from(key), json(value)));
+        members.push(format!(
+            "{} : {}",
+            serde_json::Value::from(key),
+            json(value)
+        ));
     }
     Ok(format!("{{{}}}", members.join(", ")).into())
 }
@@ -154,7 +236,9 @@ fn json(cell: &Cell) -> String {
         Cell::Int(value) => value.to_string(),
         Cell::Float(value) => value.to_string(),
         Cell::Text(value) => serde_json::Value::from(value.as_str()).to_string(),
-        Cell::List(items) | Cell::Record(items) => format!("[{}]", items.iter().map(json).collect::<Vec<_>>().join(",")),
+        Cell::List(items) | Cell::Record(items) => {
+            format!("[{}]", items.iter().map(json).collect::<Vec<_>>().join(","))
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use super::{Cell, DATABASE_OID, Rows, SystemFacts};
 
 /// The session's settings, each with what Postgres says about it when it is one of Postgres'.
 pub(super) fn settings(facts: &SystemFacts, rows: &mut Rows) {
-    let Some(table) = shape::table("pg_catalog", "pg_settings") else { return };
+    let Some(table) = shape::table("pg_catalog", "pg_settings") else {
+        return;
+    };
     let known: HashMap<&str, &Vec<Cell>> = shape::fixed_rows("pg_settings")
         .iter()
         .filter_map(|row| match row.first() {
@@ -18,11 +20,16 @@ pub(super) fn settings(facts: &SystemFacts, rows: &mut Rows) {
         })
         .collect();
     for (name, value) in &facts.session.settings {
-        let mut row =
-            known.get(name.as_str()).map_or_else(|| vec![Cell::Null; table.columns.len()], |row| (*row).clone());
+        let mut row = known.get(name.as_str()).map_or_else(
+            || vec![Cell::Null; table.columns.len()],
+            |row| (*row).clone(),
+        );
         let of_ours = !known.contains_key(name.as_str());
         let mut set = |column: &str, cell: Cell| {
-            if let Some(slot) = table.position(column).and_then(|position| row.get_mut(position)) {
+            if let Some(slot) = table
+                .position(column)
+                .and_then(|position| row.get_mut(position))
+            {
                 *slot = cell;
             }
         };
@@ -71,7 +78,9 @@ pub(super) fn table_statistics(facts: &SystemFacts, rows: &mut Rows) {
 
 pub(super) fn index_statistics(facts: &SystemFacts, rows: &mut Rows) {
     for (relation, _) in facts.shown() {
-        let Some(key) = &relation.primary_key else { continue };
+        let Some(key) = &relation.primary_key else {
+            continue;
+        };
         rows.push([
             ("relid", relation.oid.into()),
             ("indexrelid", key.index_oid.into()),

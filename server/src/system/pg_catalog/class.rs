@@ -88,7 +88,10 @@ fn push_class(rows: &mut Rows, class: &Class<'_>) {
         ("reltype", class.row_type.into()),
         ("relowner", OWNER_OID.into()),
         ("relam", access_method.into()),
-        ("relfilenode", if class.kind == 'v' { 0 } else { class.oid }.into()),
+        (
+            "relfilenode",
+            if class.kind == 'v' { 0 } else { class.oid }.into(),
+        ),
         ("reltuples", (-1).into()),
         ("relhasindex", class.indexed.into()),
         ("relpersistence", "p".into()),
@@ -97,7 +100,15 @@ fn push_class(rows: &mut Rows, class: &Class<'_>) {
         ("relchecks", class.checks.into()),
         ("relhasrules", matches!(class.kind, 'v' | 'm').into()),
         ("relispopulated", true.into()),
-        ("relreplident", if matches!(class.kind, 'r' | 'm') { "d" } else { "n" }.into()),
+        (
+            "relreplident",
+            if matches!(class.kind, 'r' | 'm') {
+                "d"
+            } else {
+                "n"
+            }
+            .into(),
+        ),
         ("relispartition", false.into()),
     ]);
 }
@@ -145,17 +156,30 @@ fn attribute(relation: u32, column: &Column, number: i16) -> Attribute<'_> {
 
 fn index_attributes(relation: &Relation, key: &Key, rows: &mut Rows) {
     for (position, attnum) in key.columns.iter().enumerate() {
-        let column = relation.columns.iter().find(|column| column.attnum == *attnum);
+        let column = relation
+            .columns
+            .iter()
+            .find(|column| column.attnum == *attnum);
         if let (Some(column), Ok(number)) = (column, i16::try_from(position + 1)) {
             let attribute = attribute(key.index_oid.0, column, number);
-            push_attribute(rows, &Attribute { not_null: false, has_default: false, generated: false, ..attribute });
+            push_attribute(
+                rows,
+                &Attribute {
+                    not_null: false,
+                    has_default: false,
+                    generated: false,
+                    ..attribute
+                },
+            );
         }
     }
 }
 
 fn system_attributes(table: &'static SystemTable, rows: &mut Rows) {
     for (position, column) in table.columns.iter().enumerate() {
-        let Ok(number) = i16::try_from(position + 1) else { return };
+        let Ok(number) = i16::try_from(position + 1) else {
+            return;
+        };
         push_attribute(
             rows,
             &Attribute {
@@ -191,7 +215,10 @@ fn push_attribute(rows: &mut Rows, attribute: &Attribute<'_>) {
         ("attnotnull", attribute.not_null.into()),
         ("atthasdef", attribute.has_default.into()),
         ("attidentity", "".into()),
-        ("attgenerated", if attribute.generated { "s" } else { "" }.into()),
+        (
+            "attgenerated",
+            if attribute.generated { "s" } else { "" }.into(),
+        ),
         ("attisdropped", false.into()),
         ("attislocal", true.into()),
         ("attcollation", attribute.collation.into()),
@@ -209,8 +236,15 @@ struct Layout {
 }
 
 static LAYOUTS: LazyLock<HashMap<i64, Layout>> = LazyLock::new(|| {
-    let Some(table) = shape::table("pg_catalog", "pg_type") else { return HashMap::new() };
-    let at = |row: &[Cell], name: &str| table.position(name).and_then(|position| row.get(position)).cloned();
+    let Some(table) = shape::table("pg_catalog", "pg_type") else {
+        return HashMap::new();
+    };
+    let at = |row: &[Cell], name: &str| {
+        table
+            .position(name)
+            .and_then(|position| row.get(position))
+            .cloned()
+    };
     let letter = |cell: Option<Cell>| match cell {
         Some(Cell::Text(text)) => match text.as_str() {
             "c" => "c",
@@ -227,8 +261,12 @@ static LAYOUTS: LazyLock<HashMap<i64, Layout>> = LazyLock::new(|| {
     shape::fixed_rows("pg_type")
         .iter()
         .filter_map(|row| {
-            let Some(Cell::Int(oid)) = at(row, "oid") else { return None };
-            let Some(Cell::Int(length)) = at(row, "typlen") else { return None };
+            let Some(Cell::Int(oid)) = at(row, "oid") else {
+                return None;
+            };
+            let Some(Cell::Int(length)) = at(row, "typlen") else {
+                return None;
+            };
             let layout = Layout {
                 length: i16::try_from(length).unwrap_or(-1),
                 by_value: at(row, "typbyval") == Some(Cell::Bool(true)),
@@ -242,8 +280,17 @@ static LAYOUTS: LazyLock<HashMap<i64, Layout>> = LazyLock::new(|| {
 });
 
 fn layout(type_oid: u32) -> Layout {
-    let of_row_type = Layout { length: -1, by_value: false, align: "d", storage: "x", is_array: false };
-    LAYOUTS.get(&i64::from(type_oid)).copied().unwrap_or(of_row_type)
+    let of_row_type = Layout {
+        length: -1,
+        by_value: false,
+        align: "d",
+        storage: "x",
+        is_array: false,
+    };
+    LAYOUTS
+        .get(&i64::from(type_oid))
+        .copied()
+        .unwrap_or(of_row_type)
 }
 
 /// OID of a type by its name in pg_type.

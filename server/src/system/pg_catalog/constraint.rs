@@ -34,12 +34,19 @@ fn operator_class(ty: &SqlType) -> u32 {
 
 pub(super) fn pg_index(facts: &SystemFacts, rows: &mut Rows) {
     for (relation, _) in facts.shown() {
-        let Some(key) = &relation.primary_key else { continue };
+        let Some(key) = &relation.primary_key else {
+            continue;
+        };
         let zeros: Vec<i32> = vec![0; key.columns.len()];
         let classes: Vec<u32> = key
             .columns
             .iter()
-            .filter_map(|attnum| relation.columns.iter().find(|column| column.attnum == *attnum))
+            .filter_map(|attnum| {
+                relation
+                    .columns
+                    .iter()
+                    .find(|column| column.attnum == *attnum)
+            })
             .map(|column| operator_class(&column.ty))
             .collect();
         rows.push([
@@ -68,7 +75,9 @@ pub(super) fn pg_index(facts: &SystemFacts, rows: &mut Rows) {
 
 pub(super) fn pg_indexes(facts: &SystemFacts, rows: &mut Rows) {
     for (relation, _) in facts.shown() {
-        let Some(key) = &relation.primary_key else { continue };
+        let Some(key) = &relation.primary_key else {
+            continue;
+        };
         rows.push([
             ("schemaname", facts.schema_name(relation.schema).into()),
             ("tablename", (&relation.name).into()),
@@ -79,7 +88,11 @@ pub(super) fn pg_indexes(facts: &SystemFacts, rows: &mut Rows) {
 }
 
 /// What `pg_get_indexdef` prints for a relation's primary-key index: the statement, or the `column`-th key column alone.
-pub(crate) fn index_definition(facts: &SystemFacts, relation: &Relation, column: Option<usize>) -> Option<String> {
+pub(crate) fn index_definition(
+    facts: &SystemFacts,
+    relation: &Relation,
+    column: Option<usize>,
+) -> Option<String> {
     let key = relation.primary_key.as_ref()?;
     let names: Vec<String> = key_columns(relation, &key.columns);
     if let Some(column) = column {
@@ -97,8 +110,15 @@ pub(crate) fn index_definition(facts: &SystemFacts, relation: &Relation, column:
 /// What `pg_get_constraintdef` prints.
 pub(crate) fn constraint_definition(facts: &SystemFacts, oid: u32) -> Option<String> {
     for (relation, _) in facts.shown() {
-        if let Some(key) = relation.primary_key.as_ref().filter(|key| key.constraint_oid.0 == oid) {
-            return Some(format!("PRIMARY KEY ({})", key_columns(relation, &key.columns).join(", ")));
+        if let Some(key) = relation
+            .primary_key
+            .as_ref()
+            .filter(|key| key.constraint_oid.0 == oid)
+        {
+            return Some(format!(
+                "PRIMARY KEY ({})",
+                key_columns(relation, &key.columns).join(", ")
+            ));
         }
         if let Some(check) = relation.checks.iter().find(|check| check.oid.0 == oid) {
             return Some(format!("CHECK ({})", check.expr));
@@ -110,14 +130,21 @@ pub(crate) fn constraint_definition(facts: &SystemFacts, oid: u32) -> Option<Str
 fn key_columns(relation: &Relation, attnums: &[i16]) -> Vec<String> {
     attnums
         .iter()
-        .filter_map(|attnum| relation.columns.iter().find(|column| column.attnum == *attnum))
+        .filter_map(|attnum| {
+            relation
+                .columns
+                .iter()
+                .find(|column| column.attnum == *attnum)
+        })
         .map(|column| quote_ident(&column.name))
         .collect()
 }
 
 /// Attribute numbers of the columns a CHECK condition mentions.
 fn check_columns(relation: &Relation, condition: &str) -> Vec<i16> {
-    let Ok(expr) = thalweg_sql::parse_expr(condition) else { return Vec::new() };
+    let Ok(expr) = thalweg_sql::parse_expr(condition) else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     let _ = thalweg_sql::ast::visit_expressions(&expr, |part| {
         let name = match part {
@@ -126,7 +153,12 @@ fn check_columns(relation: &Relation, condition: &str) -> Vec<i16> {
             _ => None,
         };
         let attnum = name
-            .and_then(|name| relation.columns.iter().find(|column| column.name.eq_ignore_ascii_case(&name.value)))
+            .and_then(|name| {
+                relation
+                    .columns
+                    .iter()
+                    .find(|column| column.name.eq_ignore_ascii_case(&name.value))
+            })
             .map(|column| column.attnum);
         if let Some(attnum) = attnum.filter(|attnum| !found.contains(attnum)) {
             found.push(attnum);
@@ -141,16 +173,37 @@ pub(super) fn pg_constraint(facts: &SystemFacts, rows: &mut Rows) {
     for (relation, _) in facts.shown() {
         if let Some(key) = &relation.primary_key {
             let columns = key.columns.clone().into();
-            push(rows, relation, key.constraint_oid.into(), &key.name, "p", key.index_oid.into(), columns, Cell::Null);
+            push(
+                rows,
+                relation,
+                key.constraint_oid.into(),
+                &key.name,
+                "p",
+                key.index_oid.into(),
+                columns,
+                Cell::Null,
+            );
         }
         for check in &relation.checks {
             let columns = check_columns(relation, &check.expr).into();
-            push(rows, relation, check.oid.into(), &check.name, "c", Cell::Int(0), columns, (&check.expr).into());
+            push(
+                rows,
+                relation,
+                check.oid.into(),
+                &check.name,
+                "c",
+                Cell::Int(0),
+                columns,
+                (&check.expr).into(),
+            );
         }
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one argument per column that differs")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one argument per column that differs"
+)]
 fn push(
     rows: &mut Rows,
     relation: &Relation,

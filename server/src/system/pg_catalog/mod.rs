@@ -66,7 +66,12 @@ pub(crate) fn never_has_rows(name: &str) -> bool {
 /// Fills one relation of pg_catalog; relations we have no objects for keep their fixed rows, which may be none.
 pub(crate) fn fill(facts: &SystemFacts, rows: &mut Rows) {
     let name = rows.table().name.as_str();
-    rows.extend(shape::fixed_rows(name).iter().filter(|_| name != "pg_settings").cloned());
+    rows.extend(
+        shape::fixed_rows(name)
+            .iter()
+            .filter(|_| name != "pg_settings")
+            .cloned(),
+    );
     match name {
         "pg_class" => class::pg_class(facts, rows),
         "pg_attribute" => class::pg_attribute(facts, rows),
@@ -86,8 +91,14 @@ pub(crate) fn fill(facts: &SystemFacts, rows: &mut Rows) {
         "pg_depend" => dependencies(facts, rows),
         "pg_settings" => activity::settings(facts, rows),
         "pg_stat_activity" => activity::connections(facts, rows),
-        "pg_stat_database" => rows.push([("datid", DATABASE_OID.into()), ("datname", facts.database().into())]),
-        "pg_stat_all_tables" | "pg_stat_user_tables" | "pg_statio_all_tables" | "pg_statio_user_tables" => {
+        "pg_stat_database" => rows.push([
+            ("datid", DATABASE_OID.into()),
+            ("datname", facts.database().into()),
+        ]),
+        "pg_stat_all_tables"
+        | "pg_stat_user_tables"
+        | "pg_statio_all_tables"
+        | "pg_statio_user_tables" => {
             activity::table_statistics(facts, rows);
         }
         "pg_stat_all_indexes" | "pg_stat_user_indexes" => activity::index_statistics(facts, rows),
@@ -106,7 +117,9 @@ impl SystemFacts {
 
     /// Relations that pg_class shows, with their kind.
     pub(crate) fn shown(&self) -> impl Iterator<Item = (&Relation, char)> {
-        self.catalog.relations().filter_map(|relation| Some((relation, relkind(relation)?)))
+        self.catalog
+            .relations()
+            .filter_map(|relation| Some((relation, relkind(relation)?)))
     }
 
     /// Name of a role; `None` for an OID that is no role.
@@ -131,7 +144,11 @@ impl SystemFacts {
 /// An OID for what the catalog does not number (column defaults, view rules), derived from its relation and attribute so that
 /// it is stable; the upper half of the range keeps it apart from counted OIDs.
 pub(crate) fn derived_oid(relation: u32, attnum: i16) -> u32 {
-    0x8000_0000 | (relation.wrapping_mul(2048).wrapping_add(u32::from(attnum.unsigned_abs())) & 0x7FFF_FFFF)
+    0x8000_0000
+        | (relation
+            .wrapping_mul(2048)
+            .wrapping_add(u32::from(attnum.unsigned_abs()))
+            & 0x7FFF_FFFF)
 }
 
 /// Canonical text of the query behind a view or materialized view.
@@ -148,9 +165,10 @@ pub(crate) fn description(facts: &SystemFacts, relation: &Relation) -> Option<St
     use thalweg_catalog::RelationKind;
     match &relation.kind {
         RelationKind::Source(spec) => Some(format!("source ({})", spec.connector)),
-        RelationKind::Errors { source } => {
-            Some(format!("rows that source {} could not use", facts.relation(source.0)?.name))
-        }
+        RelationKind::Errors { source } => Some(format!(
+            "rows that source {} could not use",
+            facts.relation(source.0)?.name
+        )),
         _ => None,
     }
 }
@@ -202,7 +220,11 @@ fn roles(facts: &SystemFacts, rows: &mut Rows) {
     if user != OWNER && !user.is_empty() {
         roles.push((SESSION_ROLE_OID, user));
     }
-    let prefix = if rows.table().name == "pg_user" || rows.table().name == "pg_shadow" { "use" } else { "rol" };
+    let prefix = if rows.table().name == "pg_user" || rows.table().name == "pg_shadow" {
+        "use"
+    } else {
+        "rol"
+    };
     for (oid, name) in roles {
         if prefix == "use" {
             rows.push([
@@ -334,7 +356,10 @@ fn dependencies(facts: &SystemFacts, rows: &mut Rows) {
         }
         let rule = derived_oid(relation.oid.0, 0);
         let own = [(relation.oid, "i")];
-        for (target, kind) in own.into_iter().chain(relation.depends_on.iter().map(|oid| (*oid, "n"))) {
+        for (target, kind) in own
+            .into_iter()
+            .chain(relation.depends_on.iter().map(|oid| (*oid, "n")))
+        {
             rows.push([
                 ("classid", PG_REWRITE.into()),
                 ("objid", rule.into()),

@@ -19,9 +19,21 @@ pub(super) fn pg_type(facts: &SystemFacts, rows: &mut Rows) {
         let array_name = format!("_{}", relation.name);
         let row_type = relation.row_type_oid.into();
         let array_type = relation.array_type_oid.into();
-        push(rows, relation.schema.into(), row_type, &relation.name, &Kind::Row(relation.oid.into(), array_type));
+        push(
+            rows,
+            relation.schema.into(),
+            row_type,
+            &relation.name,
+            &Kind::Row(relation.oid.into(), array_type),
+        );
         let row_type = relation.row_type_oid.into();
-        push(rows, relation.schema.into(), relation.array_type_oid.into(), &array_name, &Kind::Array(row_type));
+        push(
+            rows,
+            relation.schema.into(),
+            relation.array_type_oid.into(),
+            &array_name,
+            &Kind::Array(row_type),
+        );
     }
 }
 
@@ -85,7 +97,10 @@ impl Node {
     /// The types this one is made of.
     fn parts(&self) -> impl Iterator<Item = i64> {
         let attributes = self.attributes.iter().map(|(oid, _)| *oid);
-        self.element.into_iter().chain(self.range_subtype).chain(attributes)
+        self.element
+            .into_iter()
+            .chain(self.range_subtype)
+            .chain(attributes)
     }
 }
 
@@ -99,7 +114,9 @@ pub(super) fn type_tree(facts: &SystemFacts, rows: &mut Rows) {
         while !level.is_empty() {
             let mut next = Vec::new();
             for oid in level {
-                let Some(node) = nodes.get(&oid) else { continue };
+                let Some(node) = nodes.get(&oid) else {
+                    continue;
+                };
                 push_node(rows, *root, oid, depth, node);
                 for part in node.parts().filter(|part| nodes.contains_key(part)) {
                     if !seen.contains(&part) {
@@ -126,19 +143,32 @@ fn push_node(rows: &mut Rows, root: i64, oid: i64, depth: i32, node: &Node) {
         ("elemtype", node.element.unwrap_or(0).into()),
         ("elemdelim", node.delimiter.clone()),
         ("range_subtype", node.range_subtype.into()),
-        ("attrtypoids", if is_row { types.into() } else { Cell::Null }),
+        (
+            "attrtypoids",
+            if is_row { types.into() } else { Cell::Null },
+        ),
         ("attrnames", if is_row { names.into() } else { Cell::Null }),
         ("depth", depth.into()),
     ]);
 }
 
 fn nodes(facts: &SystemFacts) -> HashMap<i64, Node> {
-    let Some(table) = shape::table("pg_catalog", "pg_type") else { return HashMap::new() };
+    let Some(table) = shape::table("pg_catalog", "pg_type") else {
+        return HashMap::new();
+    };
     let mut nodes: HashMap<i64, Node> = shape::fixed_rows("pg_type")
         .iter()
         .filter_map(|row| {
-            let at = |name: &str| table.position(name).and_then(|position| row.get(position)).cloned().unwrap_or(Cell::Null);
-            let Cell::Int(oid) = at("oid") else { return None };
+            let at = |name: &str| {
+                table
+                    .position(name)
+                    .and_then(|position| row.get(position))
+                    .cloned()
+                    .unwrap_or(Cell::Null)
+            };
+            let Cell::Int(oid) = at("oid") else {
+                return None;
+            };
             // Fixed-length types with an element (point, name) are not arrays.
             let element = match (at("typlen"), at("typelem")) {
                 (Cell::Int(-1), Cell::Int(element)) if element != 0 => Some(element),
@@ -148,7 +178,11 @@ fn nodes(facts: &SystemFacts) -> HashMap<i64, Node> {
                 schema: "pg_catalog".into(),
                 name: at("typname"),
                 kind: at("typtype"),
-                delimiter: if element.is_some() { at("typdelim") } else { Cell::Null },
+                delimiter: if element.is_some() {
+                    at("typdelim")
+                } else {
+                    Cell::Null
+                },
                 element,
                 range_subtype: range_subtype(oid),
                 attributes: Vec::new(),
@@ -158,8 +192,11 @@ fn nodes(facts: &SystemFacts) -> HashMap<i64, Node> {
         .collect();
     for (relation, _) in facts.shown() {
         let schema = Cell::from(facts.schema_name(relation.schema));
-        let attributes =
-            relation.columns.iter().map(|column| (i64::from(column.ty.oid()), column.name.clone())).collect();
+        let attributes = relation
+            .columns
+            .iter()
+            .map(|column| (i64::from(column.ty.oid()), column.name.clone()))
+            .collect();
         let row = i64::from(relation.row_type_oid.0);
         let of = |name: String, kind: &str, element: Option<i64>, attributes| Node {
             schema: schema.clone(),
@@ -171,7 +208,10 @@ fn nodes(facts: &SystemFacts) -> HashMap<i64, Node> {
             attributes,
         };
         nodes.insert(row, of(relation.name.clone(), "c", None, attributes));
-        nodes.insert(relation.array_type_oid.0.into(), of(format!("_{}", relation.name), "b", Some(row), Vec::new()));
+        nodes.insert(
+            relation.array_type_oid.0.into(),
+            of(format!("_{}", relation.name), "b", Some(row), Vec::new()),
+        );
     }
     nodes
 }
@@ -180,9 +220,15 @@ fn nodes(facts: &SystemFacts) -> HashMap<i64, Node> {
 fn range_subtype(oid: i64) -> Option<i64> {
     let table = shape::table("pg_catalog", "pg_range")?;
     let position = |name: &str| table.position(name);
-    let (range, multirange, subtype) = (position("rngtypid")?, position("rngmultitypid")?, position("rngsubtype")?);
+    let (range, multirange, subtype) = (
+        position("rngtypid")?,
+        position("rngmultitypid")?,
+        position("rngsubtype")?,
+    );
     let wanted = Some(&Cell::Int(oid));
-    let row = shape::fixed_rows("pg_range").iter().find(|row| row.get(range) == wanted || row.get(multirange) == wanted)?;
+    let row = shape::fixed_rows("pg_range")
+        .iter()
+        .find(|row| row.get(range) == wanted || row.get(multirange) == wanted)?;
     match row.get(subtype) {
         Some(Cell::Int(subtype)) => Some(*subtype),
         _ => None,

@@ -4,9 +4,9 @@
 //! where Postgres prints it.
 
 use thalweg_sql::ast::{
-    self, AccessExpr, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, OrderByKind, Query, Select, SelectItem,
-    SetExpr, Subscript, Value,
+    self, AccessExpr, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart,
+    OrderByKind, Query, Select, SelectItem, SetExpr, Subscript, Value,
 };
 
 use super::super::functions;
@@ -15,13 +15,36 @@ use super::{folded, function_name, is_system_schema, last_name, strip_schema};
 
 /// Columns of type regproc: held as OIDs, printed as names.
 const REGPROC_COLUMNS: &[&str] = &[
-    "typinput", "typoutput", "typreceive", "typsend", "typmodin", "typmodout", "typanalyze", "typsubscript", "amhandler",
-    "aggfnoid", "aggtransfn", "aggfinalfn", "oprcode", "oprrest", "oprjoin", "conproc", "rngcanonical", "rngsubdiff",
+    "typinput",
+    "typoutput",
+    "typreceive",
+    "typsend",
+    "typmodin",
+    "typmodout",
+    "typanalyze",
+    "typsubscript",
+    "amhandler",
+    "aggfnoid",
+    "aggtransfn",
+    "aggfinalfn",
+    "oprcode",
+    "oprrest",
+    "oprjoin",
+    "conproc",
+    "rngcanonical",
+    "rngsubdiff",
 ];
 
 /// Columns of type int2vector and oidvector: held as arrays, numbered from 0, printed with blanks.
-const VECTOR_COLUMNS: &[&str] =
-    &["indkey", "indoption", "indclass", "indcollation", "proargtypes", "partattrs", "tgattr"];
+const VECTOR_COLUMNS: &[&str] = &[
+    "indkey",
+    "indoption",
+    "indclass",
+    "indcollation",
+    "proargtypes",
+    "partattrs",
+    "tgattr",
+];
 
 /// The reg* types: type name, function that reads, function that prints.
 const REG_TYPES: &[(&str, &str, &str)] = &[
@@ -29,18 +52,29 @@ const REG_TYPES: &[(&str, &str, &str)] = &[
     ("regtype", "thalweg_regtype", "thalweg_regtype_text"),
     ("regproc", "thalweg_regproc", "thalweg_regproc_text"),
     ("regprocedure", "thalweg_regproc", "thalweg_regproc_text"),
-    ("regnamespace", "thalweg_regnamespace", "thalweg_regnamespace_text"),
+    (
+        "regnamespace",
+        "thalweg_regnamespace",
+        "thalweg_regnamespace_text",
+    ),
     ("regrole", "thalweg_regrole", "thalweg_regrole_text"),
 ];
 
 /// A call of an unqualified function.
 pub(crate) fn call(name: &str, arguments: Vec<Expr>) -> Expr {
-    let args = arguments.into_iter().map(|expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))).collect();
+    let args = arguments
+        .into_iter()
+        .map(|expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)))
+        .collect();
     Expr::Function(Function {
         name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new(name))]),
         uses_odbc_syntax: false,
         parameters: FunctionArguments::None,
-        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: vec![] }),
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args,
+            clauses: vec![],
+        }),
         filter: None,
         null_treatment: None,
         over: None,
@@ -50,7 +84,13 @@ pub(crate) fn call(name: &str, arguments: Vec<Expr>) -> Expr {
 
 /// `expr::data_type`.
 pub(super) fn cast(expr: Expr, data_type: DataType) -> Expr {
-    Expr::Cast { kind: CastKind::DoubleColon, expr: Box::new(expr), data_type, array: false, format: None }
+    Expr::Cast {
+        kind: CastKind::DoubleColon,
+        expr: Box::new(expr),
+        data_type,
+        array: false,
+        format: None,
+    }
 }
 
 /// The function that prints a column whose held type is not what Postgres shows.
@@ -58,13 +98,17 @@ pub(super) fn printer(column: &str) -> Option<&'static str> {
     if REGPROC_COLUMNS.contains(&column) {
         Some("thalweg_regproc_text")
     } else {
-        VECTOR_COLUMNS.contains(&column).then_some("thalweg_vector_text")
+        VECTOR_COLUMNS
+            .contains(&column)
+            .then_some("thalweg_vector_text")
     }
 }
 
 /// The Postgres column name of an item whose expression is now a function of ours.
 pub(super) fn hidden_name(expr: &Expr) -> Option<String> {
-    let Expr::Function(function) = expr else { return None };
+    let Expr::Function(function) = expr else {
+        return None;
+    };
     let name = function_name(function)?;
     if let Some((ty, ..)) = REG_TYPES.iter().find(|(_, _, print)| *print == name) {
         let inner = first_argument(function).and_then(|read| match read {
@@ -80,7 +124,9 @@ pub(super) fn hidden_name(expr: &Expr) -> Option<String> {
     match name.as_str() {
         "thalweg_array_or_empty" => Some("array".to_owned()),
         "unnest" => match first_argument(function) {
-            Some(Expr::Function(inner)) if function_name(inner).as_deref() == Some("thalweg_subscripts") => {
+            Some(Expr::Function(inner))
+                if function_name(inner).as_deref() == Some("thalweg_subscripts") =>
+            {
                 Some("generate_subscripts".to_owned())
             }
             _ => None,
@@ -90,7 +136,9 @@ pub(super) fn hidden_name(expr: &Expr) -> Option<String> {
 }
 
 fn first_argument(function: &Function) -> Option<&Expr> {
-    let FunctionArguments::List(list) = &function.args else { return None };
+    let FunctionArguments::List(list) = &function.args else {
+        return None;
+    };
     match list.args.first()? {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
         _ => None,
@@ -108,20 +156,29 @@ fn column_name(expr: &Expr) -> Option<String> {
 
 fn is_vector(expr: &Expr) -> bool {
     // pgjdbc renames indoption to i_indoption before it subscripts it.
-    column_name(expr).is_some_and(|name| VECTOR_COLUMNS.contains(&name.strip_prefix("i_").unwrap_or(&name)))
+    column_name(expr)
+        .is_some_and(|name| VECTOR_COLUMNS.contains(&name.strip_prefix("i_").unwrap_or(&name)))
 }
 
 /// Before an expression's parts are rewritten: names and operators.
 pub(super) fn before(expr: &mut Expr) {
     match expr {
-        Expr::Collate { expr: inner, collation } if is_plain_collation(collation) => {
+        Expr::Collate {
+            expr: inner,
+            collation,
+        } if is_plain_collation(collation) => {
             *expr = inner.as_ref().clone();
             before(expr);
         }
         Expr::Identifier(ident) if is_session_word(ident) => {
             *expr = call(&folded(ident), vec![]);
         }
-        Expr::CompoundIdentifier(parts) if parts.len() == 3 && parts.first().is_some_and(|part| is_system_schema(&part.value)) => {
+        Expr::CompoundIdentifier(parts)
+            if parts.len() == 3
+                && parts
+                    .first()
+                    .is_some_and(|part| is_system_schema(&part.value)) =>
+        {
             parts.remove(0);
         }
         Expr::CompoundFieldAccess { root, access_chain } => table_column(root, access_chain),
@@ -140,8 +197,11 @@ pub(super) fn before(expr: &mut Expr) {
         Expr::Function(function) => {
             strip_schema(&mut function.name);
             if matches!(function.args, FunctionArguments::None) {
-                function.args =
-                    FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args: vec![], clauses: vec![] });
+                function.args = FunctionArguments::List(FunctionArgumentList {
+                    duplicate_treatment: None,
+                    args: vec![],
+                    clauses: vec![],
+                });
             }
             array_of_subquery(expr);
         }
@@ -151,8 +211,15 @@ pub(super) fn before(expr: &mut Expr) {
 
 /// `t.c[n]` is parsed as fields of `t`; makes it a subscript of column `t.c`.
 fn table_column(root: &mut Expr, access_chain: &mut Vec<AccessExpr>) {
-    let Expr::Identifier(table) = &*root else { return };
-    if let [AccessExpr::Dot(Expr::Identifier(column)), AccessExpr::Subscript(_), ..] = access_chain.as_slice() {
+    let Expr::Identifier(table) = &*root else {
+        return;
+    };
+    if let [
+        AccessExpr::Dot(Expr::Identifier(column)),
+        AccessExpr::Subscript(_),
+        ..,
+    ] = access_chain.as_slice()
+    {
         *root = Expr::CompoundIdentifier(vec![table.clone(), column.clone()]);
         access_chain.remove(0);
     }
@@ -160,11 +227,15 @@ fn table_column(root: &mut Expr, access_chain: &mut Vec<AccessExpr>) {
 
 /// Text compares by bytes here, which is what these collations do.
 fn is_plain_collation(collation: &ObjectName) -> bool {
-    last_name(collation).is_some_and(|name| ["default", "c", "posix", "ucs_basic"].contains(&name.to_lowercase().as_str()))
+    last_name(collation).is_some_and(|name| {
+        ["default", "c", "posix", "ucs_basic"].contains(&name.to_lowercase().as_str())
+    })
 }
 
 fn plain_operator(op: &BinaryOperator) -> Option<BinaryOperator> {
-    let BinaryOperator::PGCustomBinaryOperator(parts) = op else { return None };
+    let BinaryOperator::PGCustomBinaryOperator(parts) = op else {
+        return None;
+    };
     Some(match parts.last()?.as_str() {
         "~" => BinaryOperator::PGRegexMatch,
         "~*" => BinaryOperator::PGRegexIMatch,
@@ -194,11 +265,16 @@ fn strip_type(data_type: &mut DataType) {
     if let DataType::Array(ast::ArrayElemTypeDef::SquareBracket(element, _)) = data_type {
         strip_type(element);
         if reg_type(element).is_some() {
-            **element = DataType::Custom(ObjectName(vec![ObjectNamePart::Identifier(Ident::new("oid"))]), vec![]);
+            **element = DataType::Custom(
+                ObjectName(vec![ObjectNamePart::Identifier(Ident::new("oid"))]),
+                vec![],
+            );
         }
         return;
     }
-    let DataType::Custom(name, modifiers) = data_type else { return };
+    let DataType::Custom(name, modifiers) = data_type else {
+        return;
+    };
     let qualified = name.0.len() == 2;
     strip_schema(name);
     let Some(bare) = last_name(name) else { return };
@@ -209,13 +285,26 @@ fn strip_type(data_type: &mut DataType) {
         "_int4" => "int4[]",
         "_int8" => "int8[]",
         "cardinal_number" => "int4",
-        "sql_identifier" | "character_data" | "yes_or_no" | "pg_node_tree" | "aclitem" | "cstring" => "text",
+        "sql_identifier" | "character_data" | "yes_or_no" | "pg_node_tree" | "aclitem"
+        | "cstring" => "text",
         "xid" | "regconfig" | "regdictionary" | "regoper" | "regoperator" => "oid",
-        "char" if qualified || name.0.last().and_then(ObjectNamePart::as_ident).is_some_and(|i| i.quote_style.is_some()) => "\"char\"",
+        "char"
+            if qualified
+                || name
+                    .0
+                    .last()
+                    .and_then(ObjectNamePart::as_ident)
+                    .is_some_and(|i| i.quote_style.is_some()) =>
+        {
+            "\"char\""
+        }
         other if qualified && modifiers.is_empty() => other,
         _ => return,
     };
-    if let Ok(Expr::Cast { data_type: parsed, .. }) = thalweg_sql::parse_expr(&format!("CAST(NULL AS {spelled})")) {
+    if let Ok(Expr::Cast {
+        data_type: parsed, ..
+    }) = thalweg_sql::parse_expr(&format!("CAST(NULL AS {spelled})"))
+    {
         *data_type = parsed;
     }
 }
@@ -226,32 +315,49 @@ fn reg_type(data_type: &DataType) -> Option<(&'static str, &'static str)> {
         DataType::Custom(name, _) => last_name(name)?,
         _ => return None,
     };
-    REG_TYPES.iter().find(|(ty, ..)| *ty == name).map(|(_, read, print)| (*read, *print))
+    REG_TYPES
+        .iter()
+        .find(|(ty, ..)| *ty == name)
+        .map(|(_, read, print)| (*read, *print))
 }
 
 /// `ARRAY(SELECT e ... ORDER BY o)` -> the aggregate of it, empty instead of NULL.
 fn array_of_subquery(expr: &mut Expr) {
-    let Expr::Function(function) = expr else { return };
+    let Expr::Function(function) = expr else {
+        return;
+    };
     if function_name(function).as_deref() != Some("array") {
         return;
     }
-    let FunctionArguments::Subquery(query) = &function.args else { return };
+    let FunctionArguments::Subquery(query) = &function.args else {
+        return;
+    };
     let mut query = query.as_ref().clone();
     if aggregate_rows(&mut query) {
-        *expr = call("thalweg_array_or_empty", vec![Expr::Subquery(Box::new(query))]);
+        *expr = call(
+            "thalweg_array_or_empty",
+            vec![Expr::Subquery(Box::new(query))],
+        );
     }
 }
 
 pub(super) fn aggregate_rows(query: &mut Query) -> bool {
     let order = query.order_by.take();
-    let SetExpr::Select(select) = query.body.as_mut() else { return false };
-    let Some(item) = single_item(select) else { return false };
+    let SetExpr::Select(select) = query.body.as_mut() else {
+        return false;
+    };
+    let Some(item) = single_item(select) else {
+        return false;
+    };
     let mut aggregate = call("array_agg", vec![item.clone()]);
     let keys = match order.map(|order| order.kind) {
         Some(OrderByKind::Expressions(keys)) => keys,
         _ => Vec::new(),
     };
-    if let Expr::Function(Function { args: FunctionArguments::List(list), .. }) = &mut aggregate
+    if let Expr::Function(Function {
+        args: FunctionArguments::List(list),
+        ..
+    }) = &mut aggregate
         && !keys.is_empty()
     {
         let keys = keys
@@ -264,7 +370,8 @@ pub(super) fn aggregate_rows(query: &mut Query) -> bool {
                 key
             })
             .collect();
-        list.clauses.push(ast::FunctionArgumentClause::OrderBy(keys));
+        list.clauses
+            .push(ast::FunctionArgumentClause::OrderBy(keys));
     }
     select.projection = vec![SelectItem::UnnamedExpr(aggregate)];
     true
@@ -272,7 +379,9 @@ pub(super) fn aggregate_rows(query: &mut Query) -> bool {
 
 pub(super) fn single_item(select: &Select) -> Option<Expr> {
     match select.projection.as_slice() {
-        [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] => Some(expr.clone()),
+        [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] => {
+            Some(expr.clone())
+        }
         _ => None,
     }
 }
@@ -280,7 +389,11 @@ pub(super) fn single_item(select: &Select) -> Option<Expr> {
 /// After an expression's parts were rewritten: casts, comparisons, calls and subscripts.
 pub(super) fn after(expr: &mut Expr) {
     match expr {
-        Expr::Cast { expr: inner, data_type, .. } => {
+        Expr::Cast {
+            expr: inner,
+            data_type,
+            ..
+        } => {
             if let Some(replacement) = replaced_cast(inner, data_type) {
                 *expr = replacement;
             }
@@ -290,14 +403,19 @@ pub(super) fn after(expr: &mut Expr) {
             take_oid(left);
             array_literal(left, right);
         }
-        Expr::InList { expr: left, list, .. } => {
+        Expr::InList {
+            expr: left, list, ..
+        } => {
             for item in list.iter_mut() {
                 compare(left, item);
             }
         }
-        Expr::InSubquery { expr: left, .. } | Expr::IsNull(left) | Expr::IsNotNull(left) => take_oid(left),
+        Expr::InSubquery { expr: left, .. } | Expr::IsNull(left) | Expr::IsNotNull(left) => {
+            take_oid(left)
+        }
         Expr::CompoundFieldAccess { root, access_chain } if is_vector(root) => {
-            if let [AccessExpr::Subscript(Subscript::Index { index })] = access_chain.as_mut_slice() {
+            if let [AccessExpr::Subscript(Subscript::Index { index })] = access_chain.as_mut_slice()
+            {
                 let zero_based = std::mem::replace(index, number("1"));
                 *index = Expr::BinaryOp {
                     left: Box::new(Expr::Nested(Box::new(zero_based))),
@@ -306,7 +424,16 @@ pub(super) fn after(expr: &mut Expr) {
                 };
             }
         }
-        Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => escape(pattern, escape_char),
+        Expr::Like {
+            pattern,
+            escape_char,
+            ..
+        }
+        | Expr::ILike {
+            pattern,
+            escape_char,
+            ..
+        } => escape(pattern, escape_char),
         Expr::Function(_) => rewritten_call(expr),
         _ => {}
     }
@@ -339,7 +466,10 @@ fn replaced_cast(inner: &Expr, data_type: &DataType) -> Option<Expr> {
         };
         return Some(call(print, vec![call(read, vec![operand])]));
     }
-    let is_text = matches!(data_type, DataType::Text | DataType::Varchar(_) | DataType::CharacterVarying(_));
+    let is_text = matches!(
+        data_type,
+        DataType::Text | DataType::Varchar(_) | DataType::CharacterVarying(_)
+    );
     if is_text && let Some(print) = column_name(inner).and_then(|column| printer(&column)) {
         return Some(cast(call(print, vec![inner.clone()]), DataType::Text));
     }
@@ -359,7 +489,11 @@ fn oid_form(expr: &Expr) -> Option<Expr> {
         Expr::Nested(inner) => oid_form(inner),
         Expr::Function(function) => {
             let name = function_name(function)?;
-            REG_TYPES.iter().any(|(_, _, print)| *print == name).then(|| first_argument(function).cloned()).flatten()
+            REG_TYPES
+                .iter()
+                .any(|(_, _, print)| *print == name)
+                .then(|| first_argument(function).cloned())
+                .flatten()
         }
         _ => None,
     }
@@ -389,7 +523,9 @@ fn compare_side(one: &mut Expr, other: &mut Expr) {
         Expr::Function(function) => function_name(function)
             .and_then(|name| REG_TYPES.iter().find(|(_, _, print)| *print == name))
             .map(|(_, read, _)| *read),
-        _ => column_name(one).filter(|name| REGPROC_COLUMNS.contains(&name.as_str())).map(|_| "thalweg_regproc"),
+        _ => column_name(one)
+            .filter(|name| REGPROC_COLUMNS.contains(&name.as_str()))
+            .map(|_| "thalweg_regproc"),
     };
     if let Some(read) = read {
         *other = call(read, vec![other.clone()]);
@@ -405,11 +541,19 @@ fn array_literal(_left: &Expr, right: &mut Expr) {
         },
         _ => return,
     };
-    let Some(items) = text.trim().strip_prefix('{').and_then(|text| text.strip_suffix('}')) else { return };
+    let Some(items) = text
+        .trim()
+        .strip_prefix('{')
+        .and_then(|text| text.strip_suffix('}'))
+    else {
+        return;
+    };
     let elem = items
         .split(',')
         .filter(|item| !item.is_empty())
-        .map(|item| Expr::Value(Value::SingleQuotedString(item.trim().trim_matches('"').to_owned()).into()))
+        .map(|item| {
+            Expr::Value(Value::SingleQuotedString(item.trim().trim_matches('"').to_owned()).into())
+        })
         .collect();
     *right = Expr::Array(ast::Array { elem, named: true });
 }
@@ -417,7 +561,9 @@ fn array_literal(_left: &Expr, right: &mut Expr) {
 /// `LIKE p ESCAPE 'e'`: the planner only knows the backslash.
 fn escape(pattern: &mut Expr, escape_char: &mut Option<ast::ValueWithSpan>) {
     let Some(value) = escape_char else { return };
-    let Value::SingleQuotedString(escape) = &value.value else { return };
+    let Value::SingleQuotedString(escape) = &value.value else {
+        return;
+    };
     if escape == "\\" || escape.is_empty() {
         return;
     }
@@ -428,13 +574,20 @@ fn escape(pattern: &mut Expr, escape_char: &mut Option<ast::ValueWithSpan>) {
 }
 
 fn rewritten_call(expr: &mut Expr) {
-    let Expr::Function(function) = expr else { return };
-    let Some(name) = function_name(function) else { return };
+    let Expr::Function(function) = expr else {
+        return;
+    };
+    let Some(name) = function_name(function) else {
+        return;
+    };
     match name.as_str() {
         "generate_subscripts" => {
             if let Some(array) = first_argument(function).cloned() {
                 let first = number(if is_vector(&array) { "0" } else { "1" });
-                *expr = call("unnest", vec![call("thalweg_subscripts", vec![array, first])]);
+                *expr = call(
+                    "unnest",
+                    vec![call("thalweg_subscripts", vec![array, first])],
+                );
             }
         }
         "_pg_expandarray" => {
@@ -442,7 +595,11 @@ fn rewritten_call(expr: &mut Expr) {
                 *expr = call("unnest", vec![call("thalweg_expand_array", vec![array])]);
             }
         }
-        name if functions::is_function(name) && !name.starts_with("thalweg_") && name != "format" && !name.starts_with("quote") => {
+        name if functions::is_function(name)
+            && !name.starts_with("thalweg_")
+            && name != "format"
+            && !name.starts_with("quote") =>
+        {
             if let FunctionArguments::List(list) = &mut function.args {
                 for argument in &mut list.args {
                     if let FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) = argument {

@@ -13,8 +13,8 @@ use std::ops::ControlFlow;
 use thalweg_catalog::Catalog;
 use thalweg_sql::Statement;
 use thalweg_sql::ast::{
-    self, Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, TableFactor, TableFunctionArgs,
-    VisitMut, VisitorMut,
+    self, Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, TableFactor,
+    TableFunctionArgs, VisitMut, VisitorMut,
 };
 
 use super::{fingerprint, shape};
@@ -80,9 +80,17 @@ impl VisitorMut for Rewriter {
 /// `pg_catalog.f(...)` in FROM loses its schema, and a function that is one of our relations becomes that relation.
 fn table_function(factor: &mut TableFactor) {
     match factor {
-        TableFactor::Table { name, args: args @ Some(_), .. } => {
+        TableFactor::Table {
+            name,
+            args: args @ Some(_),
+            ..
+        } => {
             strip_schema(name);
-            if args.as_ref().is_some_and(|TableFunctionArgs { args, .. }| args.is_empty()) && qualify_function_relation(name) {
+            if args
+                .as_ref()
+                .is_some_and(|TableFunctionArgs { args, .. }| args.is_empty())
+                && qualify_function_relation(name)
+            {
                 *args = None;
             }
         }
@@ -92,7 +100,9 @@ fn table_function(factor: &mut TableFactor) {
 }
 
 fn qualify_function_relation(name: &mut ObjectName) -> bool {
-    let [ObjectNamePart::Identifier(ident)] = name.0.as_slice() else { return false };
+    let [ObjectNamePart::Identifier(ident)] = name.0.as_slice() else {
+        return false;
+    };
     let relation = match ident.value.to_ascii_lowercase().as_str() {
         "pg_show_all_settings" => "pg_settings".to_owned(),
         "pg_timezone_abbrevs" => "pg_timezone_abbrevs".to_owned(),
@@ -101,7 +111,9 @@ fn qualify_function_relation(name: &mut ObjectName) -> bool {
     if shape::table("pg_catalog", &relation).is_none() {
         return false;
     }
-    name.0 = [Ident::new("pg_catalog"), Ident::new(relation)].map(ObjectNamePart::Identifier).to_vec();
+    name.0 = [Ident::new("pg_catalog"), Ident::new(relation)]
+        .map(ObjectNamePart::Identifier)
+        .to_vec();
     true
 }
 
@@ -126,7 +138,11 @@ pub(crate) fn last_name(name: &ObjectName) -> Option<String> {
 
 /// An identifier as names are compared.
 pub(crate) fn folded(ident: &Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+    if ident.quote_style.is_some() {
+        ident.value.clone()
+    } else {
+        ident.value.to_lowercase()
+    }
 }
 
 /// Name of a function call.
@@ -136,27 +152,40 @@ pub(crate) fn function_name(function: &ast::Function) -> Option<String> {
 
 /// Keeps the column names of items that were rewritten, and prints reg* and vector columns as Postgres does.
 fn name_outputs(query: &mut Query) {
-    let SetExpr::Select(select) = query.body.as_mut() else { return };
+    let SetExpr::Select(select) = query.body.as_mut() else {
+        return;
+    };
     // Grouped or ordered items must stay what GROUP BY and ORDER BY name; clients that print these columns do neither.
     let plain = matches!(&select.group_by, ast::GroupByExpr::Expressions(list, _) if list.is_empty())
         && select.distinct.is_none();
     for item in &mut select.projection {
-        let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { continue };
+        let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else {
+            continue;
+        };
         let column = match &*expr {
             Expr::Identifier(ident) => Some(ident.clone()),
             Expr::CompoundIdentifier(parts) => parts.last().cloned(),
             _ => None,
         };
-        let printed = column.as_ref().filter(|_| plain).and_then(|ident| expressions::printer(&folded(ident)));
+        let printed = column
+            .as_ref()
+            .filter(|_| plain)
+            .and_then(|ident| expressions::printer(&folded(ident)));
         if let Some(function) = printed {
             *expr = expressions::call(function, vec![expr.clone()]);
             if let (SelectItem::UnnamedExpr(expr), Some(ident)) = (&*item, column) {
-                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: ident };
+                *item = SelectItem::ExprWithAlias {
+                    expr: expr.clone(),
+                    alias: ident,
+                };
             }
         } else if let SelectItem::UnnamedExpr(expr) = item
             && let Some(name) = expressions::hidden_name(expr)
         {
-            *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', name) };
+            *item = SelectItem::ExprWithAlias {
+                expr: expr.clone(),
+                alias: Ident::with_quote('"', name),
+            };
         }
     }
 }

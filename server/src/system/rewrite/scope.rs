@@ -5,8 +5,9 @@
 use std::ops::ControlFlow;
 
 use thalweg_sql::ast::{
-    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, JoinOperator, ObjectNamePart, Query, Select,
-    SelectItem, SetExpr, TableFactor, TableWithJoins, Value, Visit, Visitor, visit_expressions_mut,
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, JoinOperator,
+    ObjectNamePart, Query, Select, SelectItem, SetExpr, TableFactor, TableWithJoins, Value, Visit,
+    Visitor, visit_expressions_mut,
 };
 
 use super::super::pg_catalog;
@@ -21,14 +22,29 @@ pub(super) struct InScope {
 
 /// The system relation a table factor names.
 pub(super) fn system_table(factor: &TableFactor) -> Option<InScope> {
-    let TableFactor::Table { name, alias, args: None, .. } = factor else { return None };
-    let parts: Vec<String> = name.0.iter().filter_map(ObjectNamePart::as_ident).map(folded).collect();
+    let TableFactor::Table {
+        name,
+        alias,
+        args: None,
+        ..
+    } = factor
+    else {
+        return None;
+    };
+    let parts: Vec<String> = name
+        .0
+        .iter()
+        .filter_map(ObjectNamePart::as_ident)
+        .map(folded)
+        .collect();
     let table = match parts.as_slice() {
         [name] => shape::table("pg_catalog", name)?,
         [schema, name] if is_system_schema(schema) => shape::table(schema, name)?,
         _ => return None,
     };
-    let qualifier = alias.as_ref().map_or_else(|| table.name.clone(), |alias| folded(&alias.name));
+    let qualifier = alias
+        .as_ref()
+        .map_or_else(|| table.name.clone(), |alias| folded(&alias.name));
     Some(InScope { qualifier, table })
 }
 
@@ -44,7 +60,9 @@ pub(super) fn factors<'a>(from: &'a [TableWithJoins], all: &mut Vec<&'a TableFac
 
 fn push_factor<'a>(factor: &'a TableFactor, all: &mut Vec<&'a TableFactor>) {
     match factor {
-        TableFactor::NestedJoin { table_with_joins, .. } => factors(std::slice::from_ref(table_with_joins), all),
+        TableFactor::NestedJoin {
+            table_with_joins, ..
+        } => factors(std::slice::from_ref(table_with_joins), all),
         factor => all.push(factor),
     }
 }
@@ -70,7 +88,12 @@ pub(super) fn resolve_system_columns(select: &mut Select) {
             return None;
         }
         let table = match qualifier {
-            Some(qualifier) => scope.iter().find(|entry| entry.qualifier == qualifier)?.table,
+            Some(qualifier) => {
+                scope
+                    .iter()
+                    .find(|entry| entry.qualifier == qualifier)?
+                    .table
+            }
             None => scope.first()?.table,
         };
         if table.position(&column).is_some() {
@@ -91,7 +114,10 @@ pub(super) fn resolve_system_columns(select: &mut Select) {
             && let (Some(new), Some(name)) = (replacement(expr), last_ident(expr))
         {
             named.push((expr.clone(), new.clone()));
-            *item = SelectItem::ExprWithAlias { expr: new, alias: name };
+            *item = SelectItem::ExprWithAlias {
+                expr: new,
+                alias: name,
+            };
         }
     }
     let _ = visit_expressions_mut(select, |expr| {
@@ -112,8 +138,13 @@ fn last_ident(expr: &Expr) -> Option<thalweg_sql::ast::Ident> {
 
 fn oid(value: u32) -> Expr {
     let text = Expr::Value(Value::SingleQuotedString(value.to_string()).into());
-    let name = thalweg_sql::ast::ObjectName(vec![ObjectNamePart::Identifier(thalweg_sql::ast::Ident::new("oid"))]);
-    Expr::Nested(Box::new(super::expressions::cast(text, thalweg_sql::ast::DataType::Custom(name, vec![]))))
+    let name = thalweg_sql::ast::ObjectName(vec![ObjectNamePart::Identifier(
+        thalweg_sql::ast::Ident::new("oid"),
+    )]);
+    Expr::Nested(Box::new(super::expressions::cast(
+        text,
+        thalweg_sql::ast::DataType::Custom(name, vec![]),
+    )))
 }
 
 /// True when the FROM clause cannot give a row because a system relation without rows is joined in.
@@ -136,7 +167,10 @@ pub(super) fn is_empty(from: &[TableWithJoins]) -> bool {
             )
         });
         (!outer && factor_is_empty(&item.relation))
-            || item.joins.iter().any(|join| inner(&join.join_operator) && factor_is_empty(&join.relation))
+            || item
+                .joins
+                .iter()
+                .any(|join| inner(&join.join_operator) && factor_is_empty(&join.relation))
     })
 }
 
@@ -158,8 +192,20 @@ fn factor_is_empty(factor: &TableFactor) -> bool {
 /// Arrays of options and privileges, which no object has here.
 fn is_always_null(expr: &Expr) -> bool {
     const ALWAYS_NULL: &[&str] = &[
-        "attacl", "attfdwoptions", "attoptions", "confkey", "datacl", "lanacl", "nspacl", "proacl", "proconfig", "relacl",
-        "reloptions", "spcacl", "spcoptions", "typacl",
+        "attacl",
+        "attfdwoptions",
+        "attoptions",
+        "confkey",
+        "datacl",
+        "lanacl",
+        "nspacl",
+        "proacl",
+        "proconfig",
+        "relacl",
+        "reloptions",
+        "spcacl",
+        "spcoptions",
+        "typacl",
     ];
     last_ident(expr).is_some_and(|ident| ALWAYS_NULL.contains(&folded(&ident).as_str()))
 }
@@ -168,8 +214,16 @@ fn is_always_null(expr: &Expr) -> bool {
 fn wants_foreign_keys(condition: &Expr) -> bool {
     match condition {
         Expr::Nested(inner) => wants_foreign_keys(inner),
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => wants_foreign_keys(left) || wants_foreign_keys(right),
-        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+        Expr::BinaryOp {
+            left,
+            op: BinaryOperator::And,
+            right,
+        } => wants_foreign_keys(left) || wants_foreign_keys(right),
+        Expr::BinaryOp {
+            left,
+            op: BinaryOperator::Eq,
+            right,
+        } => {
             last_ident(left).is_some_and(|ident| folded(&ident) == "contype")
                 && matches!(right.as_ref(), Expr::Value(value) if value.value == Value::SingleQuotedString("f".to_owned()))
         }
@@ -199,19 +253,24 @@ fn drop_in(expr: &mut Expr, all: bool) {
                 Some(empty) => empty,
                 None => return ControlFlow::<()>::Continue(()),
             },
-            Expr::Subquery(query) if all || has_no_rows(query) => {
-                super::expressions::cast(Expr::Value(Value::Null.into()), thalweg_sql::ast::DataType::Text)
-            }
+            Expr::Subquery(query) if all || has_no_rows(query) => super::expressions::cast(
+                Expr::Value(Value::Null.into()),
+                thalweg_sql::ast::DataType::Text,
+            ),
             Expr::Exists { subquery, negated } if all || has_no_rows(subquery) => {
                 Expr::Value(Value::Boolean(*negated).into())
             }
-            Expr::Function(function) if function_name(function).as_deref() == Some("array") => match &function.args {
-                FunctionArguments::Subquery(query) if all || has_no_rows(query) => match empty_text_array() {
-                    Some(empty) => empty,
-                    None => return ControlFlow::<()>::Continue(()),
-                },
-                _ => return ControlFlow::Continue(()),
-            },
+            Expr::Function(function) if function_name(function).as_deref() == Some("array") => {
+                match &function.args {
+                    FunctionArguments::Subquery(query) if all || has_no_rows(query) => {
+                        match empty_text_array() {
+                            Some(empty) => empty,
+                            None => return ControlFlow::<()>::Continue(()),
+                        }
+                    }
+                    _ => return ControlFlow::Continue(()),
+                }
+            }
             _ => return ControlFlow::Continue(()),
         };
         *part = Expr::Nested(Box::new(replacement));
@@ -230,7 +289,9 @@ fn has_no_rows(query: &Query) -> bool {
 
 /// True for a subquery whose one item is an array.
 fn is_array(query: &Query) -> bool {
-    let SetExpr::Select(select) = query.body.as_ref() else { return false };
+    let SetExpr::Select(select) = query.body.as_ref() else {
+        return false;
+    };
     match super::expressions::single_item(select) {
         Some(Expr::Function(function)) => function_name(&function).as_deref() == Some("array_agg"),
         _ => false,
@@ -239,7 +300,10 @@ fn is_array(query: &Query) -> bool {
 
 /// True when the items of a SELECT itself hold an aggregate call, so that it gives a row even over nothing.
 pub(super) fn has_aggregate(select: &Select) -> bool {
-    select.projection.iter().any(|item| item.visit(&mut AggregateFinder { depth: 0 }).is_break())
+    select
+        .projection
+        .iter()
+        .any(|item| item.visit(&mut AggregateFinder { depth: 0 }).is_break())
 }
 
 /// Looks for aggregate calls outside subqueries.
@@ -261,13 +325,25 @@ impl Visitor for AggregateFinder {
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        const AGGREGATES: &[&str] =
-            &["count", "sum", "min", "max", "avg", "array_agg", "string_agg", "bool_and", "bool_or", "every", "json_agg"];
+        const AGGREGATES: &[&str] = &[
+            "count",
+            "sum",
+            "min",
+            "max",
+            "avg",
+            "array_agg",
+            "string_agg",
+            "bool_and",
+            "bool_or",
+            "every",
+            "json_agg",
+        ];
         match expr {
             Expr::Function(function)
                 if self.depth == 0
                     && function.over.is_none()
-                    && function_name(function).is_some_and(|name| AGGREGATES.contains(&name.as_str())) =>
+                    && function_name(function)
+                        .is_some_and(|name| AGGREGATES.contains(&name.as_str())) =>
             {
                 ControlFlow::Break(())
             }
@@ -280,24 +356,43 @@ impl Visitor for AggregateFinder {
 /// knows no lateral unnest among other joins.
 pub(super) fn unnest_in_place(select: &mut Select) {
     for item in &mut select.from {
-        let Some(base) = system_table(&item.relation) else { continue };
+        let Some(base) = system_table(&item.relation) else {
+            continue;
+        };
         let found = item.joins.iter().enumerate().find_map(|(position, join)| {
-            let TableFactor::UNNEST { array_exprs, alias: Some(alias), with_ordinality: false, .. } = &join.relation else {
+            let TableFactor::UNNEST {
+                array_exprs,
+                alias: Some(alias),
+                with_ordinality: false,
+                ..
+            } = &join.relation
+            else {
                 return None;
             };
-            let [array] = array_exprs.as_slice() else { return None };
+            let [array] = array_exprs.as_slice() else {
+                return None;
+            };
             let column = folded(&last_ident(array)?);
-            let name = alias.columns.first().map_or_else(|| alias.name.clone(), |column| column.name.clone());
+            let name = alias
+                .columns
+                .first()
+                .map_or_else(|| alias.name.clone(), |column| column.name.clone());
             base.table.position(&column)?;
             Some((position, column, name))
         });
-        let Some((position, column, name)) = found else { continue };
+        let Some((position, column, name)) = found else {
+            continue;
+        };
         let text = format!(
             "SELECT * FROM (SELECT *, unnest({column}) AS {name} FROM {}.{}) AS \"{}\"",
             base.table.schema, base.table.name, base.qualifier
         );
-        let Ok(mut parsed) = thalweg_sql::parse_query(&text) else { continue };
-        let SetExpr::Select(source) = parsed.body.as_mut() else { continue };
+        let Ok(mut parsed) = thalweg_sql::parse_query(&text) else {
+            continue;
+        };
+        let SetExpr::Select(source) = parsed.body.as_mut() else {
+            continue;
+        };
         if let Some(source) = source.from.pop() {
             item.relation = source.relation;
             item.joins.remove(position);

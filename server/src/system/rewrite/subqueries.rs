@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use thalweg_sql::ast::{
-    BinaryOperator, Expr, GroupByExpr, Ident, Join, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr,
-    TableFactor, TableWithJoins, Value, visit_expressions_mut,
+    BinaryOperator, Expr, GroupByExpr, Ident, Join, JoinConstraint, JoinOperator, Query, Select,
+    SelectItem, SetExpr, TableFactor, TableWithJoins, Value, visit_expressions_mut,
 };
 
 use super::expressions::{aggregate_rows, call, single_item};
@@ -18,7 +18,10 @@ use super::scope::{InScope, factors, has_aggregate, system_table};
 /// Turns the correlated lookups of a SELECT into LEFT JOINs.
 pub(super) fn join_scalar_subqueries(select: &mut Select, counter: &mut usize) {
     // A joined relation would show up in `*`.
-    let shows_all = select.projection.iter().any(|item| matches!(item, SelectItem::Wildcard(_)));
+    let shows_all = select
+        .projection
+        .iter()
+        .any(|item| matches!(item, SelectItem::Wildcard(_)));
     if select.from.is_empty() || shows_all {
         return;
     }
@@ -36,10 +39,16 @@ pub(super) fn join_scalar_subqueries(select: &mut Select, counter: &mut usize) {
                 SelectItem::UnnamedExpr(Expr::Subquery(query)) => subquery_name(query),
                 _ => None,
             };
-            let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { continue };
+            let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item
+            else {
+                continue;
+            };
             take_lookups(expr, counter, &mut joins);
             if let (Some(alias), SelectItem::UnnamedExpr(expr)) = (named, &*item) {
-                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                *item = SelectItem::ExprWithAlias {
+                    expr: expr.clone(),
+                    alias,
+                };
             }
         }
     }
@@ -85,11 +94,17 @@ fn join_conditions(item: &mut TableWithJoins, counter: &mut usize) {
 /// EXISTS and IN as items: a count and an array, since only WHERE takes them as they are.
 pub(super) fn predicates_as_values(select: &mut Select) {
     for item in &mut select.projection {
-        let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { continue };
+        let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else {
+            continue;
+        };
         let _ = visit_expressions_mut(expr, |part| {
             let value = match part {
                 Expr::Exists { subquery, negated } => counted(subquery, *negated),
-                Expr::InSubquery { expr, subquery, negated: false } => listed(expr, subquery),
+                Expr::InSubquery {
+                    expr,
+                    subquery,
+                    negated: false,
+                } => listed(expr, subquery),
                 _ => None,
             };
             if let Some(value) = value {
@@ -102,7 +117,9 @@ pub(super) fn predicates_as_values(select: &mut Select) {
 
 fn counted(subquery: &Query, negated: bool) -> Option<Expr> {
     let mut query = subquery.clone();
-    let SetExpr::Select(select) = query.body.as_mut() else { return None };
+    let SetExpr::Select(select) = query.body.as_mut() else {
+        return None;
+    };
     let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(list, _) if list.is_empty());
     if grouped || query.limit_clause.is_some() || has_aggregate(select) {
         return None;
@@ -111,8 +128,15 @@ fn counted(subquery: &Query, negated: bool) -> Option<Expr> {
     select.projection = vec![SelectItem::UnnamedExpr(count)];
     let zero = || Expr::Value(Value::Number("0".to_owned(), false).into());
     Some(Expr::BinaryOp {
-        left: Box::new(call("coalesce", vec![Expr::Subquery(Box::new(query)), zero()])),
-        op: if negated { BinaryOperator::Eq } else { BinaryOperator::Gt },
+        left: Box::new(call(
+            "coalesce",
+            vec![Expr::Subquery(Box::new(query)), zero()],
+        )),
+        op: if negated {
+            BinaryOperator::Eq
+        } else {
+            BinaryOperator::Gt
+        },
         right: Box::new(zero()),
     })
 }
@@ -122,14 +146,19 @@ fn listed(value: &Expr, subquery: &Query) -> Option<Expr> {
     aggregate_rows(&mut query).then(|| Expr::AnyOp {
         left: Box::new(value.clone()),
         compare_op: BinaryOperator::Eq,
-        right: Box::new(call("thalweg_array_or_empty", vec![Expr::Subquery(Box::new(query))])),
+        right: Box::new(call(
+            "thalweg_array_or_empty",
+            vec![Expr::Subquery(Box::new(query))],
+        )),
         is_some: false,
     })
 }
 
 /// The name Postgres gives an unnamed scalar subquery: its item's.
 fn subquery_name(query: &Query) -> Option<Ident> {
-    let SetExpr::Select(select) = query.body.as_ref() else { return None };
+    let SetExpr::Select(select) = query.body.as_ref() else {
+        return None;
+    };
     match select.projection.as_slice() {
         [SelectItem::ExprWithAlias { alias, .. }] => Some(alias.clone()),
         [SelectItem::UnnamedExpr(Expr::Identifier(ident))] => Some(ident.clone()),
@@ -144,7 +173,9 @@ fn subquery_name(query: &Query) -> Option<Ident> {
 /// A FROM list as one chain of joins, so that a join at its end sees all of it.
 fn chained(from: Vec<TableWithJoins>) -> Vec<TableWithJoins> {
     let mut items = from.into_iter();
-    let Some(mut first) = items.next() else { return Vec::new() };
+    let Some(mut first) = items.next() else {
+        return Vec::new();
+    };
     for item in items {
         first.joins.push(Join {
             relation: item.relation,
@@ -162,8 +193,13 @@ struct Lookup {
 }
 
 fn lookup(query: &Query, number: usize) -> Option<Lookup> {
-    let plain = query.with.is_none() && query.limit_clause.is_none() && query.fetch.is_none() && query.order_by.is_none();
-    let SetExpr::Select(select) = query.body.as_ref() else { return None };
+    let plain = query.with.is_none()
+        && query.limit_clause.is_none()
+        && query.fetch.is_none()
+        && query.order_by.is_none();
+    let SetExpr::Select(select) = query.body.as_ref() else {
+        return None;
+    };
     let ungrouped = matches!(&select.group_by, GroupByExpr::Expressions(list, _) if list.is_empty())
         && select.having.is_none()
         && select.distinct.is_none();
@@ -173,8 +209,15 @@ fn lookup(query: &Query, number: usize) -> Option<Lookup> {
     let mut select = select.as_ref().clone();
     let mut found = Vec::new();
     factors(&select.from, &mut found);
-    let scope: Vec<InScope> = found.iter().map(|factor| system_table(factor)).collect::<Option<_>>()?;
-    let mut names = Renamed { prefix: format!("thalweg_{number}_"), scope: &scope, columns: BTreeSet::new() };
+    let scope: Vec<InScope> = found
+        .iter()
+        .map(|factor| system_table(factor))
+        .collect::<Option<_>>()?;
+    let mut names = Renamed {
+        prefix: format!("thalweg_{number}_"),
+        scope: &scope,
+        columns: BTreeSet::new(),
+    };
     if !names.qualify(&mut select) {
         return None;
     }
@@ -185,16 +228,29 @@ fn lookup(query: &Query, number: usize) -> Option<Lookup> {
         }
     }
     let value = single_item(&select)?;
-    let condition = select.selection.take().unwrap_or_else(|| Expr::Value(Value::Boolean(true).into()));
+    let condition = select
+        .selection
+        .take()
+        .unwrap_or_else(|| Expr::Value(Value::Boolean(true).into()));
     let mut from = chained(select.from);
     let tables = from.pop()?;
     let relation = if tables.joins.is_empty() {
         tables.relation
     } else {
-        TableFactor::NestedJoin { table_with_joins: Box::new(tables), alias: None }
+        TableFactor::NestedJoin {
+            table_with_joins: Box::new(tables),
+            alias: None,
+        }
     };
     let join_operator = JoinOperator::LeftOuter(JoinConstraint::On(condition));
-    Some(Lookup { value, join: Join { relation, global: false, join_operator } })
+    Some(Lookup {
+        value,
+        join: Join {
+            relation,
+            global: false,
+            join_operator,
+        },
+    })
 }
 
 /// New names for the relations and columns of a subquery, so that they cannot be taken for those of the outer query.
@@ -207,7 +263,8 @@ struct Renamed<'a> {
 
 impl Renamed<'_> {
     fn new_name(&mut self, qualifier: &str, column: &str) -> Expr {
-        self.columns.insert((qualifier.to_owned(), column.to_owned()));
+        self.columns
+            .insert((qualifier.to_owned(), column.to_owned()));
         let part = |name: &str| Ident::with_quote('"', format!("{}{name}", self.prefix));
         Expr::CompoundIdentifier(vec![part(qualifier), part(column)])
     }
@@ -220,7 +277,9 @@ impl Renamed<'_> {
         let _ = visit_expressions_mut(select, |expr| {
             let own = match &*expr {
                 Expr::CompoundIdentifier(parts) => match parts.as_slice() {
-                    [first, ..] if first.value.starts_with(&self.prefix) => return ControlFlow::<()>::Continue(()),
+                    [first, ..] if first.value.starts_with(&self.prefix) => {
+                        return ControlFlow::<()>::Continue(());
+                    }
                     [.., qualifier, column] => {
                         let qualifier = folded(qualifier);
                         let own = scope.iter().any(|entry| entry.qualifier == qualifier);
@@ -230,7 +289,9 @@ impl Renamed<'_> {
                 },
                 Expr::Identifier(ident) => {
                     let column = folded(ident);
-                    let owner = scope.iter().find(|entry| entry.table.position(&column).is_some());
+                    let owner = scope
+                        .iter()
+                        .find(|entry| entry.table.position(&column).is_some());
                     Some(owner.map(|entry| (entry.qualifier.clone(), column)))
                 }
                 _ => None,
@@ -247,14 +308,19 @@ impl Renamed<'_> {
 
     /// Puts a selection of the renamed columns in the place of a relation.
     fn rename(&self, factor: &mut TableFactor) {
-        if let TableFactor::NestedJoin { table_with_joins, .. } = factor {
+        if let TableFactor::NestedJoin {
+            table_with_joins, ..
+        } = factor
+        {
             self.rename(&mut table_with_joins.relation);
             for join in &mut table_with_joins.joins {
                 self.rename(&mut join.relation);
             }
             return;
         }
-        let Some(entry) = system_table(factor) else { return };
+        let Some(entry) = system_table(factor) else {
+            return;
+        };
         let columns: Vec<String> = self
             .columns
             .iter()
@@ -262,12 +328,18 @@ impl Renamed<'_> {
             .map(|(_, column)| format!("\"{column}\" AS \"{}{column}\"", self.prefix))
             .collect();
         // A relation that is only joined for its rows still needs a column.
-        let columns = if columns.is_empty() { "1 AS one".to_owned() } else { columns.join(", ") };
+        let columns = if columns.is_empty() {
+            "1 AS one".to_owned()
+        } else {
+            columns.join(", ")
+        };
         let text = format!(
             "SELECT * FROM (SELECT {columns} FROM {}.\"{}\") AS \"{}{}\"",
             entry.table.schema, entry.table.name, self.prefix, entry.qualifier
         );
-        let Ok(mut parsed) = thalweg_sql::parse_query(&text) else { return };
+        let Ok(mut parsed) = thalweg_sql::parse_query(&text) else {
+            return;
+        };
         if let SetExpr::Select(select) = parsed.body.as_mut()
             && let Some(source) = select.from.pop()
         {
