@@ -4,6 +4,7 @@
 //! its receiver is dropped, and its memory is counted against its own pool.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -20,6 +21,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream};
 use futures::StreamExt;
+use parking_lot::Mutex;
 use thalweg_catalog::Oid;
 use thalweg_planner::{Planner, RelationScan};
 use tokio::runtime::{Handle, Runtime};
@@ -34,7 +36,7 @@ const RESULT_QUEUE: usize = 2;
 /// The runtime that plans and runs queries and recomputations, apart from the one that serves the wires.
 #[derive(Debug)]
 pub(crate) struct BatchRuntime {
-    runtime: Option<Runtime>,
+    runtime: Mutex<Option<Runtime>>,
     handle: Handle,
 }
 
@@ -50,19 +52,34 @@ impl BatchRuntime {
             .map_err(EngineError::internal)?;
         Ok(Self {
             handle: runtime.handle().clone(),
-            runtime: Some(runtime),
+            runtime: Mutex::new(Some(runtime)),
         })
     }
 
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
     }
+
+    /// Ends every query and recomputation; waits at most `wait` for those that are in the middle of a batch.
+    pub(crate) fn stop(&self, wait: Duration) {
+        let Some(runtime) = self.runtime.lock().take() else {
+            return;
+        };
+        // The caller may be on a thread of another runtime, where waiting for this one is not allowed.
+        let stopping = std::thread::Builder::new()
+            .name("thalweg-batch-stop".into())
+            .spawn(move || runtime.shutdown_timeout(wait));
+        match stopping {
+            Ok(thread) => drop(thread.join()),
+            Err(error) => tracing::warn!(%error, "queries are not waited for"),
+        }
+    }
 }
 
 impl Drop for BatchRuntime {
     fn drop(&mut self) {
         // The last handle may be dropped inside a task of another runtime, where waiting is not allowed.
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.runtime.get_mut().take() {
             runtime.shutdown_background();
         }
     }
@@ -189,7 +206,10 @@ pub(crate) async fn stream(
     let abort = AbortOnDrop(task.abort_handle());
     let schema: SchemaRef = match start.await {
         Ok(opened) => opened?,
-        Err(_) => return Err(panicked()),
+        Err(_) => {
+            joined(task.await)?;
+            return Err(EngineError::Stopping);
+        }
     };
     let mut task = Some(task);
     let batches = futures::stream::poll_fn(move |cx| {
@@ -221,7 +241,8 @@ impl Drop for AbortOnDrop {
     }
 }
 
-fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Result<T, EngineError> {
+/// The result of a task; a task that did not run because the runtime has stopped says so.
+pub(crate) fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Result<T, EngineError> {
     ended.map_err(|error| {
         if error.is_panic() {
             panicked()

@@ -24,7 +24,7 @@ use crate::shape::Shape;
 use crate::shared::{Shared, Stored};
 use crate::source::{Source, SourceState, decode_offsets, error_options};
 use crate::status::ErrorRecord;
-use crate::table::{KeyIndex, Table, TableCheck, TableColumn, Writers};
+use crate::table::{KeyIndex, Table, TableCheck, TableColumn};
 use crate::worker::weighted;
 
 pub(crate) fn create(
@@ -160,7 +160,6 @@ fn table(
             columns,
             checks,
             key,
-            writers: Writers::default(),
         }),
     )?;
     let version = recover_table(shared, &stored)?;

@@ -206,7 +206,7 @@ impl Engine {
         status(self.shared())
     }
 
-    /// Finishes what was accepted, makes it durable and stops all threads. Blocks for at most `shutdown_wait`.
+    /// Finishes what was accepted, makes it durable, stops all threads and closes the logs. Blocks for at most `shutdown_wait`.
     pub fn shutdown(&self) {
         self.inner.stop();
         let deadline = Instant::now() + self.shared().config.shutdown_wait;
@@ -227,6 +227,11 @@ impl Engine {
                 tracing::error!("an engine thread had stopped at a broken invariant");
             }
         }
+        self.shared()
+            .batch
+            .stop(deadline.saturating_duration_since(Instant::now()));
+        // A query or driver that outlives the deadline must not keep the file from being opened again.
+        self.shared().store.close();
     }
 }
 

@@ -16,7 +16,7 @@ use thalweg_connectors::Epoch;
 use tokio::time::Instant;
 
 use crate::adhoc::bounded;
-use crate::batch::{RunLimits, stream, with_relations};
+use crate::batch::{RunLimits, joined, stream, with_relations};
 use crate::choose::{common, newest};
 use crate::error::EngineError;
 use crate::relation::Version;
@@ -155,14 +155,14 @@ pub(crate) async fn pin(
             one_epoch(shared, &stored, least, deadline).await?
         }
     };
-    // Netting a version's rows takes time, which the threads that serve the wires do not have.
-    let snapshots = shared.batch.handle().spawn(async move {
+    // Netting a version's rows takes time, which neither the wires' threads nor those that run commits have.
+    let snapshots = shared.batch.handle().spawn_blocking(move || {
         let pairs = stored.iter().zip(versions);
         pairs
             .map(|(relation, version)| Ok((relation.oid, SnapshotTable::new(relation, &version)?)))
             .collect()
     });
-    let snapshots: Result<Vec<_>, EngineError> = snapshots.await.map_err(EngineError::internal)?;
+    let snapshots: Result<Vec<_>, EngineError> = joined(snapshots.await)?;
     tables.extend(
         snapshots?
             .into_iter()

@@ -17,7 +17,7 @@ use thalweg_connectors::{Delta, Epoch, EpochInfo};
 use thalweg_planner::{Conflict, DmlPlan, Planner, Returning};
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
-use crate::batch::{RunLimits, collect, conform, session_at};
+use crate::batch::{RunLimits, collect, conform, joined, session_at};
 use crate::consolidate::BytesHasher;
 use crate::error::EngineError;
 use crate::inbox::Submission;
@@ -186,7 +186,7 @@ async fn commit(
         }
         Ok(info)
     });
-    task.await.map_err(EngineError::internal)?
+    joined(task.await)?
 }
 
 fn insert(

@@ -21,6 +21,9 @@ pub enum StateError {
     /// A batch could not be turned into bytes.
     #[error("could not encode a batch: {0}")]
     Encode(#[from] arrow::error::ArrowError),
+    /// The store was closed.
+    #[error("the data file is closed")]
+    Closed,
 }
 
 impl StateError {
@@ -30,6 +33,7 @@ impl StateError {
             StateError::Storage(_) => "58030",
             StateError::Corrupt { .. } => "XX001",
             StateError::Encode(_) => "XX000",
+            StateError::Closed => "57P01",
         }
     }
 

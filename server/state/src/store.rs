@@ -3,7 +3,7 @@
 //! Invariant: `append` is one transaction; a transaction that was not made durable is lost as a whole, together with every
 //! later one, so what is found after a crash is always a prefix of the epochs.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
@@ -24,7 +24,8 @@ const EPOCHS_KEPT: u64 = 65_536;
 /// The durable logs over one database handle.
 #[derive(Clone)]
 pub struct Store {
-    db: Arc<Database>,
+    /// `None` once closed.
+    db: Arc<RwLock<Option<Arc<Database>>>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -59,7 +60,9 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub fn open(db: Arc<Database>) -> Result<Self, StateError> {
-        let store = Self { db };
+        let store = Self {
+            db: Arc::new(RwLock::new(Some(db))),
+        };
         let txn = store.begin(true)?;
         txn.open_table(EPOCHS).map_err(redb::Error::from)?;
         txn.open_table(OFFSETS).map_err(redb::Error::from)?;
@@ -69,9 +72,25 @@ impl Store {
         Ok(store)
     }
 
+    /// Lets go of the database, whoever else still holds this store: what comes later is refused. The file is closed when a
+    /// transaction that is running now has ended and no other owner of the handle is left.
+    pub fn close(&self) {
+        let db = self
+            .db
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(db);
+    }
+
+    fn database(&self) -> Result<Arc<Database>, StateError> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        db.clone().ok_or(StateError::Closed)
+    }
+
     /// The newest logged epoch.
     pub fn last_epoch(&self) -> Result<Option<EpochRecord>, StateError> {
-        let txn = self.db.begin_read().map_err(redb::Error::from)?;
+        let txn = self.database()?.begin_read().map_err(redb::Error::from)?;
         let table = txn.open_table(EPOCHS).map_err(redb::Error::from)?;
         match table.last().map_err(redb::Error::from)? {
             Some((epoch, bytes)) => Ok(Some(EpochRecord::decode(epoch.value(), bytes.value())?)),
@@ -81,7 +100,7 @@ impl Store {
 
     /// The newest logged offsets of a source.
     pub fn source_offsets(&self, source: u32) -> Result<Option<Vec<u8>>, StateError> {
-        let txn = self.db.begin_read().map_err(redb::Error::from)?;
+        let txn = self.database()?.begin_read().map_err(redb::Error::from)?;
         let table = txn.open_table(OFFSETS).map_err(redb::Error::from)?;
         let Some(bytes) = table.get(source).map_err(redb::Error::from)? else {
             return Ok(None);
@@ -153,7 +172,7 @@ impl Store {
     /// # Errors
     /// `Corrupt`, naming the entry, when one does not match its checksum.
     pub fn table_log(&self, table: u32) -> Result<TableLog, StateError> {
-        let txn = self.db.begin_read().map_err(redb::Error::from)?;
+        let txn = self.database()?.begin_read().map_err(redb::Error::from)?;
         let dml = txn.open_table(DML).map_err(redb::Error::from)?;
         let mut log = TableLog::default();
         for item in dml
@@ -197,7 +216,7 @@ impl Store {
 
     /// Tables that have entries in the DML log.
     pub fn logged_tables(&self) -> Result<Vec<u32>, StateError> {
-        let txn = self.db.begin_read().map_err(redb::Error::from)?;
+        let txn = self.database()?.begin_read().map_err(redb::Error::from)?;
         let dml = txn.open_table(DML).map_err(redb::Error::from)?;
         let mut tables = Vec::new();
         let mut next = 0_u32;
@@ -216,7 +235,7 @@ impl Store {
 
     /// Stored dead letters of a source, by key.
     pub fn dead_letters(&self, source: u32) -> Result<Vec<DeadRecord>, StateError> {
-        let txn = self.db.begin_read().map_err(redb::Error::from)?;
+        let txn = self.database()?.begin_read().map_err(redb::Error::from)?;
         let dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
         let mut letters = Vec::new();
         for item in dead
@@ -263,7 +282,7 @@ impl Store {
     }
 
     fn begin(&self, durable: bool) -> Result<WriteTransaction, StateError> {
-        let mut txn = self.db.begin_write().map_err(redb::Error::from)?;
+        let mut txn = self.database()?.begin_write().map_err(redb::Error::from)?;
         let durability = if durable {
             Durability::Immediate
         } else {

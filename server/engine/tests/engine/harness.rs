@@ -433,15 +433,8 @@ fn open(
     config: &EngineConfig,
 ) -> Result<Engine, EngineError> {
     let path = folder.path().join("thalweg.redb");
-    // The last engine's threads may hold the file for a moment after they were told to stop.
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    let database = loop {
-        match redb::Database::create(&path) {
-            Ok(database) => break database,
-            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
-        }
-        std::thread::park_timeout(Duration::from_millis(5));
-    };
+    // An engine that was shut down has closed the file, whoever still holds it.
+    let database = redb::Database::create(&path).expect("the file is free");
     let store = Arc::new(Store::open(Arc::new(database))?);
     Engine::open(
         config.clone(),

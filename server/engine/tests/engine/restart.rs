@@ -69,6 +69,23 @@ fn a_long_log_is_rewritten_and_means_the_same() {
     assert_eq!(db.reopen().rows("SELECT * FROM t"), ["1|0"]);
 }
 
+/// A session that is still there does not keep the file of an engine that was shut down, and gets an error.
+#[test]
+fn the_file_is_free_at_once_after_a_shutdown() {
+    let mut db = Db::new();
+    generator(&mut db);
+    db.ok("CREATE TABLE t (id INT); CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM s JOIN t ON t.id = s.v");
+    let mut session = db.session();
+    session.run("INSERT INTO t VALUES (1)").expect("inserts");
+    let db = db.reopen();
+    assert_eq!(db.rows("SELECT id FROM t"), ["1"]);
+    let report = session
+        .run("INSERT INTO t VALUES (2)")
+        .expect_err("is stopped");
+    assert_eq!(report.sqlstate, "57P01", "{report:?}");
+    assert_eq!(db.rows("SELECT id FROM t"), ["1"]);
+}
+
 #[test]
 fn a_damaged_log_entry_is_named_and_harms_nobody_else() {
     let mut db = Db::new();
