@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CatalogError;
-use crate::object::{Column, Environment, Oid, Relation, RelationKind, Schema};
+use crate::object::{Column, Environment, FIRST_USER_OID, Oid, Relation, RelationKind, Schema};
 use crate::snapshot::Catalog;
 
 /// One change of the catalog. The log is a list of these.
@@ -218,26 +218,37 @@ impl Catalog {
         Ok(())
     }
 
-    /// Takes OIDs that the counter has not given out yet. That they are all at or above it is what keeps them from ever being
-    /// used twice, even after drops.
+    /// Takes OIDs that nothing uses, and moves the counter above them. An allocator only counts up and starts at the counter,
+    /// so no OID is ever given out twice; but changes reach the log in another order than their OIDs were given out.
     fn take_oids(&mut self, oids: &[Oid]) -> Result<(), CatalogError> {
         let distinct: BTreeSet<Oid> = oids.iter().copied().collect();
         if distinct.len() != oids.len() {
             return Err(refuse("an object uses one OID twice"));
         }
-        if let Some(used) = distinct.first().filter(|oid| oid.0 < self.next_oid) {
-            return Err(refuse(format!(
-                "OID {used} is below the counter, {}",
-                self.next_oid
-            )));
+        let Some((lowest, highest)) = distinct.first().zip(distinct.last()) else {
+            return Ok(());
+        };
+        if lowest.0 < FIRST_USER_OID {
+            return Err(refuse(format!("OID {lowest} belongs to the system")));
         }
-        if let Some(highest) = distinct.last() {
-            self.next_oid = highest
-                .0
-                .checked_add(1)
-                .ok_or_else(|| refuse("the OID counter is exhausted"))?;
+        // Only a change that was overtaken has OIDs below the counter, so the search is rare.
+        if lowest.0 < self.next_oid
+            && let Some(used) = distinct.iter().find(|oid| self.uses_oid(**oid))
+        {
+            return Err(refuse(format!("OID {used} is in use")));
         }
+        let above = highest.0.checked_add(1);
+        let above = above.ok_or_else(|| refuse("the OID counter is exhausted"))?;
+        self.next_oid = self.next_oid.max(above);
         Ok(())
+    }
+
+    fn uses_oid(&self, oid: Oid) -> bool {
+        self.schemas.contains_key(&oid)
+            || self
+                .relations
+                .values()
+                .any(|relation| relation.oids().contains(&oid))
     }
 
     fn check_dependencies(&self, depends_on: &[Oid]) -> Result<(), CatalogError> {

@@ -15,7 +15,7 @@ use thalweg_sql::{Report, ast};
 
 use crate::bind::binder::Parameters;
 use crate::bind::provider::Session;
-use crate::context::{Functions, PlanContext, QueryPlan, ViewPlan};
+use crate::context::{DmlPlan, Functions, PlanContext, QueryPlan, ViewPlan};
 use crate::error::PlanError;
 use crate::registry::Registry;
 use crate::rewrite;
@@ -207,6 +207,19 @@ impl Planner {
         values: &[ScalarValue],
     ) -> Result<LogicalPlan, PlanError> {
         Ok(rewrite::parameters::bind(plan, values)?)
+    }
+
+    /// Puts parameter values into everything a data statement reads and computes: its input, ON CONFLICT and RETURNING.
+    ///
+    /// # Errors
+    /// As [`Planner::bind_parameters`].
+    pub fn bind_dml_parameters(
+        &self,
+        mut plan: DmlPlan,
+        values: &[ScalarValue],
+    ) -> Result<DmlPlan, PlanError> {
+        rewrite::parameters::bind_dml(&mut plan, values)?;
+        Ok(plan)
     }
 
     /// Gives the guards of a view's plan a place to report to.

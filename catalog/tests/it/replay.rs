@@ -73,6 +73,19 @@ fn replay_gives_the_same_snapshot_and_oids_are_never_reused() {
     }
 }
 
+/// Blocks commit in another order than they reserved their OIDs.
+#[test]
+fn a_change_that_was_overtaken_applies() {
+    let empty = Catalog::empty();
+    let mut oids = thalweg_catalog::OidAllocator::new(&empty);
+    let [first, second] = ["a", "b"].map(|name| ddl::small_table(&empty, &mut oids, name));
+    let create =
+        |relation: &thalweg_catalog::Relation| Change::CreateRelation(Box::new(relation.clone()));
+    let one = apply(&empty, &create(&second)).expect("the second");
+    let both = apply(&one, &create(&first)).expect("the first, later");
+    assert_eq!(both.next_oid(), oids.next());
+}
+
 #[test]
 fn changes_that_break_an_invariant_do_not_apply() {
     let empty = Catalog::empty();
@@ -99,7 +112,7 @@ fn changes_that_break_an_invariant_do_not_apply() {
     let mut orphan = ddl::small_table(&one, &mut oids, "u");
     orphan.kind = thalweg_catalog::RelationKind::Errors { source: table.oid };
     for (change, reason) in [
-        (create(&same_oid), "is below the counter"),
+        (create(&same_oid), "OID 16384 is in use"),
         (create(&twice), "uses one OID twice"),
         (create(&no_schema), "there is no schema 1"),
         (

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use thalweg_catalog::{Catalog, Column, Oid, Relation, RelationKind, Report};
-use thalweg_connectors::{ConnectorContext, Delta, EpochInfo, Offsets, Weights};
+use thalweg_connectors::{ConnectorContext, Delta, EpochInfo, Offsets, Sink, Weights};
 use thalweg_planner::{NoSystemRelations, PlanContext, ViewPlan};
 use thalweg_sql::parse_expr;
 use thalweg_state::{Multiplicity, WeightedBatch};
@@ -24,8 +24,11 @@ use crate::shape::Shape;
 use crate::shared::{Shared, Stored};
 use crate::source::{Source, SourceState, decode_offsets, error_options};
 use crate::status::ErrorRecord;
-use crate::table::{KeyIndex, Table, TableCheck, TableColumn};
+use crate::table::{KeyIndex, Table, TableCheck, TableColumn, Writers};
 use crate::worker::weighted;
+
+/// Sinks that start to deliver once their jobs are in place.
+pub(crate) type Sinks = Vec<(Arc<Job>, Box<dyn Sink>)>;
 
 pub(crate) fn create(
     shared: &Arc<Shared>,
@@ -33,38 +36,55 @@ pub(crate) fn create(
     relation: &Relation,
     view: Option<ViewPlan>,
 ) -> Result<EpochInfo, EngineError> {
-    let mut sink = None;
-    let what = match &relation.kind {
-        RelationKind::Table => table(shared, catalog, relation)?,
-        RelationKind::Source(_) => source(shared, catalog, relation)?,
-        RelationKind::Errors { source } => errors(shared, catalog, relation, *source)?,
-        RelationKind::View { .. } => return Ok(shared.latest_info()),
-        RelationKind::MaterializedView { options, .. } => {
-            let strict = options
-                .get("on_compute_error")
-                .is_some_and(|value| value.eq_ignore_ascii_case("fail"));
-            job(shared, relation, "materialized view", view, strict)?
-        }
-        RelationKind::Sink(_) => {
-            let context = ConnectorContext::new(Arc::clone(&shared.clock));
-            sink =
-                Some(thalweg_connectors::sink(relation, &context).map_err(|error| error.report())?);
-            job(shared, relation, "sink", view, false)?
-        }
-    };
-    let job = what.job.clone();
-    let (reply, registered) = oneshot::channel();
-    shared.inbox.command(Command::Register {
-        what: Box::new(what),
-        reply,
-    })?;
-    let info = receive(registered)??;
-    if let (Some(sink), Some(job)) = (sink, job) {
-        shared
-            .wires
-            .spawn(crate::sinks::deliver(Arc::clone(shared), job, sink));
+    let (registrations, sinks) = prepare_all(shared, catalog, vec![(relation.clone(), view)])?;
+    let mut info = shared.latest_info();
+    for what in registrations {
+        let (reply, registered) = oneshot::channel();
+        shared.inbox.command(Command::Register {
+            what: Box::new(what),
+            reply,
+        })?;
+        info = receive(registered)??;
+    }
+    for (job, sink) in sinks {
+        let deliver = crate::sinks::deliver(Arc::clone(shared), job, sink);
+        shared.wires.spawn(deliver);
     }
     Ok(info)
+}
+
+/// Builds everything of new objects that can fail. An object may read those before it in the list.
+pub(crate) fn prepare_all(
+    shared: &Shared,
+    catalog: &Catalog,
+    objects: Vec<(Relation, Option<ViewPlan>)>,
+) -> Result<(Vec<Registration>, Sinks), EngineError> {
+    let (mut earlier, mut sinks) = (Vec::new(), Vec::new());
+    for (relation, view) in objects {
+        let what = match &relation.kind {
+            RelationKind::Table => table(shared, catalog, &relation)?,
+            RelationKind::Source(_) => source(shared, catalog, &relation)?,
+            RelationKind::Errors { source } => errors(shared, catalog, &relation, *source)?,
+            RelationKind::View { .. } => continue,
+            RelationKind::MaterializedView { options, .. } => {
+                let strict = options
+                    .get("on_compute_error")
+                    .is_some_and(|value| value.eq_ignore_ascii_case("fail"));
+                let kind = "materialized view";
+                job(shared, &relation, kind, view, strict, &earlier)?
+            }
+            RelationKind::Sink(_) => {
+                let context = ConnectorContext::new(Arc::clone(&shared.clock));
+                let sink = thalweg_connectors::sink(&relation, &context)
+                    .map_err(|error| error.report())?;
+                let what = job(shared, &relation, "sink", view, false, &earlier)?;
+                sinks.extend(what.job.clone().map(|job| (job, sink)));
+                what
+            }
+        };
+        earlier.push(what);
+    }
+    Ok((earlier, sinks))
 }
 
 /// Puts an object in place that could not be started. It has no content at any epoch, so every read of it, and of what is
@@ -128,6 +148,23 @@ fn table(
     catalog: &Catalog,
     relation: &Relation,
 ) -> Result<Registration, EngineError> {
+    let stored = stored_table(shared, catalog, relation)?;
+    let version = recover_table(shared, &stored)?;
+    if let Some(index) = stored.table.as_ref().and_then(|table| table.key.as_ref()) {
+        index.apply(&version.content()?)?;
+    }
+    Ok(Registration {
+        content: Some((stored, Arc::new(version))),
+        ..Registration::default()
+    })
+}
+
+/// An empty table that no epoch knows yet.
+pub(crate) fn stored_table(
+    shared: &Shared,
+    catalog: &Catalog,
+    relation: &Relation,
+) -> Result<Arc<Stored>, EngineError> {
     let schema = schema_of(&relation.columns);
     let key = match &relation.primary_key {
         Some(key) => {
@@ -151,7 +188,7 @@ fn table(
         })
         .collect();
     let checks = checks(shared, catalog, relation, &schema)?;
-    let stored = Stored::new(
+    Stored::new(
         relation.oid,
         &relation.name,
         "table",
@@ -160,16 +197,9 @@ fn table(
             columns,
             checks,
             key,
+            writers: Writers::default(),
         }),
-    )?;
-    let version = recover_table(shared, &stored)?;
-    if let Some(index) = stored.table.as_ref().and_then(|table| table.key.as_ref()) {
-        index.apply(&version.content()?)?;
-    }
-    Ok(Registration {
-        content: Some((stored, Arc::new(version))),
-        ..Registration::default()
-    })
+    )
 }
 
 fn checks(
@@ -333,6 +363,7 @@ fn job(
     kind: &'static str,
     view: Option<ViewPlan>,
     strict_errors: bool,
+    earlier: &[Registration],
 ) -> Result<Registration, EngineError> {
     let view = view.ok_or_else(|| {
         EngineError::internal(format!("the {kind} \"{}\" has no plan", relation.name))
@@ -352,7 +383,11 @@ fn job(
     let inputs = view
         .reads
         .iter()
-        .map(|oid| shared.relation(*oid).ok_or(EngineError::Unknown(*oid)))
+        .map(|oid| {
+            let new = earlier.iter().find_map(|what| what.relation(*oid));
+            new.or_else(|| shared.relation(*oid))
+                .ok_or(EngineError::Unknown(*oid))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let job = Job::new(&shared.planner, stored, view, inputs, strict_errors)?;
     Ok(Registration {

@@ -25,6 +25,7 @@ use crate::job::schedule;
 use crate::read::{Read, ReadOptions, SessionFloor, epoch_of_now, read, reflected};
 use crate::shared::Shared;
 use crate::status::{EngineStatus, status};
+use crate::transaction::{Definitions, WriteTransaction, commit};
 use crate::worker::Worker;
 use crate::write::{Written, truncate, write};
 
@@ -123,7 +124,8 @@ impl Engine {
         }
     }
 
-    /// Runs a query at one epoch. `plan` has its parameters bound; `reads` are the relations in it.
+    /// Runs a query at one epoch. `plan` has its parameters bound; `reads` are the relations in it. Tables show what `block`
+    /// has staged; views do not.
     ///
     /// # Errors
     /// 55000 when an object is in state ERROR or late, 53200 when the query needs too much memory, and the query's own.
@@ -133,25 +135,57 @@ impl Engine {
         reads: &[Oid],
         floor: &mut SessionFloor,
         options: &ReadOptions,
+        block: Option<&WriteTransaction>,
     ) -> Result<Read, EngineError> {
-        read(self.shared(), plan, reads, floor, options).await
+        read(self.shared(), plan, reads, floor, options, block).await
     }
 
-    /// Runs INSERT, UPDATE or DELETE; returns when it is on disk and visible.
+    /// Runs INSERT, UPDATE or DELETE; returns when it is on disk and visible. With `block` it is only staged there, for later
+    /// statements of the block.
     ///
     /// # Errors
-    /// 23502, 23505, 23514 and 21000 for broken constraints, and the input's own.
+    /// 23502, 23505, 23514 and 21000 for broken constraints, 40001 when another session changed what the block relies on, and
+    /// the input's own.
     pub async fn write(
         &self,
         plan: &DmlPlan,
-        _catalog: &Catalog,
         floor: &mut SessionFloor,
+        options: &ReadOptions,
+        block: Option<&mut WriteTransaction>,
     ) -> Result<Written, EngineError> {
-        let options = ReadOptions {
-            at_now_us: self.shared().clock.now_us(),
-            ..ReadOptions::default()
-        };
-        write(self.shared(), plan, floor, &options).await
+        write(self.shared(), plan, floor, options, block).await
+    }
+
+    /// Makes a table that `block` creates known to it, so that its later statements can write and read it.
+    ///
+    /// # Errors
+    /// What a constraint's expression reports.
+    pub fn stage_table(
+        &self,
+        block: &mut WriteTransaction,
+        catalog: &Catalog,
+        relation: &Relation,
+    ) -> Result<(), EngineError> {
+        block.create(self.shared(), catalog, relation)
+    }
+
+    /// Makes everything of a block durable and visible at one epoch: its rows and its definitions.
+    ///
+    /// # Errors
+    /// 40001 when another session changed what the block relies on; then nothing has happened. Otherwise what building the
+    /// new objects or the log reports, with the same effect.
+    pub async fn commit(
+        &self,
+        block: WriteTransaction,
+        definitions: Option<Definitions>,
+        floor: &mut SessionFloor,
+    ) -> Result<Epoch, EngineError> {
+        let wrote = !block.is_empty();
+        let info = commit(self.shared(), block, definitions).await?;
+        if wrote {
+            floor.raise(info.epoch.0);
+        }
+        Ok(info.epoch)
     }
 
     /// Removes all rows of a table; returns their number.
@@ -159,8 +193,8 @@ impl Engine {
         truncate(self.shared(), table, floor).await
     }
 
-    /// Returns when every view that is not in state ERROR reflects every write accepted so far.
-    pub async fn flush(&self) -> Result<(), EngineError> {
+    /// Returns when every view that is not in state ERROR reflects every write accepted so far, and so do the session's reads.
+    pub async fn flush(&self, floor: &mut SessionFloor) -> Result<(), EngineError> {
         let shared = self.shared();
         let epoch = shared.latest();
         let views: Vec<_> = shared
@@ -176,11 +210,13 @@ impl Engine {
                 return Err(error);
             }
         }
+        floor.raise(epoch);
         Ok(())
     }
 
-    /// Returns when the object reflects what its sources hold now; gives the epoch that does.
-    pub async fn wait_for(&self, oid: Oid) -> Result<Epoch, EngineError> {
+    /// Returns when the object reflects what its sources hold now; gives the epoch that does, which the session's reads are not
+    /// older than.
+    pub async fn wait_for(&self, oid: Oid, floor: &mut SessionFloor) -> Result<Epoch, EngineError> {
         let shared = self.shared();
         let relation = shared.relation(oid).ok_or(EngineError::Unknown(oid))?;
         let unread = shared
@@ -193,6 +229,7 @@ impl Engine {
         }
         let epoch = epoch_of_now(shared, &[oid], None).await?;
         reflected(shared, &[relation], epoch).await?;
+        floor.raise(epoch);
         Ok(Epoch(epoch))
     }
 

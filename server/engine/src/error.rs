@@ -68,6 +68,18 @@ impl EngineError {
         }))
     }
 
+    /// Another session changed what a transaction block relied on.
+    pub(crate) fn concurrent_update() -> Self {
+        let mut report = Self::statement(
+            "40001",
+            "could not serialize access due to concurrent update",
+            None,
+        )
+        .report();
+        report.hint = Some("Run the transaction again.".into());
+        report.into()
+    }
+
     pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
         Self::statement("XX000", message.to_string(), None)
     }

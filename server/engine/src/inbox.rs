@@ -19,12 +19,41 @@ use crate::relation::Version;
 use crate::shared::Stored;
 use crate::source::Source;
 
-/// A table change to be acknowledged.
+/// What happens to one table at an epoch.
+#[derive(Debug)]
+pub(crate) struct TableChange {
+    pub(crate) table: Oid,
+    /// The deltas as the log keeps them.
+    pub(crate) record: Vec<u8>,
+    pub(crate) deltas: Vec<Delta>,
+}
+
+/// Table changes that are made and acknowledged together.
 #[derive(Debug)]
 pub(crate) struct Submission {
-    pub(crate) table: Oid,
-    pub(crate) changes: Vec<Delta>,
+    pub(crate) changes: Vec<TableChange>,
     pub(crate) reply: oneshot::Sender<Result<EpochInfo, EngineError>>,
+}
+
+/// Objects that come and go, with their block's rows: one epoch of its own.
+pub(crate) struct Definition {
+    pub(crate) registrations: Vec<Registration>,
+    /// Changes of tables that were there before.
+    pub(crate) changes: Vec<TableChange>,
+    /// Log records of new tables' rows, which their registrations hold as content.
+    pub(crate) records: Vec<(u32, Vec<u8>)>,
+    pub(crate) drop: Vec<Oid>,
+    pub(crate) append: crate::transaction::Append,
+    pub(crate) publish: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Definition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Definition")
+            .field("registrations", &self.registrations)
+            .field("drop", &self.drop)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A change of what the worker steps.
@@ -33,6 +62,11 @@ pub(crate) enum Command {
     /// Starts a relation at the next epoch.
     Register {
         what: Box<Registration>,
+        reply: oneshot::Sender<Result<EpochInfo, EngineError>>,
+    },
+    /// Commits DDL.
+    Define {
+        what: Box<Definition>,
         reply: oneshot::Sender<Result<EpochInfo, EngineError>>,
     },
     /// Forgets objects.
@@ -53,6 +87,20 @@ pub(crate) struct Registration {
     pub(crate) dead: Option<(Oid, Arc<crate::dead::DeadLog>)>,
     /// A view or sink.
     pub(crate) job: Option<Arc<Job>>,
+}
+
+impl Registration {
+    /// What others read of the object, when it is `oid`.
+    pub(crate) fn relation(&self, oid: Oid) -> Option<Arc<Stored>> {
+        let content = self.content.as_ref().map(|(stored, _)| stored);
+        let source = self.source.as_ref().map(|source| &source.history);
+        let job = self.job.as_ref().map(|job| &job.relation);
+        let found = [content, source, job]
+            .into_iter()
+            .flatten()
+            .find(|stored| stored.oid == oid);
+        found.cloned()
+    }
 }
 
 /// Rows of a source driver; `generation` tells a driver from one that was stopped.

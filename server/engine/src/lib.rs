@@ -25,9 +25,11 @@ mod sinks;
 mod snapshot;
 mod source;
 mod stateless;
+mod statement;
 mod status;
 mod table;
 mod text;
+mod transaction;
 mod worker;
 mod write;
 
@@ -36,4 +38,5 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use read::{Consistency, Read, ReadOptions, SessionFloor};
 pub use status::{EngineStatus, ErrorRecord, JobPhase, JobStatus, RelationStatus, SourceStatus};
+pub use transaction::{Append, Definitions, WriteTransaction};
 pub use write::Written;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use datafusion::catalog::TableProvider;
@@ -23,6 +24,7 @@ use crate::relation::Version;
 use crate::shared::{Shared, Stored};
 use crate::snapshot::SnapshotTable;
 use crate::source::{Source, reached};
+use crate::transaction::{StagedTable, WriteTransaction};
 
 /// Lower bound of what a session may still see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +60,8 @@ pub struct ReadOptions {
     pub wait_timeout: Duration,
     /// What `now()` reads, microseconds since the Unix epoch.
     pub at_now_us: i64,
+    /// `SET read_durable`: the result waits until the epoch that it is of is on disk.
+    pub durable: bool,
 }
 
 impl Default for ReadOptions {
@@ -66,6 +70,7 @@ impl Default for ReadOptions {
             consistency: Consistency::Snapshot,
             wait_timeout: Duration::from_secs(10),
             at_now_us: 0,
+            durable: false,
         }
     }
 }
@@ -90,9 +95,18 @@ impl std::fmt::Debug for Read {
 pub(crate) struct Pinned {
     pub(crate) epoch: u64,
     tables: BTreeMap<Oid, Arc<dyn TableProvider>>,
+    contents: BTreeMap<Oid, Arc<Version>>,
 }
 
 impl Pinned {
+    /// The published content of a relation at this epoch; of one that was not read, the newest.
+    pub(crate) fn content(&self, relation: &Stored) -> Arc<Version> {
+        match self.contents.get(&relation.oid) {
+            Some(version) => Arc::clone(version),
+            None => relation.history.lock().newest(),
+        }
+    }
+
     pub(crate) fn bind(&self, plan: LogicalPlan) -> Result<LogicalPlan, EngineError> {
         let bound = with_relations(plan, &mut |oid| match self.tables.get(&oid) {
             Some(table) => Ok(Arc::clone(table)),
@@ -111,8 +125,12 @@ pub(crate) async fn read(
     reads: &[Oid],
     floor: &mut SessionFloor,
     options: &ReadOptions,
+    block: Option<&WriteTransaction>,
 ) -> Result<Read, EngineError> {
-    let pinned = pin(shared, reads, floor.floor.0, options).await?;
+    let pinned = pin(shared, reads, floor.floor.0, options, block).await?;
+    if options.durable {
+        on_disk(shared, pinned.epoch).await?;
+    }
     let limits = RunLimits {
         now_us: options.at_now_us,
         memory: shared.config.query_memory_max,
@@ -128,15 +146,34 @@ pub(crate) async fn read(
     })
 }
 
-/// Chooses the epoch and takes hold of everything at it.
+/// Waits until an epoch is durable, which every epoch is one group fsync after it was published.
+async fn on_disk(shared: &Shared, epoch: u64) -> Result<(), EngineError> {
+    let mut progress = shared.subscribe();
+    loop {
+        progress.mark_unchanged();
+        if shared.durable.load(Ordering::SeqCst) >= epoch {
+            return Ok(());
+        }
+        if let Some(error) = shared.fatal.lock().clone() {
+            return Err(error);
+        }
+        changed(&mut progress, None).await?;
+    }
+}
+
+/// Chooses the epoch and takes hold of everything at it; tables with what `block` has staged.
 pub(crate) async fn pin(
     shared: &Arc<Shared>,
     reads: &[Oid],
     floor: u64,
     options: &ReadOptions,
+    block: Option<&WriteTransaction>,
 ) -> Result<Pinned, EngineError> {
     let deadline = Instant::now() + options.wait_timeout;
-    let (stored, scanned) = sort_out(shared, reads)?;
+    let (created, published): (Vec<Oid>, Vec<Oid>) = reads
+        .iter()
+        .partition(|oid| block.is_some_and(|block| block.created(**oid).is_some()));
+    let (stored, scanned) = sort_out(shared, &published)?;
     let mut tables: BTreeMap<Oid, Arc<dyn TableProvider>> = BTreeMap::new();
     for source in &scanned {
         tables.insert(
@@ -155,11 +192,36 @@ pub(crate) async fn pin(
             one_epoch(shared, &stored, least, deadline).await?
         }
     };
+    let contents: BTreeMap<Oid, Arc<Version>> = stored
+        .iter()
+        .zip(&versions)
+        .map(|(relation, version)| (relation.oid, Arc::clone(version)))
+        .collect();
+    let mut parts = Vec::with_capacity(reads.len());
+    for (relation, version) in stored.into_iter().zip(versions) {
+        let staged = block.and_then(|block| block.table(relation.oid));
+        let net = staged.map(StagedTable::net).transpose()?;
+        parts.push((relation, version, net.unwrap_or_default()));
+    }
+    for oid in created {
+        let Some(block) = block else { break };
+        if let (Some(relation), Some(staged)) = (block.created(oid), block.table(oid)) {
+            let empty = relation.history.lock().newest();
+            parts.push((relation, empty, staged.net()?));
+        }
+    }
     // Netting a version's rows takes time, which neither the wires' threads nor those that run commits have.
     let snapshots = shared.batch.handle().spawn_blocking(move || {
-        let pairs = stored.iter().zip(versions);
-        pairs
-            .map(|(relation, version)| Ok((relation.oid, SnapshotTable::new(relation, &version)?)))
+        parts
+            .iter()
+            .map(|(relation, version, net)| {
+                let table = if net.is_empty() {
+                    SnapshotTable::new(relation, version)?
+                } else {
+                    SnapshotTable::with_changes(relation, version, net)?
+                };
+                Ok((relation.oid, table))
+            })
             .collect()
     });
     let snapshots: Result<Vec<_>, EngineError> = joined(snapshots.await)?;
@@ -168,7 +230,11 @@ pub(crate) async fn pin(
             .into_iter()
             .map(|(oid, table)| (oid, table as Arc<dyn TableProvider>)),
     );
-    Ok(Pinned { epoch, tables })
+    Ok(Pinned {
+        epoch,
+        tables,
+        contents,
+    })
 }
 
 type Sorted = (Vec<Arc<Stored>>, Vec<Arc<Source>>);

@@ -107,7 +107,6 @@ pub(crate) struct Shared {
     latest: AtomicU64,
     pub(crate) durable: AtomicU64,
     pub(crate) inbox: Inbox,
-    pub(crate) writer: Arc<tokio::sync::Mutex<()>>,
     pub(crate) errors: Mutex<VecDeque<ErrorRecord>>,
     pub(crate) stopping: AtomicBool,
     /// Set when the log could not be written: nothing may be acknowledged after that.
@@ -141,7 +140,6 @@ impl Shared {
             latest: AtomicU64::new(last.epoch.0),
             durable: AtomicU64::new(last.epoch.0),
             inbox: Inbox::default(),
-            writer: Arc::default(),
             errors: Mutex::default(),
             stopping: AtomicBool::new(false),
             fatal: Mutex::new(None),

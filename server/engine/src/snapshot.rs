@@ -12,7 +12,9 @@ use datafusion::common::Result as DataFusionResult;
 use datafusion::datasource::memory::{DataSourceExec, MemorySourceConfig};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
+use thalweg_connectors::Delta;
 
+use crate::consolidate::expand;
 use crate::error::EngineError;
 use crate::relation::Version;
 use crate::shared::Stored;
@@ -39,6 +41,34 @@ impl SnapshotTable {
             None => Err(EngineError::InvalidAccumulation {
                 object: relation.label(),
             }),
+        }
+    }
+
+    /// A version with net changes that are not published.
+    ///
+    /// # Errors
+    /// 40001 when a row that the changes remove is not there any more.
+    pub(crate) fn with_changes(
+        relation: &Stored,
+        version: &Version,
+        net: &[Delta],
+    ) -> Result<Arc<Self>, EngineError> {
+        let base = Self::new(relation, version)?;
+        if net.iter().all(|delta| delta.weights.all_positive()) {
+            // Rows that are only added leave the cached rows as they are.
+            let mut rows = base.rows.as_ref().clone();
+            rows.extend(expand(net)?.unwrap_or_default());
+            return Ok(Arc::new(Self {
+                schema: relation.schema(),
+                rows: Arc::new(rows),
+            }));
+        }
+        match version.with(net)?.rows()? {
+            Some(rows) => Ok(Arc::new(Self {
+                schema: relation.schema(),
+                rows,
+            })),
+            None => Err(EngineError::concurrent_update()),
         }
     }
 }

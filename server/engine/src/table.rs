@@ -1,7 +1,7 @@
 //! What makes a stored relation a table: its constraints and the index over its primary key.
 //!
-//! Invariant: the index holds exactly the rows of the newest version; it is changed only by the writer that holds the writer
-//! lock, after the change was acknowledged by the log.
+//! Invariant: the index holds the rows of the newest version, and of the changes that are on their way into the log; it is
+//! changed only under the table's lock, in the order in which the log gets the changes.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -14,6 +14,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::physical_expr::PhysicalExpr;
 use parking_lot::Mutex;
 use thalweg_connectors::Delta;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::chunk::RowCodec;
 use crate::consolidate::BytesHasher;
@@ -24,6 +25,45 @@ pub(crate) struct Table {
     pub(crate) columns: Vec<TableColumn>,
     pub(crate) checks: Vec<TableCheck>,
     pub(crate) key: Option<KeyIndex>,
+    pub(crate) writers: Writers,
+}
+
+/// Keeps changes that were checked against a table's content from overtaking each other.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Writers {
+    lock: Arc<tokio::sync::Mutex<()>>,
+    /// Changes that the index has and the newest version has not.
+    under_way: Arc<tokio::sync::watch::Sender<usize>>,
+}
+
+impl Writers {
+    pub(crate) async fn lock(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.lock).lock_owned().await
+    }
+
+    /// Returns when the newest version has everything that the index has. The caller holds the lock, so nothing is added.
+    pub(crate) async fn settled(&self) {
+        let mut under_way = self.under_way.subscribe();
+        // An error would mean that the sender is gone, and it is held by `self`.
+        let settled = under_way.wait_for(|count| *count == 0).await;
+        drop(settled);
+    }
+
+    /// Counts a change as under way until the result is dropped.
+    pub(crate) fn set_out(&self) -> UnderWay {
+        self.under_way.send_modify(|count| *count += 1);
+        UnderWay(Arc::clone(&self.under_way))
+    }
+}
+
+/// A change that the log has not acknowledged yet.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Arc<tokio::sync::watch::Sender<usize>>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 /// A column as constraints see it.
@@ -39,6 +79,9 @@ pub(crate) struct TableCheck {
     pub(crate) name: String,
     pub(crate) expr: Arc<dyn PhysicalExpr>,
 }
+
+/// Encoded bytes of a key or a row.
+pub(crate) type Encoded = Box<[u8]>;
 
 type KeyMap = HashMap<Box<[u8]>, Box<[u8]>, BuildHasherDefault<BytesHasher>>;
 
@@ -89,45 +132,58 @@ impl KeyIndex {
         self.map.lock().contains_key(key)
     }
 
-    /// The rows under these keys, in their order; keys without a row are left out.
-    pub(crate) fn rows<'a>(
-        &self,
-        keys: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Result<RecordBatch, ArrowError> {
-        let map = self.map.lock();
-        let found: Vec<&[u8]> = keys
-            .into_iter()
-            .filter_map(|key| map.get(key))
-            .map(AsRef::as_ref)
-            .collect();
-        self.rows.decode(found)
+    /// The row under a key.
+    pub(crate) fn row(&self, key: &[u8]) -> Option<Encoded> {
+        self.map.lock().get(key).cloned()
     }
 
-    /// Follows acknowledged changes: deletions first, so that a replaced row ends up present.
+    /// Rows from their encoded form.
+    pub(crate) fn decode<'a>(
+        &self,
+        rows: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<RecordBatch, ArrowError> {
+        self.rows.decode(rows)
+    }
+
+    /// What changes do to keys, deletions first, so that a replaced row ends up present.
+    pub(crate) fn effects(
+        &self,
+        deltas: &[Delta],
+    ) -> Result<Vec<(Encoded, Option<Encoded>)>, ArrowError> {
+        let (mut gone, mut there) = (Vec::new(), Vec::new());
+        for delta in deltas.iter().filter(|delta| delta.num_rows() > 0) {
+            let keys = self.keys(&delta.batch)?;
+            let added = (0..delta.num_rows()).any(|row| delta.weights.at(row) > 0);
+            let rows = added
+                .then(|| self.rows.encode(delta.batch.columns()))
+                .transpose()?;
+            for (index, key) in keys.into_iter().enumerate() {
+                match &rows {
+                    Some(rows) if delta.weights.at(index) > 0 => {
+                        there.push((key, Some(rows.row(index).data().into())));
+                    }
+                    _ => gone.push((key, None)),
+                }
+            }
+        }
+        gone.extend(there);
+        Ok(gone)
+    }
+
+    /// Follows changes.
     pub(crate) fn apply(&self, deltas: &[Delta]) -> Result<(), ArrowError> {
-        let mut map = self.map.lock();
-        for delta in deltas {
-            let keys = self.keys(&delta.batch)?;
-            for (row, key) in keys.iter().enumerate() {
-                if delta.weights.at(row) < 0 {
-                    map.remove(key);
-                }
-            }
-        }
-        for delta in deltas {
-            if delta.num_rows() == 0 || !(0..delta.num_rows()).any(|row| delta.weights.at(row) > 0)
-            {
-                continue;
-            }
-            let keys = self.keys(&delta.batch)?;
-            let rows = self.rows.encode(delta.batch.columns())?;
-            for (index, (key, row)) in keys.into_iter().zip(rows.iter()).enumerate() {
-                if delta.weights.at(index) > 0 {
-                    map.insert(key, row.data().into());
-                }
-            }
-        }
+        self.follow(self.effects(deltas)?);
         Ok(())
+    }
+
+    pub(crate) fn follow(&self, effects: Vec<(Encoded, Option<Encoded>)>) {
+        let mut map = self.map.lock();
+        for (key, row) in effects {
+            match row {
+                Some(row) => map.insert(key, row),
+                None => map.remove(&key),
+            };
+        }
     }
 
     pub(crate) fn bytes(&self) -> usize {

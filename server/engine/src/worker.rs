@@ -15,11 +15,12 @@ use thalweg_state::{EpochEntry, Multiplicity, WeightedBatch};
 use tokio::sync::oneshot;
 
 use crate::error::EngineError;
-use crate::inbox::{Command, Delivery, Registration, Work};
+use crate::inbox::{Command, Definition, Delivery, Registration, TableChange, Work};
 use crate::segments::History;
 use crate::shared::{Shared, Stored};
 use crate::source::{OnError, Source, SourceState, encode_offsets, reached, spawn_driver};
 use crate::status::ErrorRecord;
+use crate::transaction::Append;
 
 /// How often old versions are dropped.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,7 +37,15 @@ struct Draft {
     moved: BTreeMap<Oid, Arc<Source>>,
     dead: BTreeMap<Oid, Vec<DeadLetter>>,
     replies: Vec<Reply<EpochInfo>>,
-    registrations: Vec<(Registration, Reply<EpochInfo>)>,
+    registrations: Vec<Registration>,
+    dropped: Vec<Oid>,
+    catalog: Option<CatalogStep>,
+}
+
+/// The catalog's part of an epoch.
+struct CatalogStep {
+    append: Append,
+    publish: Box<dyn FnOnce() + Send>,
 }
 
 /// Assigns epochs.
@@ -137,29 +146,21 @@ impl Worker {
         draft.entry.epoch = self.shared.latest() + 1;
         let now_us = self.shared.clock.now_us();
         draft.entry.at_ms = self.last_at_ms.max(now_us.div_euclid(1000));
+        let mut definitions = Vec::new();
         for command in work.commands {
             match command {
                 Command::Drop { oids, reply } => {
                     let _ = reply.send(self.drop_objects(&oids));
                 }
-                Command::Register { what, reply } => draft.registrations.push((*what, reply)),
+                Command::Register { what, reply } => {
+                    draft.registrations.push(*what);
+                    draft.replies.push(reply);
+                }
+                Command::Define { what, reply } => definitions.push((*what, reply)),
             }
         }
         for submission in work.submissions {
-            if self.shared.relation(submission.table).is_none() {
-                let _ = submission
-                    .reply
-                    .send(Err(EngineError::Unknown(submission.table)));
-                continue;
-            }
-            let logged = submission.changes.iter().map(weighted).collect();
-            draft.entry.dml.push((submission.table.0, logged));
-            draft
-                .changes
-                .entry(submission.table)
-                .or_default()
-                .extend(submission.changes);
-            draft.replies.push(submission.reply);
+            self.take_changes(submission.changes, submission.reply, &mut draft);
         }
         for delivery in work.deliveries {
             self.take_delivery(delivery, &mut draft);
@@ -171,10 +172,72 @@ impl Worker {
         self.bury(&mut draft, now_us);
         let nothing =
             draft.changes.is_empty() && draft.moved.is_empty() && draft.registrations.is_empty();
-        if nothing && draft.started.is_empty() && !work.tick {
+        if !nothing || !draft.started.is_empty() || work.tick {
+            self.commit(draft);
+        }
+        for (definition, reply) in definitions {
+            self.define(definition, reply);
+        }
+    }
+
+    /// All changes of a statement or block go into the draft, or none.
+    fn take_changes(&self, changes: Vec<TableChange>, reply: Reply<EpochInfo>, draft: &mut Draft) {
+        let gone = |change: &&TableChange| self.shared.relation(change.table).is_none();
+        if let Some(gone) = changes.iter().find(gone) {
+            let _ = reply.send(Err(EngineError::Unknown(gone.table)));
             return;
         }
+        for change in changes {
+            draft.entry.dml.push((change.table.0, change.record));
+            draft
+                .changes
+                .entry(change.table)
+                .or_default()
+                .extend(change.deltas);
+        }
+        draft.replies.push(reply);
+    }
+
+    /// DDL has an epoch of its own: the catalog may refuse it, which must not touch anyone else's changes.
+    fn define(&mut self, what: Definition, reply: Reply<EpochInfo>) {
+        let mut draft = Draft::default();
+        draft.entry.epoch = self.shared.latest() + 1;
+        let now_ms = self.shared.clock.now_us().div_euclid(1000);
+        draft.entry.at_ms = self.last_at_ms.max(now_ms);
+        self.take_changes(what.changes, reply, &mut draft);
+        if draft.replies.is_empty() {
+            return;
+        }
+        draft.entry.dml.extend(what.records);
+        draft.entry.forgotten = what.drop.iter().map(|oid| oid.0).collect();
+        draft.registrations = what.registrations;
+        draft.dropped = what.drop;
+        draft.catalog = Some(CatalogStep {
+            append: what.append,
+            publish: what.publish,
+        });
         self.commit(draft);
+    }
+
+    /// Writes an epoch to the log; the error is what whoever waits for the epoch is told.
+    fn append(
+        &self,
+        entry: &EpochEntry,
+        durable: bool,
+        append: Option<Append>,
+    ) -> Result<(), EngineError> {
+        if let Some(error) = self.shared.fatal.lock().clone() {
+            return Err(error);
+        }
+        let logged = match append {
+            Some(append) => self.shared.store.append_with(entry, append),
+            None => self.shared.store.append(entry, durable).map(Ok),
+        };
+        match logged {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(refused)) => Err(refused.into()),
+            Err(error) => Err(self.stop_logging(error.into())),
+        }
     }
 
     fn take_delivery(&self, delivery: Delivery, draft: &mut Draft) {
@@ -312,25 +375,17 @@ impl Worker {
         }
         // Table changes are acknowledged, so they reach the disk now; the rest is read again after a crash.
         let due = self.last_sync.elapsed() >= self.shared.config.group_fsync;
-        let durable = !draft.entry.dml.is_empty() || (self.unsynced && due);
-        let broken = self.shared.fatal.lock().clone();
-        let logged = match broken {
-            Some(error) => Err(error),
-            None => self
-                .shared
-                .store
-                .append(&draft.entry, durable)
-                .map_err(|error| self.stop_logging(error.into())),
+        let (append, publish) = match draft.catalog.take() {
+            Some(step) => (Some(step.append), Some(step.publish)),
+            None => (None, None),
         };
-        if let Err(error) = logged {
+        let acknowledged = append.is_some() || !draft.entry.dml.is_empty();
+        let durable = acknowledged || (self.unsynced && due);
+        if let Err(error) = self.append(&draft.entry, durable, append) {
             draft
                 .replies
                 .into_iter()
                 .for_each(|reply| drop(reply.send(Err(error.clone()))));
-            draft
-                .registrations
-                .into_iter()
-                .for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
             return;
         }
         self.unsynced = !durable;
@@ -338,7 +393,7 @@ impl Worker {
             epoch: Epoch(draft.entry.epoch),
             at_ms: draft.entry.at_ms,
         };
-        self.publish(info, &mut draft);
+        self.publish(info, &mut draft, publish);
         if durable {
             self.synced();
         }
@@ -347,7 +402,12 @@ impl Worker {
         }
     }
 
-    fn publish(&mut self, info: EpochInfo, draft: &mut Draft) {
+    fn publish(
+        &mut self,
+        info: EpochInfo,
+        draft: &mut Draft,
+        show_catalog: Option<Box<dyn FnOnce() + Send>>,
+    ) {
         let epoch = info.epoch.0;
         for (oid, deltas) in std::mem::take(&mut draft.changes) {
             let Some(relation) = self.shared.relation(oid) else {
@@ -366,9 +426,15 @@ impl Worker {
             state.bound = state.received.clone();
         }
         let mut started = Vec::new();
-        for (what, reply) in std::mem::take(&mut draft.registrations) {
+        for what in std::mem::take(&mut draft.registrations) {
             self.register(what, epoch, &mut started);
-            draft.replies.push(reply);
+        }
+        // Whoever finds a name in the catalog finds its object here: new objects are in place before, old ones go after.
+        if let Some(show) = show_catalog {
+            show();
+        }
+        if !draft.dropped.is_empty() {
+            self.detach(&draft.dropped);
         }
         let jobs: Vec<_> = self
             .shared
@@ -425,6 +491,13 @@ impl Worker {
     }
 
     fn drop_objects(&self, oids: &[Oid]) -> Result<(), EngineError> {
+        self.detach(oids);
+        let numbers: Vec<u32> = oids.iter().map(|oid| oid.0).collect();
+        Ok(self.shared.store.forget(&numbers)?)
+    }
+
+    /// Takes objects out of memory.
+    fn detach(&self, oids: &[Oid]) {
         for oid in oids {
             if let Some(job) = self.shared.jobs.write().remove(oid) {
                 job.cancel();
@@ -455,9 +528,7 @@ impl Worker {
             *source.history.history.lock() = History::new(Arc::clone(&source.history.codec));
             *source.history.failure.lock() = None;
         }
-        let numbers: Vec<u32> = oids.iter().map(|oid| oid.0).collect();
         self.shared.bump();
-        Ok(self.shared.store.forget(&numbers)?)
     }
 
     fn fail(&self, relation: &Stored, sqlstate: &str, reason: String) {

@@ -1,11 +1,12 @@
 //! CREATE and DROP: check, define, make durable, then tell the engine.
 //!
-//! Invariant: an object exists when its catalog record is durable; the engine only ever follows the catalog, so that a crash
-//! in between is healed by the next start.
+//! Invariant: an object exists when its catalog record is durable, which happens in one transaction with the rows of its block
+//! and after everything about it that can fail.
 
 use std::sync::Arc;
 
 use thalweg_catalog::{Catalog, Change, Oid, Relation, RelationKind, Schema};
+use thalweg_engine::WriteTransaction;
 use thalweg_planner::ViewPlan;
 use thalweg_sql::{
     CreateSink, CreateSource, CreateTable, CreateView, Drop, ObjectKind, Report, SinkInput, Statement, ast,
@@ -33,6 +34,12 @@ pub(super) enum Effect {
 /// `SELECT * FROM name`, as a sink `FROM name` reads it.
 pub(super) fn select_all(name: &ast::ObjectName) -> Result<Box<ast::Query>, Report> {
     thalweg_sql::parse_query(&format!("TABLE {name}")).map_err(|error| error.report())
+}
+
+impl Effect {
+    pub(super) fn creates_one_of(&self, oids: &[Oid]) -> bool {
+        matches!(self, Effect::Create { relation, .. } if oids.contains(&relation.oid))
+    }
 }
 
 fn create_effect(relation: &Relation, plan: Option<ViewPlan>) -> Effect {
@@ -76,10 +83,21 @@ impl Session {
     async fn change(&mut self, what: &str, changes: Vec<Change>, effects: Vec<Effect>) -> Result<(), Report> {
         self.transaction.note_write(what)?;
         let catalog = thalweg_catalog::apply_all(&self.catalog(), &changes).map_err(|error| error.report())?;
-        match self.transaction.stage(Arc::new(catalog), changes, effects) {
-            Some((changes, effects)) => self.server.apply_ddl(changes, effects).await,
-            None => Ok(()),
+        if !self.transaction.is_open() {
+            return self.server.apply_ddl(changes, effects, WriteTransaction::default(), &mut self.floor).await;
         }
+        if let Some(rows) = self.transaction.rows_mut() {
+            for effect in &effects {
+                if let Effect::Create { relation, .. } = effect
+                    && matches!(relation.kind, RelationKind::Table)
+                {
+                    let staged = self.server.engine.stage_table(rows, &catalog, relation);
+                    staged.map_err(|error| error.report())?;
+                }
+            }
+        }
+        self.transaction.stage(Arc::new(catalog), changes, effects);
+        Ok(())
     }
 
     pub(super) async fn create_schema(&mut self, name: &str, if_not_exists: bool) -> Result<Outcome, Report> {

@@ -76,6 +76,7 @@ impl Session {
             consistency,
             wait_timeout: std::time::Duration::from_millis(self.setting_ms("read_wait_timeout")),
             at_now_us: self.server.clock.now_us(),
+            durable: self.setting("read_durable").as_deref() == Some("on"),
         }
     }
 
@@ -98,10 +99,11 @@ impl Session {
     ) -> Result<(Vec<thalweg_planner::OutputColumn>, SendableRecordBatchStream), Report> {
         let bound =
             self.server.planner.bind_parameters(plan.plan, &parameters).map_err(|error| error.report())?;
+        self.transaction.check_reads(&plan.reads)?;
         let options = self.read_options();
         let engine = self.server.engine.clone();
         let read = engine
-            .read(&bound, &plan.reads, &mut self.floor, &options)
+            .read(&bound, &plan.reads, &mut self.floor, &options, self.transaction.rows())
             .await
             .map_err(|error| error.report())?;
         Ok((plan.output, read.stream))
@@ -117,31 +119,23 @@ impl Session {
         let scope = self.scope(&parsed.text, parameter_types(&parameters));
         let now = Some(self.server.clock.now_us());
         let plan = self.plan_dml(&parsed.statement, &scope, now)?;
-        let plan = self.bind_dml(plan, &parameters)?;
-        self.run_write(&plan, &scope.catalog, verb).await
-    }
-
-    /// Puts parameter values into whatever a data statement reads and computes.
-    fn bind_dml(&self, mut plan: DmlPlan, values: &[ScalarValue]) -> Result<DmlPlan, Report> {
-        if values.is_empty() {
-            return Ok(plan);
-        }
-        let (DmlPlan::Insert { input, .. } | DmlPlan::Update { input, .. } | DmlPlan::Delete { input, .. }) = &mut plan;
-        let bound = self.server.planner.bind_parameters(input.clone(), values).map_err(|error| error.report())?;
-        *input = bound;
-        Ok(plan)
+        let plan =
+            self.server.planner.bind_dml_parameters(plan, &parameters).map_err(|error| error.report())?;
+        self.run_write(&plan, verb).await
     }
 
     /// Runs a bound data statement: staged in a block, acknowledged durably outside of one.
     pub(super) async fn run_write(
         &mut self,
         plan: &DmlPlan,
-        catalog: &thalweg_catalog::Catalog,
         verb: &str,
     ) -> Result<Outcome, Report> {
+        let (DmlPlan::Insert { reads, .. } | DmlPlan::Update { reads, .. } | DmlPlan::Delete { reads, .. }) = plan;
+        self.transaction.check_reads(reads)?;
+        let options = self.read_options();
         let engine = self.server.engine.clone();
         let written = engine
-            .write(plan, catalog, &mut self.floor)
+            .write(plan, &mut self.floor, &options, self.transaction.rows_mut())
             .await
             .map_err(|error| error.report())?;
         let tag = if verb == "INSERT" { format!("INSERT 0 {}", written.rows) } else { format!("{verb} {}", written.rows) };

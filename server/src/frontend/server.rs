@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use thalweg_catalog::{Catalog, CatalogLog, Change, OidAllocator, Relation, RelationKind};
 use thalweg_connectors::{Clock, ConnectorContext};
-use thalweg_engine::{Engine, EngineConfig, EngineStatus};
+use thalweg_engine::{Definitions, Engine, EngineConfig, EngineStatus, SessionFloor, WriteTransaction};
 use thalweg_planner::{Functions, PlanContext, Planner, ViewPlan};
 use thalweg_sql::{Report, Statement};
 use thalweg_state::Store;
@@ -56,11 +56,11 @@ pub struct Server {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) config: Config,
     /// Serialises the append of a change with its publication and its effect on the engine.
-    ddl: tokio::sync::Mutex<()>,
+    ddl: Arc<tokio::sync::Mutex<()>>,
     /// OIDs are reserved here before the catalog change that uses them is staged, so that open blocks never share one.
     pub(super) oids: Mutex<OidAllocator>,
-    catalog: RwLock<Arc<Catalog>>,
-    log: CatalogLog,
+    catalog: Arc<RwLock<Arc<Catalog>>>,
+    log: Arc<CatalogLog>,
     connections: Mutex<BTreeMap<i32, ConnectionInfo>>,
     next_pid: AtomicI32,
     statements_ok: AtomicU64,
@@ -69,6 +69,17 @@ pub struct Server {
 
 pub(super) fn internal(message: impl Into<String>) -> Report {
     Report { sqlstate: "XX000", message: message.into(), detail: None, hint: None, position: None }
+}
+
+/// A block's definitions do not fit the catalog any more.
+fn overtaken(reason: &Report) -> Report {
+    Report {
+        sqlstate: "40001",
+        message: "could not serialize access due to concurrent update".into(),
+        detail: reason.detail.clone().or_else(|| Some(reason.message.clone())),
+        hint: Some("Run the transaction again.".into()),
+        position: None,
+    }
 }
 
 impl Server {
@@ -98,10 +109,10 @@ impl Server {
             engine,
             clock,
             config,
-            ddl: tokio::sync::Mutex::new(()),
+            ddl: Arc::default(),
             oids: Mutex::new(OidAllocator::new(&catalog)),
-            catalog: RwLock::new(Arc::clone(&catalog)),
-            log,
+            catalog: Arc::new(RwLock::new(Arc::clone(&catalog))),
+            log: Arc::new(log),
             connections: Mutex::new(BTreeMap::new()),
             next_pid: AtomicI32::new(1),
             statements_ok: AtomicU64::new(0),
@@ -176,21 +187,43 @@ impl Server {
         ConnectorContext::new(Arc::clone(&self.clock))
     }
 
-    /// Makes changes durable, publishes the new catalog, and lets the engine follow.
-    pub(super) async fn apply_ddl(&self, changes: Vec<Change>, effects: Vec<Effect>) -> Result<(), Report> {
-        let _serial = self.ddl.lock().await;
+    /// Makes definitions and the rows of their block durable and visible, all at one epoch. Everything that can fail is done
+    /// before; an error means that nothing has happened.
+    pub(super) async fn apply_ddl(
+        &self,
+        changes: Vec<Change>,
+        effects: Vec<Effect>,
+        rows: WriteTransaction,
+        floor: &mut SessionFloor,
+    ) -> Result<(), Report> {
+        let serial = Arc::clone(&self.ddl).lock_owned().await;
         let current = self.catalog();
-        let next = tokio::task::block_in_place(|| self.log.append(&current, &changes)).map_err(|error| error.report())?;
-        *self.catalog.write() = Arc::clone(&next);
+        // Checked when it was staged; what has changed since is another session's doing.
+        let next = thalweg_catalog::apply_all(&current, &changes).map_err(|error| overtaken(&error.report()))?;
+        let next = Arc::new(next);
+        let (mut create, mut drop) = (Vec::new(), Vec::new());
         for effect in effects {
             match effect {
-                Effect::Create { relation, plan } => {
-                    self.engine.create(&next, &relation, plan.map(|plan| *plan)).map_err(|error| error.report())?;
-                }
-                Effect::Drop(oids) => self.engine.drop_relations(&oids).map_err(|error| error.report())?,
+                Effect::Create { relation, plan } => create.push((*relation, plan.map(|plan| *plan))),
+                Effect::Drop(oids) => drop.extend(oids),
             }
         }
-        Ok(())
+        let (log, catalog, shown) = (Arc::clone(&self.log), Arc::clone(&self.catalog), Arc::clone(&next));
+        let definitions = Definitions {
+            catalog: next,
+            create,
+            drop,
+            append: Box::new(move |transaction| {
+                log.append_in(transaction, &current, &changes).map(std::mem::drop).map_err(|error| error.report())
+            }),
+            publish: Box::new(move || {
+                *catalog.write() = shown;
+                // Held until here even when the session goes away meanwhile.
+                std::mem::drop(serial);
+            }),
+        };
+        let committed = self.engine.commit(rows, Some(definitions), floor).await;
+        committed.map(std::mem::drop).map_err(|error| error.report())
     }
 
     /// A process id for a new session.

@@ -210,7 +210,7 @@ impl Session {
             Statement::Describe(name) => self.describe_object(name),
             Statement::Explain(explain) => self.explain(parsed, explain).await,
             Statement::Flush => {
-                self.server.engine.flush().await.map_err(|error| error.report())?;
+                self.server.engine.flush(&mut self.floor).await.map_err(|error| error.report())?;
                 Ok(command("FLUSH"))
             }
             Statement::WaitFor(name) => self.wait_for(name).await,
@@ -222,7 +222,7 @@ impl Session {
     async fn wait_for(&mut self, name: &thalweg_sql::ast::ObjectName) -> Result<Outcome, Report> {
         let catalog = self.catalog();
         let oid = catalog.resolve(&self.search_path(), name).map_err(|error| error.report())?.oid;
-        self.server.engine.wait_for(oid).await.map_err(|error| error.report())?;
+        self.server.engine.wait_for(oid, &mut self.floor).await.map_err(|error| error.report())?;
         Ok(command("WAIT FOR"))
     }
 

@@ -1,11 +1,12 @@
 //! Transaction blocks: staged DDL and rows, settings to put back, and the status byte.
 //!
-//! Invariant: nothing staged in a block is visible to another session before COMMIT has made all of it durable; ROLLBACK
-//! leaves no trace but used-up OIDs.
+//! Invariant: nothing staged in a block is visible to another session before COMMIT has made all of it durable, rows and
+//! definitions in one transaction; ROLLBACK leaves no trace but used-up OIDs.
 
 use std::sync::Arc;
 
-use thalweg_catalog::{Catalog, Change};
+use thalweg_catalog::{Catalog, Change, Oid, RelationKind};
+use thalweg_engine::WriteTransaction;
 use thalweg_sql::Report;
 
 use super::ddl::Effect;
@@ -28,6 +29,8 @@ struct Block {
     catalog: Option<Arc<Catalog>>,
     changes: Vec<Change>,
     effects: Vec<Effect>,
+    /// Rows of tables, which later statements of the block see.
+    rows: WriteTransaction,
     settings_before: Option<Settings>,
     /// `SET LOCAL` was used, so COMMIT puts settings back too.
     local_settings: Vec<(String, Vec<String>)>,
@@ -61,6 +64,38 @@ impl Transaction {
         self.block.as_ref().and_then(|block| block.catalog.clone())
     }
 
+    /// Rows staged by the open block.
+    pub(super) fn rows(&self) -> Option<&WriteTransaction> {
+        self.block.as_ref().map(|block| &block.rows)
+    }
+
+    pub(super) fn rows_mut(&mut self) -> Option<&mut WriteTransaction> {
+        self.block.as_mut().map(|block| &mut block.rows)
+    }
+
+    /// 0A000 when a statement reads something that starts to exist only when this block commits. Tables are no such thing.
+    pub(super) fn check_reads(&self, reads: &[Oid]) -> Result<(), Report> {
+        let effects = self.block.iter().flat_map(|block| &block.effects);
+        let created = effects.filter_map(|effect| match effect {
+            Effect::Create { relation, .. } if !matches!(relation.kind, RelationKind::Table) => Some(relation),
+            _ => None,
+        });
+        match created.into_iter().find(|relation| reads.contains(&relation.oid)) {
+            None => Ok(()),
+            Some(relation) => Err(Report {
+                sqlstate: "0A000",
+                message: format!(
+                    "{} \"{}\" cannot be read in the transaction block that creates it",
+                    relation.kind_word(),
+                    relation.name
+                ),
+                detail: None,
+                hint: Some("COMMIT first.".into()),
+                position: None,
+            }),
+        }
+    }
+
     /// Keeps the settings as they were before the block's first SET.
     pub(super) fn remember_settings(&mut self, settings: &Settings) {
         if let Some(block) = &mut self.block {
@@ -90,18 +125,26 @@ impl Transaction {
         Ok(())
     }
 
-    /// Stages DDL in the open block; gives it back when there is none, for the caller to apply at once.
-    pub(super) fn stage(
-        &mut self,
-        catalog: Arc<Catalog>,
-        changes: Vec<Change>,
-        effects: Vec<Effect>,
-    ) -> Option<(Vec<Change>, Vec<Effect>)> {
-        let Some(block) = &mut self.block else { return Some((changes, effects)) };
+    /// True when a block is open, which DDL is then staged in.
+    pub(super) fn is_open(&self) -> bool {
+        self.block.is_some()
+    }
+
+    /// Stages DDL in the open block.
+    pub(super) fn stage(&mut self, catalog: Arc<Catalog>, changes: Vec<Change>, effects: Vec<Effect>) {
+        let Some(block) = &mut self.block else { return };
+        for effect in effects {
+            match effect {
+                Effect::Drop(oids) => {
+                    block.rows.forget(&oids);
+                    block.effects.retain(|made| !made.creates_one_of(&oids));
+                    block.effects.push(Effect::Drop(oids));
+                }
+                create => block.effects.push(create),
+            }
+        }
         block.catalog = Some(catalog);
         block.changes.extend(changes);
-        block.effects.extend(effects);
-        None
     }
 }
 
@@ -120,7 +163,7 @@ impl Session {
     }
 
     pub(super) async fn commit(&mut self) -> Result<Outcome, Report> {
-        let Some(block) = self.transaction.block.take() else {
+        let Some(mut block) = self.transaction.block.take() else {
             self.notice(no_block("there is no transaction in progress"));
             return Ok(command("COMMIT"));
         };
@@ -128,14 +171,24 @@ impl Session {
             self.restore_settings(block.settings_before);
             return Ok(command("ROLLBACK"));
         }
+        let Block { changes, effects, rows, .. } = &mut block;
+        let (changes, effects, rows) = (std::mem::take(changes), std::mem::take(effects), std::mem::take(rows));
+        let committed = if changes.is_empty() {
+            let engine = self.server.engine.clone();
+            let committed = engine.commit(rows, None, &mut self.floor).await;
+            committed.map(drop).map_err(|error| error.report())
+        } else {
+            self.server.apply_ddl(changes, effects, rows, &mut self.floor).await
+        };
+        if let Err(report) = committed {
+            self.restore_settings(block.settings_before);
+            return Err(report);
+        }
         let before = self.settings.clone();
         if !block.local_settings.is_empty() {
             self.end_local_settings(&block);
         }
         self.report_differences(&before);
-        if !block.changes.is_empty() {
-            self.server.apply_ddl(block.changes, block.effects).await?;
-        }
         Ok(command("COMMIT"))
     }
 

@@ -13,6 +13,9 @@ use crate::error::StateError;
 
 const FORMAT: u8 = 1;
 
+/// Largest record; the database itself stops at 3 GiB, in the middle of a transaction.
+const RECORD_BYTES_MAX: usize = 2 << 30;
+
 /// How often each row counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Multiplicity {
@@ -34,7 +37,7 @@ pub struct WeightedBatch {
 /// Encodes changes as one record.
 ///
 /// # Errors
-/// When Arrow cannot write a batch.
+/// When Arrow cannot write a batch, or the record is too large for the database.
 pub fn encode_batches(batches: &[WeightedBatch]) -> Result<Vec<u8>, StateError> {
     let mut out = vec![FORMAT];
     out.extend_from_slice(&(batches.len() as u32).to_le_bytes());
@@ -58,6 +61,9 @@ pub fn encode_batches(batches: &[WeightedBatch]) -> Result<Vec<u8>, StateError> 
         writer.finish()?;
         out.extend_from_slice(&(ipc.len() as u64).to_le_bytes());
         out.extend_from_slice(&ipc);
+        if out.len() > RECORD_BYTES_MAX {
+            return Err(StateError::TooLarge(out.len()));
+        }
     }
     Ok(sealed(out))
 }

@@ -21,6 +21,9 @@ pub enum StateError {
     /// A batch could not be turned into bytes.
     #[error("could not encode a batch: {0}")]
     Encode(#[from] arrow::error::ArrowError),
+    /// A record is larger than the database takes.
+    #[error("a change of {0} bytes is too large for one record")]
+    TooLarge(usize),
     /// The store was closed.
     #[error("the data file is closed")]
     Closed,
@@ -33,6 +36,7 @@ impl StateError {
             StateError::Storage(_) => "58030",
             StateError::Corrupt { .. } => "XX001",
             StateError::Encode(_) => "XX000",
+            StateError::TooLarge(_) => "54000",
             StateError::Closed => "57P01",
         }
     }

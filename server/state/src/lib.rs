@@ -12,4 +12,6 @@ mod store;
 pub use codec::{Multiplicity, WeightedBatch, decode_batches, encode_batches};
 pub use error::StateError;
 pub use record::{DeadRecord, EpochEntry, EpochRecord};
+/// A write transaction of the shared data file, for records of others that become durable together with an epoch.
+pub use redb::WriteTransaction as Transaction;
 pub use store::{DmlEntry, Store, TableLog};

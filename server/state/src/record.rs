@@ -2,7 +2,7 @@
 //!
 //! Invariant: `decode(encode(x)) = x`, and any other bytes are an error, never a wrong record.
 
-use crate::codec::{Cursor, WeightedBatch, sealed, unsealed};
+use crate::codec::{Cursor, sealed, unsealed};
 use crate::error::StateError;
 
 /// Everything one epoch makes durable, in one transaction.
@@ -14,12 +14,15 @@ pub struct EpochEntry {
     pub at_ms: i64,
     /// Offsets bound to it by sources that moved: `(source, opaque bytes)`.
     pub offsets: Vec<(u32, Vec<u8>)>,
-    /// Table changes in the order they apply: `(table, changes)`.
-    pub dml: Vec<(u32, Vec<WeightedBatch>)>,
+    /// Table changes in the order they apply: `(table, record)`, each record made by [`crate::encode_batches`]. They come
+    /// encoded, so that one that cannot be encoded never gets as far as a transaction that others share.
+    pub dml: Vec<(u32, Vec<u8>)>,
     /// Dead letters that were seen for the first time.
     pub dead: Vec<DeadRecord>,
     /// Dead letters that fell out of retention: `(source, key)`.
     pub dead_expired: Vec<(u32, Vec<u8>)>,
+    /// Objects that were dropped: everything kept for them goes.
+    pub forgotten: Vec<u32>,
 }
 
 /// One dead letter: what makes it unique, and its content.

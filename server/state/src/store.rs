@@ -115,50 +115,29 @@ impl Store {
     /// the next durable append or [`Store::sync`].
     pub fn append(&self, entry: &EpochEntry, durable: bool) -> Result<(), StateError> {
         let txn = self.begin(durable)?;
-        {
-            let mut epochs = txn.open_table(EPOCHS).map_err(redb::Error::from)?;
-            let record = EpochRecord::encode(entry.at_ms, &entry.offsets);
-            epochs
-                .insert(entry.epoch, record.as_slice())
-                .map_err(redb::Error::from)?;
-            if entry.epoch.is_multiple_of(1024) && entry.epoch > EPOCHS_KEPT {
-                epochs
-                    .retain_in(..entry.epoch - EPOCHS_KEPT, |_, _| false)
-                    .map_err(redb::Error::from)?;
-            }
-            if !entry.offsets.is_empty() {
-                let mut offsets = txn.open_table(OFFSETS).map_err(redb::Error::from)?;
-                for (source, bytes) in &entry.offsets {
-                    let record = sealed(bytes.clone());
-                    offsets
-                        .insert(*source, record.as_slice())
-                        .map_err(redb::Error::from)?;
-                }
-            }
-            if !entry.dml.is_empty() {
-                let mut dml = txn.open_table(DML).map_err(redb::Error::from)?;
-                for (seq, (table, changes)) in entry.dml.iter().enumerate() {
-                    let record = encode_batches(changes)?;
-                    let key = (*table, entry.epoch, seq as u32);
-                    dml.insert(key, record.as_slice())
-                        .map_err(redb::Error::from)?;
-                }
-            }
-            if !entry.dead.is_empty() || !entry.dead_expired.is_empty() {
-                let mut dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
-                for letter in &entry.dead {
-                    let record = sealed(letter.value.clone());
-                    dead.insert((letter.source, letter.key.as_slice()), record.as_slice())
-                        .map_err(redb::Error::from)?;
-                }
-                for (source, key) in &entry.dead_expired {
-                    dead.remove((*source, key.as_slice()))
-                        .map_err(redb::Error::from)?;
-                }
-            }
-        }
+        write_epoch(&txn, entry)?;
         txn.commit().map_err(redb::Error::from)?;
         Ok(())
+    }
+
+    /// Appends an epoch, durably, in one transaction with what `joint` writes. When `joint` refuses, its error is the inner
+    /// result and nothing has been written.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn append_with<E>(
+        &self,
+        entry: &EpochEntry,
+        joint: impl FnOnce(&WriteTransaction) -> Result<(), E>,
+    ) -> Result<Result<(), E>, StateError> {
+        let txn = self.begin(true)?;
+        if let Err(refused) = joint(&txn) {
+            txn.abort().map_err(redb::Error::from)?;
+            return Ok(Err(refused));
+        }
+        write_epoch(&txn, entry)?;
+        txn.commit().map_err(redb::Error::from)?;
+        Ok(Ok(()))
     }
 
     /// Makes every epoch appended so far durable.
@@ -262,21 +241,7 @@ impl Store {
     /// Removes everything kept for dropped objects.
     pub fn forget(&self, objects: &[u32]) -> Result<(), StateError> {
         let txn = self.begin(true)?;
-        {
-            let mut offsets = txn.open_table(OFFSETS).map_err(redb::Error::from)?;
-            let mut dml = txn.open_table(DML).map_err(redb::Error::from)?;
-            let mut dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
-            for object in objects {
-                offsets.remove(*object).map_err(redb::Error::from)?;
-                dml.retain_in((*object, 0, 0)..=(*object, u64::MAX, u32::MAX), |_, _| {
-                    false
-                })
-                .map_err(redb::Error::from)?;
-                let end = object.checked_add(1).unwrap_or(u32::MAX);
-                dead.retain_in((*object, [].as_slice())..(end, [].as_slice()), |_, _| false)
-                    .map_err(redb::Error::from)?;
-            }
-        }
+        forget_in(&txn, objects)?;
         txn.commit().map_err(redb::Error::from)?;
         Ok(())
     }
@@ -291,4 +256,66 @@ impl Store {
         txn.set_durability(durability).map_err(redb::Error::from)?;
         Ok(txn)
     }
+}
+
+fn write_epoch(txn: &WriteTransaction, entry: &EpochEntry) -> Result<(), StateError> {
+    let mut epochs = txn.open_table(EPOCHS).map_err(redb::Error::from)?;
+    let record = EpochRecord::encode(entry.at_ms, &entry.offsets);
+    epochs
+        .insert(entry.epoch, record.as_slice())
+        .map_err(redb::Error::from)?;
+    if entry.epoch.is_multiple_of(1024) && entry.epoch > EPOCHS_KEPT {
+        epochs
+            .retain_in(..entry.epoch - EPOCHS_KEPT, |_, _| false)
+            .map_err(redb::Error::from)?;
+    }
+    if !entry.offsets.is_empty() {
+        let mut offsets = txn.open_table(OFFSETS).map_err(redb::Error::from)?;
+        for (source, bytes) in &entry.offsets {
+            let record = sealed(bytes.clone());
+            offsets
+                .insert(*source, record.as_slice())
+                .map_err(redb::Error::from)?;
+        }
+    }
+    if !entry.dml.is_empty() {
+        let mut dml = txn.open_table(DML).map_err(redb::Error::from)?;
+        for (seq, (table, record)) in entry.dml.iter().enumerate() {
+            dml.insert((*table, entry.epoch, seq as u32), record.as_slice())
+                .map_err(redb::Error::from)?;
+        }
+    }
+    if !entry.dead.is_empty() || !entry.dead_expired.is_empty() {
+        let mut dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
+        for letter in &entry.dead {
+            let record = sealed(letter.value.clone());
+            dead.insert((letter.source, letter.key.as_slice()), record.as_slice())
+                .map_err(redb::Error::from)?;
+        }
+        for (source, key) in &entry.dead_expired {
+            dead.remove((*source, key.as_slice()))
+                .map_err(redb::Error::from)?;
+        }
+    }
+    forget_in(txn, &entry.forgotten)
+}
+
+fn forget_in(txn: &WriteTransaction, objects: &[u32]) -> Result<(), StateError> {
+    if objects.is_empty() {
+        return Ok(());
+    }
+    let mut offsets = txn.open_table(OFFSETS).map_err(redb::Error::from)?;
+    let mut dml = txn.open_table(DML).map_err(redb::Error::from)?;
+    let mut dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
+    for object in objects {
+        offsets.remove(*object).map_err(redb::Error::from)?;
+        dml.retain_in((*object, 0, 0)..=(*object, u64::MAX, u32::MAX), |_, _| {
+            false
+        })
+        .map_err(redb::Error::from)?;
+        let end = object.checked_add(1).unwrap_or(u32::MAX);
+        dead.retain_in((*object, [].as_slice())..(end, [].as_slice()), |_, _| false)
+            .map_err(redb::Error::from)?;
+    }
+    Ok(())
 }

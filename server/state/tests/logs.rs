@@ -6,10 +6,10 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch, StringViewArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use proptest::prelude::*;
-use redb::{Database, TableDefinition};
+use redb::{Database, ReadableDatabase, TableDefinition};
 use thalweg_state::{
-    DeadRecord, EpochEntry, Multiplicity, StateError, Store, WeightedBatch, decode_batches,
-    encode_batches,
+    DeadRecord, EpochEntry, Multiplicity, StateError, Store, Transaction, WeightedBatch,
+    decode_batches, encode_batches,
 };
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -50,9 +50,9 @@ fn epochs_survive_a_reopen() -> Outcome {
             ..EpochEntry::default()
         };
         entry.dml = vec![
-            (7, vec![weighted(&[1, 2, 3], 1)]),
-            (8, vec![weighted(&[9], 1)]),
-            (7, vec![weighted(&[2], -1)]),
+            (7, encode_batches(&[weighted(&[1, 2, 3], 1)])?),
+            (8, encode_batches(&[weighted(&[9], 1)])?),
+            (7, encode_batches(&[weighted(&[2], -1)])?),
         ];
         store.append(&entry, true)?;
         let entry = EpochEntry {
@@ -100,7 +100,7 @@ fn damage_names_the_record() -> Outcome {
     let entry = EpochEntry {
         epoch: 5,
         at_ms: 1,
-        dml: vec![(7, vec![weighted(&[1], 1)])],
+        dml: vec![(7, encode_batches(&[weighted(&[1], 1)])?)],
         ..EpochEntry::default()
     };
     store.append(&entry, true)?;
@@ -132,4 +132,38 @@ proptest! {
         let refused = matches!(decode_batches("x", &damaged), Err(StateError::Corrupt { .. }));
         prop_assert!(refused);
     }
+}
+
+/// What others write in an epoch's transaction is there exactly when the epoch is.
+#[test]
+fn joint_records_share_the_epochs_fate() -> Outcome {
+    const OTHER: TableDefinition<'_, u32, u32> = TableDefinition::new("other");
+    let dir = tempfile::tempdir()?;
+    let db = Arc::new(Database::create(dir.path().join("t.redb"))?);
+    let store = Store::open(Arc::clone(&db))?;
+    let entry = |epoch: u64, forgotten: Vec<u32>| -> Result<EpochEntry, StateError> {
+        Ok(EpochEntry {
+            epoch,
+            dml: vec![(epoch as u32, encode_batches(&[weighted(&[1], 1)])?)],
+            forgotten,
+            ..EpochEntry::default()
+        })
+    };
+    let write = |txn: &Transaction, value: u32| -> Result<(), redb::Error> {
+        txn.open_table(OTHER)?.insert(value, value)?;
+        Ok(())
+    };
+    store.append_with(&entry(7, vec![])?, |txn| write(txn, 1))??;
+    let refused = store.append_with(&entry(8, vec![7])?, |txn| {
+        write(txn, 2)?;
+        Err::<(), redb::Error>(redb::Error::Corrupted("refused".into()))
+    })?;
+    assert!(refused.is_err());
+    assert_eq!(store.last_epoch()?.ok_or("no epoch")?.epoch, 7);
+    assert_eq!(store.logged_tables()?, vec![7]);
+    let other = db.begin_read()?.open_table(OTHER)?;
+    assert!(other.get(1)?.is_some() && other.get(2)?.is_none());
+    store.append_with(&entry(8, vec![7])?, |txn| write(txn, 2))??;
+    assert_eq!(store.logged_tables()?, vec![8]);
+    Ok(())
 }

@@ -13,8 +13,10 @@ use thalweg_catalog::{
     Catalog, Change, Column, ConnectorSpec, Environment, Oid, OidAllocator, Relation,
     RelationBuilder, RelationKind, Report, SinkSpec, SqlType, apply, errors_relation,
 };
-use thalweg_connectors::{Clock, SystemClock};
-use thalweg_engine::{Consistency, Engine, EngineConfig, EngineError, ReadOptions, SessionFloor};
+use thalweg_connectors::{Clock, Epoch, SystemClock};
+use thalweg_engine::{
+    Consistency, Engine, EngineConfig, EngineError, ReadOptions, SessionFloor, WriteTransaction,
+};
 use thalweg_planner::{
     DmlPlan, Functions, NoSystemRelations, PlanContext, Planner, QueryPlan, ViewPlan,
 };
@@ -35,7 +37,6 @@ pub(crate) struct Db {
 }
 
 /// A connection: its own floor over a shared engine.
-#[derive(Clone)]
 pub(crate) struct Session {
     runtime: Arc<tokio::runtime::Runtime>,
     engine: Engine,
@@ -43,6 +44,7 @@ pub(crate) struct Session {
     catalog: Arc<Catalog>,
     pub(crate) floor: SessionFloor,
     pub(crate) options: ReadOptions,
+    block: Option<WriteTransaction>,
 }
 
 impl Db {
@@ -93,6 +95,7 @@ impl Db {
             catalog: Arc::clone(&self.catalog),
             floor: SessionFloor::default(),
             options: ReadOptions::default(),
+            block: None,
         }
     }
 
@@ -170,14 +173,14 @@ impl Db {
             }
             Statement::Flush => {
                 self.runtime
-                    .block_on(self.engine.flush())
+                    .block_on(self.engine.flush(&mut SessionFloor::default()))
                     .map_err(|error| error.report())?;
                 Ok(Vec::new())
             }
             Statement::WaitFor(name) => {
                 let oid = self.oid(&last(name));
                 self.runtime
-                    .block_on(self.engine.wait_for(oid))
+                    .block_on(self.engine.wait_for(oid, &mut SessionFloor::default()))
                     .map_err(|error| error.report())?;
                 Ok(Vec::new())
             }
@@ -376,9 +379,10 @@ impl Session {
             ..self.options
         };
         let (engine, floor) = (self.engine.clone(), &mut self.floor);
+        let block = self.block.as_ref();
         let batches = self.runtime.block_on(async {
             let mut read = engine
-                .read(&plan.plan, &plan.reads, floor, &options)
+                .read(&plan.plan, &plan.reads, floor, &options, block)
                 .await
                 .map_err(|error| error.report())?;
             let mut batches = Vec::new();
@@ -391,13 +395,33 @@ impl Session {
     }
 
     fn write(&mut self, plan: &DmlPlan) -> Result<Rows, Report> {
+        let options = ReadOptions {
+            at_now_us: SystemClock.now_us(),
+            ..self.options
+        };
+        let block = self.block.as_mut();
         let written =
             self.runtime
-                .block_on(self.engine.write(plan, &self.catalog, &mut self.floor));
+                .block_on(self.engine.write(plan, &mut self.floor, &options, block));
         let written = written.map_err(|error| error.report())?;
         Ok(written
             .returning
             .map_or_else(|| vec![written.rows.to_string()], |rows| text(&rows)))
+    }
+
+    pub(crate) fn begin(&mut self) {
+        self.block = Some(WriteTransaction::default());
+    }
+
+    pub(crate) fn rollback(&mut self) {
+        self.block = None;
+    }
+
+    pub(crate) fn commit(&mut self) -> Result<Epoch, Report> {
+        let block = self.block.take().unwrap_or_default();
+        self.runtime
+            .block_on(self.engine.commit(block, None, &mut self.floor))
+            .map_err(|error| error.report())
     }
 
     /// Runs one statement.
