@@ -6,6 +6,7 @@ mod suite {
     pub(crate) mod dml;
     pub(crate) mod expressions;
     pub(crate) mod plans;
+    pub(crate) mod postgres;
     pub(crate) mod queries;
     pub(crate) mod reports;
     pub(crate) mod views;

@@ -17,6 +17,59 @@ use crate::types::{
     Conversion, convertible, field_type, is_integer, is_text, numeric, numeric_rank, unify,
 };
 
+/// Functions of text that DataFusion would also call on what it can print.
+const ON_TEXT: &[&str] = &[
+    "ascii",
+    "bit_length",
+    "btrim",
+    "char_length",
+    "character_length",
+    "initcap",
+    "left",
+    "length",
+    "lower",
+    "lpad",
+    "ltrim",
+    "md5",
+    "octet_length",
+    "overlay",
+    "position",
+    "regexp_count",
+    "regexp_like",
+    "regexp_match",
+    "regexp_replace",
+    "repeat",
+    "replace",
+    "reverse",
+    "right",
+    "rpad",
+    "rtrim",
+    "split_part",
+    "starts_with",
+    "string_to_array",
+    "strpos",
+    "substr",
+    "substring",
+    "translate",
+    "upper",
+];
+
+/// Those of them that also take bytes.
+const ON_BYTES: &[&str] = &[
+    "bit_length",
+    "btrim",
+    "length",
+    "ltrim",
+    "md5",
+    "octet_length",
+    "overlay",
+    "position",
+    "rtrim",
+    "strpos",
+    "substr",
+    "substring",
+];
+
 impl Binder {
     pub(crate) fn function(&self, name: &str, args: Vec<Typed>, schema: &DFSchema) -> Result<Expr> {
         if name == crate::bind::node::PACK {
@@ -387,6 +440,10 @@ impl Binder {
     fn text_function(&self, name: &str, args: &[Typed]) -> Result<Option<Expr>> {
         use SqlType as T;
         let texty = |a: &Typed| is_text(&a.1) || a.1 == T::Unknown;
+        let bytes = |a: &Typed| a.1 == T::Bytea && ON_BYTES.contains(&name);
+        if ON_TEXT.contains(&name) && args.first().is_some_and(|a| !texty(a) && !bytes(a)) {
+            return Err(self.missing(name, args));
+        }
         Ok(Some(match (name, args) {
             ("length" | "char_length" | "character_length", [a]) if texty(a) => {
                 text::length().call(vec![self.implicit(a.clone(), &T::Text)?])
@@ -406,7 +463,10 @@ impl Binder {
             ("concat", _) | ("concat_ws", [_, ..]) => {
                 let exprs = args
                     .iter()
-                    .map(|a| self.as_text(a.clone()))
+                    .map(|a| match a.1 {
+                        T::Bool => Ok(text::bool_out().call(vec![a.0.clone()])),
+                        _ => self.as_text(a.clone()),
+                    })
                     .collect::<Result<Vec<_>>>()?;
                 text::concat(exprs.len(), name == "concat_ws").call(exprs)
             }
@@ -452,6 +512,9 @@ impl Binder {
             ("cardinality", [(expr, ty @ SqlType::Array(_))]) => {
                 collection::length(ty, false).call(vec![expr.clone()])
             }
+            ("array_or_empty", [(expr, ty @ SqlType::Array(_))]) => {
+                collection::or_empty(ty).call(vec![expr.clone()])
+            }
             ("array_length" | "array_upper", [(expr, ty @ SqlType::Array(_)), dimension]) => {
                 collection::length(ty, true).call(vec![
                     expr.clone(),
@@ -485,6 +548,9 @@ impl Binder {
         let lookup = match name {
             "string_to_table" => "string_to_array",
             "gen_random_uuid" => "uuid",
+            // DataFusion's functions of these names change the first match only.
+            "array_remove" => "array_remove_all",
+            "array_replace" => "array_replace_all",
             other => other,
         };
         let Some(udf) = self

@@ -3,12 +3,15 @@
 //! Invariant: the binder is the only place that gives expressions their types; later passes never change them.
 
 pub(crate) mod binder;
+mod full_join;
 mod function;
 pub(crate) mod literal;
 pub(crate) mod node;
 pub(crate) mod normalize;
+mod normalize_call;
 mod normalize_expr;
 mod normalize_from;
 mod operator;
 mod pattern;
 pub(crate) mod provider;
+mod set_operation;

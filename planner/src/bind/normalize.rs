@@ -4,8 +4,9 @@
 //! name, and the branches of every set operation agree in their types.
 
 use thalweg_catalog::SqlType;
-use thalweg_sql::ast::{self, Expr, SelectItem, SetExpr, TableFactor};
+use thalweg_sql::ast::{self, Expr, SelectItem, SetExpr};
 
+use super::full_join::Merged;
 use super::node::{Node, Nodes};
 use crate::error::PlanError;
 use crate::names::{SEPARATOR, fold, quoted};
@@ -16,8 +17,8 @@ type Result<T> = std::result::Result<T, PlanError>;
 
 /// Plans a normalised query to learn the types of its columns; [`SqlType::Unknown`] for bare literals.
 pub(crate) trait Trial {
-    /// The column types, or `None` when the query cannot be planned on its own.
-    fn types(&self, query: &ast::Query) -> Option<Vec<SqlType>>;
+    /// The columns' names and types, or `None` when the query cannot be planned on its own.
+    fn columns(&self, query: &ast::Query) -> Option<Vec<(String, SqlType)>>;
 }
 
 /// The state of normalising one statement.
@@ -27,6 +28,8 @@ pub(crate) struct Normalizer<'a> {
     pub(crate) trial: &'a dyn Trial,
     /// Normalised CTEs in scope, innermost last.
     pub(crate) ctes: Vec<ast::Cte>,
+    /// Columns that FULL joins merged, per query, innermost last.
+    pub(crate) merged: Vec<Merged>,
     /// Schema and table of every qualified relation met so far: `s.t.c` means `t.c` for these.
     pub(crate) qualified: Vec<(String, String)>,
     /// Parameters met directly in LIMIT and OFFSET, which are bigint.
@@ -45,6 +48,7 @@ impl Normalizer<'_> {
             return Err(PlanError::new("54001", "query is nested too deeply"));
         }
         let scope = self.ctes.len();
+        self.merged.push(Merged::default());
         if let Some(with) = &mut query.with {
             if with.recursive && self.continuous && is_recursive(with) {
                 return Err(PlanError::hint(
@@ -79,25 +83,39 @@ impl Normalizer<'_> {
         }
         query.locks.clear();
         self.set_expr(&mut query.body)?;
+        if self.depth == 1 {
+            free_aliases(query);
+        }
+        let output = output_names(&query.body);
         if let Some(order_by) = &mut query.order_by
             && let ast::OrderByKind::Expressions(items) = &mut order_by.kind
         {
             for item in items {
+                // An output column goes before a merged one.
+                if matches!(&item.expr, Expr::Identifier(name) if output.contains(&fold(name))) {
+                    continue;
+                }
                 self.ordinal_or_expr(&mut item.expr)?;
             }
         }
         self.limits(query)?;
         self.ctes.truncate(scope);
+        self.merged.pop();
         self.depth -= 1;
         Ok(())
     }
 
     fn limits(&mut self, query: &mut ast::Query) -> Result<()> {
         if let Some(ast::LimitClause::LimitOffset { limit, offset, .. }) = &mut query.limit_clause {
-            for expr in limit
-                .iter_mut()
-                .chain(offset.as_mut().map(|o| &mut o.value))
-            {
+            let sides = [
+                (limit.as_mut(), limit_is_negative()),
+                (offset.as_mut().map(|o| &mut o.value), offset_is_negative()),
+            ];
+            for (expr, negative) in sides {
+                let Some(expr) = expr else { continue };
+                if is_negative(expr) {
+                    return Err(negative);
+                }
                 match &*expr {
                     Expr::Value(value) => {
                         if let ast::Value::Placeholder(name) = &value.value {
@@ -128,15 +146,12 @@ impl Normalizer<'_> {
         self.expr(expr)
     }
 
-    fn set_expr(&mut self, body: &mut SetExpr) -> Result<()> {
+    pub(super) fn set_expr(&mut self, body: &mut SetExpr) -> Result<()> {
         match body {
             SetExpr::Select(select) => self.select(select),
             SetExpr::Query(query) => self.query(query),
             SetExpr::Values(values) => self.values(values),
-            SetExpr::SetOperation { .. } => {
-                self.branches(body)?;
-                self.agree(body)
-            }
+            SetExpr::SetOperation { .. } => self.set_operation(body),
             SetExpr::Table(table) => {
                 let name = match (&table.schema_name, &table.table_name) {
                     (Some(schema), Some(name)) => format!("{}.{}", quoted(schema), quoted(name)),
@@ -152,149 +167,6 @@ impl Normalizer<'_> {
                 Err(PlanError::unsupported("a data-modifying statement in WITH"))
             }
         }
-    }
-
-    fn branches(&mut self, body: &mut SetExpr) -> Result<()> {
-        match body {
-            SetExpr::SetOperation {
-                left,
-                right,
-                set_quantifier,
-                ..
-            } => {
-                if matches!(
-                    set_quantifier,
-                    ast::SetQuantifier::ByName
-                        | ast::SetQuantifier::AllByName
-                        | ast::SetQuantifier::DistinctByName
-                ) {
-                    return Err(PlanError::unsupported("UNION BY NAME"));
-                }
-                self.branches(left)?;
-                self.branches(right)
-            }
-            leaf => self.set_expr(leaf),
-        }
-    }
-
-    /// Makes the branches of a set operation agree in their column types.
-    fn agree(&mut self, body: &mut SetExpr) -> Result<()> {
-        let mut leaves = Vec::new();
-        collect(body, &mut leaves);
-        let mut types: Vec<Vec<SqlType>> = Vec::new();
-        for leaf in &leaves {
-            let query = self.standalone((**leaf).clone());
-            match self.trial.types(&query) {
-                Some(found) => types.push(found),
-                // A branch that refers to its surroundings is left for DataFusion's own coercion.
-                None => return Ok(()),
-            }
-        }
-        let width = types.first().map_or(0, Vec::len);
-        if types.iter().any(|t| t.len() != width) {
-            return Err(PlanError::new(
-                "42601",
-                "each UNION query must have the same number of columns",
-            ));
-        }
-        let mut agreed = Vec::with_capacity(width);
-        for column in 0..width {
-            let all: Vec<SqlType> = types.iter().map(|t| t[column].clone()).collect();
-            agreed.push(unify(&all).map_err(|(a, b)| {
-                PlanError::new(
-                    "42804",
-                    format!("UNION types {a} and {b} cannot be matched"),
-                )
-            })?);
-        }
-        for (leaf, found) in leaves.into_iter().zip(types) {
-            if found != agreed {
-                self.convert(leaf, &found, &agreed)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The branch as a query of its own, with the CTEs in scope.
-    fn standalone(&self, body: SetExpr) -> ast::Query {
-        let with = (!self.ctes.is_empty()).then(|| ast::With {
-            with_token: ast::helpers::attached_token::AttachedToken::empty(),
-            recursive: false,
-            cte_tables: self.ctes.clone(),
-        });
-        query_of(with, body)
-    }
-
-    fn convert(&mut self, leaf: &mut SetExpr, found: &[SqlType], agreed: &[SqlType]) -> Result<()> {
-        if let SetExpr::Select(select) = leaf {
-            let plain = select.projection.len() == agreed.len()
-                && select.projection.iter().all(|item| {
-                    matches!(
-                        item,
-                        SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. }
-                    )
-                });
-            if plain {
-                for (item, (from, to)) in select.projection.iter_mut().zip(found.iter().zip(agreed))
-                {
-                    if from == to {
-                        continue;
-                    }
-                    let (expr, alias) = match item.clone() {
-                        SelectItem::UnnamedExpr(expr) => {
-                            let name = plain_name(&expr);
-                            (expr, name)
-                        }
-                        SelectItem::ExprWithAlias { expr, alias } => (expr, alias),
-                        _ => continue,
-                    };
-                    let expr = self.nodes.wrap(Node::Coerce(to.clone()), vec![expr]);
-                    *item = SelectItem::ExprWithAlias { expr, alias };
-                }
-                return Ok(());
-            }
-        }
-        let names: Vec<String> = (0..agreed.len()).map(|i| format!("c{i}")).collect();
-        let items = agreed
-            .iter()
-            .zip(&names)
-            .map(|(ty, name)| SelectItem::ExprWithAlias {
-                expr: self.nodes.wrap(
-                    Node::Coerce(ty.clone()),
-                    vec![Expr::Identifier(quoted(name))],
-                ),
-                alias: quoted(name),
-            })
-            .collect();
-        let inner = std::mem::replace(
-            leaf,
-            SetExpr::Values(ast::Values {
-                explicit_row: false,
-                value_keyword: false,
-                rows: vec![],
-            }),
-        );
-        let mut outer = parsed("SELECT 1 FROM (SELECT 1) AS branch")?;
-        if let SetExpr::Select(select) = outer.body.as_mut() {
-            select.projection = items;
-            if let Some(TableFactor::Derived {
-                subquery, alias, ..
-            }) = select.from.first_mut().map(|f| &mut f.relation)
-            {
-                **subquery = query_of(None, inner);
-                if let Some(alias) = alias {
-                    alias.columns = names
-                        .iter()
-                        .map(|n| ast::TableAliasColumnDef {
-                            name: quoted(n),
-                            data_type: None,
-                        })
-                        .collect();
-                }
-            }
-        }
-        *leaf = *outer.body;
-        Ok(())
     }
 
     fn values(&mut self, values: &mut ast::Values) -> Result<()> {
@@ -362,7 +234,7 @@ impl Normalizer<'_> {
                 rows: vec![],
             }))
             .with;
-        self.trial.types(&query)?.pop()
+        self.trial.columns(&query)?.pop().map(|(_, ty)| ty)
     }
 
     fn select(&mut self, select: &mut ast::Select) -> Result<()> {
@@ -376,6 +248,8 @@ impl Normalizer<'_> {
         for table in &mut select.from {
             self.table(table)?;
         }
+        let merged = self.merged_joins(&mut select.from)?;
+        self.written_out_with(merged, &mut select.projection);
         super::normalize_from::hoist_unnest(select);
         for expr in [
             &mut select.selection,
@@ -458,8 +332,10 @@ impl Normalizer<'_> {
                 }
                 SelectItem::Wildcard(_) => continue,
             };
-            let column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+            let column = |e: &Expr| matches!(e, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+            let plain = column(&expr);
             self.expr(&mut expr)?;
+            let column = plain && column(&expr);
             let repeated = used.contains(&name) || (wildcard && column && !aliased);
             used.push(name.clone());
             *item = if column && !aliased && !repeated {
@@ -495,6 +371,84 @@ impl Normalizer<'_> {
     }
 }
 
+/// Renames output columns that share their name with a column that ORDER BY names with its table: `g` and `groups.g` are
+/// different names in Postgres, and ambiguous to DataFusion. Only for the outermost query, whose names nobody refers to.
+fn free_aliases(query: &mut ast::Query) {
+    let (Some(order_by), SetExpr::Select(select)) = (&mut query.order_by, query.body.as_mut())
+    else {
+        return;
+    };
+    let ast::OrderByKind::Expressions(keys) = &mut order_by.kind else {
+        return;
+    };
+    let mut named: Vec<String> = Vec::new();
+    for key in keys.iter() {
+        let _: std::ops::ControlFlow<()> = ast::visit_expressions(&key.expr, |e| {
+            if let Expr::CompoundIdentifier(parts) = e {
+                named.extend(parts.last().map(fold));
+            }
+            std::ops::ControlFlow::Continue(())
+        });
+    }
+    for (at, item) in select.projection.iter_mut().enumerate() {
+        let SelectItem::ExprWithAlias { alias, .. } = item else {
+            continue;
+        };
+        let name = fold(alias);
+        if !named.contains(&name) {
+            continue;
+        }
+        let free = quoted(format!("{name}{SEPARATOR}o{at}"));
+        for key in keys.iter_mut() {
+            if matches!(&key.expr, Expr::Identifier(ident) if fold(ident) == name) {
+                key.expr = Expr::Identifier(free.clone());
+            }
+        }
+        *alias = free;
+    }
+}
+
+/// `LIMIT -1`
+pub(crate) fn limit_is_negative() -> PlanError {
+    PlanError::new("2201W", "LIMIT must not be negative")
+}
+
+/// `OFFSET -1`
+pub(crate) fn offset_is_negative() -> PlanError {
+    PlanError::new("2201X", "OFFSET must not be negative")
+}
+
+fn is_negative(expr: &Expr) -> bool {
+    match expr {
+        Expr::UnaryOp {
+            op: ast::UnaryOperator::Minus,
+            expr,
+        } => {
+            matches!(&**expr, Expr::Value(v) if matches!(&v.value, ast::Value::Number(n, _) if n.bytes().any(|b| (b'1'..=b'9').contains(&b))))
+        }
+        Expr::Value(v) => {
+            matches!(&v.value, ast::Value::SingleQuotedString(s) if s.trim().starts_with('-'))
+        }
+        Expr::Cast { expr, .. } | Expr::Nested(expr) => is_negative(expr),
+        _ => false,
+    }
+}
+
+/// Names of the columns that a SELECT gives.
+fn output_names(body: &SetExpr) -> Vec<String> {
+    let SetExpr::Select(select) = body else {
+        return Vec::new();
+    };
+    select
+        .projection
+        .iter()
+        .filter_map(|item| match item {
+            SelectItem::ExprWithAlias { alias, .. } => Some(fold(alias)),
+            _ => None,
+        })
+        .collect()
+}
+
 fn is_recursive(with: &ast::With) -> bool {
     with.cte_tables.iter().any(|cte| {
         let name = fold(&cte.alias.name);
@@ -507,20 +461,6 @@ fn is_recursive(with: &ast::With) -> bool {
         });
         found.is_break()
     })
-}
-
-fn collect<'b>(body: &'b mut SetExpr, leaves: &mut Vec<&'b mut SetExpr>) {
-    match body {
-        SetExpr::SetOperation { left, right, .. } => {
-            collect(left, leaves);
-            collect(right, leaves);
-        }
-        leaf => leaves.push(leaf),
-    }
-}
-
-fn plain_name(expr: &Expr) -> ast::Ident {
-    quoted(thalweg_sql::column_name(expr))
 }
 
 /// A bare query around a body.

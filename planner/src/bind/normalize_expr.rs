@@ -3,39 +3,32 @@
 //! Invariant: children are normalised before their parent, and a column, subquery, aggregate or window call stays itself.
 
 use thalweg_catalog::SqlType;
-use thalweg_sql::ast::{
-    self, BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, UnaryOperator,
-    Value,
-};
+use thalweg_sql::ast::{self, BinaryOperator, Expr, UnaryOperator, Value};
 
-use super::node::{Node, call};
+use super::node::Node;
 use super::normalize::Normalizer;
 use crate::error::PlanError;
-use crate::names::last_part;
 
 type Result<T> = std::result::Result<T, PlanError>;
 
-/// Functions that give several rows; in a select list they are unnested lists.
-pub(crate) const SET_RETURNING: &[&str] = &[
-    "generate_series",
-    "generate_subscripts",
-    "jsonb_array_elements",
-    "json_array_elements",
-    "jsonb_array_elements_text",
-    "json_array_elements_text",
-    "jsonb_object_keys",
-    "json_object_keys",
-    "string_to_table",
-    "regexp_split_to_table",
-];
+fn is_power(op: &BinaryOperator) -> bool {
+    matches!(op, BinaryOperator::PGExp | BinaryOperator::BitwiseXor)
+}
 
-/// Aggregates whose number arguments DataFusion wants as plain literals.
-const LITERAL_ARGUMENTS: &[&str] = &[
-    "percentile_cont",
-    "quantile_cont",
-    "approx_percentile_cont",
-    "approx_percentile_cont_with_weight",
-];
+/// `-(a ^ b)`, as the parser reads `-a ^ b`, made `(-a) ^ b`: in Postgres the sign binds tighter.
+fn signed_base(sign: UnaryOperator, expr: Expr) -> Expr {
+    match expr {
+        Expr::BinaryOp { left, op, right } if is_power(&op) => Expr::BinaryOp {
+            left: Box::new(signed_base(sign, *left)),
+            op,
+            right,
+        },
+        base => Expr::UnaryOp {
+            op: sign,
+            expr: Box::new(base),
+        },
+    }
+}
 
 fn sql_type(ty: &ast::DataType) -> Result<SqlType> {
     SqlType::from_ast(ty).map_err(|e| PlanError::from(e.report()))
@@ -75,12 +68,12 @@ impl Normalizer<'_> {
         Ok(())
     }
 
-    fn child(&mut self, mut expr: Expr) -> Result<Expr> {
+    pub(super) fn child(&mut self, mut expr: Expr) -> Result<Expr> {
         self.expr(&mut expr)?;
         Ok(expr)
     }
 
-    fn wrap(&mut self, node: Node, operands: Vec<Expr>) -> Result<Expr> {
+    pub(super) fn wrap(&mut self, node: Node, operands: Vec<Expr>) -> Result<Expr> {
         let operands = operands
             .into_iter()
             .map(|e| self.child(e))
@@ -88,14 +81,17 @@ impl Normalizer<'_> {
         Ok(self.nodes.wrap(node, operands))
     }
 
-    fn function(&mut self, name: &str, operands: Vec<Expr>) -> Result<Expr> {
+    pub(super) fn function(&mut self, name: &str, operands: Vec<Expr>) -> Result<Expr> {
         self.wrap(Node::Function(name.to_owned()), operands)
     }
 
     fn rewritten(&mut self, expr: Expr) -> Result<Expr> {
         match expr {
             Expr::Value(value) => self.value(value),
-            Expr::Identifier(_) | Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => Ok(expr),
+            Expr::Identifier(ident) => Ok(self
+                .merged_column(&ident)
+                .unwrap_or(Expr::Identifier(ident))),
+            Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => Ok(expr),
             Expr::CompoundIdentifier(parts) => Ok(self.qualified_column(parts)),
             Expr::Nested(inner) => self.child(*inner),
             Expr::Collate { expr, .. } => self.child(*expr),
@@ -427,6 +423,11 @@ impl Normalizer<'_> {
     }
 
     fn unary(&mut self, op: UnaryOperator, expr: Expr) -> Result<Expr> {
+        if matches!(op, UnaryOperator::Minus | UnaryOperator::Plus)
+            && matches!(&expr, Expr::BinaryOp { op, .. } if is_power(op))
+        {
+            return self.child(signed_base(op, expr));
+        }
         if let (UnaryOperator::Minus, Expr::Value(value)) = (&op, &expr)
             && let Value::Number(number, _) = &value.value
         {
@@ -601,119 +602,5 @@ impl Normalizer<'_> {
             };
         }
         Ok(out)
-    }
-
-    fn call(&mut self, mut function: ast::Function) -> Result<Expr> {
-        let name = last_part(&function.name);
-        let row_wise = function.over.is_none()
-            && function.filter.is_none()
-            && function.within_group.is_empty();
-        let (plain, args) = match &function.args {
-            FunctionArguments::None => (true, Vec::new()),
-            FunctionArguments::List(list) => {
-                let plain = list.duplicate_treatment.is_none() && list.clauses.is_empty();
-                let exprs: Option<Vec<Expr>> = list
-                    .args
-                    .iter()
-                    .map(|arg| match arg {
-                        FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => Some(e.clone()),
-                        _ => None,
-                    })
-                    .collect();
-                match exprs {
-                    Some(exprs) => (plain, exprs),
-                    None => (false, Vec::new()),
-                }
-            }
-            // ARRAY(SELECT x ...): the subquery's column as one list.
-            FunctionArguments::Subquery(query) if name == "array" => {
-                return self.array_subquery(query);
-            }
-            FunctionArguments::Subquery(_) => {
-                return Err(PlanError::unsupported(format!("{name}(SELECT ...)")));
-            }
-        };
-        function.name.0 = function
-            .name
-            .0
-            .split_off(function.name.0.len().saturating_sub(1));
-        if SET_RETURNING.contains(&name.as_str()) && row_wise && plain {
-            let list = self.function(&name, args)?;
-            return Ok(call("unnest", vec![list]));
-        }
-        if name == super::node::PACK {
-            // A node that a caller has already made: only its operands are left to normalise.
-            self.native_call(&name, &mut function)?;
-            return Ok(Expr::Function(function));
-        }
-        let native = self.registry.is_aggregate(&name)
-            || self.registry.is_window(&name)
-            || name == "unnest"
-            || name == "grouping";
-        if !native && row_wise && plain {
-            return self.function(&name, args);
-        }
-        if !native {
-            return Err(self.registry.unknown_function(&name, None));
-        }
-        self.native_call(&name, &mut function)?;
-        Ok(Expr::Function(function))
-    }
-
-    fn native_call(&mut self, name: &str, function: &mut ast::Function) -> Result<()> {
-        let window_only = self.registry.is_window(name) && !self.registry.is_aggregate(name);
-        if let FunctionArguments::List(list) = &mut function.args {
-            for (at, arg) in list.args.iter_mut().enumerate() {
-                // Offsets and percentiles must reach DataFusion as literals.
-                let literal = (window_only && (at > 0 || name == "ntile"))
-                    || LITERAL_ARGUMENTS.contains(&name);
-                if let FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) = arg
-                    && !(literal && matches!(e, Expr::Value(_)))
-                {
-                    self.expr(e)?;
-                }
-            }
-            for clause in &mut list.clauses {
-                if let ast::FunctionArgumentClause::OrderBy(items) = clause {
-                    for item in items {
-                        self.expr(&mut item.expr)?;
-                    }
-                }
-            }
-        }
-        if let Some(filter) = &mut function.filter {
-            self.expr(filter)?;
-        }
-        for item in &mut function.within_group {
-            self.expr(&mut item.expr)?;
-        }
-        if let Some(ast::WindowType::WindowSpec(spec)) = &mut function.over {
-            self.window(spec)?;
-        }
-        Ok(())
-    }
-
-    /// Normalises a window's keys; frame bounds stay literals.
-    pub(crate) fn window(&mut self, spec: &mut ast::WindowSpec) -> Result<()> {
-        for expr in &mut spec.partition_by {
-            self.expr(expr)?;
-        }
-        for item in &mut spec.order_by {
-            self.expr(&mut item.expr)?;
-        }
-        Ok(())
-    }
-
-    fn array_subquery(&mut self, query: &ast::Query) -> Result<Expr> {
-        let text = "SELECT array_agg(item) FROM (SELECT 1) AS list(item)";
-        let mut outer = super::normalize::parsed(text)?;
-        if let ast::SetExpr::Select(select) = outer.body.as_mut()
-            && let Some(ast::TableFactor::Derived { subquery, .. }) =
-                select.from.first_mut().map(|f| &mut f.relation)
-        {
-            **subquery = query.clone();
-        }
-        self.query(&mut outer)?;
-        Ok(Expr::Subquery(Box::new(outer)))
     }
 }

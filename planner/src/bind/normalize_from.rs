@@ -22,6 +22,22 @@ impl Normalizer<'_> {
         Ok(())
     }
 
+    /// The joins inside parentheses.
+    fn nested(&mut self, table: &mut ast::TableWithJoins) -> Result<()> {
+        let merging = table.joins.iter().any(|join| {
+            matches!(
+                join.join_operator,
+                JoinOperator::FullOuter(JoinConstraint::Using(_) | JoinConstraint::Natural)
+            )
+        });
+        if merging {
+            return Err(PlanError::unsupported(
+                "FULL JOIN ... USING inside parentheses",
+            ));
+        }
+        self.table(table)
+    }
+
     fn join(&mut self, operator: &mut JoinOperator) -> Result<()> {
         let constraint = match operator {
             JoinOperator::Join(c)
@@ -145,7 +161,7 @@ impl Normalizer<'_> {
             }
             TableFactor::NestedJoin {
                 table_with_joins, ..
-            } => self.table(table_with_joins),
+            } => self.nested(table_with_joins),
             other => Err(PlanError::unsupported(format!(
                 "{} in FROM",
                 construct(other)
@@ -355,7 +371,7 @@ fn single_unnest(query: &ast::Query) -> Option<Expr> {
     }
 }
 
-fn relation_alias(factor: &TableFactor) -> Option<String> {
+pub(crate) fn relation_alias(factor: &TableFactor) -> Option<String> {
     match factor {
         TableFactor::Table {
             alias: Some(alias), ..

@@ -20,6 +20,7 @@ use thalweg_catalog::{Relation, RelationKind, SqlType};
 use thalweg_sql::ast;
 
 use super::binder::{Binder, Parameters};
+use super::full_join::Merged;
 use super::node::{Nodes, PACK};
 use super::normalize::{Normalizer, Trial};
 use crate::context::{PlanContext, RelationScan};
@@ -83,6 +84,7 @@ impl<'a> Session<'a> {
             registry: &self.registry,
             trial: self,
             ctes: Vec::new(),
+            merged: vec![Merged::default()],
             qualified: Vec::new(),
             limit_parameters: Vec::new(),
             continuous: self.continuous,
@@ -232,9 +234,10 @@ impl<'a> Session<'a> {
 }
 
 impl Trial for Session<'_> {
-    fn types(&self, query: &ast::Query) -> Option<Vec<SqlType>> {
+    fn columns(&self, query: &ast::Query) -> Option<Vec<(String, SqlType)>> {
         let plan = self.plan(query.clone()).ok()?;
-        Some(crate::output::branch_types(&plan))
+        let names = plan.schema().fields().iter().map(|f| f.name().clone());
+        Some(names.zip(crate::output::branch_types(&plan)).collect())
     }
 }
 

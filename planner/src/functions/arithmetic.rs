@@ -427,8 +427,10 @@ pub(crate) fn rounding_function(
             }
             None => numeric(scale_of(first)),
         },
-        ("round" | "trunc" | "ceil" | "ceiling" | "floor", SqlType::Numeric { .. }) => numeric(0),
-        ("abs" | "sign", SqlType::Numeric { .. }) => numeric(scale_of(first)),
+        ("round" | "trunc" | "ceil" | "ceiling" | "floor" | "sign", SqlType::Numeric { .. }) => {
+            numeric(0)
+        }
+        ("abs", SqlType::Numeric { .. }) => numeric(scale_of(first)),
         _ => first.clone(),
     };
     if name == "sign" && is_integer(first) {

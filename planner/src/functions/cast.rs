@@ -125,6 +125,8 @@ pub(crate) fn cast_array(
         return Ok(Arc::clone(array));
     }
     match (from, to) {
+        (T::InternalChar, T::Int4) => char_to_integer(array),
+        (T::Int4, T::InternalChar) => integer_to_char(array),
         (a, _) if is_text(a) || matches!(a, T::Unknown) => {
             from_text(array, from, to, zone, assignment)
         }
@@ -331,6 +333,30 @@ impl Fit {
             }
         }
     }
+}
+
+/// The byte that a `"char"` is, signed.
+fn char_to_integer(array: &ArrayRef) -> Result<ArrayRef> {
+    let codes = array.as_string_view().iter();
+    Ok(Arc::new(PrimitiveArray::<Int32Type>::from_iter(codes.map(
+        |v| v.map(|v| v.bytes().next().map_or(0, |b| i32::from(b as i8))),
+    ))))
+}
+
+fn integer_to_char(array: &ArrayRef) -> Result<ArrayRef> {
+    let mut out = StringViewBuilder::with_capacity(array.len());
+    for code in array.as_primitive::<Int32Type>() {
+        match code {
+            // Zero is the empty "char"; bytes above ASCII are no text of their own.
+            Some(0) => out.append_value(""),
+            Some(code) => match u8::try_from(code).ok().filter(u8::is_ascii) {
+                Some(byte) => out.append_value(char::from(byte).to_string()),
+                None => return Err(raise("22003", "\"char\" out of range")),
+            },
+            None => out.append_null(),
+        }
+    }
+    Ok(Arc::new(out.finish()))
 }
 
 fn numeric_to_numeric(array: &ArrayRef, from: &SqlType, to: &SqlType) -> Result<ArrayRef> {

@@ -435,3 +435,27 @@ pub(crate) fn length(ty: &SqlType, dimension: bool) -> Native {
         },
     )
 }
+
+/// The array, or the empty one for NULL.
+pub(crate) fn or_empty(ty: &SqlType) -> Native {
+    Native::new("array_or_empty", vec![ty.clone()], ty.clone(), |call| {
+        let array = call.array(0)?;
+        let list = array.as_list::<i32>();
+        if list.null_count() == 0 {
+            return Ok(array);
+        }
+        let (mut picks, mut lengths): (Vec<u32>, Vec<usize>) = (Vec::new(), Vec::new());
+        for i in 0..list.len() {
+            let range = list.value_offsets()[i]..list.value_offsets()[i + 1];
+            let before = picks.len();
+            if list.is_valid(i) {
+                picks.extend(range.filter_map(|p| u32::try_from(p).ok()));
+            }
+            lengths.push(picks.len() - before);
+        }
+        let values = take(list.values(), &UInt32Array::from(picks), None)?;
+        let offsets = OffsetBuffer::<i32>::from_lengths(lengths);
+        let field = list_field(call.ret)?;
+        Ok(Arc::new(ListArray::try_new(field, offsets, values, None)?))
+    })
+}

@@ -172,7 +172,9 @@ impl Native {
         let mut held = Vec::with_capacity(args.len());
         for (i, arg) in args.iter().enumerate() {
             held.push(match self.types.get(i).map(SqlType::arrow) {
-                Some(ty) if arg.data_type() != ty && can_cast_types(&arg.data_type(), &ty) => arg.cast_to(&ty, None)?,
+                Some(ty) if arg.data_type() != ty && can_cast_types(&arg.data_type(), &ty) => {
+                    arg.cast_to(&ty, None)?
+                }
                 _ => arg.clone(),
             });
         }

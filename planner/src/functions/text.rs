@@ -142,6 +142,18 @@ pub(crate) fn substring(with_length: bool) -> Native {
     .fallible(with_length)
 }
 
+/// What a boolean prints as, `t` or `f`, where a cast to text would give `true`.
+pub(crate) fn bool_out() -> Native {
+    Native::new("bool_out", vec![SqlType::Bool], SqlType::Text, |call| {
+        let array = call.array(0)?;
+        let values = array.as_boolean();
+        text_rows(values.len(), |i| {
+            let shown = if values.value(i) { "t" } else { "f" };
+            Ok(values.is_valid(i).then(|| shown.to_owned()))
+        })
+    })
+}
+
 /// `length(text)` in characters.
 pub(crate) fn length() -> Native {
     Native::new("length", vec![SqlType::Text], SqlType::Int4, |call| {

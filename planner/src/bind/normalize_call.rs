@@ -1,0 +1,218 @@
+//! Function calls: scalar calls become nodes, aggregates and window functions stay calls with normalised arguments.
+//!
+//! Invariant: DISTINCT, FILTER and OVER reach only functions that can have them.
+
+use thalweg_sql::ast::{self, Expr, FunctionArg, FunctionArgExpr, FunctionArguments};
+
+use super::node::{Node, call};
+use super::normalize::Normalizer;
+use crate::error::PlanError;
+use crate::names::{fold, last_part, quoted};
+
+type Result<T> = std::result::Result<T, PlanError>;
+
+/// Functions that give several rows; in a select list they are unnested lists.
+pub(crate) const SET_RETURNING: &[&str] = &[
+    "generate_series",
+    "generate_subscripts",
+    "jsonb_array_elements",
+    "json_array_elements",
+    "jsonb_array_elements_text",
+    "json_array_elements_text",
+    "jsonb_object_keys",
+    "json_object_keys",
+    "string_to_table",
+    "regexp_split_to_table",
+];
+
+/// Aggregates whose number arguments DataFusion wants as plain literals.
+const LITERAL_ARGUMENTS: &[&str] = &[
+    "percentile_cont",
+    "quantile_cont",
+    "approx_percentile_cont",
+    "approx_percentile_cont_with_weight",
+];
+
+/// Aggregates that DataFusion would also call with more arguments.
+const ONE_ARGUMENT: &[&str] = &[
+    "count",
+    "min",
+    "max",
+    "sum",
+    "avg",
+    "bool_and",
+    "bool_or",
+    "every",
+    "array_agg",
+];
+
+impl Normalizer<'_> {
+    pub(super) fn call(&mut self, mut function: ast::Function) -> Result<Expr> {
+        let name = last_part(&function.name);
+        let row_wise = function.over.is_none()
+            && function.filter.is_none()
+            && function.within_group.is_empty();
+        let (plain, args) = match &function.args {
+            FunctionArguments::None => (true, Vec::new()),
+            FunctionArguments::List(list) => {
+                let plain = list.duplicate_treatment.is_none() && list.clauses.is_empty();
+                let exprs: Option<Vec<Expr>> = list
+                    .args
+                    .iter()
+                    .map(|arg| match arg {
+                        FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => Some(e.clone()),
+                        _ => None,
+                    })
+                    .collect();
+                match exprs {
+                    Some(exprs) => (plain, exprs),
+                    None => (false, Vec::new()),
+                }
+            }
+            // ARRAY(SELECT x ...): the subquery's column as one list.
+            FunctionArguments::Subquery(query) if name == "array" => {
+                return self.array_subquery(query);
+            }
+            FunctionArguments::Subquery(_) => {
+                return Err(PlanError::unsupported(format!("{name}(SELECT ...)")));
+            }
+        };
+        function.name.0 = function
+            .name
+            .0
+            .split_off(function.name.0.len().saturating_sub(1));
+        if SET_RETURNING.contains(&name.as_str()) && row_wise && plain {
+            let list = self.function(&name, args)?;
+            return Ok(call("unnest", vec![list]));
+        }
+        if name == super::node::PACK {
+            // A node that a caller has already made: only its operands are left to normalise.
+            self.native_call(&name, &mut function)?;
+            return Ok(Expr::Function(function));
+        }
+        let native = self.registry.is_aggregate(&name)
+            || self.registry.is_window(&name)
+            || name == "unnest"
+            || name == "grouping";
+        if !native && row_wise && plain {
+            return self.function(&name, args);
+        }
+        if !native {
+            return Err(self.registry.unknown_function(&name, None));
+        }
+        if ONE_ARGUMENT.contains(&name.as_str()) && args.len() > 1 {
+            return Err(self.registry.unknown_function(&name, None));
+        }
+        self.native_call(&name, &mut function)?;
+        Ok(Expr::Function(function))
+    }
+
+    fn native_call(&mut self, name: &str, function: &mut ast::Function) -> Result<()> {
+        let window_only = self.registry.is_window(name) && !self.registry.is_aggregate(name);
+        if let FunctionArguments::List(list) = &mut function.args {
+            for (at, arg) in list.args.iter_mut().enumerate() {
+                // Offsets and percentiles must reach DataFusion as literals.
+                let literal = (window_only && (at > 0 || name == "ntile"))
+                    || LITERAL_ARGUMENTS.contains(&name);
+                if let FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) = arg
+                    && !(literal && matches!(e, Expr::Value(_)))
+                {
+                    self.expr(e)?;
+                }
+            }
+            for clause in &mut list.clauses {
+                if let ast::FunctionArgumentClause::OrderBy(items) = clause {
+                    for item in items {
+                        self.expr(&mut item.expr)?;
+                    }
+                }
+            }
+        }
+        if let Some(filter) = &mut function.filter {
+            self.expr(filter)?;
+        }
+        for item in &mut function.within_group {
+            self.expr(&mut item.expr)?;
+        }
+        if let Some(ast::WindowType::WindowSpec(spec)) = &mut function.over {
+            self.window(spec)?;
+        }
+        Ok(())
+    }
+
+    /// Normalises a window's keys; frame bounds stay literals.
+    pub(crate) fn window(&mut self, spec: &mut ast::WindowSpec) -> Result<()> {
+        for expr in &mut spec.partition_by {
+            self.expr(expr)?;
+        }
+        for item in &mut spec.order_by {
+            self.expr(&mut item.expr)?;
+        }
+        Ok(())
+    }
+
+    /// ARRAY(SELECT x ... ORDER BY y): the keys become columns beside the item, because only the aggregate's own ORDER BY
+    /// orders a list.
+    fn array_subquery(&mut self, query: &ast::Query) -> Result<Expr> {
+        let mut inner = query.clone();
+        let (mut columns, mut keys) = (vec!["item".to_owned()], Vec::new());
+        if let Some(order_by) = &query.order_by
+            && let ast::OrderByKind::Expressions(items) = &order_by.kind
+        {
+            for (at, item) in items.iter().enumerate() {
+                let name = format!("thalweg_key{at}");
+                let mut key = item.clone();
+                key.expr = Expr::Identifier(quoted("item"));
+                if let Some(select) = extensible(&mut inner, &item.expr) {
+                    select.projection.push(ast::SelectItem::ExprWithAlias {
+                        expr: item.expr.clone(),
+                        alias: quoted(&name),
+                    });
+                    key.expr = Expr::Identifier(quoted(&name));
+                    columns.push(name);
+                }
+                keys.push(key.to_string());
+            }
+        }
+        let order = if keys.is_empty() {
+            String::new()
+        } else {
+            format!(" ORDER BY {}", keys.join(", "))
+        };
+        let text = format!(
+            "SELECT array_agg(item{order}) FROM (SELECT 1) AS list({})",
+            columns.join(", ")
+        );
+        let mut outer = super::normalize::parsed(&text)?;
+        if let ast::SetExpr::Select(select) = outer.body.as_mut()
+            && let Some(ast::TableFactor::Derived { subquery, .. }) =
+                select.from.first_mut().map(|f| &mut f.relation)
+        {
+            **subquery = inner;
+        }
+        self.query(&mut outer)?;
+        // Without rows the list is empty, not NULL.
+        let list = Expr::Subquery(Box::new(outer));
+        Ok(self
+            .nodes
+            .wrap(Node::Function("array_or_empty".to_owned()), vec![list]))
+    }
+}
+
+/// The SELECT that can give the sort key as a column of its own; `None` when the key is the item itself.
+fn extensible<'q>(query: &'q mut ast::Query, key: &Expr) -> Option<&'q mut ast::Select> {
+    let ast::SetExpr::Select(select) = query.body.as_mut() else {
+        return None;
+    };
+    let item = match select.projection.first()? {
+        ast::SelectItem::UnnamedExpr(expr) => thalweg_sql::column_name(expr),
+        ast::SelectItem::ExprWithAlias { alias, .. } => fold(alias),
+        _ => return None,
+    };
+    let same = match key {
+        Expr::Value(_) => true,
+        Expr::Identifier(name) => fold(name) == item,
+        _ => false,
+    };
+    (!same && select.distinct.is_none()).then_some(select)
+}
