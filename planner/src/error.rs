@@ -277,6 +277,27 @@ fn plan_report(message: &str) -> Report {
             "each UNION query must have the same number of columns",
         );
     }
+    if lower.starts_with("order by column out of bounds") || lower.starts_with("order by index") {
+        let at = text.split("specified: ").nth(1);
+        let at = at.and_then(|rest| rest.split(',').next()).unwrap_or("0");
+        return report(
+            "42P10",
+            format!("ORDER BY position {at} is not in select list"),
+        );
+    }
+    if lower.starts_with("cannot find column with position") {
+        let at = text.split_whitespace().nth(5).unwrap_or_default();
+        return report(
+            "42P10",
+            format!("GROUP BY position {at} is not in select list"),
+        );
+    }
+    if lower.starts_with("for select distinct") {
+        return report(
+            "42P10",
+            "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
+        );
+    }
     if lower.contains("position") && lower.contains("select list")
         || lower.contains("column at position")
     {

@@ -409,23 +409,17 @@ impl Binder {
             Node::Function(name) => self.function(&name, operands, schema),
             Node::Case { has_else } => self.case(operands, has_else),
             Node::In { negated } => self.in_list(operands, negated, schema),
-            Node::Between { negated } => {
-                let [x, low, high] = <[Typed; 3]>::try_from(operands)
-                    .map_err(|_| raise("XX000", "BETWEEN takes three operands"))?;
-                let below = self.compare(if negated { "<" } else { ">=" }, x.clone(), low)?;
-                let above = self.compare(if negated { ">" } else { "<=" }, x, high)?;
-                Ok(binary(
-                    below,
-                    if negated { Operator::Or } else { Operator::And },
-                    above,
-                ))
-            }
+            Node::Between { negated } => self.between(operands, negated),
             Node::Like {
                 negated,
                 insensitive,
                 escape,
                 similar,
             } => super::pattern::like(self, operands, negated, insensitive, escape, similar),
+            Node::Condition(clause) => {
+                let operand = only(&mut operands)?;
+                self.boolean(operand, clause)
+            }
             Node::Not => {
                 let operand = only(&mut operands)?;
                 Ok(Expr::Not(Box::new(self.boolean(operand, "NOT")?)))
@@ -434,28 +428,10 @@ impl Binder {
                 let operand = only(&mut operands)?;
                 self.prefix(symbol, operand)
             }
-            Node::Distinct { negated } => {
-                let (op, symbol) = if negated {
-                    (Operator::IsNotDistinctFrom, "IS NOT DISTINCT FROM")
-                } else {
-                    (Operator::IsDistinctFrom, "IS DISTINCT FROM")
-                };
-                let [a, b] = <[Typed; 2]>::try_from(operands)
-                    .map_err(|_| raise("XX000", "IS DISTINCT FROM takes two operands"))?;
-                let (a, b) = self.comparable(symbol, a, b)?;
-                Ok(binary(a, op, b))
-            }
+            Node::Distinct { negated } => self.distinct(operands, negated),
             Node::Truth { value, negated } => {
                 let operand = only(&mut operands)?;
-                let operand = Box::new(self.boolean(operand, "IS")?);
-                Ok(match (value, negated) {
-                    (Some(true), false) => Expr::IsTrue(operand),
-                    (Some(true), true) => Expr::IsNotTrue(operand),
-                    (Some(false), false) => Expr::IsFalse(operand),
-                    (Some(false), true) => Expr::IsNotFalse(operand),
-                    (None, false) => Expr::IsUnknown(operand),
-                    (None, true) => Expr::IsNotUnknown(operand),
-                })
+                self.truth(operand, value, negated)
             }
             Node::Quantified { op, all } => self.quantified(&op, all, operands),
             Node::Array => {
@@ -485,6 +461,39 @@ impl Binder {
                 })
             }
         }
+    }
+
+    fn truth(&self, operand: Typed, value: Option<bool>, negated: bool) -> Result<Expr> {
+        let operand = Box::new(self.boolean(operand, "IS")?);
+        Ok(match (value, negated) {
+            (Some(true), false) => Expr::IsTrue(operand),
+            (Some(true), true) => Expr::IsNotTrue(operand),
+            (Some(false), false) => Expr::IsFalse(operand),
+            (Some(false), true) => Expr::IsNotFalse(operand),
+            (None, false) => Expr::IsUnknown(operand),
+            (None, true) => Expr::IsNotUnknown(operand),
+        })
+    }
+
+    fn between(&self, operands: Vec<Typed>, negated: bool) -> Result<Expr> {
+        let [x, low, high] = <[Typed; 3]>::try_from(operands)
+            .map_err(|_| raise("XX000", "BETWEEN takes three operands"))?;
+        let below = self.compare(if negated { "<" } else { ">=" }, x.clone(), low)?;
+        let above = self.compare(if negated { ">" } else { "<=" }, x, high)?;
+        let op = if negated { Operator::Or } else { Operator::And };
+        Ok(binary(below, op, above))
+    }
+
+    fn distinct(&self, operands: Vec<Typed>, negated: bool) -> Result<Expr> {
+        let (op, symbol) = if negated {
+            (Operator::IsNotDistinctFrom, "IS NOT DISTINCT FROM")
+        } else {
+            (Operator::IsDistinctFrom, "IS DISTINCT FROM")
+        };
+        let [a, b] = <[Typed; 2]>::try_from(operands)
+            .map_err(|_| raise("XX000", "IS DISTINCT FROM takes two operands"))?;
+        let (a, b) = self.comparable(symbol, a, b)?;
+        Ok(binary(a, op, b))
     }
 
     fn case(&self, operands: Vec<Typed>, has_else: bool) -> Result<Expr> {

@@ -14,4 +14,5 @@ mod normalize_from;
 mod operator;
 mod pattern;
 pub(crate) mod provider;
+mod row;
 mod set_operation;

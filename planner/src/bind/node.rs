@@ -50,6 +50,8 @@ pub(crate) enum Node {
         /// SIMILAR TO.
         similar: bool,
     },
+    /// A condition that must be boolean; the clause is for the error.
+    Condition(&'static str),
     /// `NOT x`.
     Not,
     /// `-x`, `+x`, `~x`.

@@ -21,6 +21,19 @@ pub(crate) trait Trial {
     fn columns(&self, query: &ast::Query) -> Option<Vec<(String, SqlType)>>;
 }
 
+/// Where in its query an expression stands.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Place {
+    /// The clause, when neither aggregates nor window functions may stand in it.
+    pub(crate) rows_only: Option<&'static str>,
+    /// HAVING, where aggregates may stand but no window functions.
+    pub(crate) having: bool,
+    /// Inside an aggregate's arguments.
+    pub(crate) aggregate: bool,
+    /// Inside a window function's arguments.
+    pub(crate) window: bool,
+}
+
 /// The state of normalising one statement.
 pub(crate) struct Normalizer<'a> {
     pub(crate) nodes: &'a Nodes,
@@ -28,6 +41,8 @@ pub(crate) struct Normalizer<'a> {
     pub(crate) trial: &'a dyn Trial,
     /// Normalised CTEs in scope, innermost last.
     pub(crate) ctes: Vec<ast::Cte>,
+    /// Where the current expression stands.
+    pub(crate) place: Place,
     /// Columns that FULL joins merged, per query, innermost last.
     pub(crate) merged: Vec<Merged>,
     /// Schema and table of every qualified relation met so far: `s.t.c` means `t.c` for these.
@@ -49,6 +64,7 @@ impl Normalizer<'_> {
         }
         let scope = self.ctes.len();
         self.merged.push(Merged::default());
+        let place = std::mem::take(&mut self.place);
         if let Some(with) = &mut query.with {
             if with.recursive && self.continuous && is_recursive(with) {
                 return Err(PlanError::hint(
@@ -101,6 +117,7 @@ impl Normalizer<'_> {
         self.limits(query)?;
         self.ctes.truncate(scope);
         self.merged.pop();
+        self.place = place;
         self.depth -= 1;
         Ok(())
     }
@@ -251,14 +268,15 @@ impl Normalizer<'_> {
         let merged = self.merged_joins(&mut select.from)?;
         self.written_out_with(merged, &mut select.projection);
         super::normalize_from::hoist_unnest(select);
-        for expr in [
-            &mut select.selection,
-            &mut select.having,
-            &mut select.qualify,
-        ]
-        .into_iter()
-        .flatten()
-        {
+        if let Some(expr) = &mut select.selection {
+            self.condition(expr, "WHERE")?;
+        }
+        if let Some(expr) = &mut select.having {
+            self.place.having = true;
+            self.boolean(expr, "HAVING")?;
+            self.place.having = false;
+        }
+        if let Some(expr) = &mut select.qualify {
             self.expr(expr)?;
         }
         if let Some(ast::Distinct::On(exprs)) = &mut select.distinct {
@@ -267,14 +285,16 @@ impl Normalizer<'_> {
             }
         }
         if let ast::GroupByExpr::Expressions(exprs, _) = &mut select.group_by {
+            self.place.rows_only = Some("GROUP BY");
             for expr in exprs.iter_mut() {
                 if let Expr::Tuple(items) = expr
                     && items.is_empty()
                 {
                     *expr = Expr::GroupingSets(vec![vec![]]);
                 }
-                self.group(expr)?;
+                self.group(expr, &select.projection)?;
             }
+            self.place.rows_only = None;
         }
         for window in &mut select.named_window {
             if let ast::NamedWindowExpr::WindowSpec(spec) = &mut window.1 {
@@ -284,10 +304,13 @@ impl Normalizer<'_> {
         self.projection(&mut select.projection)
     }
 
-    fn group(&mut self, expr: &mut Expr) -> Result<()> {
+    fn group(&mut self, expr: &mut Expr, projection: &[SelectItem]) -> Result<()> {
         match expr {
             Expr::GroupingSets(sets) | Expr::Cube(sets) | Expr::Rollup(sets) => {
                 for item in sets.iter_mut().flatten() {
+                    if let Some(selected) = ordinal(item, projection)? {
+                        *item = selected;
+                    }
                     self.ordinal_or_expr(item)?;
                 }
                 Ok(())
@@ -300,6 +323,53 @@ impl Normalizer<'_> {
             }
             other => self.ordinal_or_expr(other),
         }
+    }
+
+    /// Normalises a condition over single rows.
+    pub(super) fn condition(&mut self, expr: &mut Expr, clause: &'static str) -> Result<()> {
+        let before = self.place.rows_only.replace(clause);
+        self.boolean(expr, clause)?;
+        self.place.rows_only = before;
+        Ok(())
+    }
+
+    /// Normalises what must be boolean, checked by the binder where its form does not show it.
+    pub(super) fn boolean(&mut self, expr: &mut Expr, clause: &'static str) -> Result<()> {
+        self.expr(expr)?;
+        let open = match (&*expr, self.nodes.of(expr)) {
+            (_, Some(node)) => matches!(
+                node,
+                Node::Number(_)
+                    | Node::Function(_)
+                    | Node::Case { .. }
+                    | Node::Cast(_)
+                    | Node::Unary(_)
+                    | Node::Array
+                    | Node::Index
+                    | Node::Field(_)
+                    | Node::Interval { .. }
+                    | Node::Parameter(_)
+            ),
+            (Expr::BinaryOp { op, .. }, None) => {
+                use ast::BinaryOperator as Op;
+                matches!(
+                    op,
+                    Op::Plus
+                        | Op::Minus
+                        | Op::Multiply
+                        | Op::Divide
+                        | Op::Modulo
+                        | Op::StringConcat
+                )
+            }
+            (Expr::Value(value), None) => !matches!(value.value, ast::Value::Boolean(_)),
+            (Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Function(_), None) => true,
+            _ => false,
+        };
+        if open {
+            *expr = self.nodes.wrap(Node::Condition(clause), vec![expr.clone()]);
+        }
+        Ok(())
     }
 
     fn projection(&mut self, items: &mut [SelectItem]) -> Result<()> {
@@ -447,6 +517,26 @@ fn output_names(body: &SetExpr) -> Vec<String> {
             _ => None,
         })
         .collect()
+}
+
+/// The select item that a bare number in a grouping set stands for.
+fn ordinal(expr: &Expr, projection: &[SelectItem]) -> Result<Option<Expr>> {
+    let Expr::Value(value) = expr else {
+        return Ok(None);
+    };
+    let ast::Value::Number(number, _) = &value.value else {
+        return Ok(None);
+    };
+    let at = number.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+    match at.and_then(|at| projection.get(at)) {
+        Some(SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) => {
+            Ok(Some(expr.clone()))
+        }
+        _ => Err(PlanError::new(
+            "42P10",
+            format!("GROUP BY position {number} is not in select list"),
+        )),
+    }
 }
 
 fn is_recursive(with: &ast::With) -> bool {

@@ -90,6 +90,9 @@ impl Normalizer<'_> {
             self.native_call(&name, &mut function)?;
             return Ok(Expr::Function(function));
         }
+        if name == "row" && row_wise && plain && !args.is_empty() {
+            return self.child(Expr::Tuple(args));
+        }
         let native = self.registry.is_aggregate(&name)
             || self.registry.is_window(&name)
             || name == "unnest"
@@ -98,13 +101,91 @@ impl Normalizer<'_> {
             return self.function(&name, args);
         }
         if !native {
-            return Err(self.registry.unknown_function(&name, None));
+            return Err(self.not_an_aggregate(&name, &function));
         }
         if ONE_ARGUMENT.contains(&name.as_str()) && args.len() > 1 {
             return Err(self.registry.unknown_function(&name, None));
         }
+        let gathers = self.registry.is_aggregate(&name) || function.over.is_some();
+        let before = self.place;
+        if gathers {
+            self.enter(function.over.is_some())?;
+        }
         self.native_call(&name, &mut function)?;
+        self.place = before;
         Ok(Expr::Function(function))
+    }
+
+    /// Checks that an aggregate or a window function may stand here, and notes that its arguments follow.
+    fn enter(&mut self, over: bool) -> Result<()> {
+        let place = self.place;
+        let refused = |state: &'static str, message: String| Err(PlanError::new(state, message));
+        let clause = match place.rows_only {
+            Some("JOIN/ON") => Some("JOIN conditions"),
+            other => other,
+        };
+        match (over, clause) {
+            (true, Some(clause)) => {
+                return refused(
+                    "42P20",
+                    format!("window functions are not allowed in {clause}"),
+                );
+            }
+            (true, None) if place.having => {
+                return refused(
+                    "42P20",
+                    "window functions are not allowed in HAVING".to_owned(),
+                );
+            }
+            (true, None) if place.window => {
+                return refused("42P20", "window function calls cannot be nested".to_owned());
+            }
+            (true, None) if place.aggregate => {
+                let message = "aggregate function calls cannot contain window function calls";
+                return refused("42803", message.to_owned());
+            }
+            (false, Some(clause)) => {
+                return refused(
+                    "42803",
+                    format!("aggregate functions are not allowed in {clause}"),
+                );
+            }
+            (false, None) if place.aggregate => {
+                return refused(
+                    "42803",
+                    "aggregate function calls cannot be nested".to_owned(),
+                );
+            }
+            _ => {}
+        }
+        if over {
+            self.place.window = true;
+        } else {
+            self.place.aggregate = true;
+        }
+        Ok(())
+    }
+
+    /// DISTINCT, FILTER or OVER with a scalar function.
+    fn not_an_aggregate(&self, name: &str, function: &ast::Function) -> PlanError {
+        let known = self.registry.scalar(name).is_some()
+            || crate::functions::OWN_NAMES.contains(&name)
+            || SET_RETURNING.contains(&name);
+        if !known {
+            return self.registry.unknown_function(name, None);
+        }
+        let distinct =
+            matches!(&function.args, FunctionArguments::List(l) if l.duplicate_treatment.is_some());
+        let message = if function.over.is_some() {
+            format!("OVER specified, but {name} is not a window function nor an aggregate function")
+        } else if distinct {
+            format!("DISTINCT specified, but {name} is not an aggregate function")
+        } else if function.filter.is_some() {
+            format!("FILTER specified, but {name} is not an aggregate function")
+        } else {
+            format!("ORDER BY specified, but {name} is not an aggregate function")
+        };
+        PlanError::new("42809", message)
     }
 
     fn native_call(&mut self, name: &str, function: &mut ast::Function) -> Result<()> {
@@ -129,7 +210,7 @@ impl Normalizer<'_> {
             }
         }
         if let Some(filter) = &mut function.filter {
-            self.expr(filter)?;
+            self.boolean(filter, "FILTER")?;
         }
         for item in &mut function.within_group {
             self.expr(&mut item.expr)?;
@@ -154,6 +235,9 @@ impl Normalizer<'_> {
     /// ARRAY(SELECT x ... ORDER BY y): the keys become columns beside the item, because only the aggregate's own ORDER BY
     /// orders a list.
     fn array_subquery(&mut self, query: &ast::Query) -> Result<Expr> {
+        if let Some(outer) = self.aggregated(query) {
+            return self.list_of(outer);
+        }
         let mut inner = query.clone();
         let (mut columns, mut keys) = (vec!["item".to_owned()], Vec::new());
         if let Some(order_by) = &query.order_by
@@ -190,6 +274,93 @@ impl Normalizer<'_> {
         {
             **subquery = inner;
         }
+        self.list_of(outer)
+    }
+
+    /// The subquery itself with its item aggregated, where nothing in it depends on its rows staying rows. A derived table
+    /// around a correlated subquery is more than DataFusion can take apart.
+    fn aggregated(&self, query: &ast::Query) -> Option<ast::Query> {
+        let ast::SetExpr::Select(select) = query.body.as_ref() else {
+            return None;
+        };
+        let [item] = select.projection.as_slice() else {
+            return None;
+        };
+        let (item, name) = match item {
+            ast::SelectItem::UnnamedExpr(expr) => (expr, thalweg_sql::column_name(expr)),
+            ast::SelectItem::ExprWithAlias { expr, alias } => (expr, fold(alias)),
+            _ => return None,
+        };
+        let grouped = !matches!(&select.group_by, ast::GroupByExpr::Expressions(e, m) if e.is_empty() && m.is_empty());
+        if query.with.is_some()
+            || query.limit_clause.is_some()
+            || query.fetch.is_some()
+            || select.distinct.is_some()
+            || select.having.is_some()
+            || grouped
+            || self.gathers(item)
+        {
+            return None;
+        }
+        let mut keys = Vec::new();
+        if let Some(order_by) = &query.order_by {
+            let ast::OrderByKind::Expressions(items) = &order_by.kind else {
+                return None;
+            };
+            for key in items {
+                let mut key = key.clone();
+                let own = match &key.expr {
+                    Expr::Value(_) => true,
+                    Expr::Identifier(ident) => fold(ident) == name,
+                    other => {
+                        if self.gathers(other) {
+                            return None;
+                        }
+                        false
+                    }
+                };
+                if own {
+                    key.expr = item.clone();
+                }
+                keys.push(key);
+            }
+        }
+        let mut list = call("array_agg", vec![item.clone()]);
+        if let Expr::Function(function) = &mut list
+            && let FunctionArguments::List(arguments) = &mut function.args
+            && !keys.is_empty()
+        {
+            arguments.clauses = vec![ast::FunctionArgumentClause::OrderBy(keys)];
+        }
+        let mut outer = query.clone();
+        outer.order_by = None;
+        if let ast::SetExpr::Select(select) = outer.body.as_mut() {
+            select.projection = vec![ast::SelectItem::UnnamedExpr(list)];
+        }
+        Some(outer)
+    }
+
+    /// True for an expression with an aggregate, a window function or a set-returning function in it.
+    fn gathers(&self, expr: &Expr) -> bool {
+        let found: std::ops::ControlFlow<()> = ast::visit_expressions(expr, |e| match e {
+            Expr::Function(f) => {
+                let name = last_part(&f.name);
+                let special = f.over.is_some()
+                    || name == "unnest"
+                    || self.registry.is_aggregate(&name)
+                    || SET_RETURNING.contains(&name.as_str());
+                if special {
+                    std::ops::ControlFlow::Break(())
+                } else {
+                    std::ops::ControlFlow::Continue(())
+                }
+            }
+            _ => std::ops::ControlFlow::Continue(()),
+        });
+        found.is_break()
+    }
+
+    fn list_of(&mut self, mut outer: ast::Query) -> Result<Expr> {
         self.query(&mut outer)?;
         // Without rows the list is empty, not NULL.
         let list = Expr::Subquery(Box::new(outer));

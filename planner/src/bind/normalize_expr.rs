@@ -97,24 +97,7 @@ impl Normalizer<'_> {
             Expr::Collate { expr, .. } => self.child(*expr),
             Expr::BinaryOp { .. } => self.binary(expr),
             Expr::UnaryOp { op, expr } => self.unary(op, *expr),
-            Expr::Cast {
-                kind,
-                expr,
-                data_type,
-                format: None,
-                array,
-            } => {
-                if matches!(kind, ast::CastKind::TryCast | ast::CastKind::SafeCast) {
-                    return Err(PlanError::unsupported("TRY_CAST"));
-                }
-                let ty = sql_type(&data_type)?;
-                let ty = if array {
-                    SqlType::Array(Box::new(ty))
-                } else {
-                    ty
-                };
-                self.wrap(Node::Cast(ty.clone()), vec![number_as_text(*expr, &ty)])
-            }
+            cast @ Expr::Cast { format: None, .. } => self.cast(cast),
             Expr::TypedString(typed) => {
                 let ty = sql_type(&typed.data_type)?;
                 let value = typed.value.into_string().unwrap_or_default();
@@ -131,11 +114,7 @@ impl Normalizer<'_> {
                 expr,
                 list,
                 negated,
-            } => {
-                let mut operands = vec![*expr];
-                operands.extend(list);
-                self.wrap(Node::In { negated }, operands)
-            }
+            } => self.in_list(*expr, list, negated),
             Expr::Between {
                 expr,
                 negated,
@@ -170,48 +149,75 @@ impl Normalizer<'_> {
             }
             Expr::IsNull(e) => Ok(Expr::IsNull(Box::new(self.child(*e)?))),
             Expr::IsNotNull(e) => Ok(Expr::IsNotNull(Box::new(self.child(*e)?))),
-            Expr::IsTrue(e) => self.wrap(
-                Node::Truth {
-                    value: Some(true),
-                    negated: false,
-                },
-                vec![*e],
-            ),
-            Expr::IsNotTrue(e) => self.wrap(
-                Node::Truth {
-                    value: Some(true),
-                    negated: true,
-                },
-                vec![*e],
-            ),
-            Expr::IsFalse(e) => self.wrap(
-                Node::Truth {
-                    value: Some(false),
-                    negated: false,
-                },
-                vec![*e],
-            ),
-            Expr::IsNotFalse(e) => self.wrap(
-                Node::Truth {
-                    value: Some(false),
-                    negated: true,
-                },
-                vec![*e],
-            ),
-            Expr::IsUnknown(e) => self.wrap(
-                Node::Truth {
-                    value: None,
-                    negated: false,
-                },
-                vec![*e],
-            ),
-            Expr::IsNotUnknown(e) => self.wrap(
-                Node::Truth {
-                    value: None,
-                    negated: true,
-                },
-                vec![*e],
-            ),
+            Expr::IsTrue(e) => self.truth(*e, Some(true), false),
+            Expr::IsNotTrue(e) => self.truth(*e, Some(true), true),
+            Expr::IsFalse(e) => self.truth(*e, Some(false), false),
+            Expr::IsNotFalse(e) => self.truth(*e, Some(false), true),
+            Expr::IsUnknown(e) => self.truth(*e, None, false),
+            Expr::IsNotUnknown(e) => self.truth(*e, None, true),
+            Expr::AnyOp { .. }
+            | Expr::AllOp { .. }
+            | Expr::Exists { .. }
+            | Expr::Subquery(_)
+            | Expr::InSubquery { .. } => self.with_subquery(expr),
+            Expr::Function(function) => self.call(function),
+            other => self.spelled(other),
+        }
+    }
+
+    fn truth(&mut self, operand: Expr, value: Option<bool>, negated: bool) -> Result<Expr> {
+        self.wrap(Node::Truth { value, negated }, vec![operand])
+    }
+
+    fn cast(&mut self, expr: Expr) -> Result<Expr> {
+        let Expr::Cast {
+            kind,
+            expr,
+            data_type,
+            array,
+            ..
+        } = expr
+        else {
+            return Ok(expr);
+        };
+        if matches!(kind, ast::CastKind::TryCast | ast::CastKind::SafeCast) {
+            return Err(PlanError::unsupported("TRY_CAST"));
+        }
+        let ty = sql_type(&data_type)?;
+        let ty = if array {
+            SqlType::Array(Box::new(ty))
+        } else {
+            ty
+        };
+        self.wrap(Node::Cast(ty.clone()), vec![number_as_text(*expr, &ty)])
+    }
+
+    fn in_list(&mut self, expr: Expr, list: Vec<Expr>, negated: bool) -> Result<Expr> {
+        let subject = self.child(expr)?;
+        let Expr::Tuple(_) = &subject else {
+            let mut operands = vec![subject];
+            for item in list {
+                operands.push(self.child(item)?);
+            }
+            return Ok(self.nodes.wrap(Node::In { negated }, operands));
+        };
+        let mut found: Option<Expr> = None;
+        for item in list {
+            let item = self.child(item)?;
+            let same = super::row::compare(&BinaryOperator::Eq, &subject, &item)?;
+            found = Some(super::row::join(BinaryOperator::Or, found, same));
+        }
+        let found = found.ok_or_else(|| PlanError::new("42601", "IN needs at least one value"))?;
+        Ok(if negated {
+            self.nodes.wrap(Node::Not, vec![found])
+        } else {
+            found
+        })
+    }
+
+    /// Constructs with a subquery.
+    fn with_subquery(&mut self, expr: Expr) -> Result<Expr> {
+        match expr {
             Expr::AnyOp {
                 left,
                 compare_op,
@@ -240,15 +246,10 @@ impl Normalizer<'_> {
                 negated,
             } => {
                 self.query(&mut subquery)?;
-                let expr = Box::new(self.child(*expr)?);
-                Ok(Expr::InSubquery {
-                    expr,
-                    subquery,
-                    negated,
-                })
+                let subject = self.child(*expr)?;
+                self.in_subquery(subject, subquery, negated)
             }
-            Expr::Function(function) => self.call(function),
-            other => self.spelled(other),
+            other => Ok(other),
         }
     }
 
@@ -400,6 +401,10 @@ impl Normalizer<'_> {
         let mut out = self.child(left)?;
         for (op, right) in operators.into_iter().rev() {
             let right = self.child(right)?;
+            if matches!((&out, &right), (Expr::Tuple(_), Expr::Tuple(_))) {
+                out = super::row::compare(&op, &out, &right)?;
+                continue;
+            }
             let symbol = match op {
                 BinaryOperator::PGCustomBinaryOperator(parts) => {
                     parts.last().cloned().unwrap_or_default()

@@ -59,7 +59,7 @@ impl Normalizer<'_> {
             _ => return Err(PlanError::unsupported("this kind of join")),
         };
         if let JoinConstraint::On(expr) = constraint {
-            self.expr(expr)?;
+            self.condition(expr, "JOIN/ON")?;
         }
         Ok(())
     }
@@ -122,6 +122,31 @@ impl Normalizer<'_> {
                 *factor = self.table_function(&name, args, alias)?;
                 Ok(())
             }
+            unnest @ TableFactor::UNNEST { .. } => self.unnest(unnest),
+            TableFactor::Derived {
+                subquery,
+                sample: None,
+                alias,
+                ..
+            } => {
+                self.query(subquery)?;
+                if alias.is_none() {
+                    *alias = Some(alias_of(quoted("unnamed_subquery")));
+                }
+                Ok(())
+            }
+            TableFactor::NestedJoin {
+                table_with_joins, ..
+            } => self.nested(table_with_joins),
+            other => Err(PlanError::unsupported(format!(
+                "{} in FROM",
+                construct(other)
+            ))),
+        }
+    }
+
+    fn unnest(&mut self, factor: &mut TableFactor) -> Result<()> {
+        match factor {
             TableFactor::UNNEST {
                 alias,
                 array_exprs,
@@ -147,21 +172,6 @@ impl Normalizer<'_> {
                 }
                 Ok(())
             }
-            TableFactor::Derived {
-                subquery,
-                sample: None,
-                alias,
-                ..
-            } => {
-                self.query(subquery)?;
-                if alias.is_none() {
-                    *alias = Some(alias_of(quoted("unnamed_subquery")));
-                }
-                Ok(())
-            }
-            TableFactor::NestedJoin {
-                table_with_joins, ..
-            } => self.nested(table_with_joins),
             other => Err(PlanError::unsupported(format!(
                 "{} in FROM",
                 construct(other)

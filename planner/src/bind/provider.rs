@@ -84,6 +84,7 @@ impl<'a> Session<'a> {
             registry: &self.registry,
             trial: self,
             ctes: Vec::new(),
+            place: Default::default(),
             merged: vec![Merged::default()],
             qualified: Vec::new(),
             limit_parameters: Vec::new(),

@@ -109,3 +109,80 @@ fn values_and_functions() {
         ],
     );
 }
+
+#[test]
+fn misplaced_constructs() {
+    check_all(
+        &World::new(),
+        &[
+            (
+                "select sum(max(qty)) FROM orders",
+                "42803: aggregate function calls cannot be nested",
+            ),
+            (
+                "select id FROM orders WHERE sum(qty) > 1",
+                "42803: aggregate functions are not allowed in WHERE",
+            ),
+            (
+                "select id FROM orders WHERE row_number() OVER () = 1",
+                "42P20: window functions are not allowed in WHERE",
+            ),
+            ("select sum(sum(qty)) OVER () FROM orders", "7"),
+            (
+                "select 1 WHERE 1",
+                "42804: argument of WHERE must be type boolean, not type integer",
+            ),
+            (
+                "select 1 FROM orders WHERE qty",
+                "42804: argument of WHERE must be type boolean, not type integer",
+            ),
+            ("select 1 WHERE true", "1"),
+            ("select b FROM types WHERE b", "true"),
+            (
+                "select id FROM orders ORDER BY 5",
+                "42P10: ORDER BY position 5 is not in select list",
+            ),
+            (
+                "select id FROM orders GROUP BY 5",
+                "42P10: GROUP BY position 5 is not in select list",
+            ),
+            (
+                "select DISTINCT id FROM orders ORDER BY qty",
+                "42P10: for SELECT DISTINCT, ORDER BY expressions must appear in select list",
+            ),
+            (
+                "upper(DISTINCT 'a')",
+                "42809: DISTINCT specified, but upper is not an aggregate function",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn rows_and_groups() {
+    check_all(
+        &World::new(),
+        &[
+            ("(1, 2) = (1, 2)", "true"),
+            ("(1, 2) <> (1, 3)", "true"),
+            ("(1, NULL) = (2, NULL)", "false"),
+            ("(1, 2) < (1, 3)", "true"),
+            ("ROW(2, 1) < ROW(1, 3)", "false"),
+            ("(1, 2) IN ((3, 4), (1, 2))", "true"),
+            ("(1, 2) NOT IN ((3, 4), (1, 2))", "false"),
+            (
+                "select id FROM orders WHERE (id, qty) IN (SELECT 1, 2)",
+                "1",
+            ),
+            ("NULL IN (SELECT id FROM orders)", "-"),
+            (
+                "select qty, count(*) FROM orders GROUP BY ROLLUP (1)",
+                "-|3\n0|1\n2|1\n5|1",
+            ),
+            (
+                "select o.id FROM orders o WHERE o.qty > (SELECT count(*) FROM items i WHERE i.order_id = o.id)",
+                "3",
+            ),
+        ],
+    );
+}

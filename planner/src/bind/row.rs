@@ -1,0 +1,145 @@
+//! Comparison of rows, `(a, b) = (c, d)`, and rows IN a subquery, written out column by column.
+//!
+//! Invariant: a NULL in a column leaves the comparison open exactly where Postgres does.
+
+use thalweg_sql::ast::{self, BinaryOperator, Expr, SetExpr, TableFactor};
+
+use super::node::Node;
+use super::normalize::{Normalizer, parsed};
+use crate::error::PlanError;
+use crate::names::quoted;
+
+type Result<T> = std::result::Result<T, PlanError>;
+
+fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
+    Expr::BinaryOp {
+        left: Box::new(left),
+        op,
+        right: Box::new(right),
+    }
+}
+
+/// `before op next`, or `next` alone.
+pub(crate) fn join(op: BinaryOperator, before: Option<Expr>, next: Expr) -> Expr {
+    match before {
+        Some(before) => binary(before, op, next),
+        None => next,
+    }
+}
+
+/// Two rows, normalised already, compared.
+pub(crate) fn compare(op: &BinaryOperator, left: &Expr, right: &Expr) -> Result<Expr> {
+    let (Expr::Tuple(left), Expr::Tuple(right)) = (left, right) else {
+        return Err(PlanError::new("42883", "a row is compared with a value"));
+    };
+    if left.len() != right.len() {
+        return Err(PlanError::new(
+            "42601",
+            "unequal number of entries in row expressions",
+        ));
+    }
+    let pairs = left.iter().cloned().zip(right.iter().cloned());
+    let strict = match op {
+        BinaryOperator::Eq | BinaryOperator::NotEq => {
+            let word = if *op == BinaryOperator::Eq {
+                BinaryOperator::And
+            } else {
+                BinaryOperator::Or
+            };
+            let mut out = None;
+            for (a, b) in pairs {
+                out = Some(join(word.clone(), out, binary(a, op.clone(), b)));
+            }
+            return out
+                .ok_or_else(|| PlanError::new("0A000", "cannot compare rows of zero length"));
+        }
+        BinaryOperator::Lt | BinaryOperator::LtEq => BinaryOperator::Lt,
+        BinaryOperator::Gt | BinaryOperator::GtEq => BinaryOperator::Gt,
+        other => {
+            return Err(PlanError::unsupported(format!("{other} between rows")));
+        }
+    };
+    // The first columns that differ decide; only the last pair may be equal.
+    let mut out: Option<Expr> = None;
+    for (a, b) in pairs.rev() {
+        out = Some(match out {
+            None => binary(a, op.clone(), b),
+            Some(rest) => {
+                let less = binary(a.clone(), strict.clone(), b.clone());
+                let tied = binary(
+                    binary(a, BinaryOperator::Eq, b),
+                    BinaryOperator::And,
+                    Expr::Nested(Box::new(rest)),
+                );
+                Expr::Nested(Box::new(binary(less, BinaryOperator::Or, tied)))
+            }
+        });
+    }
+    out.ok_or_else(|| PlanError::new("0A000", "cannot compare rows of zero length"))
+}
+
+impl Normalizer<'_> {
+    /// `x IN (SELECT ...)` with both sides normalised.
+    pub(super) fn in_subquery(
+        &mut self,
+        subject: Expr,
+        subquery: Box<ast::Query>,
+        negated: bool,
+    ) -> Result<Expr> {
+        let Expr::Tuple(items) = subject else {
+            let expr = Box::new(self.as_the_column(subject, &subquery));
+            return Ok(Expr::InSubquery {
+                expr,
+                subquery,
+                negated,
+            });
+        };
+        if negated {
+            return Err(PlanError::hint(
+                "0A000",
+                "NOT IN of a row and a subquery is not supported",
+                "Use NOT EXISTS.",
+            ));
+        }
+        let names: Vec<String> = (0..items.len()).map(|i| format!("thalweg_c{i}")).collect();
+        let mut query = parsed(&format!(
+            "SELECT 1 FROM (SELECT 1) AS thalweg_row ({})",
+            names.join(", ")
+        ))?;
+        if let SetExpr::Select(select) = query.body.as_mut() {
+            if let Some(TableFactor::Derived { subquery: slot, .. }) =
+                select.from.first_mut().map(|f| &mut f.relation)
+            {
+                *slot = subquery;
+            }
+            for (item, name) in items.into_iter().zip(&names) {
+                let column = Expr::CompoundIdentifier(vec![quoted("thalweg_row"), quoted(name)]);
+                let same = binary(column, BinaryOperator::Eq, item);
+                let before = select.selection.take();
+                select.selection = Some(join(BinaryOperator::And, before, same));
+            }
+        }
+        Ok(Expr::Exists {
+            subquery: Box::new(query),
+            negated: false,
+        })
+    }
+
+    /// An untyped literal in the type of the subquery's column.
+    fn as_the_column(&self, subject: Expr, subquery: &ast::Query) -> Expr {
+        let literal = matches!(&subject, Expr::Value(v) if matches!(v.value, ast::Value::Null | ast::Value::SingleQuotedString(_)));
+        if !literal {
+            return subject;
+        }
+        let mut alone = subquery.clone();
+        if alone.with.is_none() {
+            alone.with = self
+                .standalone(SetExpr::Query(Box::new(alone.clone())))
+                .with;
+        }
+        match self.trial.columns(&alone).as_deref() {
+            Some([(_, ty)]) => self.nodes.wrap(Node::Coerce(ty.clone()), vec![subject]),
+            _ => subject,
+        }
+    }
+}
