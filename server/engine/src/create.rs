@@ -44,7 +44,7 @@ pub(crate) fn create(
             what: Box::new(what),
             reply,
         })?;
-        info = receive(registered)??;
+        info = receive(shared, registered)??;
     }
     for (job, sink) in sinks {
         let deliver = crate::sinks::deliver(Arc::clone(shared), job, sink);
@@ -122,14 +122,19 @@ pub(crate) fn create_failed(shared: &Shared, relation: &Relation, report: &Repor
 }
 
 /// Waits for the worker's answer, from a thread of a runtime or any other.
-pub(crate) fn receive<T>(mut answer: oneshot::Receiver<T>) -> Result<T, EngineError> {
+pub(crate) fn receive<T>(
+    shared: &Shared,
+    mut answer: oneshot::Receiver<T>,
+) -> Result<T, EngineError> {
     // Callers may be on a runtime thread, where blocking_recv panics; the worker answers within an epoch, so this is short.
     let wait = std::time::Duration::from_micros(200);
     loop {
         match answer.try_recv() {
             Ok(value) => return Ok(value),
             Err(oneshot::error::TryRecvError::Empty) => std::thread::park_timeout(wait),
-            Err(oneshot::error::TryRecvError::Closed) => return Err(EngineError::Stopping),
+            Err(oneshot::error::TryRecvError::Closed) => {
+                return Err(shared.halted().unwrap_or(EngineError::Stopping));
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: a letter is unique by (source, topic, partition, offset, reason), on disk and in the relation, so reading a source
 //! again never doubles it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -20,11 +20,17 @@ use thalweg_state::DeadRecord;
 use crate::error::EngineError;
 use crate::shared::Stored;
 
+/// Rows and bytes of one batch of letters: a column of bytes ends at 2 GiB, and a letter may have several megabytes.
+const BATCH_ROWS: usize = 1_000;
+const BATCH_BYTES: usize = 64 << 20;
+
 /// How long dead letters are kept, and how many.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Retention {
+    /// Since they were recorded.
     pub(crate) age_us: i64,
     pub(crate) rows_max: usize,
+    pub(crate) bytes_max: usize,
 }
 
 /// The errors relation of a source.
@@ -33,13 +39,89 @@ pub(crate) struct DeadLog {
     pub(crate) source: Oid,
     pub(crate) relation: Arc<Stored>,
     retention: Retention,
-    letters: Mutex<BTreeMap<Vec<u8>, Kept>>,
+    letters: Mutex<Letters>,
 }
 
-#[derive(Debug, Clone)]
+type Key = Arc<[u8]>;
+
+/// The letters kept, in the orders in which they leave.
+#[derive(Debug, Default)]
+struct Letters {
+    kept: BTreeMap<Key, Arc<Kept>>,
+    /// By the record's own time: the oldest give way when there are too many.
+    by_time: BTreeSet<(i64, Key)>,
+    /// By the time they were recorded: they expire.
+    by_recording: BTreeSet<(i64, Key)>,
+    bytes: usize,
+    /// Highest offset with a letter, by topic and partition. Readers come in order of offset, so a letter below it was recorded
+    /// once, and if it is not kept it has left for good.
+    seen: HashMap<(String, i32), i64>,
+}
+
+#[derive(Debug)]
 struct Kept {
     letter: DeadLetter,
     epoch: u64,
+    recorded_us: i64,
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        let letter = &self.letter;
+        let optional = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        letter.message.len()
+            + optional(&letter.key)
+            + optional(&letter.payload)
+            + letter.headers.as_ref().map_or(0, String::len)
+            + 128
+    }
+}
+
+impl Letters {
+    fn insert(&mut self, key: Key, kept: Kept) {
+        self.bytes += kept.bytes();
+        self.by_time.insert((kept.letter.at_us, Arc::clone(&key)));
+        self.by_recording
+            .insert((kept.recorded_us, Arc::clone(&key)));
+        self.kept.insert(key, Arc::new(kept));
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Arc<Kept>> {
+        let kept = self.kept.remove(key)?;
+        self.bytes -= kept.bytes();
+        self.by_time.remove(&(kept.letter.at_us, Arc::clone(key)));
+        self.by_recording
+            .remove(&(kept.recorded_us, Arc::clone(key)));
+        Some(kept)
+    }
+
+    /// True when the letter left retention before. A gap is found anew by each reader, below what others have read.
+    fn has_left(&self, letter: &DeadLetter) -> bool {
+        let split = (letter.topic.clone(), letter.partition);
+        letter.reason != "gap"
+            && self
+                .seen
+                .get(&split)
+                .is_some_and(|seen| letter.offset <= *seen)
+    }
+
+    fn see(&mut self, letter: &DeadLetter) {
+        let split = (letter.topic.clone(), letter.partition);
+        let seen = self.seen.entry(split).or_insert(letter.offset);
+        *seen = letter.offset.max(*seen);
+    }
+
+    /// The letter that has to leave first.
+    fn surplus(&self, retention: Retention, now_us: i64) -> Option<Key> {
+        let expired = self
+            .by_recording
+            .first()
+            .filter(|(at_us, _)| *at_us < now_us.saturating_sub(retention.age_us));
+        let crowded = self.kept.len() > retention.rows_max || self.bytes > retention.bytes_max;
+        expired
+            .or_else(|| self.by_time.first().filter(|_| crowded))
+            .map(|(_, key)| Arc::clone(key))
+    }
 }
 
 /// What an epoch does to an errors relation.
@@ -67,21 +149,27 @@ impl DeadLog {
     pub(crate) fn restore(&self, records: &[DeadRecord]) -> Result<Vec<Delta>, EngineError> {
         let mut letters = self.letters.lock();
         for record in records {
-            let (epoch, letter) = decode(&record.value).ok_or_else(|| EngineError::Storage {
+            let kept = decode(&record.value).ok_or_else(|| EngineError::Storage {
                 sqlstate: "XX001",
                 message: format!(
                     "a dead letter of {} is corrupt: it ends too early",
                     self.relation.label()
                 ),
             })?;
-            letters.insert(record.key.clone(), Kept { letter, epoch });
+            letters.see(&kept.letter);
+            letters.insert(record.key.as_slice().into(), kept);
         }
-        let rows: Vec<&Kept> = letters.values().collect();
-        Ok(if rows.is_empty() {
-            Vec::new()
-        } else {
-            vec![Delta::insert(self.batch(&rows)?)]
-        })
+        let rows: Vec<&Kept> = letters.kept.values().map(AsRef::as_ref).collect();
+        let batches = self.batches(&rows)?;
+        Ok(batches.into_iter().map(Delta::insert).collect())
+    }
+
+    /// True when letters have to leave even if none arrive.
+    pub(crate) fn is_due(&self, now_us: i64) -> bool {
+        self.letters
+            .lock()
+            .surplus(self.retention, now_us)
+            .is_some()
     }
 
     /// Adds letters that are new, removes what retention no longer keeps.
@@ -92,60 +180,70 @@ impl DeadLog {
         now_us: i64,
     ) -> Result<DeadChange, EngineError> {
         let mut letters = self.letters.lock();
-        let mut change = DeadChange::default();
-        let oldest = now_us.saturating_sub(self.retention.age_us);
-        let mut added = Vec::new();
+        let mut added: HashSet<Key> = HashSet::new();
+        let fresh: Vec<DeadLetter> = fresh
+            .into_iter()
+            .filter(|letter| !letters.has_left(letter))
+            .collect();
         for letter in fresh {
-            let key = key(&letter);
-            if letters.contains_key(&key) || letter.at_us < oldest {
+            let key: Key = key(&letter).into();
+            if letters.kept.contains_key(&key) {
                 continue;
             }
-            let value = encode(epoch, &letter);
-            change.records.push(DeadRecord {
+            letters.see(&letter);
+            let kept = Kept {
+                letter,
+                epoch,
+                recorded_us: now_us,
+            };
+            letters.insert(Arc::clone(&key), kept);
+            added.insert(key);
+        }
+        let mut died = Vec::new();
+        let mut change = DeadChange::default();
+        while let Some(key) = letters.surplus(self.retention, now_us) {
+            let Some(kept) = letters.remove(&key) else {
+                break;
+            };
+            // Letters that come and go within the epoch leave no trace.
+            if !added.remove(&key) {
+                change.expired.push(key.to_vec());
+                died.push(kept);
+            }
+        }
+        let born: Vec<(&Key, &Kept)> = added
+            .iter()
+            .filter_map(|key| Some((key, letters.kept.get(key)?.as_ref())))
+            .collect();
+        change
+            .records
+            .extend(born.iter().map(|(key, kept)| DeadRecord {
                 source: self.source.0,
-                key: key.clone(),
-                value,
-            });
-            letters.insert(key.clone(), Kept { letter, epoch });
-            added.push(key);
-        }
-        let mut gone: Vec<Vec<u8>> = letters
-            .iter()
-            .filter(|(_, kept)| kept.letter.at_us < oldest)
-            .map(|(key, _)| key.clone())
-            .collect();
-        if letters.len() - gone.len() > self.retention.rows_max {
-            let mut by_age: Vec<(i64, &Vec<u8>)> = letters
-                .iter()
-                .map(|(key, kept)| (kept.letter.at_us, key))
-                .collect();
-            by_age.sort_unstable();
-            gone = by_age
-                .iter()
-                .take(letters.len() - self.retention.rows_max)
-                .map(|(_, key)| (*key).clone())
-                .collect();
-        }
-        // Letters that come and go within the epoch leave no trace.
-        change.records.retain(|record| !gone.contains(&record.key));
-        let born: Vec<&Kept> = added
-            .iter()
-            .filter(|key| !gone.contains(*key))
-            .filter_map(|key| letters.get(key))
-            .collect();
-        if !born.is_empty() {
-            change.deltas.push(Delta::insert(self.batch(&born)?));
-        }
-        gone.retain(|key| !added.contains(key) || letters.remove(key).is_none());
-        let died: Vec<&Kept> = gone.iter().filter_map(|key| letters.get(key)).collect();
-        if !died.is_empty() {
-            change.deltas.push(Delta::delete(self.batch(&died)?));
-        }
-        for key in &gone {
-            letters.remove(key);
-        }
-        change.expired = gone;
+                key: key.to_vec(),
+                value: encode(kept),
+            }));
+        let born: Vec<&Kept> = born.into_iter().map(|(_, kept)| kept).collect();
+        let died: Vec<&Kept> = died.iter().map(AsRef::as_ref).collect();
+        let (born, died) = (self.batches(&born)?, self.batches(&died)?);
+        change.deltas.extend(born.into_iter().map(Delta::insert));
+        change.deltas.extend(died.into_iter().map(Delta::delete));
         Ok(change)
+    }
+
+    fn batches(&self, rows: &[&Kept]) -> Result<Vec<RecordBatch>, EngineError> {
+        let mut out = Vec::new();
+        let mut left = rows;
+        while !left.is_empty() {
+            let mut bytes = 0;
+            let fits = left.iter().take(BATCH_ROWS).take_while(|kept| {
+                bytes += kept.bytes();
+                bytes <= BATCH_BYTES
+            });
+            let (head, tail) = left.split_at(fits.count().max(1));
+            out.push(self.batch(head)?);
+            left = tail;
+        }
+        Ok(out)
     }
 
     fn batch(&self, rows: &[&Kept]) -> Result<RecordBatch, EngineError> {
@@ -219,9 +317,11 @@ fn key(letter: &DeadLetter) -> Vec<u8> {
     out
 }
 
-fn encode(epoch: u64, letter: &DeadLetter) -> Vec<u8> {
+fn encode(kept: &Kept) -> Vec<u8> {
+    let letter = &kept.letter;
     let mut out = Vec::new();
-    out.extend_from_slice(&epoch.to_le_bytes());
+    out.extend_from_slice(&kept.epoch.to_le_bytes());
+    out.extend_from_slice(&kept.recorded_us.to_le_bytes());
     out.extend_from_slice(&letter.at_us.to_le_bytes());
     out.extend_from_slice(&letter.offset.to_le_bytes());
     out.extend_from_slice(&letter.partition.to_le_bytes());
@@ -244,7 +344,7 @@ fn put(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn decode(mut bytes: &[u8]) -> Option<(u64, DeadLetter)> {
+fn decode(mut bytes: &[u8]) -> Option<Kept> {
     fn array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
         let (head, rest) = bytes.split_first_chunk::<N>()?;
         *bytes = rest;
@@ -266,6 +366,7 @@ fn decode(mut bytes: &[u8]) -> Option<(u64, DeadLetter)> {
     }
     let bytes = &mut bytes;
     let epoch = u64::from_le_bytes(array(bytes)?);
+    let recorded_us = i64::from_le_bytes(array(bytes)?);
     let at_us = i64::from_le_bytes(array(bytes)?);
     let offset = i64::from_le_bytes(array(bytes)?);
     let partition = i32::from_le_bytes(array(bytes)?);
@@ -275,9 +376,8 @@ fn decode(mut bytes: &[u8]) -> Option<(u64, DeadLetter)> {
         Some(headers) => Some(String::from_utf8(headers).ok()?),
         None => None,
     };
-    Some((
-        epoch,
-        DeadLetter {
+    Some(Kept {
+        letter: DeadLetter {
             reason,
             message,
             topic,
@@ -288,5 +388,97 @@ fn decode(mut bytes: &[u8]) -> Option<(u64, DeadLetter)> {
             headers,
             at_us,
         },
-    ))
+        epoch,
+        recorded_us,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    fn log(retention: Retention) -> DeadLog {
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("offset", DataType::Int64, false),
+            Field::new("payload", DataType::Binary, true),
+        ]));
+        let relation = Stored::new(Oid(2), "s_errors", "table", schema, None).expect("a relation");
+        DeadLog::new(Oid(1), relation, retention)
+    }
+
+    fn letter(offset: i64, at_us: i64, bytes: usize) -> DeadLetter {
+        DeadLetter {
+            reason: "decode".into(),
+            message: "invalid".into(),
+            topic: "t".into(),
+            partition: 0,
+            offset,
+            key: None,
+            payload: Some(vec![7; bytes]),
+            headers: None,
+            at_us,
+        }
+    }
+
+    fn figures(change: &DeadChange) -> (usize, usize) {
+        (change.records.len(), change.expired.len())
+    }
+
+    const KEPT: Retention = Retention {
+        age_us: 100,
+        rows_max: 50_000,
+        bytes_max: 1 << 30,
+    };
+
+    #[test]
+    fn a_full_log_takes_as_many_again_at_once() {
+        let log = log(KEPT);
+        let add = |offsets: std::ops::Range<i64>| {
+            let fresh = offsets.map(|offset| letter(offset, offset, 1)).collect();
+            log.add(fresh, 1, 10).expect("adds")
+        };
+        assert_eq!(figures(&add(0..50_000)), (50_000, 0));
+        let change = add(50_000..90_000);
+        assert_eq!(figures(&change), (40_000, 40_000));
+        let rows: usize = change.deltas.iter().map(Delta::num_rows).sum();
+        assert_eq!(rows, 80_000);
+        // What has left does not come back when the source is read again.
+        assert_eq!(figures(&add(0..90_000)), (0, 0));
+    }
+
+    #[test]
+    fn old_records_are_kept_from_when_they_were_found() {
+        let log = log(KEPT);
+        let change = log.add(vec![letter(0, -1_000_000, 1)], 1, 10);
+        assert_eq!(figures(&change.expect("adds")), (1, 0));
+        assert!(!log.is_due(110));
+        assert!(log.is_due(111));
+        let change = log.add(Vec::new(), 2, 111).expect("expires");
+        assert_eq!(figures(&change), (0, 1));
+        let change = log.add(vec![letter(0, -1_000_000, 1)], 3, 112);
+        assert_eq!(figures(&change.expect("adds nothing")), (0, 0));
+    }
+
+    #[test]
+    fn letters_are_bounded_by_bytes_and_come_back_in_parts() {
+        let retention = Retention {
+            bytes_max: 200 << 20,
+            ..KEPT
+        };
+        let first = log(retention);
+        let fresh: Vec<_> = (0..300)
+            .map(|offset| letter(offset, offset, 1 << 20))
+            .collect();
+        let change = first.add(fresh, 1, 10).expect("adds");
+        assert_eq!(change.records.len(), 199);
+        assert!(change.deltas.iter().all(|delta| delta.num_rows() <= 64));
+        let second = log(retention);
+        let rows = second.restore(&change.records).expect("restores");
+        assert_eq!(rows.iter().map(Delta::num_rows).sum::<usize>(), 199);
+        assert!(rows.len() >= 4);
+        let again = second.add(vec![letter(5, 5, 1)], 2, 11).expect("adds");
+        assert_eq!(figures(&again), (0, 0));
+    }
 }

@@ -110,7 +110,7 @@ impl Engine {
             oids: oids.to_vec(),
             reply,
         })?;
-        receive(answer)?
+        receive(self.shared(), answer)?
     }
 
     /// Removes logs of tables that the catalog does not know: left over when a crash came between the two halves of a DROP.

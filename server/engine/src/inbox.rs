@@ -140,6 +140,8 @@ struct Waiting {
     total_bytes: usize,
     first_row: Option<Instant>,
     closed: bool,
+    /// Why nothing is taken any more, when the engine is not just stopping.
+    broken: Option<EngineError>,
 }
 
 impl Waiting {
@@ -184,7 +186,7 @@ impl Inbox {
     fn add(&self, put: impl FnOnce(&mut Work)) -> Result<(), EngineError> {
         let mut waiting = self.waiting.lock();
         if waiting.closed {
-            return Err(EngineError::Stopping);
+            return Err(waiting.broken.clone().unwrap_or(EngineError::Stopping));
         }
         put(&mut waiting.work);
         self.arrived.notify_one();
@@ -251,6 +253,28 @@ impl Inbox {
         waiting.first_row = None;
         self.taken.notify_all();
         Some(work)
+    }
+
+    /// Refuses what comes later for `error`, and what is queued: there is no worker any more.
+    pub(crate) fn abandon(&self, error: &EngineError) {
+        let dropped = {
+            let mut waiting = self.waiting.lock();
+            waiting.broken = Some(error.clone());
+            waiting.rows.clear();
+            std::mem::take(&mut waiting.work)
+        };
+        self.close();
+        for submission in dropped.submissions {
+            let _ = submission.reply.send(Err(error.clone()));
+        }
+        for command in dropped.commands {
+            match command {
+                Command::Register { reply, .. } | Command::Define { reply, .. } => {
+                    drop(reply.send(Err(error.clone())))
+                }
+                Command::Drop { reply, .. } => drop(reply.send(Err(error.clone()))),
+            }
+        }
     }
 
     /// Refuses what comes later, lets the worker finish what is queued.

@@ -164,7 +164,14 @@ impl Job {
         let after = done
             .unwrap_or(created.saturating_sub(1))
             .max(oldest.saturating_sub(1));
-        let Some(target) = roundest_after(&known, after) else {
+        let rounded = roundest_after(&known, after);
+        // What made a run fail may be gone by now, and must not be computed again.
+        let target = if self.has_failed() {
+            newest(&known).filter(|epoch| *epoch > after)
+        } else {
+            rounded
+        };
+        let Some(target) = target else {
             return Next::Idle;
         };
         if let (Some(done), Some(newest)) = (done, newest(&known)) {
@@ -181,6 +188,10 @@ impl Job {
             }
         }
         Next::Run(target)
+    }
+
+    fn has_failed(&self) -> bool {
+        self.state.lock().backoff.is_some()
     }
 
     fn now_due(&self, shared: &Shared) -> bool {
@@ -253,8 +264,9 @@ impl Job {
             let history = self.relation.history.lock();
             (history.through(latest), history.newest())
         };
+        // After a failure the changes hold the row that failed even when a later one takes it back; the content does not.
         let changes = done
-            .filter(|_| self.linear)
+            .filter(|_| self.linear && !self.has_failed())
             .and_then(|done| self.input_changes(done, target));
         let deltas = match changes {
             Some(changes) => self.step(shared, target, &changes)?,

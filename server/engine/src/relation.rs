@@ -16,6 +16,9 @@ use crate::consolidate::{Term, consolidate, expand};
 /// Chunks without deletions stop merging at this size: a longer list costs a reader nothing.
 const APPEND_CHUNK_ROWS: usize = 65_536;
 
+/// No merge makes a chunk larger than this: a column of bytes ends at 2 GiB.
+const CHUNK_BYTES_MAX: usize = 512 << 20;
+
 /// The rows of a version as a reader gets them, or `None` when some row has a negative count.
 type ReadRows = Option<Arc<Vec<RecordBatch>>>;
 
@@ -141,6 +144,7 @@ fn merge_tail(codec: &RowCodec, chunks: &mut Vec<Arc<Chunk>>) -> Result<(), Arro
         let append = older.positive && newer.positive;
         if older.rows() > 2 * newer.rows()
             || (append && older.rows() + newer.rows() > APPEND_CHUNK_ROWS)
+            || older.bytes.saturating_add(newer.bytes) > CHUNK_BYTES_MAX
         {
             break;
         }

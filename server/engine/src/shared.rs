@@ -210,6 +210,12 @@ impl Shared {
         *count
     }
 
+    /// Why nothing new happens any more: the log or the worker is broken, or the engine stops.
+    pub(crate) fn halted(&self) -> Option<EngineError> {
+        let fatal = self.fatal.lock().clone();
+        fatal.or_else(|| self.is_stopping().then_some(EngineError::Stopping))
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }

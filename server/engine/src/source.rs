@@ -23,6 +23,9 @@ use crate::status::ErrorRecord;
 /// How often a driver looks whether it should stop.
 const STOP_CHECK: Duration = Duration::from_millis(50);
 
+/// Dead letters of one source take at most about this many bytes, whatever their number.
+const ERRORS_BYTES_MAX: usize = 256 << 20;
+
 /// What a row that cannot be decoded does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnError {
@@ -145,7 +148,12 @@ pub(crate) fn error_options(spec: &ConnectorSpec) -> (OnError, Retention) {
         .get("errors.max_rows")
         .and_then(|text| text.parse().ok())
         .unwrap_or(100_000);
-    (on_error, Retention { age_us, rows_max })
+    let retention = Retention {
+        age_us,
+        rows_max,
+        bytes_max: ERRORS_BYTES_MAX,
+    };
+    (on_error, retention)
 }
 
 /// Microseconds of `7 days`, `12 hours`, `90 min`; the catalog has checked the text, an unknown unit gives `None`.

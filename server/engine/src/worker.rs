@@ -4,6 +4,7 @@
 //! log cannot be written nothing is published or acknowledged any more: memory must not run ahead of a log that has stopped.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -79,10 +80,20 @@ impl Worker {
             if self.tick_due() {
                 work.tick = true;
             }
-            if !work.is_empty() {
-                self.step(work);
+            // A broken invariant in one epoch leaves memory in a state that no later epoch may build on.
+            let step = AssertUnwindSafe(|| {
+                if !work.is_empty() {
+                    self.step(work);
+                }
+                self.maintain();
+            });
+            if catch_unwind(step).is_err() {
+                let broken = EngineError::internal("the engine stopped at a broken invariant");
+                let error = self.stop_logging(broken);
+                shared.inbox.abandon(&error);
+                shared.bump();
+                return;
             }
-            self.maintain();
         }
         if self.unsynced {
             self.sync();
@@ -114,6 +125,7 @@ impl Worker {
         if self.last_collect.elapsed() >= COLLECT_INTERVAL {
             self.last_collect = Instant::now();
             self.collect();
+            self.expire();
         }
     }
 
@@ -251,10 +263,15 @@ impl Worker {
         let batch = delivery.batch;
         let mut before = source.start.clone();
         before.extend(state.received.clone());
-        let shaped = match source
-            .shape
-            .apply(&batch, &before, self.shared.clock.now_us())
-        {
+        let now_us = self.shared.clock.now_us();
+        // Users' expressions run here; one that panics stops its source alone.
+        let shape = AssertUnwindSafe(|| source.shape.apply(&batch, &before, now_us));
+        let shaped = catch_unwind(shape).unwrap_or_else(|_| {
+            Err(EngineError::internal(
+                "a column or constraint stopped at a broken invariant",
+            ))
+        });
+        let shaped = match shaped {
             Ok(shaped) => shaped,
             Err(error) => {
                 self.stop_source(&source, state, "XX000", error.to_string());
@@ -341,10 +358,12 @@ impl Worker {
     }
 
     fn bury(&self, draft: &mut Draft, now_us: i64) {
-        for (source, letters) in std::mem::take(&mut draft.dead) {
-            let Some(log) = self.shared.dead.read().get(&source).cloned() else {
+        let mut fresh = std::mem::take(&mut draft.dead);
+        for (source, log) in self.shared.dead.read().iter() {
+            let letters = fresh.remove(source).unwrap_or_default();
+            if letters.is_empty() && !log.is_due(now_us) {
                 continue;
-            };
+            }
             match log.add(letters, draft.entry.epoch, now_us) {
                 Ok(change) => {
                     if !change.deltas.is_empty() {
@@ -545,15 +564,29 @@ impl Worker {
         self.shared.bump();
     }
 
+    /// Asks for an epoch when dead letters have to leave.
+    fn expire(&self) {
+        let now_us = self.shared.clock.now_us();
+        if self
+            .shared
+            .dead
+            .read()
+            .values()
+            .any(|log| log.is_due(now_us))
+        {
+            let _ = self.shared.inbox.tick();
+        }
+    }
+
     /// Drops versions that no new reader may ask for.
     fn collect(&self) {
         let window_ms =
             i64::try_from(self.shared.config.snapshot_history.as_millis()).unwrap_or(i64::MAX);
+        // Epochs stand still while a clock that was set back catches up; what they may drop does not.
+        let elapsed_ms = i64::try_from(self.last_epoch.elapsed().as_millis()).unwrap_or(i64::MAX);
         let cutoff = self
-            .shared
-            .clock
-            .now_us()
-            .div_euclid(1000)
+            .last_at_ms
+            .saturating_add(elapsed_ms)
             .saturating_sub(window_ms);
         let horizon = {
             let mut epochs = self.shared.epochs.lock();

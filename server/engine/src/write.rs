@@ -270,5 +270,7 @@ pub(crate) async fn send(
         index.follow(effects);
     }
     drop(guard);
-    acknowledged.await.map_err(|_| EngineError::Stopping)?
+    acknowledged
+        .await
+        .map_err(|_| shared.halted().unwrap_or(EngineError::Stopping))?
 }
