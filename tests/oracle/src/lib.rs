@@ -14,4 +14,4 @@ mod sqlite;
 
 pub use compare::{Cell, Row};
 pub use program::{Program, Step};
-pub use run::{Difference, Totals, run_program, run_seeds};
+pub use run::{Difference, Totals, Verdict, run_program, run_seeds};

