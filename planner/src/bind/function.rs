@@ -12,7 +12,7 @@ use thalweg_catalog::SqlType;
 
 use super::binder::{Binder, Typed, same_layout, tagged};
 use crate::error::raise;
-use crate::functions::{arithmetic, collection, format, json, now, temporal, text};
+use crate::functions::{arithmetic, collection, format, json, now, series, temporal, text};
 use crate::types::{
     Conversion, convertible, field_type, is_integer, is_text, numeric, numeric_rank, unify,
 };
@@ -331,7 +331,7 @@ impl Binder {
                     self.implicit(slide.clone(), &T::Interval)?,
                     self.implicit(size.clone(), &T::Interval)?,
                 ];
-                temporal::hop_starts(&ty).call(exprs)
+                series::hop_starts(&ty).call(exprs)
             }
             ("timezone", [zone_name, value]) if is_moment(&value.1) => {
                 let ty = if matches!(value.1, T::Timestamptz | T::Date) {
@@ -344,6 +344,18 @@ impl Binder {
                     self.implicit(value.clone(), &ty)?,
                 ])
             }
+            ("generate_series", [a, b, step @ ..]) if step.len() < 2 => {
+                self.series(a, b, step.first())?
+            }
+            _ => return self.calendar_function(name, args),
+        }))
+    }
+
+    /// Ages, dates made from parts, and dates read and written by patterns.
+    fn calendar_function(&self, name: &str, args: &[Typed]) -> Result<Option<Expr>> {
+        use SqlType as T;
+        let zone = self.time_zone.as_str();
+        Ok(Some(match (name, args) {
             ("age", [a, b]) => temporal::age().call(vec![
                 self.convert(a.clone(), &T::Timestamp, Conversion::Assignment)?,
                 self.convert(b.clone(), &T::Timestamp, Conversion::Assignment)?,
@@ -394,9 +406,6 @@ impl Binder {
                 format::to_char(&ty, zone)
                     .call(vec![value, self.implicit(pattern.clone(), &T::Text)?])
             }
-            ("generate_series", [a, b, step @ ..]) if step.len() < 2 => {
-                self.series(a, b, step.first())?
-            }
             _ => return Ok(None),
         }))
     }
@@ -418,11 +427,10 @@ impl Binder {
             None => return Err(self.missing("generate_series", &[a.clone(), b.clone()])),
         };
         let (native, step_type) = match &ty {
-            T::Int4 | T::Int8 => (temporal::integer_series(&ty), ty.clone()),
-            T::Timestamp | T::Timestamptz => (
-                temporal::timestamp_series(&ty, &self.time_zone),
-                T::Interval,
-            ),
+            T::Int4 | T::Int8 => (series::integer_series(&ty), ty.clone()),
+            T::Timestamp | T::Timestamptz => {
+                (series::timestamp_series(&ty, &self.time_zone), T::Interval)
+            }
             _ => {
                 return Err(raise(
                     "0A000",

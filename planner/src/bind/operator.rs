@@ -208,6 +208,17 @@ impl Binder {
             );
             return Ok(json::concat().call(vec![a, b]));
         }
+        if matches!(left.1, SqlType::Bytea) || matches!(right.1, SqlType::Bytea) {
+            let unknown = |t: &SqlType| matches!(t, SqlType::Bytea | SqlType::Unknown);
+            if !unknown(&left.1) || !unknown(&right.1) {
+                return Err(no_operator("||", &left.1, &right.1));
+            }
+            let (a, b) = (
+                self.implicit(left, &SqlType::Bytea)?,
+                self.implicit(right, &SqlType::Bytea)?,
+            );
+            return Ok(text::concat_bytes().call(vec![a, b]));
+        }
         let texty = |t: &SqlType| is_text(t) || *t == SqlType::Unknown;
         if !texty(&left.1) && !texty(&right.1) {
             return Err(no_operator("||", &left.1, &right.1));

@@ -124,29 +124,7 @@ fn spelled(expr: &Expr) -> String {
             format!("{} {not}{word} {}", nested(&l.expr), text(&l.pattern))
         }
         Expr::ScalarFunction(call) => function(call),
-        Expr::AggregateFunction(a) => {
-            let params = &a.params;
-            let distinct = if params.distinct { "DISTINCT " } else { "" };
-            let arguments = if a.func.name() == "count"
-                && params.args.len() == 1
-                && is_count_star(&params.args[0])
-            {
-                "*".to_owned()
-            } else {
-                list(&params.args)
-            };
-            let order = if params.order_by.is_empty() {
-                String::new()
-            } else {
-                format!(" ORDER BY {}", sorts(&params.order_by))
-            };
-            let filter = params
-                .filter
-                .as_ref()
-                .map(|f| format!(" FILTER (WHERE {})", text(f)))
-                .unwrap_or_default();
-            format!("{}({distinct}{arguments}{order}){filter}", a.func.name())
-        }
+        Expr::AggregateFunction(a) => aggregate(a),
         Expr::Placeholder(p) => p.id.clone(),
         Expr::ScalarSubquery(_) => "(subquery)".to_owned(),
         Expr::Exists(e) => {
@@ -161,24 +139,48 @@ fn spelled(expr: &Expr) -> String {
             nested(&i.expr),
             if i.negated { "NOT " } else { "" }
         ),
-        Expr::WindowFunction(w) => {
-            let params = &w.params;
-            let mut over = Vec::new();
-            if !params.partition_by.is_empty() {
-                over.push(format!("PARTITION BY {}", list(&params.partition_by)));
-            }
-            if !params.order_by.is_empty() {
-                over.push(format!("ORDER BY {}", sorts(&params.order_by)));
-            }
-            format!(
-                "{}({}) OVER ({})",
-                w.fun.name(),
-                list(&params.args),
-                over.join(" ")
-            )
-        }
+        Expr::WindowFunction(w) => window(w),
         other => other.to_string().split(crate::names::SEPARATOR).collect(),
     }
+}
+
+fn aggregate(a: &datafusion::logical_expr::expr::AggregateFunction) -> String {
+    let params = &a.params;
+    let distinct = if params.distinct { "DISTINCT " } else { "" };
+    let arguments =
+        if a.func.name() == "count" && params.args.len() == 1 && is_count_star(&params.args[0]) {
+            "*".to_owned()
+        } else {
+            list(&params.args)
+        };
+    let order = if params.order_by.is_empty() {
+        String::new()
+    } else {
+        format!(" ORDER BY {}", sorts(&params.order_by))
+    };
+    let filter = params
+        .filter
+        .as_ref()
+        .map(|f| format!(" FILTER (WHERE {})", text(f)))
+        .unwrap_or_default();
+    format!("{}({distinct}{arguments}{order}){filter}", a.func.name())
+}
+
+fn window(w: &datafusion::logical_expr::expr::WindowFunction) -> String {
+    let params = &w.params;
+    let mut over = Vec::new();
+    if !params.partition_by.is_empty() {
+        over.push(format!("PARTITION BY {}", list(&params.partition_by)));
+    }
+    if !params.order_by.is_empty() {
+        over.push(format!("ORDER BY {}", sorts(&params.order_by)));
+    }
+    format!(
+        "{}({}) OVER ({})",
+        w.fun.name(),
+        list(&params.args),
+        over.join(" ")
+    )
 }
 
 fn is_count_star(expr: &Expr) -> bool {

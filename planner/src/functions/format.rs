@@ -12,10 +12,26 @@ use thalweg_catalog::SqlType;
 
 use super::decimal;
 use super::native::{Kernel, Native};
-use super::temporal::{MONTHS, text_rows};
+use super::temporal::text_rows;
 use super::temporal_text::{self as temporal, Zone};
 use crate::error::raise;
 use crate::types::scale_of;
+
+/// Names of months and days for `to_char`.
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
 
 const DAYS: [&str; 7] = [
     "Sunday",

@@ -9,7 +9,7 @@ use datafusion::arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, StringViewBuilder,
 };
 use datafusion::arrow::datatypes::{
-    Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, IntervalMonthDayNano,
+    Date32Type, Decimal128Type, Float64Type, Int32Type, IntervalMonthDayNano,
     IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
 };
 use datafusion::common::{DataFusionError, Result};
@@ -24,7 +24,7 @@ type Ts = TimestampMicrosecondType;
 type Span = IntervalMonthDayNanoType;
 type Clock = Time64MicrosecondType;
 
-fn out_of_range(what: &str) -> DataFusionError {
+pub(crate) fn out_of_range(what: &str) -> DataFusionError {
     raise("22008", format!("{what} out of range"))
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn add_interval(us: i64, span: IntervalMonthDayNano, sign: i32) -> Op
     at.checked_add((span.nanoseconds / 1000).checked_mul(i64::from(sign))?)
 }
 
-fn add_zoned(us: i64, span: IntervalMonthDayNano, sign: i32, zone: Zone) -> Option<i64> {
+pub(crate) fn add_zoned(us: i64, span: IntervalMonthDayNano, sign: i32, zone: Zone) -> Option<i64> {
     let calendar = IntervalMonthDayNano::new(span.months, span.days, 0);
     let at = if span.months == 0 && span.days == 0 {
         us
@@ -131,8 +131,6 @@ fn scale(span: IntervalMonthDayNano, factor: f64) -> Option<IntervalMonthDayNano
 pub(crate) fn operator(symbol: &str, left: &SqlType, right: &SqlType) -> Option<Native> {
     use SqlType as T;
     let int = |t: &T| matches!(t, T::Int2 | T::Int4);
-    let number = |t: &T| crate::types::numeric_rank(t).is_some();
-    let span_error = || out_of_range("interval");
     let (types, ret, kernel): ((T, T), T, Kernel) = match (symbol, left, right) {
         ("+", T::Date, i) if int(i) => ((T::Date, T::Int4), T::Date, |c| {
             zip::<Date32Type, Int32Type, Date32Type, _>(c, |d, n| {
@@ -205,27 +203,41 @@ pub(crate) fn operator(symbol: &str, left: &SqlType, right: &SqlType) -> Option<
                 Ok(IntervalMonthDayNano::new(0, 0, (a - b) * 1000))
             })
         }),
-        ("+", T::Interval, T::Interval) => ((T::Interval, T::Interval), T::Interval, |c| {
+        _ => return span_operator(symbol, left, right),
+    };
+    Some(
+        Native::new(symbol, vec![types.0, types.1], ret, kernel)
+            .shape(Shape::Infix)
+            .fallible(true),
+    )
+}
+
+/// Operators whose result is an interval again.
+fn span_operator(symbol: &str, left: &SqlType, right: &SqlType) -> Option<Native> {
+    use SqlType as T;
+    let number = |t: &T| crate::types::numeric_rank(t).is_some();
+    let (types, kernel): ((T, T), Kernel) = match (symbol, left, right) {
+        ("+", T::Interval, T::Interval) => ((T::Interval, T::Interval), |c| {
             zip::<Span, Span, Span, _>(c, |a, b| {
                 combine(a, b, 1).ok_or_else(|| out_of_range("interval"))
             })
         }),
-        ("-", T::Interval, T::Interval) => ((T::Interval, T::Interval), T::Interval, |c| {
+        ("-", T::Interval, T::Interval) => ((T::Interval, T::Interval), |c| {
             zip::<Span, Span, Span, _>(c, |a, b| {
                 combine(a, b, -1).ok_or_else(|| out_of_range("interval"))
             })
         }),
-        ("*", T::Interval, n) if number(n) => ((T::Interval, T::Float8), T::Interval, |c| {
+        ("*", T::Interval, n) if number(n) => ((T::Interval, T::Float8), |c| {
             zip::<Span, Float64Type, Span, _>(c, |s, f| {
                 scale(s, f).ok_or_else(|| out_of_range("interval"))
             })
         }),
-        ("*", n, T::Interval) if number(n) => ((T::Float8, T::Interval), T::Interval, |c| {
+        ("*", n, T::Interval) if number(n) => ((T::Float8, T::Interval), |c| {
             zip::<Float64Type, Span, Span, _>(c, |f, s| {
                 scale(s, f).ok_or_else(|| out_of_range("interval"))
             })
         }),
-        ("/", T::Interval, n) if number(n) => ((T::Interval, T::Float8), T::Interval, |c| {
+        ("/", T::Interval, n) if number(n) => ((T::Interval, T::Float8), |c| {
             zip::<Span, Float64Type, Span, _>(c, |s, f| {
                 if f == 0.0 {
                     return Err(raise("22012", "division by zero"));
@@ -235,9 +247,8 @@ pub(crate) fn operator(symbol: &str, left: &SqlType, right: &SqlType) -> Option<
         }),
         _ => return None,
     };
-    let _ = span_error;
     Some(
-        Native::new(symbol, vec![types.0, types.1], ret, kernel)
+        Native::new(symbol, vec![types.0, types.1], T::Interval, kernel)
             .shape(Shape::Infix)
             .fallible(true),
     )
@@ -386,112 +397,6 @@ pub(crate) fn stride_us(span: IntervalMonthDayNano) -> Result<i64> {
         return Err(raise("22008", "stride must be greater than zero"));
     }
     Ok(width)
-}
-
-/// Starts of the hopping windows a moment falls in: `hop_starts(ts, slide, size)`.
-pub(crate) fn hop_starts(ty: &SqlType) -> Native {
-    let kernel: Kernel = |call| {
-        let (values, slides, sizes) = (call.array(0)?, call.array(1)?, call.array(2)?);
-        let (values, slides, sizes) = (
-            values.as_primitive::<Ts>(),
-            slides.as_primitive::<Span>(),
-            sizes.as_primitive::<Span>(),
-        );
-        let mut items = Vec::new();
-        let mut lengths = Vec::with_capacity(values.len());
-        for i in 0..values.len() {
-            let before = items.len();
-            if values.is_valid(i) && slides.is_valid(i) && sizes.is_valid(i) {
-                let (slide, size) = (stride_us(slides.value(i))?, stride_us(sizes.value(i))?);
-                if size / slide > 100_000 {
-                    return Err(raise(
-                        "54000",
-                        "a hopping window has more than 100000 overlapping windows",
-                    ));
-                }
-                let at = values.value(i);
-                let mut start = at.div_euclid(slide) * slide;
-                while start > at.saturating_sub(size) {
-                    items.push(start);
-                    start = start.saturating_sub(slide);
-                }
-                items[before..].reverse();
-            }
-            lengths.push(items.len() - before);
-        }
-        list_of(items, lengths, call.ret)
-    };
-    Native::new(
-        "hop_starts",
-        vec![ty.clone(), SqlType::Interval, SqlType::Interval],
-        SqlType::Array(Box::new(ty.clone())),
-        kernel,
-    )
-    .fallible(true)
-}
-
-fn list_of(items: Vec<i64>, lengths: Vec<usize>, ret: &SqlType) -> Result<ArrayRef> {
-    let datafusion::arrow::datatypes::DataType::List(field) = ret.arrow() else {
-        return Err(DataFusionError::Internal(
-            "a list result is not held as a list".to_owned(),
-        ));
-    };
-    let values: ArrayRef = Arc::new(
-        PrimitiveArray::<Ts>::from_iter_values(items).with_data_type(field.data_type().clone()),
-    );
-    let offsets = datafusion::arrow::buffer::OffsetBuffer::<i32>::from_lengths(lengths);
-    Ok(Arc::new(datafusion::arrow::array::ListArray::try_new(
-        field, offsets, values, None,
-    )?))
-}
-
-/// `generate_series(start, stop, step)` over timestamps, as a list.
-pub(crate) fn timestamp_series(ty: &SqlType, zone: &str) -> Native {
-    let kernel: Kernel = |call| {
-        let (a, b, s) = (call.array(0)?, call.array(1)?, call.array(2)?);
-        let (a, b, s) = (
-            a.as_primitive::<Ts>(),
-            b.as_primitive::<Ts>(),
-            s.as_primitive::<Span>(),
-        );
-        let zone = Zone::parse(call.time_zone)?;
-        let (mut items, mut lengths) = (Vec::new(), Vec::with_capacity(a.len()));
-        for i in 0..a.len() {
-            let before = items.len();
-            if a.is_valid(i) && b.is_valid(i) && s.is_valid(i) {
-                let (mut at, stop, step) = (a.value(i), b.value(i), s.value(i));
-                let next =
-                    |at| add_zoned(at, step, 1, zone).ok_or_else(|| out_of_range("timestamp"));
-                let forward = next(at)? > at;
-                if next(at)? == at {
-                    return Err(raise("22023", "step size cannot equal zero"));
-                }
-                while if forward { at <= stop } else { at >= stop } {
-                    items.push(at);
-                    if items.len() - before > super::collection::SERIES_MAX {
-                        return Err(raise("54000", "generate_series has too many values"));
-                    }
-                    at = next(at)?;
-                }
-            }
-            lengths.push(items.len() - before);
-        }
-        list_of(items, lengths, call.ret)
-    };
-    let types = vec![ty.clone(), ty.clone(), SqlType::Interval];
-    let zone = if matches!(ty, SqlType::Timestamptz) {
-        zone
-    } else {
-        ""
-    };
-    Native::new(
-        "generate_series",
-        types,
-        SqlType::Array(Box::new(ty.clone())),
-        kernel,
-    )
-    .in_zone(zone)
-    .fallible(true)
 }
 
 /// A field of a moment in microseconds-exact millionths.
@@ -768,77 +673,6 @@ pub(crate) fn from_epoch() -> Native {
     )
     .fallible(true)
 }
-
-/// `generate_series(start, stop, step)` over integers, as a list of bigint or integer.
-pub(crate) fn integer_series(ty: &SqlType) -> Native {
-    let kernel: Kernel = |call| {
-        let wide = |i: usize| -> Result<ArrayRef> {
-            Ok(datafusion::arrow::compute::cast(
-                &call.array(i)?,
-                &datafusion::arrow::datatypes::DataType::Int64,
-            )?)
-        };
-        let (a, b, s) = (wide(0)?, wide(1)?, wide(2)?);
-        let (a, b, s) = (
-            a.as_primitive::<Int64Type>(),
-            b.as_primitive::<Int64Type>(),
-            s.as_primitive::<Int64Type>(),
-        );
-        let (mut items, mut lengths) = (Vec::new(), Vec::with_capacity(a.len()));
-        for i in 0..a.len() {
-            let before = items.len();
-            if a.is_valid(i) && b.is_valid(i) && s.is_valid(i) {
-                let (stop, step) = (b.value(i), s.value(i));
-                if step == 0 {
-                    return Err(raise("22023", "step size cannot equal zero"));
-                }
-                let mut at = Some(a.value(i));
-                while let Some(v) = at.filter(|v| if step > 0 { *v <= stop } else { *v >= stop }) {
-                    items.push(v);
-                    if items.len() - before > super::collection::SERIES_MAX {
-                        return Err(raise("54000", "generate_series has too many values"));
-                    }
-                    at = v.checked_add(step);
-                }
-            }
-            lengths.push(items.len() - before);
-        }
-        let datafusion::arrow::datatypes::DataType::List(field) = call.ret.arrow() else {
-            return Err(DataFusionError::Internal(
-                "a list result is not held as a list".to_owned(),
-            ));
-        };
-        let values: ArrayRef = Arc::new(PrimitiveArray::<Int64Type>::from_iter_values(items));
-        let values = datafusion::arrow::compute::cast(&values, field.data_type())?;
-        let offsets = datafusion::arrow::buffer::OffsetBuffer::<i32>::from_lengths(lengths);
-        Ok(Arc::new(datafusion::arrow::array::ListArray::try_new(
-            field, offsets, values, None,
-        )?))
-    };
-    Native::new(
-        "generate_series",
-        vec![ty.clone(); 3],
-        SqlType::Array(Box::new(ty.clone())),
-        kernel,
-    )
-    .fallible(true)
-}
-
-/// Names of months and days for `to_char`.
-pub(crate) const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
 
 /// Writes one text per row, NULL where `f` gives none.
 pub(crate) fn text_rows(

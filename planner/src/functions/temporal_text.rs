@@ -171,6 +171,10 @@ fn parse_time_zone(rest: &str, text: &str, ty: &str) -> Result<(i64, Option<Zone
     if rest.is_empty() {
         return Ok((0, None));
     }
+    // A date can have a zone without a clock.
+    if rest.eq_ignore_ascii_case("z") || rest.eq_ignore_ascii_case("utc") {
+        return Ok((0, Some(Zone::Fixed(0))));
+    }
     let end = rest
         .find(|c: char| !(c.is_ascii_digit() || c == ':' || c == '.'))
         .unwrap_or(rest.len());

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryArray, PrimitiveArray};
 use datafusion::arrow::datatypes::Int32Type;
 use datafusion::common::Result;
 use thalweg_catalog::SqlType;
@@ -33,6 +33,21 @@ pub(crate) fn concat_operator() -> Native {
             })
         },
     )
+    .shape(Shape::Infix)
+}
+
+/// `a || b` on bytes.
+pub(crate) fn concat_bytes() -> Native {
+    let types = vec![SqlType::Bytea, SqlType::Bytea];
+    Native::new("||", types, SqlType::Bytea, |call| {
+        let (a, b) = (call.array(0)?, call.array(1)?);
+        let (a, b) = (a.as_binary::<i32>(), b.as_binary::<i32>());
+        let joined = a.iter().zip(b.iter()).map(|pair| match pair {
+            (Some(x), Some(y)) => Some([x, y].concat()),
+            _ => None,
+        });
+        Ok(Arc::new(joined.collect::<BinaryArray>()) as ArrayRef)
+    })
     .shape(Shape::Infix)
 }
 
