@@ -33,5 +33,6 @@ pub use print::PrintSink;
 pub use registry::{sink, source};
 pub use sink::Sink;
 pub use source::{
-    Budget, DeadLetter, Offsets, SourceBatch, SourceConnector, SourceHealth, SourceReader, SplitId,
+    Budget, DeadLetter, Offsets, RowPlace, SourceBatch, SourceConnector, SourceHealth,
+    SourceReader, SplitId,
 };

@@ -28,11 +28,22 @@ pub struct Budget {
     pub time: Duration,
 }
 
-/// Decoded records of one poll, in split and offset order.
+/// Where a record is in its source; a function of the data, so that reading it again gives the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowPlace {
+    /// Partition, or number of the split; its text is the [`SplitId`].
+    pub partition: i32,
+    /// Offset within the split.
+    pub offset: i64,
+}
+
+/// Decoded records of one poll: each split's in offset order, splits as they came.
 #[derive(Debug, Clone)]
 pub struct SourceBatch {
     /// Good rows in the source's full column order.
     pub rows: RecordBatch,
+    /// Where each of `rows` came from, in the same order.
+    pub places: Vec<RowPlace>,
     /// Rows that could not become a row, in the columns of [`DeadLetter`].
     pub dead: Vec<DeadLetter>,
     /// Next offset per split after this batch, for the splits that moved.

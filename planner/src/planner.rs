@@ -135,6 +135,20 @@ impl Planner {
         crate::dml::column_expr(self, cx, columns, expr, ty)
     }
 
+    /// As [`Planner::column_expr`], for an expression that the catalog keeps as text: the one in `cx.text`.
+    ///
+    /// # Errors
+    /// As [`Planner::column_expr`], and the parser's.
+    pub fn stored_expr(
+        &self,
+        cx: &PlanContext<'_>,
+        columns: &[Column],
+        ty: &SqlType,
+    ) -> Result<Expr, PlanError> {
+        let expr = thalweg_sql::parse_expr(cx.text).map_err(|error| error.report())?;
+        self.column_expr(cx, columns, &expr, ty)
+    }
+
     /// Plans INSERT.
     ///
     /// # Errors

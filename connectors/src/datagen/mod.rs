@@ -18,7 +18,9 @@ use thalweg_catalog::{Column, ColumnRole, ConnectorSpec, Relation};
 use crate::context::{Clock, ConnectorContext, Deadline};
 use crate::error::ConnectorError;
 use crate::options::Options;
-use crate::source::{Budget, Offsets, SourceBatch, SourceConnector, SourceHealth, SourceReader};
+use crate::source::{
+    Budget, Offsets, RowPlace, SourceBatch, SourceConnector, SourceHealth, SourceReader,
+};
 use column::ColumnGenerator;
 
 /// The one split of a generator.
@@ -258,6 +260,12 @@ impl SourceReader for DatagenReader {
         let due = self.wait(Deadline::after(budget.time));
         let count = due.min(budget.rows as u64).min(BATCH_ROWS_MAX);
         let rows = self.plan.batch(self.next, count)?;
+        let places = (self.next..self.next.saturating_add(count))
+            .map(|offset| RowPlace {
+                partition: 0,
+                offset: i64::try_from(offset).unwrap_or(i64::MAX),
+            })
+            .collect();
         let mut offsets = Offsets::new();
         if count > 0 {
             self.next += count;
@@ -265,6 +273,7 @@ impl SourceReader for DatagenReader {
         }
         Ok(SourceBatch {
             rows,
+            places,
             dead: Vec::new(),
             offsets,
             records: count,

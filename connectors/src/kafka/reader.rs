@@ -337,8 +337,10 @@ impl SourceReader for KafkaReader {
                 break;
             }
         }
+        let (rows, places) = self.rows.finish()?;
         Ok(SourceBatch {
-            rows: self.rows.finish()?,
+            rows,
+            places,
             dead: gathered.dead,
             offsets: gathered.offsets,
             records: gathered.records,

@@ -18,7 +18,7 @@ use thalweg_catalog::{Column, ColumnRole, SqlType};
 
 use crate::error::ConnectorError;
 use crate::format::{ColumnBuilder, Fault, JsonDecoder, JsonOptions};
-use crate::source::DeadLetter;
+use crate::source::{DeadLetter, RowPlace};
 
 /// Bytes of payload and key kept with a dead letter; a larger record can be read again by its offset.
 const DEAD_LETTER_BYTES_MAX: usize = 1 << 20;
@@ -33,6 +33,8 @@ pub(super) struct RowBuilder {
     order: Vec<Origin>,
     /// Per appended row, whether it is good.
     keep: Vec<bool>,
+    /// Where the good rows came from.
+    places: Vec<RowPlace>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +90,7 @@ impl RowBuilder {
             parts,
             order,
             keep: Vec::new(),
+            places: Vec::new(),
         })
     }
 
@@ -102,13 +105,20 @@ impl RowBuilder {
             outcome = outcome.and(part.append(message));
         }
         self.keep.push(outcome.is_ok());
+        if outcome.is_ok() {
+            self.places.push(RowPlace {
+                partition: message.partition(),
+                offset: message.offset(),
+            });
+        }
         outcome
             .err()
             .map(|fault| dead_letter(message, fault, now_us))
     }
 
-    /// The good rows so far; the builder starts over.
-    pub(super) fn finish(&mut self) -> Result<RecordBatch, ConnectorError> {
+    /// The good rows so far and where they came from; the builder starts over.
+    pub(super) fn finish(&mut self) -> Result<(RecordBatch, Vec<RowPlace>), ConnectorError> {
+        let places = std::mem::take(&mut self.places);
         let keep = std::mem::take(&mut self.keep);
         let rows = keep.len();
         let json = self.json.finish();
@@ -125,6 +135,7 @@ impl RowBuilder {
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| ConnectorError::Internal("a column has no values".into()))?;
         self.good_rows(columns, keep)
+            .map(|rows| (rows, places))
             .map_err(|error| ConnectorError::Internal(format!("decoded batch: {error}")))
     }
 

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use datafusion::arrow::array::BooleanArray;
+use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
@@ -15,7 +17,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
-use thalweg_connectors::{Budget, Offsets, SourceHealth};
+use thalweg_connectors::{Budget, Offsets, SourceBatch, SourceHealth};
 use tokio::sync::mpsc::Sender;
 
 use crate::error::EngineError;
@@ -133,6 +135,7 @@ impl Read {
             let batch = reader
                 .poll(budget)
                 .map_err(|error| external(error.report()))?;
+            let batch = cut(batch, &self.ends)?;
             if !batch.offsets.is_empty() {
                 last_progress = Instant::now();
             } else if last_progress.elapsed() >= self.patience {
@@ -151,7 +154,7 @@ impl Read {
             let shaped = self
                 .source
                 .shape
-                .apply(&batch, &at, self.shared.clock.now_us())
+                .apply(&batch, self.shared.clock.now_us())
                 .map_err(external)?;
             if let Some(reason) = shaped.failure {
                 return Err(external(EngineError::statement("23514", reason, None)));
@@ -185,7 +188,63 @@ impl Read {
     }
 }
 
+/// What lies before the ends: while one split catches up, others go on delivering.
+fn cut(mut batch: SourceBatch, ends: &Offsets) -> DataFusionResult<SourceBatch> {
+    let inside = |partition: i32, offset: i64| {
+        ends.get(&partition.to_string())
+            .is_some_and(|end| u64::try_from(offset).is_ok_and(|offset| offset < *end))
+    };
+    let keep: Vec<bool> = batch
+        .places
+        .iter()
+        .map(|place| inside(place.partition, place.offset))
+        .collect();
+    if keep.iter().any(|keep| !keep) {
+        let mut kept = keep.iter();
+        batch.places.retain(|_| kept.next() == Some(&true));
+        batch.rows = filter_record_batch(&batch.rows, &BooleanArray::from(keep))?;
+    }
+    batch
+        .dead
+        .retain(|letter| inside(letter.partition, letter.offset));
+    Ok(batch)
+}
+
 /// Reports pass through DataFusion as they are.
 fn external(error: impl Into<EngineError>) -> DataFusionError {
     DataFusionError::External(Box::new(error.into().report()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::array::{AsArray, Int64Array};
+    use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    use thalweg_connectors::RowPlace;
+
+    use super::*;
+
+    /// A busy split that runs ahead adds nothing beyond its end, and a split that came later adds nothing at all.
+    #[test]
+    fn a_scan_ends_at_the_end_of_each_split() {
+        let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Int64, false)]));
+        let places: Vec<RowPlace> = [(1, 7), (0, 2), (1, 8), (2, 0), (0, 3), (1, 9)]
+            .map(|(partition, offset)| RowPlace { partition, offset })
+            .to_vec();
+        let values = Int64Array::from_iter_values(0..6);
+        let batch = SourceBatch {
+            rows: RecordBatch::try_new(schema, vec![Arc::new(values)]).expect("one column"),
+            places,
+            dead: Vec::new(),
+            offsets: Offsets::new(),
+            records: 6,
+            skipped: 0,
+        };
+        let ends = Offsets::from([("0".into(), 3), ("1".into(), 9)]);
+        let cut = cut(batch, &ends).expect("cuts");
+        let values = cut.rows.column(0).as_primitive::<Int64Type>().values();
+        assert_eq!(values.to_vec(), [0, 1, 2]);
+        assert_eq!(cut.places.len(), 3);
+    }
 }

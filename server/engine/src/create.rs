@@ -10,7 +10,6 @@ use datafusion::common::DFSchema;
 use thalweg_catalog::{Catalog, Column, Oid, Relation, RelationKind, Report};
 use thalweg_connectors::{ConnectorContext, Delta, EpochInfo, Offsets, Sink, Weights};
 use thalweg_planner::{NoSystemRelations, PlanContext, ViewPlan};
-use thalweg_sql::parse_expr;
 use thalweg_state::{Multiplicity, WeightedBatch};
 use tokio::sync::oneshot;
 
@@ -225,15 +224,9 @@ fn checks(
             parameter_types: &[],
             text: &check.expr,
         };
-        let parsed = parse_expr(&check.expr).map_err(|error| error.report())?;
         let bound = shared
             .planner
-            .column_expr(
-                &context,
-                &relation.columns,
-                &parsed,
-                &thalweg_catalog::SqlType::Bool,
-            )
+            .stored_expr(&context, &relation.columns, &thalweg_catalog::SqlType::Bool)
             .map_err(|error| error.report())?;
         let df_schema = DFSchema::try_from(Arc::clone(schema))?;
         let expr = session_at(&shared.planner, 0).create_physical_expr(bound, &df_schema)?;

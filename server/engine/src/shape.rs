@@ -4,19 +4,17 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
-use datafusion::arrow::compute::{cast, concat_batches, filter_record_batch, take_record_batch};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use datafusion::arrow::compute::{cast, concat_batches, filter_record_batch};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::DFSchema;
 use datafusion::physical_expr::PhysicalExpr;
-use thalweg_catalog::{Catalog, ColumnRole, Relation, RelationKind};
-use thalweg_connectors::{DeadLetter, Offsets, SourceBatch};
+use thalweg_catalog::{Catalog, Relation, RelationKind};
+use thalweg_connectors::{DeadLetter, RowPlace, SourceBatch};
 use thalweg_planner::{NoSystemRelations, PlanContext, Planner};
-use thalweg_sql::parse_expr;
 
 use crate::batch::{conform, session_at};
-use crate::chunk::{RowCodec, hash};
 use crate::error::EngineError;
 use crate::text;
 
@@ -44,8 +42,6 @@ pub(crate) struct Shape {
     loose: SchemaRef,
     generated: Vec<(usize, Arc<dyn PhysicalExpr>)>,
     checks: Vec<ShapeCheck>,
-    partition: Option<usize>,
-    offset: Option<usize>,
 }
 
 /// Rows as views see them, and what was taken out.
@@ -83,9 +79,8 @@ impl Shape {
                 parameter_types: &[],
                 text,
             };
-            let parsed = parse_expr(text).map_err(|error| error.report())?;
             let bound = planner
-                .column_expr(&context, &relation.columns, &parsed, ty)
+                .stored_expr(&context, &relation.columns, ty)
                 .map_err(|error| error.report())?;
             Ok::<_, EngineError>(session_at(planner, 0).create_physical_expr(bound, &df_schema)?)
         };
@@ -109,12 +104,6 @@ impl Shape {
                 violation,
             });
         }
-        let role = |role: ColumnRole| {
-            relation
-                .columns
-                .iter()
-                .position(|column| column.role == role)
-        };
         let topic = match &relation.kind {
             RelationKind::Source(spec) => spec.options.get("topic").cloned(),
             _ => None,
@@ -126,8 +115,6 @@ impl Shape {
             loose,
             generated,
             checks,
-            partition: role(ColumnRole::Partition),
-            offset: role(ColumnRole::Offset),
         })
     }
 
@@ -136,13 +123,8 @@ impl Shape {
         Arc::clone(&self.schema)
     }
 
-    /// Finishes the rows of one poll; `before` is where each split stood.
-    pub(crate) fn apply(
-        &self,
-        batch: &SourceBatch,
-        before: &Offsets,
-        now_us: i64,
-    ) -> Result<Shaped, EngineError> {
+    /// Finishes the rows of one poll.
+    pub(crate) fn apply(&self, batch: &SourceBatch, now_us: i64) -> Result<Shaped, EngineError> {
         if self.generated.is_empty() && self.checks.is_empty() {
             let rows = conform(&batch.rows, &self.schema)?;
             return Ok(Shaped {
@@ -160,7 +142,7 @@ impl Shape {
         let rows = self.generate(&raw, &mut out)?;
         self.require(&rows, &mut out);
         self.check(&rows, &mut out)?;
-        let dead = self.letters(batch, &rows, &out, before, now_us)?;
+        let dead = self.letters(&batch.places, &rows, &out, now_us)?;
         let keep: BooleanArray = out
             .faults
             .iter()
@@ -284,98 +266,34 @@ impl Shape {
 
     fn letters(
         &self,
-        batch: &SourceBatch,
+        places: &[RowPlace],
         rows: &RecordBatch,
         out: &Outcome,
-        before: &Offsets,
         now_us: i64,
     ) -> Result<Vec<DeadLetter>, EngineError> {
-        let broken: Vec<u32> = (0_u32..)
-            .zip(&out.faults)
-            .filter(|(_, fault)| fault.is_some())
-            .map(|(row, _)| row)
-            .collect();
-        if broken.is_empty() {
-            return Ok(Vec::new());
+        if places.len() != rows.num_rows() {
+            return Err(EngineError::internal(format!(
+                "a source gave {} rows and {} places",
+                rows.num_rows(),
+                places.len()
+            )));
         }
-        let places = self.places(batch, rows, before, &broken)?;
-        let letters = broken
-            .iter()
-            .zip(places)
-            .filter_map(|(row, (partition, offset))| {
-                let message = out.faults.get(*row as usize)?.clone()?;
-                Some(DeadLetter {
-                    reason: "constraint".into(),
-                    message: format!("{message} in source \"{}\"", self.name),
-                    topic: self.topic.clone(),
-                    partition,
-                    offset,
-                    key: None,
-                    payload: Some(text::row(rows.columns(), *row as usize).into_bytes()),
-                    headers: None,
-                    at_us: now_us,
-                })
-            });
-        Ok(letters.collect())
-    }
-
-    /// Partition and offset of rows: from included columns, else from the poll's offsets when each record became a row, else a
-    /// number that the row's content determines, so that the row is still counted once.
-    fn places(
-        &self,
-        batch: &SourceBatch,
-        rows: &RecordBatch,
-        before: &Offsets,
-        wanted: &[u32],
-    ) -> Result<Vec<(i32, i64)>, EngineError> {
-        use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type};
-        if let (Some(partition), Some(offset)) = (self.partition, self.offset) {
-            let partition = cast(rows.column(partition), &DataType::Int32)?;
-            let offset = cast(rows.column(offset), &DataType::Int64)?;
-            let (partition, offset) = (
-                partition.as_primitive::<Int32Type>(),
-                offset.as_primitive::<Int64Type>(),
-            );
-            return Ok(wanted
-                .iter()
-                .map(|row| (partition.value(*row as usize), offset.value(*row as usize)))
-                .collect());
-        }
-        let moved: Vec<(i32, u64, u64)> = batch
-            .offsets
-            .iter()
-            .map(|(split, next)| {
-                (
-                    split.parse().unwrap_or(0),
-                    before.get(split).copied().unwrap_or(0),
-                    *next,
-                )
+        let broken = out.faults.iter().zip(places).enumerate();
+        let letters = broken.filter_map(|(row, (fault, place))| {
+            let message = fault.as_ref()?;
+            Some(DeadLetter {
+                reason: "constraint".into(),
+                message: format!("{message} in source \"{}\"", self.name),
+                topic: self.topic.clone(),
+                partition: place.partition,
+                offset: place.offset,
+                key: None,
+                payload: Some(text::row(rows.columns(), row).into_bytes()),
+                headers: None,
+                at_us: now_us,
             })
-            .collect();
-        let records: u64 = moved
-            .iter()
-            .map(|(_, from, next)| next.saturating_sub(*from))
-            .sum();
-        if records == rows.num_rows() as u64 {
-            let all: Vec<(i32, i64)> = moved
-                .iter()
-                .flat_map(|(partition, from, next)| {
-                    (*from..*next).map(|offset| (*partition, offset as i64))
-                })
-                .collect();
-            return Ok(wanted
-                .iter()
-                .filter_map(|row| all.get(*row as usize))
-                .copied()
-                .collect());
-        }
-        let taken = take_record_batch(rows, &UInt32Array::from(wanted.to_vec()))?;
-        let codec = RowCodec::new(Arc::clone(&self.loose))?;
-        let encoded = codec.encode(taken.columns())?;
-        Ok(encoded
-            .iter()
-            .map(|row| (0, (hash(row.data()) >> 1) as i64))
-            .collect())
+        });
+        Ok(letters.collect())
     }
 }
 

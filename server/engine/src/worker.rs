@@ -261,11 +261,9 @@ impl Worker {
             return;
         }
         let batch = delivery.batch;
-        let mut before = source.start.clone();
-        before.extend(state.received.clone());
         let now_us = self.shared.clock.now_us();
         // Users' expressions run here; one that panics stops its source alone.
-        let shape = AssertUnwindSafe(|| source.shape.apply(&batch, &before, now_us));
+        let shape = AssertUnwindSafe(|| source.shape.apply(&batch, now_us));
         let shaped = catch_unwind(shape).unwrap_or_else(|_| {
             Err(EngineError::internal(
                 "a column or constraint stopped at a broken invariant",
