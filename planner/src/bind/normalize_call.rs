@@ -90,9 +90,6 @@ impl Normalizer<'_> {
             self.native_call(&name, &mut function)?;
             return Ok(Expr::Function(function));
         }
-        if name == "row" && row_wise && plain && !args.is_empty() {
-            return self.child(Expr::Tuple(args));
-        }
         let native = self.registry.is_aggregate(&name)
             || self.registry.is_window(&name)
             || name == "unnest"

@@ -7,6 +7,7 @@ use thalweg_sql::ast::{self, BinaryOperator, Expr, UnaryOperator, Value};
 
 use super::node::Node;
 use super::normalize::Normalizer;
+use super::row;
 use crate::error::PlanError;
 
 type Result<T> = std::result::Result<T, PlanError>;
@@ -193,7 +194,7 @@ impl Normalizer<'_> {
     }
 
     fn in_list(&mut self, expr: Expr, list: Vec<Expr>, negated: bool) -> Result<Expr> {
-        let subject = self.child(expr)?;
+        let subject = self.child(row::columns(expr))?;
         let Expr::Tuple(_) = &subject else {
             let mut operands = vec![subject];
             for item in list {
@@ -203,9 +204,9 @@ impl Normalizer<'_> {
         };
         let mut found: Option<Expr> = None;
         for item in list {
-            let item = self.child(item)?;
-            let same = super::row::compare(&BinaryOperator::Eq, &subject, &item)?;
-            found = Some(super::row::join(BinaryOperator::Or, found, same));
+            let item = self.child(row::columns(item))?;
+            let same = row::compare(&BinaryOperator::Eq, &subject, &item)?;
+            found = Some(row::join(BinaryOperator::Or, found, same));
         }
         let found = found.ok_or_else(|| PlanError::new("42601", "IN needs at least one value"))?;
         Ok(if negated {
@@ -246,7 +247,7 @@ impl Normalizer<'_> {
                 negated,
             } => {
                 self.query(&mut subquery)?;
-                let subject = self.child(*expr)?;
+                let subject = self.child(row::columns(*expr))?;
                 self.in_subquery(subject, subquery, negated)
             }
             other => Ok(other),
@@ -398,11 +399,16 @@ impl Normalizer<'_> {
             operators.push((op, *right));
             left = *next;
         }
+        if operators.last().is_some_and(|(op, _)| row::compares(op)) {
+            left = row::columns(left);
+        }
         let mut out = self.child(left)?;
         for (op, right) in operators.into_iter().rev() {
+            let compared = row::compares(&op);
+            let right = if compared { row::columns(right) } else { right };
             let right = self.child(right)?;
             if matches!((&out, &right), (Expr::Tuple(_), Expr::Tuple(_))) {
-                out = super::row::compare(&op, &out, &right)?;
+                out = row::compare(&op, &out, &right)?;
                 continue;
             }
             let symbol = match op {

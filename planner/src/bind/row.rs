@@ -2,12 +2,15 @@
 //!
 //! Invariant: a NULL in a column leaves the comparison open exactly where Postgres does.
 
-use thalweg_sql::ast::{self, BinaryOperator, Expr, SetExpr, TableFactor};
+use thalweg_sql::ast::{
+    self, BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, SetExpr,
+    TableFactor,
+};
 
 use super::node::Node;
 use super::normalize::{Normalizer, parsed};
 use crate::error::PlanError;
-use crate::names::quoted;
+use crate::names::{last_part, quoted};
 
 type Result<T> = std::result::Result<T, PlanError>;
 
@@ -25,6 +28,38 @@ pub(crate) fn join(op: BinaryOperator, before: Option<Expr>, next: Expr) -> Expr
         Some(before) => binary(before, op, next),
         None => next,
     }
+}
+
+/// `ROW(a, b)` as the list of its columns, where it is compared and not stored.
+pub(crate) fn columns(expr: Expr) -> Expr {
+    match expr {
+        Expr::Function(function) if last_part(&function.name) == "row" => match function.args {
+            FunctionArguments::List(list) if list.args.iter().all(is_plain) => Expr::Tuple(
+                list.args
+                    .into_iter()
+                    .filter_map(|arg| match arg {
+                        FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => Some(e),
+                        _ => None,
+                    })
+                    .collect(),
+            ),
+            args => Expr::Function(ast::Function { args, ..function }),
+        },
+        other => other,
+    }
+}
+
+fn is_plain(arg: &FunctionArg) -> bool {
+    matches!(arg, FunctionArg::Unnamed(FunctionArgExpr::Expr(_)))
+}
+
+/// True for the operators that compare rows.
+pub(crate) fn compares(op: &BinaryOperator) -> bool {
+    use BinaryOperator as Op;
+    matches!(
+        op,
+        Op::Eq | Op::NotEq | Op::Lt | Op::LtEq | Op::Gt | Op::GtEq
+    )
 }
 
 /// Two rows, normalised already, compared.

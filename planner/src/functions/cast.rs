@@ -492,6 +492,12 @@ fn from_json(array: &ArrayRef, to: &SqlType) -> Result<ArrayRef> {
     from_text(&text, &SqlType::Text, to, Zone::Fixed(0), false)
 }
 
+/// A uuid without the braces it may be written in.
+fn unbraced(text: &str) -> &str {
+    let inner = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
+    inner.unwrap_or(text)
+}
+
 /// 22P02, or what the type has in its place.
 pub(crate) fn bad_syntax(to: &SqlType, text: &str) -> DataFusionError {
     let name = match to {
@@ -583,7 +589,7 @@ fn from_text(
             for value in array.as_string_view().iter() {
                 match value {
                     Some(t) => out.append_value(
-                        uuid::Uuid::parse_str(t.trim())
+                        uuid::Uuid::parse_str(unbraced(t.trim()))
                             .map_err(|_| bad_syntax(to, t))?
                             .as_bytes(),
                     )?,
