@@ -8,7 +8,7 @@ use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{Expr, LogicalPlan};
-use datafusion::optimizer::Analyzer;
+use datafusion::optimizer::{Analyzer, Optimizer, OptimizerRule};
 use datafusion::prelude::SessionConfig;
 use thalweg_catalog::{Column, SqlType};
 use thalweg_sql::{Report, ast};
@@ -38,6 +38,14 @@ pub(crate) fn options() -> ConfigOptions {
     // Filters and joins may not be moved so that an error appears which the query as written does not have.
     options.optimizer.filter_null_join_keys = false;
     options
+}
+
+/// DataFusion's rules but one: turning `sum(a), count(DISTINCT b)` into two aggregations calls our sum on its own result,
+/// whose type it was not resolved for.
+fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let mut rules = Optimizer::new().rules;
+    rules.retain(|rule| rule.name() != "single_distinct_aggregation_to_group_by");
+    rules
 }
 
 impl Planner {
@@ -253,6 +261,7 @@ impl Planner {
         let config = SessionConfig::from(options());
         let mut builder = SessionStateBuilder::new()
             .with_default_features()
+            .with_optimizer_rules(optimizer_rules())
             .with_config(config);
         if let Some(functions) = builder.scalar_functions() {
             functions.extend(self.extra.scalar.iter().cloned());

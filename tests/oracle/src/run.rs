@@ -103,7 +103,9 @@ impl Runner {
         let parsed = session.parse(sql).map_err(|report| report.to_string())?;
         let mut batches = Vec::new();
         for statement in &parsed {
-            let describe = |report: thalweg::frontend::Report| format!("{} ({})", report.message, report.sqlstate);
+            let describe = |report: thalweg::frontend::Report| {
+                format!("{} ({}) {}", report.message, report.sqlstate, report.detail.unwrap_or_default())
+            };
             if let Outcome::Rows { stream, .. } = session.execute(statement, Vec::new()).await.map_err(describe)? {
                 batches = stream.try_collect().await.map_err(|error| error.to_string())?;
             }
