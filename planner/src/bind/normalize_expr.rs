@@ -246,6 +246,9 @@ impl Normalizer<'_> {
                 mut subquery,
                 negated,
             } => {
+                if row::is_null(&expr) {
+                    return self.null_in_subquery(*subquery, negated);
+                }
                 self.query(&mut subquery)?;
                 let subject = self.child(row::columns(*expr))?;
                 self.in_subquery(subject, subquery, negated)

@@ -162,6 +162,16 @@ impl Normalizer<'_> {
                 Ok(())
             }
             TableFactor::UNNEST {
+                alias,
+                array_exprs,
+                with_offset: false,
+                with_ordinality: true,
+                ..
+            } if array_exprs.len() == 1 && !array_exprs.iter().any(mentions_column) => {
+                *factor = self.numbered(&array_exprs[0], alias.clone())?;
+                Ok(())
+            }
+            TableFactor::UNNEST {
                 array_exprs,
                 with_offset: false,
                 with_ordinality: false,
@@ -177,6 +187,26 @@ impl Normalizer<'_> {
                 construct(other)
             ))),
         }
+    }
+
+    /// `unnest(list) WITH ORDINALITY`: the list beside its positions.
+    fn numbered(&mut self, list: &Expr, alias: Option<ast::TableAlias>) -> Result<TableFactor> {
+        let column = match &alias {
+            Some(alias) if alias.columns.is_empty() => alias.name.clone(),
+            _ => quoted("unnest"),
+        };
+        let text = format!(
+            "SELECT unnest({list}) AS {}, generate_series(1::bigint, cardinality({list})::bigint) AS ordinality",
+            quoted(fold(&column))
+        );
+        let mut subquery = parsed(&text)?;
+        self.query(&mut subquery)?;
+        Ok(TableFactor::Derived {
+            lateral: false,
+            subquery: Box::new(subquery),
+            alias: Some(alias.unwrap_or_else(|| alias_of(quoted("unnest")))),
+            sample: None,
+        })
     }
 
     /// A function in FROM as a derived table.

@@ -113,6 +113,15 @@ pub(crate) fn compare(op: &BinaryOperator, left: &Expr, right: &Expr) -> Result<
     out.ok_or_else(|| PlanError::new("0A000", "cannot compare rows of zero length"))
 }
 
+/// `NULL`, or `NULL::type`.
+pub(crate) fn is_null(expr: &Expr) -> bool {
+    match expr {
+        Expr::Value(value) => value.value == ast::Value::Null,
+        Expr::Cast { expr, .. } | Expr::Nested(expr) => is_null(expr),
+        _ => false,
+    }
+}
+
 impl Normalizer<'_> {
     /// `x IN (SELECT ...)` with both sides normalised.
     pub(super) fn in_subquery(
@@ -157,6 +166,27 @@ impl Normalizer<'_> {
         Ok(Expr::Exists {
             subquery: Box::new(query),
             negated: false,
+        })
+    }
+
+    /// `NULL IN (SELECT ...)`: unknown when there are rows, and decided when there are none. DataFusion has no plan for a
+    /// constant there.
+    pub(super) fn null_in_subquery(&mut self, subquery: ast::Query, negated: bool) -> Result<Expr> {
+        let mut query = parsed(
+            "SELECT CASE WHEN count(*) > 0 THEN NULL::boolean ELSE false END FROM (SELECT 1) AS found",
+        )?;
+        if let SetExpr::Select(select) = query.body.as_mut()
+            && let Some(TableFactor::Derived { subquery: slot, .. }) =
+                select.from.first_mut().map(|f| &mut f.relation)
+        {
+            *slot = Box::new(subquery);
+        }
+        self.query(&mut query)?;
+        let found = Expr::Subquery(Box::new(query));
+        Ok(if negated {
+            self.nodes.wrap(Node::Not, vec![found])
+        } else {
+            found
         })
     }
 

@@ -174,7 +174,24 @@ fn rows_and_groups() {
                 "select id FROM orders WHERE (id, qty) IN (SELECT 1, 2)",
                 "1",
             ),
+            (
+                "select x, i FROM unnest(ARRAY['a', 'b']) WITH ORDINALITY AS u(x, i)",
+                "a|1\nb|2",
+            ),
             ("NULL IN (SELECT id FROM orders)", "-"),
+            ("NULL::int NOT IN (SELECT 1 WHERE false)", "true"),
+            (
+                "'\\x01'::bytea || '\\x02'::bytea = '\\x0102'::bytea",
+                "true",
+            ),
+            (
+                "'2024-01-01Z'::timestamptz = '2024-01-01 00:00:00+00'::timestamptz",
+                "true",
+            ),
+            (
+                "'{a0eebc999c0b4ef8bb6d6bb9bd380a11}'::uuid = 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'",
+                "true",
+            ),
             (
                 "select qty, count(*) FROM orders GROUP BY ROLLUP (1)",
                 "-|3\n0|1\n2|1\n5|1",
