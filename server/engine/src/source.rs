@@ -65,6 +65,8 @@ pub(crate) struct SourceState {
     pub(crate) bound: Offsets,
     /// What must have been read before the content is readable; `None` until known.
     pub(crate) target: Option<Offsets>,
+    /// Why the target is not known yet.
+    pub(crate) target_failure: Option<String>,
     pub(crate) caught_up: bool,
     /// Rows read so far while catching up.
     pub(crate) held: Vec<datafusion::arrow::record_batch::RecordBatch>,
@@ -74,6 +76,19 @@ pub(crate) struct SourceState {
     pub(crate) dead: u64,
     pub(crate) skipped: u64,
     pub(crate) driver: Option<JoinHandle<()>>,
+    /// No thread could be started; the worker tries again.
+    pub(crate) driver_failed: bool,
+}
+
+impl SourceState {
+    /// What keeps a source that is not readable yet from getting there, when that is not just the amount of it.
+    pub(crate) fn obstacle(&self) -> Option<&str> {
+        match &self.health {
+            _ if self.caught_up || self.consumers.is_empty() => None,
+            Some(SourceHealth::Degraded(reason)) => Some(reason),
+            _ => self.target_failure.as_deref(),
+        }
+    }
 }
 
 impl Source {
@@ -195,11 +210,53 @@ pub(crate) fn spawn_driver(shared: &Arc<Shared>, source: &Arc<Source>) {
             .run()
         });
     match spawned {
-        Ok(handle) => state.driver = Some(handle),
+        Ok(handle) => {
+            state.driver = Some(handle);
+            state.driver_failed = false;
+        }
         Err(error) => {
+            state.driver_failed = true;
             state.health = Some(SourceHealth::Degraded(format!(
                 "could not start a thread: {error}"
             )))
+        }
+    }
+}
+
+/// A source that starts for the first time shows its rows once it has read what was there when it started. Until that is known
+/// nothing is shown, because nothing and all of it look alike.
+async fn learn_target(shared: Arc<Shared>, source: Arc<Source>, generation: u64) {
+    let mut progress = shared.subscribe();
+    let mut backoff = shared.config.backoff_min;
+    let gone = || shared.is_stopping() || source.is_stale(generation);
+    while !gone() {
+        let wait = shared.config.source_end_wait;
+        let answer = tokio::time::timeout(wait, source.connector.end_offsets()).await;
+        let failure = match answer {
+            Ok(Ok(target)) => {
+                let mut state = source.state.lock();
+                if state.generation == generation {
+                    state.target.get_or_insert(target);
+                    state.target_failure = None;
+                }
+                drop(state);
+                // With an empty target there is nothing to wait for; the worker finds that out at the next epoch.
+                let _ = shared.inbox.tick();
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the end of the source is not known in time".to_string(),
+        };
+        source.state.lock().target_failure = Some(failure);
+        shared.bump();
+        let until = tokio::time::Instant::now() + backoff;
+        backoff = (backoff * 2).min(shared.config.backoff_max);
+        while !gone() {
+            match tokio::time::timeout_at(until, progress.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => break,
+            }
         }
     }
 }
@@ -212,7 +269,12 @@ struct Driver {
 
 impl Driver {
     fn run(&self) {
-        self.learn_target();
+        if self.source.state.lock().target.is_none() {
+            let (shared, source) = (Arc::clone(&self.shared), Arc::clone(&self.source));
+            self.shared
+                .wires
+                .spawn(learn_target(shared, source, self.generation));
+        }
         let mut backoff = self.shared.config.backoff_min;
         while !self.stopped() {
             let at = {
@@ -241,31 +303,6 @@ impl Driver {
             self.pause(backoff);
             backoff = (backoff * 2).min(self.shared.config.backoff_max);
         }
-    }
-
-    /// A source that starts for the first time shows its rows once it has read what was there when it started.
-    fn learn_target(&self) {
-        if self.source.state.lock().target.is_some() {
-            return;
-        }
-        let connector = Arc::clone(&self.source.connector);
-        let wait = self.shared.config.source_end_wait;
-        let (send, receive) = std::sync::mpsc::channel();
-        self.shared.wires.spawn(async move {
-            let _ = send.send(connector.end_offsets().await);
-        });
-        let target = receive
-            .recv_timeout(wait)
-            .ok()
-            .and_then(Result::ok)
-            .unwrap_or_default();
-        let mut state = self.source.state.lock();
-        if state.generation == self.generation {
-            state.target.get_or_insert(target);
-        }
-        drop(state);
-        // With an empty target there is nothing to wait for; the worker finds that out at the next epoch.
-        let _ = self.shared.inbox.tick();
     }
 
     fn read(&self, mut reader: Box<dyn SourceReader>) -> Result<(), ConnectorError> {

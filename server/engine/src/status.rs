@@ -345,6 +345,9 @@ fn source_status(source: &Source) -> SourceStatus {
         (Some(reason), _) => ("ERROR", Some(reason.clone())),
         (None, Some(SourceHealth::Degraded(reason))) => ("DEGRADED", Some(reason.clone())),
         (None, _) if state.consumers.is_empty() => ("IDLE", None),
+        (None, _) if state.obstacle().is_some() => {
+            ("DEGRADED", state.obstacle().map(str::to_owned))
+        }
         (None, _) if !state.caught_up => ("BACKFILLING", None),
         (None, _) => ("RUNNING", None),
     };

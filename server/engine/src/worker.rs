@@ -126,6 +126,7 @@ impl Worker {
             self.last_collect = Instant::now();
             self.collect();
             self.expire();
+            self.start_drivers();
         }
     }
 
@@ -560,6 +561,18 @@ impl Worker {
         ));
         *relation.failure.lock() = Some(reason);
         self.shared.bump();
+    }
+
+    /// Tries again where the system had no thread to give.
+    fn start_drivers(&self) {
+        let sources: Vec<_> = self.shared.sources.read().values().cloned().collect();
+        let wanted = |source: &&Arc<Source>| {
+            let state = source.state.lock();
+            state.driver_failed && !state.consumers.is_empty()
+        };
+        for source in sources.iter().filter(wanted) {
+            spawn_driver(&self.shared, source);
+        }
     }
 
     /// Asks for an epoch when dead letters have to leave.
