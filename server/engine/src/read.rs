@@ -13,7 +13,7 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use thalweg_catalog::Oid;
-use thalweg_connectors::Epoch;
+use thalweg_connectors::{Delta, Epoch};
 use tokio::time::Instant;
 
 use crate::adhoc::bounded;
@@ -197,19 +197,7 @@ pub(crate) async fn pin(
         .zip(&versions)
         .map(|(relation, version)| (relation.oid, Arc::clone(version)))
         .collect();
-    let mut parts = Vec::with_capacity(reads.len());
-    for (relation, version) in stored.into_iter().zip(versions) {
-        let staged = block.and_then(|block| block.table(relation.oid));
-        let net = staged.map(StagedTable::net).transpose()?;
-        parts.push((relation, version, net.unwrap_or_default()));
-    }
-    for oid in created {
-        let Some(block) = block else { break };
-        if let (Some(relation), Some(staged)) = (block.created(oid), block.table(oid)) {
-            let empty = relation.history.lock().newest();
-            parts.push((relation, empty, staged.net()?));
-        }
-    }
+    let parts = on_top(stored, versions, &created, block)?;
     // Netting a version's rows takes time, which neither the wires' threads nor those that run commits have.
     let snapshots = shared.batch.handle().spawn_blocking(move || {
         parts
@@ -235,6 +223,31 @@ pub(crate) async fn pin(
         tables,
         contents,
     })
+}
+
+type Part = (Arc<Stored>, Arc<Version>, Vec<Delta>);
+
+/// What is published of each relation, with the net changes that a block has staged on it.
+fn on_top(
+    stored: Vec<Arc<Stored>>,
+    versions: Vec<Arc<Version>>,
+    created: &[Oid],
+    block: Option<&WriteTransaction>,
+) -> Result<Vec<Part>, EngineError> {
+    let published = stored.into_iter().zip(versions);
+    let own = created.iter().filter_map(|oid| block?.created(*oid));
+    let own = own.map(|relation| {
+        let empty = relation.history.lock().newest();
+        (relation, empty)
+    });
+    published
+        .chain(own)
+        .map(|(relation, version)| {
+            let staged = block.and_then(|block| block.table(relation.oid));
+            let net = staged.map(StagedTable::net).transpose()?;
+            Ok((relation, version, net.unwrap_or_default()))
+        })
+        .collect()
 }
 
 type Sorted = (Vec<Arc<Stored>>, Vec<Arc<Source>>);
@@ -291,6 +304,7 @@ async fn one_epoch(
             }
             continue;
         }
+        still_there(shared, relations)?;
         if !changed(&mut progress, Some(deadline)).await? {
             return Err(lagging(shared, relations, least));
         }
@@ -331,6 +345,7 @@ async fn latest_of_each(
         {
             return Err(error);
         }
+        still_there(shared, relations)?;
         if !changed(&mut progress, Some(deadline)).await? {
             return Err(lagging(shared, relations, 0));
         }
@@ -420,6 +435,15 @@ pub(crate) async fn reflected(
             return Err(error);
         }
         changed(&mut progress, None).await?;
+    }
+}
+
+/// A relation that was dropped makes no progress, so nobody waits for it.
+fn still_there(shared: &Shared, relations: &[Arc<Stored>]) -> Result<(), EngineError> {
+    let gone = |relation: &&Arc<Stored>| shared.relation(relation.oid).is_none();
+    match relations.iter().find(gone) {
+        Some(relation) => Err(EngineError::Unknown(relation.oid)),
+        None => Ok(()),
     }
 }
 

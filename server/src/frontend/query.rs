@@ -5,7 +5,7 @@
 use datafusion::common::ScalarValue;
 use datafusion::execution::SendableRecordBatchStream;
 use thalweg_catalog::SqlType;
-use thalweg_engine::{Consistency, ReadOptions};
+use thalweg_engine::{Consistency, EngineError, ReadOptions};
 use thalweg_planner::{DmlPlan, Planner, QueryPlan, Returning};
 use thalweg_sql::{Parsed, Report, Statement, ast};
 
@@ -105,7 +105,7 @@ impl Session {
         let read = engine
             .read(&bound, &plan.reads, &mut self.floor, &options, self.transaction.rows())
             .await
-            .map_err(|error| error.report())?;
+            .map_err(|error| self.named(&error))?;
         Ok((plan.output, read.stream))
     }
 
@@ -124,6 +124,18 @@ impl Session {
         self.run_write(&plan, verb).await
     }
 
+    /// The engine knows a relation that another session dropped by its OID only.
+    fn named(&self, error: &EngineError) -> Report {
+        let mut report = error.report();
+        if let EngineError::Unknown(oid) = error {
+            report.detail = Some("Another session dropped it.".into());
+            if let Some(relation) = self.catalog().relation(*oid) {
+                report.message = format!("relation \"{}\" does not exist", relation.name);
+            }
+        }
+        report
+    }
+
     /// Runs a bound data statement: staged in a block, acknowledged durably outside of one.
     pub(super) async fn run_write(
         &mut self,
@@ -137,7 +149,7 @@ impl Session {
         let written = engine
             .write(plan, &mut self.floor, &options, self.transaction.rows_mut())
             .await
-            .map_err(|error| error.report())?;
+            .map_err(|error| self.named(&error))?;
         let tag = if verb == "INSERT" { format!("INSERT 0 {}", written.rows) } else { format!("{verb} {}", written.rows) };
         match (returning(plan), written.returning) {
             (Some(Returning { output, .. }), Some(batches)) => Ok(Outcome::Rows {

@@ -173,7 +173,9 @@ impl Session {
         }
         let Block { changes, effects, rows, .. } = &mut block;
         let (changes, effects, rows) = (std::mem::take(changes), std::mem::take(effects), std::mem::take(rows));
-        let committed = if changes.is_empty() {
+        let committed = if changes.is_empty() && rows.is_empty() {
+            Ok(())
+        } else if changes.is_empty() {
             let engine = self.server.engine.clone();
             let committed = engine.commit(rows, None, &mut self.floor).await;
             committed.map(drop).map_err(|error| error.report())
