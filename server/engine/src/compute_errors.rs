@@ -10,6 +10,10 @@ use parking_lot::Mutex;
 use thalweg_catalog::Report;
 use thalweg_planner::ErrorSink;
 
+/// Distinct messages of one run; the rest is counted together.
+const MESSAGES_MAX: usize = 100;
+const OTHERS: &str = "more rows could not be computed, for other reasons than those recorded";
+
 type Counts = BTreeMap<(&'static str, String), u64>;
 
 /// The errors of one view.
@@ -23,11 +27,16 @@ pub(crate) struct ComputeErrors {
 impl ErrorSink for ComputeErrors {
     fn compute_error(&self, report: &Report, count: u64) {
         if !self.muted.load(Ordering::SeqCst) {
-            *self
-                .current
-                .lock()
-                .entry((report.sqlstate, report.message.clone()))
-                .or_default() += count;
+            let mut current = self.current.lock();
+            let key = (report.sqlstate, report.message.clone());
+            // Messages contain values, so there may be one for each row.
+            let full = current.len() >= MESSAGES_MAX && !current.contains_key(&key);
+            let key = if full {
+                ("22000", OTHERS.to_owned())
+            } else {
+                key
+            };
+            *current.entry(key).or_default() += count;
         }
     }
 }
@@ -51,6 +60,12 @@ impl ComputeErrors {
     pub(crate) fn take_run(&self) -> Vec<(&'static str, String, u64)> {
         let counts = std::mem::take(&mut *self.current.lock());
         let mut previous = self.previous.lock();
+        // Which messages come first may differ from run to run; when they are too many, only their number tells.
+        let truncated = |counts: &Counts| counts.len() > MESSAGES_MAX;
+        let total = |counts: &Counts| counts.values().sum::<u64>();
+        if truncated(&counts) && truncated(&previous) && total(&counts) <= total(&previous) {
+            return Vec::new();
+        }
         let fresh = counts
             .iter()
             .filter(|(key, count)| **count > previous.get(*key).copied().unwrap_or(0))
@@ -63,5 +78,36 @@ impl ComputeErrors {
     /// Forgets what a failed run reported.
     pub(crate) fn discard(&self) {
         self.current.lock().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(
+        errors: &ComputeErrors,
+        values: std::ops::Range<u64>,
+    ) -> Vec<(&'static str, String, u64)> {
+        for value in values {
+            let report = Report {
+                sqlstate: "22P02",
+                message: format!("invalid input: {value}"),
+                detail: None,
+                hint: None,
+                position: None,
+            };
+            errors.compute_error(&report, 1);
+        }
+        errors.take_run()
+    }
+
+    #[test]
+    fn many_values_are_few_records() {
+        let errors = ComputeErrors::default();
+        let first = run(&errors, 0..5_000);
+        assert_eq!(first.len(), MESSAGES_MAX + 1);
+        assert_eq!(first.iter().map(|record| record.2).sum::<u64>(), 5_000);
+        assert_eq!(run(&errors, 1_000..5_000), []);
     }
 }

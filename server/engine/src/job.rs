@@ -16,7 +16,7 @@ use thalweg_connectors::Delta;
 use thalweg_planner::{ErrorSink, Planner, ViewPlan};
 
 use crate::batch::{RunLimits, collect_blocking, conform, with_relations};
-use crate::choose::{common, newest, roundest_after};
+use crate::choose::{Range, common, newest, roundest_after};
 use crate::compute_errors::ComputeErrors;
 use crate::error::EngineError;
 use crate::relation::Version;
@@ -27,6 +27,12 @@ use crate::status::ErrorRecord;
 
 /// The worker steps smaller changes itself; larger ones would hold up the next epoch.
 const WORKER_ROWS_MAX: usize = 131_072;
+
+/// As for rows: every view and every acknowledgment waits while the worker steps one.
+const WORKER_TIME_MAX: Duration = Duration::from_millis(10);
+
+/// Steps of fewer rows take about as long as one of this many.
+const ROWS_PER_STEP: usize = 256;
 
 /// A view, or the query of a sink.
 #[derive(Debug)]
@@ -55,6 +61,10 @@ pub(crate) struct JobState {
     retry_at: Option<Instant>,
     backoff: Option<Duration>,
     last_run: Option<Instant>,
+    /// The newest epoch when the last run began.
+    last_latest: Option<u64>,
+    /// Rows of the last step, and how long it took.
+    last_step: Option<(usize, Duration)>,
     pub(crate) runs: u64,
     pub(crate) run_time: Duration,
 }
@@ -164,14 +174,7 @@ impl Job {
         let after = done
             .unwrap_or(created.saturating_sub(1))
             .max(oldest.saturating_sub(1));
-        let rounded = roundest_after(&known, after);
-        // What made a run fail may be gone by now, and must not be computed again.
-        let target = if self.has_failed() {
-            newest(&known).filter(|epoch| *epoch > after)
-        } else {
-            rounded
-        };
-        let Some(target) = target else {
+        let Some(target) = self.choose(shared, &known, after) else {
             return Next::Idle;
         };
         if let (Some(done), Some(newest)) = (done, newest(&known)) {
@@ -190,6 +193,19 @@ impl Job {
         Next::Run(target)
     }
 
+    fn choose(&self, shared: &Shared, known: &[Range], after: u64) -> Option<u64> {
+        let newest = newest(known).filter(|epoch| *epoch > after);
+        // What made a run fail may be gone by now, and must not be computed again. And when nothing has happened since the last
+        // run began, all views that are behind can meet at the end.
+        let idle = self.state.lock().last_latest == Some(shared.latest());
+        if idle || self.has_failed() {
+            return newest;
+        }
+        // A run takes its time; begun near the end of the window it would end beyond it, where no live table is known.
+        let young = shared.middle_epoch().saturating_sub(1).max(after);
+        roundest_after(known, young).or_else(|| roundest_after(known, after))
+    }
+
     fn has_failed(&self) -> bool {
         self.state.lock().backoff.is_some()
     }
@@ -203,6 +219,7 @@ impl Job {
 
     fn run(&self, shared: &Arc<Shared>, target: u64) {
         let started = Instant::now();
+        self.state.lock().last_latest = Some(shared.latest());
         let run = catch_unwind(AssertUnwindSafe(|| self.advance(shared, target)));
         let result = run.unwrap_or_else(|_| {
             Err(EngineError::internal(
@@ -270,7 +287,10 @@ impl Job {
             .and_then(|done| self.input_changes(done, target));
         let deltas = match changes {
             Some(changes) => self.step(shared, target, &changes)?,
-            None => self.recompute(shared, target, &old)?,
+            None => match self.recompute(shared, target, &old)? {
+                Some(deltas) => deltas,
+                None => return Ok(()),
+            },
         };
         // A dropped view must not come back, and one that the worker has taken over meanwhile is ahead of this run.
         let mut history = self.relation.history.lock();
@@ -313,23 +333,26 @@ impl Job {
         let Some(plan) = stateless.as_ref() else {
             return Ok(Vec::new());
         };
+        let started = Instant::now();
         let deltas = plan.step(&shared.batch, changes, &self.errors)?;
+        self.state.lock().last_step = Some((rows_of(changes), started.elapsed()));
         self.record_compute_errors(shared, epoch, self.errors.take_step());
         Ok(deltas)
     }
 
+    /// `None` when the inputs' versions of that epoch were dropped before the run began: another epoch has to be chosen.
     fn recompute(
         &self,
         shared: &Shared,
         target: u64,
         old: &Version,
-    ) -> Result<Vec<Delta>, EngineError> {
+    ) -> Result<Option<Vec<Delta>>, EngineError> {
         let latest = shared.latest();
         let mut tables = BTreeMap::new();
         for input in &self.inputs {
-            let version = input.at(target, latest).ok_or_else(|| {
-                EngineError::internal(format!("epoch {target} of {} is gone", input.label()))
-            })?;
+            let Some(version) = input.at(target, latest) else {
+                return Ok(None);
+            };
             tables.insert(input.oid, SnapshotTable::new(input, &version)?);
         }
         let plan = with_relations(self.logical.clone(), &mut |oid| match tables.get(&oid) {
@@ -355,7 +378,7 @@ impl Job {
             .collect::<Result<Vec<_>, _>>()?;
         let deltas = old.diff_to_rows(rows)?;
         self.record_compute_errors(shared, target, self.errors.take_run());
-        Ok(deltas)
+        Ok(Some(deltas))
     }
 
     /// Records what the rows that gave NULL raised.
@@ -392,13 +415,10 @@ impl Job {
             relation.history.lock().set_live(false, before);
             return;
         }
+        let last_step = self.state.lock().last_step;
         let changes = self.input_changes(before, epoch).filter(|changes| {
-            changes
-                .values()
-                .flatten()
-                .map(Delta::num_rows)
-                .sum::<usize>()
-                <= WORKER_ROWS_MAX
+            let rows = rows_of(changes);
+            rows <= WORKER_ROWS_MAX && expected_time(last_step, rows) <= WORKER_TIME_MAX
         });
         let result = match changes {
             Some(changes) => catch_unwind(AssertUnwindSafe(|| self.step(shared, epoch, &changes)))
@@ -427,6 +447,24 @@ impl Job {
     }
 }
 
+fn rows_of(changes: &BTreeMap<Oid, Vec<Delta>>) -> usize {
+    changes.values().flatten().map(Delta::num_rows).sum()
+}
+
+/// How long a step of `rows` rows will take, judged by the last one.
+fn expected_time(last: Option<(usize, Duration)>, rows: usize) -> Duration {
+    let Some((last_rows, last_time)) = last else {
+        return Duration::ZERO;
+    };
+    let (rows, last_rows) = (rows as f64, last_rows.max(1) as f64);
+    let factor = if rows > last_rows {
+        (rows / last_rows.max(ROWS_PER_STEP as f64)).max(1.0)
+    } else {
+        rows / last_rows
+    };
+    last_time.mul_f64(factor)
+}
+
 /// Starts due jobs until the engine stops.
 pub(crate) fn schedule(shared: &Arc<Shared>) {
     const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -435,5 +473,22 @@ pub(crate) fn schedule(shared: &Arc<Shared>) {
         let jobs: Vec<_> = shared.jobs.read().values().cloned().collect();
         jobs.iter().for_each(|job| job.consider(shared));
         seen = shared.wait_for_bump(seen, LOOK_AGAIN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_step_is_foreseen() {
+        let ms = Duration::from_millis;
+        let slow = |last, rows| expected_time(last, rows) > WORKER_TIME_MAX;
+        assert!(!slow(None, 100_000));
+        // 10 us a row: a hundred rows are nothing, a hundred thousand are a second.
+        let regex = Some((1_000, ms(10)));
+        assert!(!slow(regex, 100) && slow(regex, 100_000));
+        // What a step costs whatever its size is not taken for the cost of a row.
+        assert!(!slow(Some((1, ms(1))), 256) && slow(Some((1, ms(20))), 1));
     }
 }

@@ -26,6 +26,9 @@ use crate::snapshot::SnapshotTable;
 use crate::source::{Source, reached};
 use crate::transaction::{StagedTable, WriteTransaction};
 
+/// How often a wait looks at what changes without an epoch.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Lower bound of what a session may still see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SessionFloor {
@@ -383,11 +386,16 @@ pub(crate) async fn epoch_of_now(
         let mut progress = shared.subscribe();
         loop {
             progress.mark_unchanged();
-            if let Some(error) = shared.failure(source.oid) {
+            if let Some(error) = shared.failure(source.oid).or_else(|| shared.halted()) {
                 return Err(error);
             }
+            // Dropped meanwhile, or nothing reads it any more: it has no content to wait for.
+            let dropped = !shared.sources.read().contains_key(&source.oid);
             {
                 let state = source.state.lock();
+                if dropped || state.consumers.is_empty() {
+                    break;
+                }
                 if state.caught_up && reached(&state.bound, &ends, &source.start) {
                     break;
                 }
@@ -406,7 +414,8 @@ pub(crate) async fn epoch_of_now(
     Ok(epoch)
 }
 
-/// Waits until all relations know `epoch` or a later one.
+/// Waits until all relations know `epoch` or a later one. One over a source that cannot be read, and was not readable since it
+/// is consumed, is not waited for.
 pub(crate) async fn reflected(
     shared: &Shared,
     relations: &[Arc<Stored>],
@@ -424,6 +433,7 @@ pub(crate) async fn reflected(
                     .is_none_or(|through| through < epoch)
             })
             .filter(|relation| shared.relation(relation.oid).is_some())
+            .filter(|relation| obstacle(shared, relation.oid).is_none())
             .collect();
         if open.is_empty() {
             return Ok(());
@@ -434,7 +444,11 @@ pub(crate) async fn reflected(
         {
             return Err(error);
         }
-        changed(&mut progress, None).await?;
+        if let Some(error) = shared.halted() {
+            return Err(error);
+        }
+        // A source's health changes without an epoch.
+        changed(&mut progress, Some(Instant::now() + LOOK_AGAIN)).await?;
     }
 }
 
@@ -445,6 +459,17 @@ fn still_there(shared: &Shared, relations: &[Arc<Stored>]) -> Result<(), EngineE
         Some(relation) => Err(EngineError::Unknown(relation.oid)),
         None => Ok(()),
     }
+}
+
+/// Why the sources under `oid` have nothing to show yet, when that may last.
+fn obstacle(shared: &Shared, oid: Oid) -> Option<String> {
+    let mut roots = Vec::new();
+    shared.roots(oid, &mut roots);
+    let sources = shared.sources.read();
+    roots.iter().find_map(|root| {
+        let state = sources.get(root)?.state.lock();
+        state.obstacle().map(str::to_owned)
+    })
 }
 
 /// Waits for progress; false when `deadline` came first.
@@ -485,10 +510,13 @@ fn lagging(shared: &Shared, relations: &[Arc<Stored>], least: u64) -> EngineErro
     };
     let detail = match (behind, relation.through(latest)) {
         (Some(root), _) => {
-            format!(
-                "The {} is still being read up to where it was before.{wanted}",
-                root.label()
-            )
+            let label = root.label();
+            match obstacle(shared, root.oid) {
+                Some(reason) => format!("The {label} cannot be read: {reason}.{wanted}"),
+                None => {
+                    format!("The {label} is still being read up to where it was before.{wanted}")
+                }
+            }
         }
         (None, Some(through)) => format!("It has reached epoch {through}.{wanted}"),
         (None, None) => format!("It has not been computed yet.{wanted}"),

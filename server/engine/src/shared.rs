@@ -168,6 +168,16 @@ impl Shared {
         self.bump();
     }
 
+    /// The epoch in the middle of the window, by the clock.
+    pub(crate) fn middle_epoch(&self) -> u64 {
+        let half_ms = i64::try_from(self.config.snapshot_history.as_millis() / 2);
+        let half_ms = half_ms.unwrap_or(i64::MAX);
+        let epochs = self.epochs.lock();
+        let newest_ms = epochs.back().map_or(0, |info| info.at_ms);
+        let index = epochs.partition_point(|info| info.at_ms < newest_ms.saturating_sub(half_ms));
+        epochs.get(index).map_or(0, |info| info.epoch.0)
+    }
+
     /// Wall clock of an epoch that is still in the window.
     pub(crate) fn at_ms(&self, epoch: u64) -> Option<i64> {
         let epochs = self.epochs.lock();

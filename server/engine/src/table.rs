@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use datafusion::arrow::array::ArrayRef;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::physical_expr::PhysicalExpr;
@@ -95,6 +95,35 @@ pub(crate) struct KeyIndex {
     map: Mutex<KeyMap>,
 }
 
+/// Keys are compared as bytes, in which 0 and -0 differ, and so do the values that are all NaN.
+fn equal_floats_alike(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Float32 => {
+            let values = column.as_primitive::<Float32Type>();
+            let alike = |value: f32| {
+                if value.is_nan() {
+                    f32::NAN
+                } else {
+                    value + 0.0
+                }
+            };
+            Arc::new(values.unary::<_, Float32Type>(alike))
+        }
+        DataType::Float64 => {
+            let values = column.as_primitive::<Float64Type>();
+            let alike = |value: f64| {
+                if value.is_nan() {
+                    f64::NAN
+                } else {
+                    value + 0.0
+                }
+            };
+            Arc::new(values.unary::<_, Float64Type>(alike))
+        }
+        _ => Arc::clone(column),
+    }
+}
+
 impl KeyIndex {
     pub(crate) fn new(
         name: &str,
@@ -118,7 +147,7 @@ impl KeyIndex {
             .positions
             .iter()
             .filter_map(|index| batch.columns().get(*index))
-            .cloned()
+            .map(equal_floats_alike)
             .collect();
         Ok(self
             .keys

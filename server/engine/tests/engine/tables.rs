@@ -75,6 +75,18 @@ fn constraints_speak_postgres() {
 }
 
 #[test]
+fn equal_floats_are_one_key() {
+    let mut db = Db::new();
+    db.ok("CREATE TABLE t (id DOUBLE PRECISION PRIMARY KEY); INSERT INTO t VALUES (0.0)");
+    assert_eq!(
+        db.fails("INSERT INTO t VALUES (-1e0 * 0)").sqlstate,
+        "23505"
+    );
+    db.ok("DELETE FROM t; INSERT INTO t VALUES (1)");
+    assert_eq!(db.rows("SELECT id FROM t"), ["1.0"]);
+}
+
+#[test]
 fn conflicts_can_be_skipped_or_updated() {
     let mut db = Db::new();
     db.ok("CREATE TABLE t (id INT PRIMARY KEY, v INT)");
