@@ -2,20 +2,22 @@
 //!
 //! Invariant: reopening uses only what is on disk, plus the catalog, which a server would have logged.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::common::ScalarValue;
 use futures::StreamExt;
 use thalweg_catalog::{
-    Catalog, Change, Column, ConnectorSpec, Environment, Oid, OidAllocator, Relation,
+    Catalog, CatalogLog, Change, Column, ConnectorSpec, Environment, Oid, OidAllocator, Relation,
     RelationBuilder, RelationKind, Report, SinkSpec, SqlType, apply, errors_relation,
 };
 use thalweg_connectors::{Clock, Epoch, SystemClock};
 use thalweg_engine::{
-    Consistency, Engine, EngineConfig, EngineError, ReadOptions, SessionFloor, WriteTransaction,
+    Consistency, Definitions, Engine, EngineConfig, EngineError, ReadOptions, SessionFloor,
+    WriteTransaction,
 };
 use thalweg_planner::{
     DmlPlan, Functions, NoSystemRelations, PlanContext, Planner, QueryPlan, ViewPlan,
@@ -26,9 +28,22 @@ use thalweg_state::Store;
 /// Rows as text, in the order they came.
 pub(crate) type Rows = Vec<String>;
 
+/// Where a database is; a scratch folder goes with its last owner.
+#[derive(Clone)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    _scratch: Option<Arc<tempfile::TempDir>>,
+}
+
+impl Folder {
+    fn file(&self) -> PathBuf {
+        self.path.join("thalweg.redb")
+    }
+}
+
 /// A database on disk with an engine over it.
 pub(crate) struct Db {
-    folder: Arc<tempfile::TempDir>,
+    folder: Folder,
     pub(crate) runtime: Arc<tokio::runtime::Runtime>,
     pub(crate) engine: Engine,
     pub(crate) planner: Arc<Planner>,
@@ -53,22 +68,26 @@ impl Db {
     }
 
     pub(crate) fn with(config: EngineConfig) -> Db {
-        let folder = Arc::new(tempfile::tempdir().expect("a scratch folder"));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build();
-        let runtime = Arc::new(runtime.expect("a runtime"));
-        let planner = Arc::new(Planner::new(Functions::default()));
-        let engine = open(&folder, &planner, &runtime, &config).expect("opens");
-        Db {
-            folder,
-            runtime,
-            engine,
-            planner,
-            catalog: Arc::new(Catalog::empty()),
-            config,
-        }
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let folder = Folder {
+            path: scratch.path().to_path_buf(),
+            _scratch: Some(Arc::new(scratch)),
+        };
+        Closed::new(folder, Arc::new(Catalog::empty()), config)
+            .open()
+            .expect("opens")
+    }
+
+    /// A database in a folder that stays, with the log of its catalog.
+    pub(crate) fn at(path: &Path) -> (Db, CatalogLog) {
+        let folder = Folder {
+            path: path.to_path_buf(),
+            _scratch: None,
+        };
+        let database = Arc::new(redb::Database::create(folder.file()).expect("the file is free"));
+        let (log, catalog) = CatalogLog::open(Arc::clone(&database)).expect("opens");
+        let closed = Closed::new(folder, catalog, EngineConfig::default());
+        (closed.open_over(database).expect("opens"), log)
     }
 
     /// Stops the engine.
@@ -119,10 +138,8 @@ impl Db {
 
     fn one(&mut self, statement: &Statement) -> Result<Rows, Report> {
         match statement {
-            Statement::CreateTable(create) => {
-                let kind = RelationKind::Table;
-                let relation =
-                    self.build(&last(&create.name), kind, Some(&create.elements), &[], &[])?;
+            Statement::CreateTable(_) => {
+                let relation = self.table(statement)?;
                 self.add(relation, None).map(|()| Vec::new())
             }
             Statement::CreateSource(create) => self.create_source(create).map(|()| Vec::new()),
@@ -186,6 +203,15 @@ impl Db {
             }
             _ => self.session().statement(statement),
         }
+    }
+
+    /// Defines a table, and nothing more.
+    pub(crate) fn table(&self, statement: &Statement) -> Result<Relation, Report> {
+        let Statement::CreateTable(create) = statement else {
+            panic!("{statement} creates no table");
+        };
+        let elements = Some(&create.elements);
+        self.build(&last(&create.name), RelationKind::Table, elements, &[], &[])
     }
 
     fn create_source(&mut self, create: &thalweg_sql::CreateSource) -> Result<(), Report> {
@@ -302,7 +328,7 @@ impl Db {
 
 /// What is left of a database when its engine has stopped.
 pub(crate) struct Closed {
-    folder: Arc<tempfile::TempDir>,
+    folder: Folder,
     runtime: Arc<tokio::runtime::Runtime>,
     planner: Arc<Planner>,
     catalog: Arc<Catalog>,
@@ -310,12 +336,38 @@ pub(crate) struct Closed {
 }
 
 impl Closed {
+    fn new(folder: Folder, catalog: Arc<Catalog>, config: EngineConfig) -> Closed {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
+        Closed {
+            folder,
+            runtime: Arc::new(runtime.expect("a runtime")),
+            planner: Arc::new(Planner::new(Functions::default())),
+            catalog,
+            config,
+        }
+    }
+
     pub(crate) fn file(&self) -> PathBuf {
-        self.folder.path().join("thalweg.redb")
+        self.folder.file()
     }
 
     pub(crate) fn open(self) -> Result<Db, EngineError> {
-        let engine = open(&self.folder, &self.planner, &self.runtime, &self.config)?;
+        // An engine that was shut down has closed the file, whoever still holds it.
+        let database = redb::Database::create(self.file()).expect("the file is free");
+        self.open_over(Arc::new(database))
+    }
+
+    fn open_over(self, database: Arc<redb::Database>) -> Result<Db, EngineError> {
+        let engine = Engine::open(
+            self.config.clone(),
+            Arc::new(Store::open(database)?),
+            Arc::clone(&self.planner),
+            Arc::new(SystemClock),
+            self.runtime.handle().clone(),
+        )?;
         engine.forget_dropped(&self.catalog)?;
         let mut relations: Vec<&Relation> = self.catalog.relations().collect();
         relations.sort_by_key(|relation| relation.oid);
@@ -418,10 +470,39 @@ impl Session {
     }
 
     pub(crate) fn commit(&mut self) -> Result<Epoch, Report> {
+        self.commit_with(None)
+    }
+
+    pub(crate) fn commit_with(
+        &mut self,
+        definitions: Option<Definitions>,
+    ) -> Result<Epoch, Report> {
         let block = self.block.take().unwrap_or_default();
         self.runtime
-            .block_on(self.engine.commit(block, None, &mut self.floor))
+            .block_on(self.engine.commit(block, definitions, &mut self.floor))
             .map_err(|error| error.report())
+    }
+
+    /// Creates a table in the open block.
+    pub(crate) fn stage(&mut self, catalog: &Arc<Catalog>, table: &Relation) {
+        let block = self.block.as_mut().expect("a block");
+        let staged = self.engine.stage_table(block, catalog, table);
+        staged.expect("stages");
+        self.catalog = Arc::clone(catalog);
+    }
+
+    /// Runs one INSERT with parameters.
+    pub(crate) fn insert(&mut self, sql: &str, values: &[ScalarValue]) -> Result<Rows, Report> {
+        let parsed = parse(sql).map_err(|error| error.report())?;
+        let search_path = vec!["public".to_string()];
+        let catalog = Arc::clone(&self.catalog);
+        let context = context(&catalog, &search_path, sql, Some(0));
+        let Some(Statement::Insert(insert)) = parsed.first().map(|parsed| &parsed.statement) else {
+            panic!("{sql} is no INSERT");
+        };
+        let plan = self.planner.insert(&context, insert);
+        let plan = plan.and_then(|plan| self.planner.bind_dml_parameters(plan, values));
+        self.write(&plan.map_err(|error| error.report())?)
     }
 
     /// Runs one statement.
@@ -448,25 +529,6 @@ impl Session {
         self.options.wait_timeout = wait;
         self
     }
-}
-
-fn open(
-    folder: &tempfile::TempDir,
-    planner: &Arc<Planner>,
-    runtime: &tokio::runtime::Runtime,
-    config: &EngineConfig,
-) -> Result<Engine, EngineError> {
-    let path = folder.path().join("thalweg.redb");
-    // An engine that was shut down has closed the file, whoever still holds it.
-    let database = redb::Database::create(&path).expect("the file is free");
-    let store = Arc::new(Store::open(Arc::new(database))?);
-    Engine::open(
-        config.clone(),
-        store,
-        Arc::clone(planner),
-        Arc::new(SystemClock),
-        runtime.handle().clone(),
-    )
 }
 
 fn plan_view(planner: &Planner, catalog: &Catalog, query: &str) -> Result<ViewPlan, Report> {

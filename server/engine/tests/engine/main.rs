@@ -6,4 +6,5 @@ mod random;
 mod restart;
 mod sources;
 mod tables;
+mod transactions;
 mod views;

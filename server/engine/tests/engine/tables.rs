@@ -1,5 +1,7 @@
 //! Proves the behaviour of tables: constraints in Postgres' words, multiset semantics without a key, upserts with one.
 
+use datafusion::common::ScalarValue;
+
 use crate::harness::Db;
 
 #[test]
@@ -102,6 +104,23 @@ fn conflicts_can_be_skipped_or_updated() {
     let twice = "INSERT INTO t VALUES (1, 1), (1, 2) ON CONFLICT (id) DO UPDATE SET v = excluded.v";
     assert_eq!(session.run(twice).expect_err("twice").sqlstate, "21000");
     assert_eq!(session.rows("SELECT id, v FROM t"), ["1|11", "2|2", "3|3"]);
+}
+
+#[test]
+fn parameters_reach_every_part_of_an_insert() {
+    let mut db = Db::new();
+    db.ok("CREATE TABLE t (id INT PRIMARY KEY, v INT)");
+    let sql = "INSERT INTO t VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET v = t.v + $3 WHERE t.v < $4 RETURNING v + $5";
+    let mut session = db.session();
+    let mut run = |values: [i32; 5]| {
+        session
+            .insert(sql, &values.map(ScalarValue::from))
+            .expect("inserts")
+    };
+    assert_eq!(run([1, 10, 0, 0, 1]), ["11"]);
+    assert_eq!(run([1, 0, 5, 100, 2]), ["17"]);
+    assert_eq!(run([1, 0, 5, 15, 2]), Vec::<String>::new());
+    assert_eq!(db.rows("SELECT id, v FROM t"), ["1|15"]);
 }
 
 #[test]
