@@ -512,6 +512,73 @@ async fn psql_describes_columns() {
 }
 
 #[tokio::test]
+async fn psql_lists_indexes_schemas_and_roles() {
+    let world = World::new();
+    let cases: &[(&str, &[&[&str]])] = &[
+        (
+            "\\di",
+            &[&["public", "orders_pkey", "index", "thalweg", "orders"]],
+        ),
+        (
+            "\\dm",
+            &[&["public", "totals", "materialized view", "thalweg"]],
+        ),
+        ("\\dv", &[&["public", "big_orders", "view", "thalweg"]]),
+        (
+            "\\dn",
+            &[
+                &["public", "thalweg"],
+                &["shop", "thalweg"],
+                &["sys", "thalweg"],
+            ],
+        ),
+        ("\\dT", &[]),
+        ("\\ds", &[]),
+    ];
+    for (command, expected) in cases {
+        assert_eq!(
+            world.rows(&psql(command, 0)).await,
+            strings(expected),
+            "{command}"
+        );
+    }
+    let roles: Vec<String> = world
+        .rows(&psql("\\du", 0))
+        .await
+        .into_iter()
+        .map(|row| row[0].clone())
+        .collect();
+    assert_eq!(roles, ["ann", "thalweg"]);
+}
+
+#[tokio::test]
+async fn asyncpg_gets_the_closure_of_a_row_type() {
+    let world = World::new();
+    let orders = world
+        .catalog
+        .find("public", "orders")
+        .expect("orders")
+        .row_type_oid
+        .0
+        .to_string();
+    let fixture = fixtures("asyncpg.sql")
+        .into_iter()
+        .find(|fixture| fixture.text.contains("typeinfo_tree"));
+    let text = fixture.expect("introspection").text;
+    let answer = world
+        .run(&text, &[format!("{{{orders}}}")])
+        .await
+        .expect("introspection");
+    assert_eq!(answer.names.len(), 14);
+    let names: Vec<&str> = answer.rows.iter().map(|row| row[2].as_str()).collect();
+    for name in [
+        "orders", "int8", "numeric", "_text", "text", "jsonb", "uuid",
+    ] {
+        assert!(names.contains(&name), "{name} is missing from {names:?}");
+    }
+}
+
+#[tokio::test]
 async fn views_show_their_queries() {
     let world = World::new();
     let query = "SELECT pg_get_viewdef('big_orders'::regclass, true)";

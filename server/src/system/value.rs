@@ -18,7 +18,7 @@ use thalweg_catalog::Oid;
 
 /// One value of a system relation or of a catalog function.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Cell {
+pub(crate) enum Cell {
     /// NULL.
     Null,
     /// `boolean`.

@@ -11,10 +11,11 @@ use thalweg_sql::ast::{
 
 use super::super::functions;
 use super::detect::is_session_word;
+use super::reg::{REG_TYPES, compare, reg_type, replaced_cast, take_oid};
 use super::{folded, function_name, is_system_schema, last_name, strip_schema};
 
 /// Columns of type regproc: held as OIDs, printed as names.
-const REGPROC_COLUMNS: &[&str] = &[
+pub(super) const REGPROC_COLUMNS: &[&str] = &[
     "typinput",
     "typoutput",
     "typreceive",
@@ -44,20 +45,6 @@ const VECTOR_COLUMNS: &[&str] = &[
     "proargtypes",
     "partattrs",
     "tgattr",
-];
-
-/// The reg* types: type name, function that reads, function that prints.
-const REG_TYPES: &[(&str, &str, &str)] = &[
-    ("regclass", "thalweg_regclass", "thalweg_regclass_text"),
-    ("regtype", "thalweg_regtype", "thalweg_regtype_text"),
-    ("regproc", "thalweg_regproc", "thalweg_regproc_text"),
-    ("regprocedure", "thalweg_regproc", "thalweg_regproc_text"),
-    (
-        "regnamespace",
-        "thalweg_regnamespace",
-        "thalweg_regnamespace_text",
-    ),
-    ("regrole", "thalweg_regrole", "thalweg_regrole_text"),
 ];
 
 /// A call of an unqualified function.
@@ -135,7 +122,7 @@ pub(super) fn hidden_name(expr: &Expr) -> Option<String> {
     }
 }
 
-fn first_argument(function: &Function) -> Option<&Expr> {
+pub(super) fn first_argument(function: &Function) -> Option<&Expr> {
     let FunctionArguments::List(list) = &function.args else {
         return None;
     };
@@ -145,7 +132,7 @@ fn first_argument(function: &Function) -> Option<&Expr> {
     }
 }
 
-fn column_name(expr: &Expr) -> Option<String> {
+pub(super) fn column_name(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Identifier(ident) => Some(folded(ident)),
         Expr::CompoundIdentifier(parts) => parts.last().map(folded),
@@ -309,18 +296,6 @@ fn strip_type(data_type: &mut DataType) {
     }
 }
 
-fn reg_type(data_type: &DataType) -> Option<(&'static str, &'static str)> {
-    let name = match data_type {
-        DataType::Regclass => "regclass".to_owned(),
-        DataType::Custom(name, _) => last_name(name)?,
-        _ => return None,
-    };
-    REG_TYPES
-        .iter()
-        .find(|(ty, ..)| *ty == name)
-        .map(|(_, read, print)| (*read, *print))
-}
-
 /// `ARRAY(SELECT e ... ORDER BY o)` -> the aggregate of it, empty instead of NULL.
 fn array_of_subquery(expr: &mut Expr) {
     let Expr::Function(function) = expr else {
@@ -453,83 +428,6 @@ fn is_comparison(op: &BinaryOperator) -> bool {
             | BinaryOperator::Gt
             | BinaryOperator::GtEq
     )
-}
-
-/// What a cast becomes: reading a reg* type, or undoing the printing of one.
-fn replaced_cast(inner: &Expr, data_type: &DataType) -> Option<Expr> {
-    if let Some((read, print)) = reg_type(data_type) {
-        let operand = match oid_form(inner) {
-            Some(oid) => oid,
-            // A parameter has the type of what it is read from: a name.
-            None if is_parameter(inner) => cast(inner.clone(), DataType::Text),
-            None => inner.clone(),
-        };
-        return Some(call(print, vec![call(read, vec![operand])]));
-    }
-    let is_text = matches!(
-        data_type,
-        DataType::Text | DataType::Varchar(_) | DataType::CharacterVarying(_)
-    );
-    if is_text && let Some(print) = column_name(inner).and_then(|column| printer(&column)) {
-        return Some(cast(call(print, vec![inner.clone()]), DataType::Text));
-    }
-    if !is_text && let Some(oid) = oid_form(inner) {
-        return Some(cast(oid, data_type.clone()));
-    }
-    None
-}
-
-fn is_parameter(expr: &Expr) -> bool {
-    matches!(expr, Expr::Value(value) if matches!(value.value, Value::Placeholder(_)))
-}
-
-/// The OID under a printed reg* value.
-fn oid_form(expr: &Expr) -> Option<Expr> {
-    match expr {
-        Expr::Nested(inner) => oid_form(inner),
-        Expr::Function(function) => {
-            let name = function_name(function)?;
-            REG_TYPES
-                .iter()
-                .any(|(_, _, print)| *print == name)
-                .then(|| first_argument(function).cloned())
-                .flatten()
-        }
-        _ => None,
-    }
-}
-
-fn take_oid(expr: &mut Expr) {
-    if let Some(oid) = oid_form(expr) {
-        *expr = oid;
-    }
-}
-
-/// Both sides of a comparison as OIDs when one of them is a reg* value; a literal beside one is a name.
-fn compare(left: &mut Expr, right: &mut Expr) {
-    for (one, other) in [(&mut *left, &mut *right)] {
-        compare_side(one, other);
-        compare_side(other, one);
-    }
-    take_oid(left);
-    take_oid(right);
-}
-
-fn compare_side(one: &mut Expr, other: &mut Expr) {
-    if !matches!(other, Expr::Value(value) if matches!(value.value, Value::SingleQuotedString(_))) {
-        return;
-    }
-    let read = match one {
-        Expr::Function(function) => function_name(function)
-            .and_then(|name| REG_TYPES.iter().find(|(_, _, print)| *print == name))
-            .map(|(_, read, _)| *read),
-        _ => column_name(one)
-            .filter(|name| REGPROC_COLUMNS.contains(&name.as_str()))
-            .map(|_| "thalweg_regproc"),
-    };
-    if let Some(read) = read {
-        *other = call(read, vec![other.clone()]);
-    }
 }
 
 /// `x = ANY ('{a,b}')` -> `x = ANY (ARRAY['a','b'])`.

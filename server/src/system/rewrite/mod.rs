@@ -5,6 +5,7 @@
 
 mod detect;
 mod expressions;
+mod reg;
 mod scope;
 mod subqueries;
 
