@@ -74,13 +74,20 @@ fn lock(data_dir: &Path) -> Result<File, StartError> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StartError::Locked(data_dir.display().to_string())),
-        Err(TryLockError::Error(source)) => Err(StartError::Io { what: format!("lock {}", path.display()), source }),
+        Err(TryLockError::Error(source)) => Err(StartError::Io {
+            what: format!("lock {}", path.display()),
+            source,
+        }),
     }
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let listener = TcpListener::bind(address).await.map_err(io(format!("listen on {address}")))?;
-    let bound = listener.local_addr().map_err(io(format!("listen on {address}")))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(io(format!("listen on {address}")))?;
+    let bound = listener
+        .local_addr()
+        .map_err(io(format!("listen on {address}")))?;
     Ok((listener, bound))
 }
 
@@ -93,7 +100,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (pg_listener, pg) = bind(config.pg).await?;
     let (flight_listener, flight) = bind(config.flight).await?;
     let (http_listener, http) = bind(config.http).await?;
-    let options = ServerOptions { config: config.clone(), clock: Arc::new(SystemClock) };
+    let options = ServerOptions {
+        config: config.clone(),
+        clock: Arc::new(SystemClock),
+    };
     let runtime = tokio::runtime::Handle::current();
     // Replaying logs is blocking work; the listeners are already bound, so early clients queue in the backlog.
     let server = tokio::task::spawn_blocking(move || Server::open(options, runtime))
@@ -101,13 +111,37 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         .map_err(|error| StartError::Store(error.to_string()))?
         .map_err(|report| StartError::Store(report.to_string()))?;
     let shutdown = CancellationToken::new();
-    let limits = pg::PgLimits { max_connections: config.max_connections, ..pg::PgLimits::default() };
+    let limits = pg::PgLimits {
+        max_connections: config.max_connections,
+        ..pg::PgLimits::default()
+    };
     let listeners = vec![
-        tokio::spawn(pg::serve(pg_listener, Arc::clone(&server), limits, shutdown.clone())),
-        tokio::spawn(flight::serve(flight_listener, Arc::clone(&server), shutdown.clone())),
-        tokio::spawn(http::serve(http_listener, Arc::clone(&server), shutdown.clone())),
+        tokio::spawn(pg::serve(
+            pg_listener,
+            Arc::clone(&server),
+            limits,
+            shutdown.clone(),
+        )),
+        tokio::spawn(flight::serve(
+            flight_listener,
+            Arc::clone(&server),
+            shutdown.clone(),
+        )),
+        tokio::spawn(http::serve(
+            http_listener,
+            Arc::clone(&server),
+            shutdown.clone(),
+        )),
     ];
-    Ok(Running { pg, flight, http, server, shutdown, listeners, _lock: lock })
+    Ok(Running {
+        pg,
+        flight,
+        http,
+        server,
+        shutdown,
+        listeners,
+        _lock: lock,
+    })
 }
 
 impl Running {
@@ -123,7 +157,10 @@ impl Running {
         let server = Arc::clone(&self.server);
         // Joining driver threads blocks; a reader stuck in a foreign library must not hold the process.
         let stop = tokio::task::spawn_blocking(move || server.stop());
-        if tokio::time::timeout(Duration::from_secs(1), stop).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(1), stop)
+            .await
+            .is_err()
+        {
             tracing::warn!("engine did not stop in time");
         }
     }

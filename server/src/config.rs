@@ -18,7 +18,9 @@ pub struct ConfigError {
 }
 
 fn config_error(message: impl Into<String>) -> ConfigError {
-    ConfigError { message: message.into() }
+    ConfigError {
+        message: message.into(),
+    }
 }
 
 /// Everything a server is started with.
@@ -65,8 +67,8 @@ impl Config {
     pub fn merge_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| config_error(format!("could not read {}: {error}", path.display())))?;
-        let file: FileConfig =
-            toml::from_str(&text).map_err(|error| config_error(format!("{}: {error}", path.display())))?;
+        let file: FileConfig = toml::from_str(&text)
+            .map_err(|error| config_error(format!("{}: {error}", path.display())))?;
         self.merge(file)
     }
 
@@ -86,7 +88,11 @@ impl Config {
         if let Some(text) = &file.query_memory_limit {
             self.query_memory_bytes = thalweg_catalog::option::parse_bytes(text)
                 .and_then(|bytes| usize::try_from(bytes).ok())
-                .ok_or_else(|| config_error(format!("query_memory_limit: \"{text}\" is not a size such as '512MB'")))?;
+                .ok_or_else(|| {
+                    config_error(format!(
+                        "query_memory_limit: \"{text}\" is not a size such as '512MB'"
+                    ))
+                })?;
         }
         Ok(())
     }
@@ -96,7 +102,11 @@ impl Config {
     /// # Errors
     /// Names the first address that is not loopback.
     pub fn check_addresses(&self) -> Result<(), ConfigError> {
-        for (flag, address) in [("--pg", self.pg), ("--flight", self.flight), ("--http", self.http)] {
+        for (flag, address) in [
+            ("--pg", self.pg),
+            ("--flight", self.flight),
+            ("--http", self.http),
+        ] {
             if !address.ip().is_loopback() {
                 return Err(config_error(format!(
                     "{flag} {address} is not a loopback address, and no authentication is configured"
@@ -115,13 +125,19 @@ pub fn check_workers(workers: usize) -> Result<(), ConfigError> {
     if workers == 1 {
         return Ok(());
     }
-    Err(config_error(format!("workers = {workers} is not supported yet; this version runs one worker")))
+    Err(config_error(format!(
+        "workers = {workers} is not supported yet; this version runs one worker"
+    )))
 }
 
 fn duration(key: &str, text: &str) -> Result<Duration, ConfigError> {
     parse_duration(text)
         .map(Duration::from_millis)
-        .ok_or_else(|| config_error(format!("{key}: \"{text}\" is not a duration such as '10 ms'")))
+        .ok_or_else(|| {
+            config_error(format!(
+                "{key}: \"{text}\" is not a duration such as '10 ms'"
+            ))
+        })
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -143,15 +159,33 @@ mod tests {
         let merge = |text: &str| {
             let mut config = Config::ephemeral(PathBuf::new());
             match toml::from_str::<FileConfig>(text) {
-                Ok(file) => config.merge(file).map(|()| config).map_err(|error| error.message),
+                Ok(file) => config
+                    .merge(file)
+                    .map(|()| config)
+                    .map_err(|error| error.message),
                 Err(error) => Err(error.to_string()),
             }
         };
         let config = merge("max_connections = 7\nepoch_linger = '20 ms'").expect("valid");
-        assert_eq!((config.max_connections, config.epoch_linger), (7, Duration::from_millis(20)));
-        assert!(merge("max_conections = 7").expect_err("typo").contains("max_conections"));
-        assert!(merge("epoch_linger = 'soon'").expect_err("value").contains("epoch_linger"));
-        assert!(merge("workers = 4").expect_err("one worker").contains("one worker"));
+        assert_eq!(
+            (config.max_connections, config.epoch_linger),
+            (7, Duration::from_millis(20))
+        );
+        assert!(
+            merge("max_conections = 7")
+                .expect_err("typo")
+                .contains("max_conections")
+        );
+        assert!(
+            merge("epoch_linger = 'soon'")
+                .expect_err("value")
+                .contains("epoch_linger")
+        );
+        assert!(
+            merge("workers = 4")
+                .expect_err("one worker")
+                .contains("one worker")
+        );
     }
 
     #[test]
@@ -159,6 +193,12 @@ mod tests {
         let mut config = Config::ephemeral(PathBuf::new());
         assert!(config.check_addresses().is_ok());
         config.flight = SocketAddr::from(([0, 0, 0, 0], 5434));
-        assert!(config.check_addresses().expect_err("refused").message.starts_with("--flight 0.0.0.0:5434"));
+        assert!(
+            config
+                .check_addresses()
+                .expect_err("refused")
+                .message
+                .starts_with("--flight 0.0.0.0:5434")
+        );
     }
 }

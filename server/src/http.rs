@@ -21,7 +21,9 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: Cancell
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))
         .with_state(server);
-    let ended = axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.cancelled().await }).await;
+    let ended = axum::serve(listener, router)
+        .with_graceful_shutdown(async move { shutdown.cancelled().await })
+        .await;
     if let Err(error) = ended {
         tracing::error!(%error, "http listener ended");
     }
@@ -29,14 +31,25 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: Cancell
 
 async fn metrics(State(server): State<Arc<Server>>) -> impl IntoResponse {
     match render(&server) {
-        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text),
-        Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], error.to_string())
-        }
+        Ok(text) => (
+            StatusCode::OK,
+            [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+            text,
+        ),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
+            error.to_string(),
+        ),
     }
 }
 
-fn family(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+fn family(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, prometheus::Error> {
     let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
     registry.register(Box::new(family.clone()))?;
     Ok(family)
@@ -45,26 +58,63 @@ fn family(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Resul
 /// Builds the page from the published status. Values are read, not accumulated here, so a scrape changes nothing.
 fn render(server: &Server) -> Result<String, prometheus::Error> {
     let registry = Registry::new();
-    let connections = family(&registry, "thalweg_connections", "Open client connections.", &[])?;
-    connections.with_label_values::<&str>(&[]).set(server.connections().len() as i64);
-    let statements = family(&registry, "thalweg_statements_total", "Statements executed, by outcome.", &["outcome"])?;
+    let connections = family(
+        &registry,
+        "thalweg_connections",
+        "Open client connections.",
+        &[],
+    )?;
+    connections
+        .with_label_values::<&str>(&[])
+        .set(server.connections().len() as i64);
+    let statements = family(
+        &registry,
+        "thalweg_statements_total",
+        "Statements executed, by outcome.",
+        &["outcome"],
+    )?;
     let (ok, failed) = server.statement_counts();
     statements.with_label_values(&["ok"]).set(ok as i64);
     statements.with_label_values(&["error"]).set(failed as i64);
     let status = server.status();
     let epoch = family(&registry, "thalweg_epoch", "Newest published epoch.", &[])?;
-    epoch.with_label_values::<&str>(&[]).set(status.latest.epoch.0 as i64);
-    let records = family(&registry, "thalweg_source_records_total", "Records read, by source and fate.", &["source", "fate"])?;
+    epoch
+        .with_label_values::<&str>(&[])
+        .set(status.latest.epoch.0 as i64);
+    let records = family(
+        &registry,
+        "thalweg_source_records_total",
+        "Records read, by source and fate.",
+        &["source", "fate"],
+    )?;
     for source in &status.sources {
-        records.with_label_values(&[source.name.as_str(), "read"]).set(source.records as i64);
-        records.with_label_values(&[source.name.as_str(), "dead_letter"]).set(source.dead as i64);
-        records.with_label_values(&[source.name.as_str(), "skipped"]).set(source.skipped as i64);
+        records
+            .with_label_values(&[source.name.as_str(), "read"])
+            .set(source.records as i64);
+        records
+            .with_label_values(&[source.name.as_str(), "dead_letter"])
+            .set(source.dead as i64);
+        records
+            .with_label_values(&[source.name.as_str(), "skipped"])
+            .set(source.skipped as i64);
     }
-    let rows = family(&registry, "thalweg_view_rows", "Rows of a materialized view.", &["view"])?;
-    let healthy = family(&registry, "thalweg_job_healthy", "1 when the job runs, 0 when it is in ERROR.", &["job"])?;
+    let rows = family(
+        &registry,
+        "thalweg_view_rows",
+        "Rows of a materialized view.",
+        &["view"],
+    )?;
+    let healthy = family(
+        &registry,
+        "thalweg_job_healthy",
+        "1 when the job runs, 0 when it is in ERROR.",
+        &["job"],
+    )?;
     for job in &status.jobs {
         rows.with_label_values(&[job.name.as_str()]).set(job.rows);
-        healthy.with_label_values(&[job.name.as_str()]).set(i64::from(job.error.is_none()));
+        healthy
+            .with_label_values(&[job.name.as_str()])
+            .set(i64::from(job.error.is_none()));
     }
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text)?;

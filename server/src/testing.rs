@@ -67,7 +67,15 @@ impl TestServer {
             })
             .expect("a thread for the test server");
         let (pg_addr, flight_addr, http_addr) = started_rx.await.expect("the test server starts");
-        Self { pg_addr, flight_addr, http_addr, data_dir, owns_dir: false, stop: Some(stop), thread: Some(thread) }
+        Self {
+            pg_addr,
+            flight_addr,
+            http_addr,
+            data_dir,
+            owns_dir: false,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 
     /// The data dir.
@@ -87,7 +95,10 @@ impl TestServer {
         if let Some(thread) = self.thread.take() {
             let (done_tx, done) = mpsc::channel();
             std::thread::spawn(move || done_tx.send(thread.join().is_ok()));
-            if done.recv_timeout(std::time::Duration::from_secs(15)).is_err() {
+            if done
+                .recv_timeout(std::time::Duration::from_secs(15))
+                .is_err()
+            {
                 eprintln!("test server did not stop in time");
             }
         }
@@ -110,7 +121,10 @@ impl Drop for TestServer {
 pub fn scratch_dir() -> PathBuf {
     let mut random = [0u8; 8];
     getrandom::fill(&mut random).expect("random bytes for a folder name");
-    let name = random.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let name = random
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<String>();
     let path = std::env::temp_dir().join(format!("thalweg-test-{name}"));
     std::fs::create_dir_all(&path).expect("a scratch folder");
     path

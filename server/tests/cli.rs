@@ -49,20 +49,29 @@ impl Running {
 
     /// Address after `name=` in the ready line.
     fn address(ready: &str, name: &str) -> String {
-        let word = ready.split_whitespace().find_map(|word| word.strip_prefix(&format!("{name}=")));
-        word.unwrap_or_else(|| panic!("no {name} in {ready:?}")).to_owned()
+        let word = ready
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix(&format!("{name}=")));
+        word.unwrap_or_else(|| panic!("no {name} in {ready:?}"))
+            .to_owned()
     }
 
     fn terminate(&mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        let sent = Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .expect("kill runs");
         assert!(sent.success());
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
                 return status.code();
             }
-            assert!(Instant::now() < deadline, "SIGTERM must end the server within 10 s");
+            assert!(
+                Instant::now() < deadline,
+                "SIGTERM must end the server within 10 s"
+            );
             std::thread::yield_now();
         }
     }
@@ -93,7 +102,10 @@ impl Drop for Scratch {
 }
 
 fn thalweg(arguments: &[&str]) -> Output {
-    Command::new(BINARY).args(arguments).output().expect("the binary runs")
+    Command::new(BINARY)
+        .args(arguments)
+        .output()
+        .expect("the binary runs")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -102,7 +114,17 @@ fn text(bytes: &[u8]) -> String {
 
 fn serve(data_dir: &str) -> (Running, String) {
     let any = "127.0.0.1:0";
-    let running = Running::start(&["serve", "--data-dir", data_dir, "--pg", any, "--flight", any, "--http", any]);
+    let running = Running::start(&[
+        "serve",
+        "--data-dir",
+        data_dir,
+        "--pg",
+        any,
+        "--flight",
+        any,
+        "--http",
+        any,
+    ]);
     let ready = running.line();
     (running, ready)
 }
@@ -116,16 +138,48 @@ fn serve_says_ready_once_keeps_rows_and_ends_on_sigterm() {
     let sql = "CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1), (2); SELECT count(*) AS n FROM t";
     let output = thalweg(&["sql", "--server", &pg, "-c", sql]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains(" n\n---\n 2\n(1 row)"), "{}", text(&output.stdout));
+    assert!(
+        text(&output.stdout).contains(" n\n---\n 2\n(1 row)"),
+        "{}",
+        text(&output.stdout)
+    );
 
-    let second = thalweg(&["serve", "--data-dir", scratch.path(), "--pg", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    let second = thalweg(&[
+        "serve",
+        "--data-dir",
+        scratch.path(),
+        "--pg",
+        "127.0.0.1:0",
+        "--flight",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+    ]);
     assert_eq!(second.status.code(), Some(1));
-    assert!(text(&second.stderr).contains("is in use by another thalweg process"), "{}", text(&second.stderr));
+    assert!(
+        text(&second.stderr).contains("is in use by another thalweg process"),
+        "{}",
+        text(&second.stderr)
+    );
 
     assert_eq!(running.terminate(), Some(0));
-    assert!(running.lines.try_recv().is_err(), "the ready line is the only line on stdout");
-    let output = thalweg(&["sql", "--data-dir", scratch.path(), "-c", "SELECT a FROM t ORDER BY a"]);
-    assert!(text(&output.stdout).contains(" 1\n 2\n(2 rows)"), "{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(
+        running.lines.try_recv().is_err(),
+        "the ready line is the only line on stdout"
+    );
+    let output = thalweg(&[
+        "sql",
+        "--data-dir",
+        scratch.path(),
+        "-c",
+        "SELECT a FROM t ORDER BY a",
+    ]);
+    assert!(
+        text(&output.stdout).contains(" 1\n 2\n(2 rows)"),
+        "{}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
 }
 
 #[test]
@@ -134,15 +188,23 @@ fn probes_answer_over_http() {
     let (_running, ready) = serve(scratch.path());
     let get = |path: &str| {
         use std::io::Write as _;
-        let mut stream = std::net::TcpStream::connect(Running::address(&ready, "http")).expect("http connects");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("request");
+        let mut stream =
+            std::net::TcpStream::connect(Running::address(&ready, "http")).expect("http connects");
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        .expect("request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answer");
         answer
     };
     assert!(get("/healthz").starts_with("HTTP/1.1 200 OK"));
     let metrics = get("/metrics");
-    assert!(metrics.contains("thalweg_epoch") && metrics.contains("thalweg_connections"), "{metrics}");
+    assert!(
+        metrics.contains("thalweg_epoch") && metrics.contains("thalweg_connections"),
+        "{metrics}"
+    );
 }
 
 #[test]
@@ -151,14 +213,32 @@ fn errors_of_the_user_exit_1_with_the_reason() {
     for (arguments, expected) in [
         (vec!["serve", "--workers", "4"], "one worker"),
         (vec!["serve", "--pg", "0.0.0.0:0"], "not a loopback address"),
-        (vec!["serve", "--config", "no-such-file.toml"], "could not read no-such-file.toml"),
+        (
+            vec!["serve", "--config", "no-such-file.toml"],
+            "could not read no-such-file.toml",
+        ),
         (vec!["demo", "radio"], "there is no demo \"radio\""),
-        (vec!["sql", "--server", "127.0.0.1:1", "-c", "SELECT 1"], "could not connect to 127.0.0.1:1"),
-        (vec!["sql", "--data-dir", scratch.path(), "-c", "SELECT nope"], "SQLSTATE 42703"),
+        (
+            vec!["sql", "--server", "127.0.0.1:1", "-c", "SELECT 1"],
+            "could not connect to 127.0.0.1:1",
+        ),
+        (
+            vec!["sql", "--data-dir", scratch.path(), "-c", "SELECT nope"],
+            "SQLSTATE 42703",
+        ),
     ] {
         let output = thalweg(&arguments);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", text(&output.stderr));
-        assert!(text(&output.stderr).contains(expected), "{arguments:?}: {}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{arguments:?}: {}",
+            text(&output.stderr)
+        );
+        assert!(
+            text(&output.stderr).contains(expected),
+            "{arguments:?}: {}",
+            text(&output.stderr)
+        );
     }
 }
 
@@ -173,12 +253,21 @@ fn check_finds_every_error_with_its_position_and_runs_nothing() {
     let output = thalweg(&["check", &good]);
     assert!(output.status.success(), "{}", text(&output.stderr));
 
-    let bad = scratch.file("bad.sql", "CREATE TABLE t (a int);\nSELECT b FROM t;\nSELECT a FROM tt;\n");
+    let bad = scratch.file(
+        "bad.sql",
+        "CREATE TABLE t (a int);\nSELECT b FROM t;\nSELECT a FROM tt;\n",
+    );
     let output = thalweg(&["check", &bad]);
     assert_eq!(output.status.code(), Some(1));
     let stderr = text(&output.stderr);
-    assert!(stderr.contains("bad.sql:2:8: column \"b\" does not exist (42703)"), "{stderr}");
-    assert!(stderr.contains("bad.sql:3:") && stderr.contains("42P01") && stderr.contains("2 errors"), "{stderr}");
+    assert!(
+        stderr.contains("bad.sql:2:8: column \"b\" does not exist (42703)"),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("bad.sql:3:") && stderr.contains("42P01") && stderr.contains("2 errors"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -193,16 +282,29 @@ fn the_tv_demo_has_live_views_on_views() {
     }
     let printed = printed.join("\n");
     assert!(printed.contains("psql -h 127.0.0.1 -p"), "{printed}");
-    let queries: Vec<&str> = printed.lines().filter(|line| line.trim_start().starts_with(['S', 'E'])).collect();
+    let queries: Vec<&str> = printed
+        .lines()
+        .filter(|line| line.trim_start().starts_with(['S', 'E']))
+        .collect();
     assert_eq!(queries.len(), 3, "{printed}");
     for query in &queries {
         let output = thalweg(&["sql", "--server", &pg, "-c", query]);
         assert!(output.status.success(), "{query}: {}", text(&output.stderr));
     }
     let starts = || -> i64 {
-        let output = thalweg(&["sql", "--server", &pg, "-c", "SELECT sum(starts) AS s FROM genre_activity"]);
+        let output = thalweg(&[
+            "sql",
+            "--server",
+            &pg,
+            "-c",
+            "SELECT sum(starts) AS s FROM genre_activity",
+        ]);
         let stdout = text(&output.stdout);
-        stdout.lines().nth(2).and_then(|line| line.trim().parse().ok()).unwrap_or(0)
+        stdout
+            .lines()
+            .nth(2)
+            .and_then(|line| line.trim().parse().ok())
+            .unwrap_or(0)
     };
     let first = starts();
     let deadline = Instant::now() + PATIENCE;
@@ -215,9 +317,17 @@ fn the_tv_demo_has_live_views_on_views() {
 #[test]
 fn examples_check() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-    let files = std::fs::read_dir(&examples).expect("examples/").filter_map(Result::ok).map(|entry| entry.path());
+    let files = std::fs::read_dir(&examples)
+        .expect("examples/")
+        .filter_map(Result::ok)
+        .map(|entry| entry.path());
     for path in files.filter(|path| path.extension().is_some_and(|extension| extension == "sql")) {
         let output = thalweg(&["check", path.to_str().expect("a UTF-8 path")]);
-        assert!(output.status.success(), "{}: {}", path.display(), text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}: {}",
+            path.display(),
+            text(&output.stderr)
+        );
     }
 }

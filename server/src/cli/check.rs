@@ -25,20 +25,28 @@ pub(super) async fn check(path: &Path) -> Result<(), Failure> {
     }
     match errors.len() {
         0 => Ok(()),
-        count => Err(Failure::User(format!("{count} error{} in {}", if count == 1 { "" } else { "s" }, path.display()))),
+        count => Err(Failure::User(format!(
+            "{count} error{} in {}",
+            if count == 1 { "" } else { "s" },
+            path.display()
+        ))),
     }
 }
 
 /// Errors with the character offset of their statement.
 async fn check_text(text: &str, config: Config) -> Result<Vec<(usize, Report)>, Failure> {
     let internal = |report: Report| Failure::Internal(report.to_string());
-    let options = ServerOptions { config, clock: Arc::new(SystemClock) };
+    let options = ServerOptions {
+        config,
+        clock: Arc::new(SystemClock),
+    };
     let runtime = tokio::runtime::Handle::current();
     let server = tokio::task::spawn_blocking(move || Server::open(options, runtime))
         .await
         .map_err(|error| Failure::Internal(error.to_string()))?
         .map_err(internal)?;
-    let mut session = Session::new(Arc::clone(&server), SessionOptions::default()).map_err(internal)?;
+    let mut session =
+        Session::new(Arc::clone(&server), SessionOptions::default()).map_err(internal)?;
     session.begin_check().map_err(internal)?;
     let statements = match session.parse(text) {
         Ok(statements) => statements,
@@ -57,11 +65,19 @@ async fn check_text(text: &str, config: Config) -> Result<Vec<(usize, Report)>, 
 }
 
 fn describe(path: &Path, text: &str, start: usize, report: &Report) -> String {
-    let offset = start + report.position.map_or(0, |position| position.saturating_sub(1));
+    let offset = start
+        + report
+            .position
+            .map_or(0, |position| position.saturating_sub(1));
     let before: String = text.chars().take(offset).collect();
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-    let mut lines = format!("{}:{line}:{column}: {} ({})", path.display(), report.message, report.sqlstate);
+    let mut lines = format!(
+        "{}:{line}:{column}: {} ({})",
+        path.display(),
+        report.message,
+        report.sqlstate
+    );
     for (label, more) in [("detail", &report.detail), ("hint", &report.hint)] {
         if let Some(more) = more {
             lines.push_str(&format!("\n  {label}: {more}"));

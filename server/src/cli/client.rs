@@ -25,8 +25,9 @@ async fn with_server(server: SocketAddr, arguments: &SqlArguments) -> Result<(),
     let client = connect(server).await?;
     let text = match (&arguments.command, &arguments.file) {
         (Some(command), _) => command.clone(),
-        (None, Some(path)) => std::fs::read_to_string(path)
-            .map_err(|error| Failure::User(format!("could not read {}: {error}", path.display())))?,
+        (None, Some(path)) => std::fs::read_to_string(path).map_err(|error| {
+            Failure::User(format!("could not read {}: {error}", path.display()))
+        })?,
         (None, None) => return prompt(&client).await,
     };
     let printed = run(&client, &text).await?;
@@ -35,14 +36,26 @@ async fn with_server(server: SocketAddr, arguments: &SqlArguments) -> Result<(),
 }
 
 async fn connect(server: SocketAddr) -> Result<Client, Failure> {
-    let settings = format!("host={} port={} user=thalweg dbname=thalweg application_name='thalweg sql'", server.ip(), server.port());
-    let (client, mut connection) = tokio_postgres::connect(&settings, NoTls)
-        .await
-        .map_err(|error| Failure::User(format!("could not connect to {server}: {}", describe(&error))))?;
+    let settings = format!(
+        "host={} port={} user=thalweg dbname=thalweg application_name='thalweg sql'",
+        server.ip(),
+        server.port()
+    );
+    let (client, mut connection) =
+        tokio_postgres::connect(&settings, NoTls)
+            .await
+            .map_err(|error| {
+                Failure::User(format!(
+                    "could not connect to {server}: {}",
+                    describe(&error)
+                ))
+            })?;
     tokio::spawn(async move {
         while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
             match message {
-                Ok(tokio_postgres::AsyncMessage::Notice(notice)) => eprintln!("{}", describe_db(&notice)),
+                Ok(tokio_postgres::AsyncMessage::Notice(notice)) => {
+                    eprintln!("{}", describe_db(&notice))
+                }
                 Ok(_) => {}
                 Err(_) => break,
             }
@@ -58,7 +71,10 @@ pub(super) async fn run_script(server: SocketAddr, text: &str) -> Result<(), Fai
 }
 
 async fn run(client: &Client, text: &str) -> Result<String, Failure> {
-    let messages = client.simple_query(text).await.map_err(|error| Failure::User(describe(&error)))?;
+    let messages = client
+        .simple_query(text)
+        .await
+        .map_err(|error| Failure::User(describe(&error)))?;
     Ok(render(&messages))
 }
 
@@ -68,10 +84,16 @@ async fn prompt(client: &Client) -> Result<(), Failure> {
     let mut pending = String::new();
     loop {
         let line = tokio::task::block_in_place(|| {
-            editor.readline(if pending.is_empty() { "thalweg=> " } else { "thalweg-> " })
+            editor.readline(if pending.is_empty() {
+                "thalweg=> "
+            } else {
+                "thalweg-> "
+            })
         });
         match line {
-            Ok(line) if pending.is_empty() && matches!(line.trim(), "\\q" | "quit" | "exit") => return Ok(()),
+            Ok(line) if pending.is_empty() && matches!(line.trim(), "\\q" | "quit" | "exit") => {
+                return Ok(());
+            }
             Ok(line) => {
                 pending.push_str(&line);
                 pending.push('\n');
@@ -121,11 +143,21 @@ fn render(messages: &[SimpleQueryMessage]) -> String {
     for message in messages {
         match message {
             SimpleQueryMessage::RowDescription(columns) => {
-                table = Some((columns.iter().map(|column| column.name().to_owned()).collect(), Vec::new()));
+                table = Some((
+                    columns
+                        .iter()
+                        .map(|column| column.name().to_owned())
+                        .collect(),
+                    Vec::new(),
+                ));
             }
             SimpleQueryMessage::Row(row) => {
                 if let Some((_, rows)) = &mut table {
-                    rows.push((0..row.len()).map(|i| row.get(i).unwrap_or("").to_owned()).collect());
+                    rows.push(
+                        (0..row.len())
+                            .map(|i| row.get(i).unwrap_or("").to_owned())
+                            .collect(),
+                    );
                 }
             }
             SimpleQueryMessage::CommandComplete(count) => match table.take() {
@@ -144,10 +176,21 @@ fn render_table(text: &mut String, names: &[String], rows: &[Vec<String>]) {
     let widths: Vec<usize> = names
         .iter()
         .enumerate()
-        .map(|(i, name)| rows.iter().filter_map(|row| row.get(i)).chain([name]).map(|v| v.chars().count()).max().unwrap_or(0))
+        .map(|(i, name)| {
+            rows.iter()
+                .filter_map(|row| row.get(i))
+                .chain([name])
+                .map(|v| v.chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let line = |text: &mut String, values: &[String]| {
-        let cells: Vec<String> = values.iter().zip(&widths).map(|(value, width)| format!(" {value:<width$} ")).collect();
+        let cells: Vec<String> = values
+            .iter()
+            .zip(&widths)
+            .map(|(value, width)| format!(" {value:<width$} "))
+            .collect();
         let _infallible = writeln!(text, "{}", cells.join("|").trim_end());
     };
     line(text, names);
@@ -156,7 +199,12 @@ fn render_table(text: &mut String, names: &[String], rows: &[Vec<String>]) {
     for row in rows {
         line(text, row);
     }
-    let _infallible = writeln!(text, "({} row{})\n", rows.len(), if rows.len() == 1 { "" } else { "s" });
+    let _infallible = writeln!(
+        text,
+        "({} row{})\n",
+        rows.len(),
+        if rows.len() == 1 { "" } else { "s" }
+    );
 }
 
 #[cfg(test)]
@@ -166,8 +214,14 @@ mod tests {
     #[test]
     fn tables_are_aligned_by_the_widest_value() {
         let mut text = String::new();
-        let rows = vec![vec!["1".to_owned(), "start".to_owned()], vec!["12".to_owned(), "".to_owned()]];
+        let rows = vec![
+            vec!["1".to_owned(), "start".to_owned()],
+            vec!["12".to_owned(), "".to_owned()],
+        ];
         render_table(&mut text, &["id".to_owned(), "action".to_owned()], &rows);
-        assert_eq!(text, " id | action\n----+--------\n 1  | start\n 12 |\n(2 rows)\n\n");
+        assert_eq!(
+            text,
+            " id | action\n----+--------\n 1  | start\n 12 |\n(2 rows)\n\n"
+        );
     }
 }

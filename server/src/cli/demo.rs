@@ -17,7 +17,10 @@ const TV_QUERIES: [&str; 3] = [
 
 pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
     if arguments.name != "tv" {
-        return Err(Failure::User(format!("there is no demo \"{}\" in this version; try: thalweg demo tv", arguments.name)));
+        return Err(Failure::User(format!(
+            "there is no demo \"{}\" in this version; try: thalweg demo tv",
+            arguments.name
+        )));
     }
     let (data_dir, temporary) = match &arguments.data_dir {
         Some(path) => (path.clone(), false),
@@ -29,12 +32,20 @@ pub(super) async fn demo(arguments: DemoArguments) -> Result<(), Failure> {
         http: arguments.http,
         ..Config::ephemeral(data_dir.clone())
     };
-    config.check_addresses().map_err(|error| Failure::User(error.to_string()))?;
+    config
+        .check_addresses()
+        .map_err(|error| Failure::User(error.to_string()))?;
     let running = serve::start(config).await?;
     client::run_script(running.pg, TV).await?;
     println!("{}", serve::ready_line(&running));
-    println!("\nThe digital-TV demo is running: viewers start, stop and switch shows, and five views follow.");
-    println!("\n  psql -h {} -p {} -U thalweg thalweg\n\nTry:\n", running.pg.ip(), running.pg.port());
+    println!(
+        "\nThe digital-TV demo is running: viewers start, stop and switch shows, and five views follow."
+    );
+    println!(
+        "\n  psql -h {} -p {} -U thalweg thalweg\n\nTry:\n",
+        running.pg.ip(),
+        running.pg.port()
+    );
     for query in TV_QUERIES {
         println!("  {query};");
     }

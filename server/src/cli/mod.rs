@@ -151,9 +151,15 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
 
 /// Logs to stderr; `THALWEG_LOG` takes tracing's filter syntax and defaults to `info`, with chatty libraries quieter.
 fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("THALWEG_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,datafusion=warn,h2=warn,librdkafka=error,rdkafka=error"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let filter = tracing_subscriber::EnvFilter::try_from_env("THALWEG_LOG").unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new(
+            "info,datafusion=warn,h2=warn,librdkafka=error,rdkafka=error",
+        )
+    });
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
     // A second call in one process (tests) keeps the first subscriber, which is what is wanted.
     let _already_set = subscriber.try_init();
 }

@@ -27,9 +27,13 @@ fn config(arguments: &ServeArguments) -> Result<Config, Failure> {
         ..Config::ephemeral(arguments.data_dir.clone())
     };
     if let Some(path) = &arguments.config {
-        config.merge_file(path).map_err(|error| Failure::User(error.to_string()))?;
+        config
+            .merge_file(path)
+            .map_err(|error| Failure::User(error.to_string()))?;
     }
-    config.check_addresses().map_err(|error| Failure::User(error.to_string()))?;
+    config
+        .check_addresses()
+        .map_err(|error| Failure::User(error.to_string()))?;
     Ok(config)
 }
 
@@ -42,12 +46,16 @@ pub(super) async fn start(config: Config) -> Result<Running, Failure> {
 }
 
 pub(super) fn ready_line(running: &Running) -> String {
-    format!("ready pg={} flight={} http={}", running.pg, running.flight, running.http)
+    format!(
+        "ready pg={} flight={} http={}",
+        running.pg, running.flight, running.http
+    )
 }
 
 /// Waits for SIGTERM or SIGINT. A second one exits at once: the user has decided not to wait for the drain.
 pub(super) async fn until_signal() -> Result<(), Failure> {
-    let internal = |error: std::io::Error| Failure::Internal(format!("could not watch signals: {error}"));
+    let internal =
+        |error: std::io::Error| Failure::Internal(format!("could not watch signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
     tokio::select! {

@@ -20,7 +20,11 @@ use tonic::{Code, Status};
 /// Flight schema of result columns.
 pub(super) fn schema(columns: &[OutputColumn]) -> SchemaRef {
     let stored = crate::frontend::rows::schema(columns);
-    let fields: Vec<Field> = stored.fields().iter().map(|field| portable_field(field)).collect();
+    let fields: Vec<Field> = stored
+        .fields()
+        .iter()
+        .map(|field| portable_field(field))
+        .collect();
     Arc::new(Schema::new(fields))
 }
 
@@ -35,9 +39,12 @@ fn portable(ty: &DataType) -> DataType {
         DataType::BinaryView => DataType::Binary,
         DataType::List(item) => DataType::List(Arc::new(portable_field(item))),
         DataType::LargeList(item) => DataType::LargeList(Arc::new(portable_field(item))),
-        DataType::Struct(fields) => {
-            DataType::Struct(fields.iter().map(|field| portable_field(field)).collect::<Fields>())
-        }
+        DataType::Struct(fields) => DataType::Struct(
+            fields
+                .iter()
+                .map(|field| portable_field(field))
+                .collect::<Fields>(),
+        ),
         other => other.clone(),
     }
 }
@@ -48,11 +55,20 @@ fn convert(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Fligh
         .iter()
         .zip(schema.fields())
         .map(|(column, field)| {
-            if column.data_type() == field.data_type() { Ok(Arc::clone(column)) } else { cast(column, field.data_type()) }
+            if column.data_type() == field.data_type() {
+                Ok(Arc::clone(column))
+            } else {
+                cast(column, field.data_type())
+            }
         })
         .collect::<Result<_, _>>()?;
-    let options = datafusion::arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+    let options = datafusion::arrow::record_batch::RecordBatchOptions::new()
+        .with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(
+        Arc::clone(schema),
+        columns,
+        &options,
+    )?)
 }
 
 /// Encodes a result as it is pulled; the schema goes out before the first batch exists.
@@ -63,12 +79,17 @@ pub(super) fn stream(
     let wanted = Arc::clone(&schema);
     let batches = rows.map(move |batch| match batch {
         Ok(batch) => convert(&batch, &wanted),
-        Err(error) => Err(FlightError::Tonic(Box::new(status(&Planner::classify(&error))))),
+        Err(error) => Err(FlightError::Tonic(Box::new(status(&Planner::classify(
+            &error,
+        ))))),
     });
-    FlightDataEncoderBuilder::new().with_schema(schema).build(batches).map_err(|error| match error {
-        FlightError::Tonic(status) => *status,
-        other => Status::internal(other.to_string()),
-    })
+    FlightDataEncoderBuilder::new()
+        .with_schema(schema)
+        .build(batches)
+        .map_err(|error| match error {
+            FlightError::Tonic(status) => *status,
+            other => Status::internal(other.to_string()),
+        })
 }
 
 /// A report as a gRPC status: the class of the SQLSTATE picks the code, the text keeps detail and hint.

@@ -29,7 +29,9 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: Cancell
     let service = FlightServiceServer::new(FlightSql::new(server))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(usize::MAX);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).map(|stream| stream);
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .map(|stream| stream);
     let ended = GrpcServer::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_header_list_size(16 << 10)

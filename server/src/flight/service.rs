@@ -10,14 +10,15 @@ use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
 use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
-    CommandGetCatalogs, CommandGetDbSchemas, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
-    CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementQuery, CommandStatementUpdate,
-    ProstMessageExt, SqlInfo, TicketStatementQuery,
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
+    ActionCreatePreparedStatementResult, CommandGetCatalogs, CommandGetDbSchemas,
+    CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandPreparedStatementQuery,
+    CommandPreparedStatementUpdate, CommandStatementQuery, CommandStatementUpdate, ProstMessageExt,
+    SqlInfo, TicketStatementQuery,
 };
 use arrow_flight::{
-    Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage,
-    SchemaAsIpc, Ticket,
+    Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse,
+    IpcMessage, SchemaAsIpc, Ticket,
 };
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::ipc::writer::IpcWriteOptions;
@@ -51,12 +52,21 @@ fn internal(error: impl std::fmt::Display) -> Status {
 
 /// True for statements that only read, whose run can wait until the rows are fetched.
 fn is_lazy(statement: &Statement) -> bool {
-    matches!(statement, Statement::Query(_) | Statement::Explain(_) | Statement::ShowObjects(_) | Statement::Describe(_))
+    matches!(
+        statement,
+        Statement::Query(_)
+            | Statement::Explain(_)
+            | Statement::ShowObjects(_)
+            | Statement::Describe(_)
+    )
 }
 
 /// Rows affected, from a command tag such as `INSERT 0 3` or `UPDATE 2`; -1 when the tag has no count.
 fn affected(tag: &str) -> i64 {
-    tag.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(-1)
+    tag.rsplit(' ')
+        .next()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(-1)
 }
 
 fn sql_info() -> SqlInfoData {
@@ -73,12 +83,17 @@ fn sql_info() -> SqlInfoData {
     builder.append(SqlInfo::SqlDdlSchema, true);
     builder.append(SqlInfo::SqlDdlTable, true);
     builder.append(SqlInfo::SqlIdentifierQuoteChar, "\"");
-    builder.build().unwrap_or_else(|error| unreachable!("constant SqlInfo values build: {error}"))
+    builder
+        .build()
+        .unwrap_or_else(|error| unreachable!("constant SqlInfo values build: {error}"))
 }
 
 impl FlightSql {
     pub(super) fn new(server: Arc<Server>) -> Self {
-        Self { sessions: Sessions::new(server), info: sql_info() }
+        Self {
+            sessions: Sessions::new(server),
+            info: sql_info(),
+        }
     }
 
     /// Parses one statement and plans it for its columns.
@@ -116,11 +131,21 @@ impl FlightSql {
                 position: None,
             }));
         }
-        Ok(Prepared { parsed, columns: description.columns, affected: None })
+        Ok(Prepared {
+            parsed,
+            columns: description.columns,
+            affected: None,
+        })
     }
 
     async fn execute(&self, client: &ClientSession, parsed: &Parsed) -> Result<Outcome, Status> {
-        client.session.lock().await.execute(parsed, Vec::new()).await.map_err(failed)
+        client
+            .session
+            .lock()
+            .await
+            .execute(parsed, Vec::new())
+            .await
+            .map_err(failed)
     }
 
     /// Runs a statement to its end and counts rows.
@@ -128,10 +153,14 @@ impl FlightSql {
         match self.execute(client, parsed).await? {
             Outcome::Command { tag } => Ok(affected(&tag)),
             Outcome::Empty => Ok(-1),
-            Outcome::Rows { mut stream, tag, .. } => {
+            Outcome::Rows {
+                mut stream, tag, ..
+            } => {
                 let mut rows = 0;
                 while let Some(batch) = stream.next().await {
-                    rows += batch.map_err(|error| failed(thalweg_planner::Planner::classify(&error)))?.num_rows() as u64;
+                    rows += batch
+                        .map_err(|error| failed(thalweg_planner::Planner::classify(&error)))?
+                        .num_rows() as u64;
                 }
                 Ok(affected(&tag.finish(rows)))
             }
@@ -147,11 +176,17 @@ impl FlightSql {
         ticket: Vec<u8>,
     ) -> Result<Response<FlightInfo>, Status> {
         let prepared = client.find(handle).map_err(failed)?;
-        if !is_lazy(&prepared.parsed.statement) && prepared.columns.is_none() && prepared.affected.is_none() {
+        if !is_lazy(&prepared.parsed.statement)
+            && prepared.columns.is_none()
+            && prepared.affected.is_none()
+        {
             let rows = self.run(client, &prepared.parsed).await?;
             client.set_affected(handle, rows);
         }
-        let schema = prepared.columns.as_deref().map_or_else(|| Arc::new(Schema::empty()), encode::schema);
+        let schema = prepared
+            .columns
+            .as_deref()
+            .map_or_else(|| Arc::new(Schema::empty()), encode::schema);
         flight_info(&schema, descriptor, ticket)
     }
 
@@ -161,9 +196,12 @@ impl FlightSql {
             return reply(RecordBatch::new_empty(Arc::new(Schema::empty())));
         }
         match self.execute(client, &prepared.parsed).await? {
-            Outcome::Rows { columns, stream, .. } => {
-                Ok(Response::new(Box::pin(encode::stream(encode::schema(&columns), stream))))
-            }
+            Outcome::Rows {
+                columns, stream, ..
+            } => Ok(Response::new(Box::pin(encode::stream(
+                encode::schema(&columns),
+                stream,
+            )))),
             Outcome::Command { tag } => {
                 client.set_affected(handle, affected(&tag));
                 reply(RecordBatch::new_empty(Arc::new(Schema::empty())))
@@ -173,7 +211,11 @@ impl FlightSql {
     }
 }
 
-fn flight_info(schema: &Schema, descriptor: FlightDescriptor, ticket: Vec<u8>) -> Result<Response<FlightInfo>, Status> {
+fn flight_info(
+    schema: &Schema,
+    descriptor: FlightDescriptor,
+    ticket: Vec<u8>,
+) -> Result<Response<FlightInfo>, Status> {
     let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket));
     let info = FlightInfo::new()
         .try_with_schema(schema)
@@ -188,11 +230,16 @@ fn flight_info(schema: &Schema, descriptor: FlightDescriptor, ticket: Vec<u8>) -
 fn reply(batch: RecordBatch) -> Result<DoGet, Status> {
     let schema = batch.schema();
     let rows = RecordBatchStreamAdapter::new(Arc::clone(&schema), stream::iter([Ok(batch)]));
-    Ok(Response::new(Box::pin(encode::stream(schema, Box::pin(rows)))))
+    Ok(Response::new(Box::pin(encode::stream(
+        schema,
+        Box::pin(rows),
+    ))))
 }
 
 fn schema_bytes(schema: &SchemaRef) -> Result<prost::bytes::Bytes, Status> {
-    let message: IpcMessage = SchemaAsIpc::new(schema, &IpcWriteOptions::default()).try_into().map_err(internal)?;
+    let message: IpcMessage = SchemaAsIpc::new(schema, &IpcWriteOptions::default())
+        .try_into()
+        .map_err(internal)?;
     Ok(message.0)
 }
 
@@ -227,11 +274,17 @@ impl FlightSqlService for FlightSql {
     async fn do_handshake(
         &self,
         _request: Request<Streaming<HandshakeRequest>>,
-    ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>, Status> {
+    ) -> Result<
+        Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>,
+        Status,
+    > {
         let mut random = [0u8; 16];
         getrandom::fill(&mut random).map_err(internal)?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let answer = HandshakeResponse { protocol_version: 0, payload: token.clone().into_bytes().into() };
+        let answer = HandshakeResponse {
+            protocol_version: 0,
+            payload: token.clone().into_bytes().into(),
+        };
         let answers: Pin<Box<dyn Stream<Item = _> + Send>> = Box::pin(stream::iter([Ok(answer)]));
         let mut response = Response::new(answers);
         let bearer = format!("Bearer {token}").parse().map_err(internal)?;
@@ -247,11 +300,23 @@ impl FlightSqlService for FlightSql {
         let client = self.sessions.of(&request).map_err(failed)?;
         let prepared = self.prepare(&client, &query.query).await?;
         let handle = client.keep(prepared).map_err(failed)?;
-        let ticket = TicketStatementQuery { statement_handle: handle.clone().into() };
-        self.info(&client, &handle, request.into_inner(), ticket.as_any().encode_to_vec()).await
+        let ticket = TicketStatementQuery {
+            statement_handle: handle.clone().into(),
+        };
+        self.info(
+            &client,
+            &handle,
+            request.into_inner(),
+            ticket.as_any().encode_to_vec(),
+        )
+        .await
     }
 
-    async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Result<DoGet, Status> {
+    async fn do_get_statement(
+        &self,
+        ticket: TicketStatementQuery,
+        request: Request<Ticket>,
+    ) -> Result<DoGet, Status> {
         let client = self.sessions.of(&request).map_err(failed)?;
         let answer = self.fetch(&client, &ticket.statement_handle).await;
         // The ticket of a plain statement is good for one fetch; nothing else would ever free it.
@@ -266,7 +331,10 @@ impl FlightSqlService for FlightSql {
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let client = self.sessions.of(&request).map_err(failed)?;
         let prepared = self.prepare(&client, &query.query).await?;
-        let schema = prepared.columns.as_deref().map_or_else(|| Arc::new(Schema::empty()), encode::schema);
+        let schema = prepared
+            .columns
+            .as_deref()
+            .map_or_else(|| Arc::new(Schema::empty()), encode::schema);
         let dataset_schema = schema_bytes(&schema)?;
         let handle = client.keep(prepared).map_err(failed)?;
         Ok(ActionCreatePreparedStatementResult {
@@ -293,7 +361,13 @@ impl FlightSqlService for FlightSql {
     ) -> Result<Response<FlightInfo>, Status> {
         let client = self.sessions.of(&request).map_err(failed)?;
         let ticket = query.as_any().encode_to_vec();
-        self.info(&client, &query.prepared_statement_handle, request.into_inner(), ticket).await
+        self.info(
+            &client,
+            &query.prepared_statement_handle,
+            request.into_inner(),
+            ticket,
+        )
+        .await
     }
 
     async fn do_get_prepared_statement(
@@ -321,7 +395,9 @@ impl FlightSqlService for FlightSql {
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
         let client = self.sessions.of(&request).map_err(failed)?;
-        let prepared = client.find(&update.prepared_statement_handle).map_err(failed)?;
+        let prepared = client
+            .find(&update.prepared_statement_handle)
+            .map_err(failed)?;
         self.run(&client, &prepared.parsed).await
     }
 
@@ -331,10 +407,18 @@ impl FlightSqlService for FlightSql {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let ticket = query.as_any().encode_to_vec();
-        flight_info(&query.into_builder(&self.info).schema(), request.into_inner(), ticket)
+        flight_info(
+            &query.into_builder(&self.info).schema(),
+            request.into_inner(),
+            ticket,
+        )
     }
 
-    async fn do_get_sql_info(&self, query: CommandGetSqlInfo, _request: Request<Ticket>) -> Result<DoGet, Status> {
+    async fn do_get_sql_info(
+        &self,
+        query: CommandGetSqlInfo,
+        _request: Request<Ticket>,
+    ) -> Result<DoGet, Status> {
         reply(query.into_builder(&self.info).build().map_err(internal)?)
     }
 
@@ -347,7 +431,11 @@ impl FlightSqlService for FlightSql {
         flight_info(&query.into_builder().schema(), request.into_inner(), ticket)
     }
 
-    async fn do_get_catalogs(&self, query: CommandGetCatalogs, _request: Request<Ticket>) -> Result<DoGet, Status> {
+    async fn do_get_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        _request: Request<Ticket>,
+    ) -> Result<DoGet, Status> {
         let mut builder = query.into_builder();
         builder.append(self.sessions.server().catalog().database());
         reply(builder.build().map_err(internal)?)
@@ -362,7 +450,11 @@ impl FlightSqlService for FlightSql {
         flight_info(&query.into_builder().schema(), request.into_inner(), ticket)
     }
 
-    async fn do_get_schemas(&self, query: CommandGetDbSchemas, _request: Request<Ticket>) -> Result<DoGet, Status> {
+    async fn do_get_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        _request: Request<Ticket>,
+    ) -> Result<DoGet, Status> {
         let catalog = self.sessions.server().catalog();
         let mut builder = query.into_builder();
         for schema in catalog.schemas() {
@@ -380,15 +472,27 @@ impl FlightSqlService for FlightSql {
         flight_info(&query.into_builder().schema(), request.into_inner(), ticket)
     }
 
-    async fn do_get_tables(&self, query: CommandGetTables, _request: Request<Ticket>) -> Result<DoGet, Status> {
+    async fn do_get_tables(
+        &self,
+        query: CommandGetTables,
+        _request: Request<Ticket>,
+    ) -> Result<DoGet, Status> {
         let catalog = self.sessions.server().catalog();
         let mut builder = query.into_builder();
         for relation in catalog.relations() {
-            let (Some(kind), Some(schema)) = (table_type(relation), catalog.schema_by_oid(relation.schema)) else {
+            let (Some(kind), Some(schema)) =
+                (table_type(relation), catalog.schema_by_oid(relation.schema))
+            else {
                 continue;
             };
             builder
-                .append(catalog.database(), &schema.name, &relation.name, kind, &relation_schema(relation))
+                .append(
+                    catalog.database(),
+                    &schema.name,
+                    &relation.name,
+                    kind,
+                    &relation_schema(relation),
+                )
                 .map_err(internal)?;
         }
         reply(builder.build().map_err(internal)?)
@@ -403,7 +507,11 @@ impl FlightSqlService for FlightSql {
         flight_info(&query.into_builder().schema(), request.into_inner(), ticket)
     }
 
-    async fn do_get_table_types(&self, query: CommandGetTableTypes, _request: Request<Ticket>) -> Result<DoGet, Status> {
+    async fn do_get_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        _request: Request<Ticket>,
+    ) -> Result<DoGet, Status> {
         let mut builder = query.into_builder();
         for kind in ["TABLE", "SOURCE", "VIEW", "MATERIALIZED VIEW"] {
             builder.append(kind);

@@ -63,13 +63,17 @@ impl ClientSession {
     }
 
     pub(super) fn find(&self, handle: &[u8]) -> Result<Prepared, Report> {
-        self.statements.lock().get(handle).cloned().ok_or_else(|| Report {
-            sqlstate: "26000",
-            message: "prepared statement does not exist".into(),
-            detail: None,
-            hint: Some("Handles belong to one client session and end with it.".into()),
-            position: None,
-        })
+        self.statements
+            .lock()
+            .get(handle)
+            .cloned()
+            .ok_or_else(|| Report {
+                sqlstate: "26000",
+                message: "prepared statement does not exist".into(),
+                detail: None,
+                hint: Some("Handles belong to one client session and end with it.".into()),
+                position: None,
+            })
     }
 
     pub(super) fn set_affected(&self, handle: &[u8], affected: i64) {
@@ -96,7 +100,10 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn new(server: Arc<Server>) -> Self {
-        Self { server, entries: Mutex::new(HashMap::new()) }
+        Self {
+            server,
+            entries: Mutex::new(HashMap::new()),
+        }
     }
 
     pub(super) fn server(&self) -> &Arc<Server> {
@@ -105,7 +112,10 @@ impl Sessions {
 
     /// The session of the client that sent `request`: by its bearer token, else by its connection.
     pub(super) fn of<T>(&self, request: &Request<T>) -> Result<Arc<ClientSession>, Report> {
-        let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token = request
+            .metadata()
+            .get("authorization")
+            .and_then(|value| value.to_str().ok());
         let key = match token {
             Some(token) => format!("token {token}"),
             None => format!("peer {:?}", request.remote_addr()),
@@ -118,7 +128,10 @@ impl Sessions {
             return Ok(Arc::clone(&entry.client));
         }
         if entries.len() >= SESSIONS_MAX {
-            let oldest = entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
+            let oldest = entries
+                .iter()
+                .min_by_key(|(_, entry)| entry.used)
+                .map(|(key, _)| key.clone());
             oldest.and_then(|key| entries.remove(&key));
         }
         let options = SessionOptions {
@@ -130,7 +143,13 @@ impl Sessions {
             session: tokio::sync::Mutex::new(session),
             statements: Mutex::new(HashMap::new()),
         });
-        entries.insert(key, Entry { client: Arc::clone(&client), used: now });
+        entries.insert(
+            key,
+            Entry {
+                client: Arc::clone(&client),
+                used: now,
+            },
+        );
         Ok(client)
     }
 }

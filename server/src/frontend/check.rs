@@ -13,13 +13,18 @@ impl Session {
     /// The error that running the statement would raise before any row is touched.
     pub async fn check(&mut self, parsed: &Parsed) -> Result<(), Report> {
         match &parsed.statement {
-            Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
-                self.describe_plan(parsed, &[]).map(drop)
-            }
-            Statement::CreateSource(create) => self.stage_source(create, &parsed.statement, false).await.map(drop),
-            Statement::CreateTable(create) if create.query.is_some() => {
-                self.stage_table_as(create, &parsed.statement).await.map(drop)
-            }
+            Statement::Query(_)
+            | Statement::Insert(_)
+            | Statement::Update(_)
+            | Statement::Delete(_) => self.describe_plan(parsed, &[]).map(drop),
+            Statement::CreateSource(create) => self
+                .stage_source(create, &parsed.statement, false)
+                .await
+                .map(drop),
+            Statement::CreateTable(create) if create.query.is_some() => self
+                .stage_table_as(create, &parsed.statement)
+                .await
+                .map(drop),
             Statement::CreateTable(_)
             | Statement::CreateView(_)
             | Statement::CreateMaterializedView(_)
@@ -30,9 +35,11 @@ impl Session {
             | Statement::ShowObjects(_)
             | Statement::Describe(_)
             | Statement::Unsupported { .. } => self.execute(parsed, Vec::new()).await.map(drop),
-            Statement::WaitFor(name) => {
-                self.catalog().resolve(&self.search_path(), name).map(drop).map_err(|error| error.report())
-            }
+            Statement::WaitFor(name) => self
+                .catalog()
+                .resolve(&self.search_path(), name)
+                .map(drop)
+                .map_err(|error| error.report()),
             Statement::Session(thalweg_sql::SessionStatement::Set { .. }) => {
                 self.execute(parsed, Vec::new()).await.map(drop)
             }

@@ -9,7 +9,8 @@ use thalweg_catalog::{Catalog, Change, Oid, Relation, RelationKind, Schema};
 use thalweg_engine::WriteTransaction;
 use thalweg_planner::ViewPlan;
 use thalweg_sql::{
-    CreateSink, CreateSource, CreateTable, CreateView, Drop, ObjectKind, Report, SinkInput, Statement, ast,
+    CreateSink, CreateSource, CreateTable, CreateView, Drop, ObjectKind, Report, SinkInput,
+    Statement, ast,
 };
 
 use super::define::Definer;
@@ -43,7 +44,10 @@ impl Effect {
 }
 
 fn create_effect(relation: &Relation, plan: Option<ViewPlan>) -> Effect {
-    Effect::Create { relation: Box::new(relation.clone()), plan: plan.map(Box::new) }
+    Effect::Create {
+        relation: Box::new(relation.clone()),
+        plan: plan.map(Box::new),
+    }
 }
 
 impl Session {
@@ -66,25 +70,53 @@ impl Session {
     }
 
     /// True when `name` is taken: an error, or with IF NOT EXISTS a notice.
-    fn taken(&mut self, scope: &PlanScope, name: &ast::ObjectName, if_not_exists: bool) -> Result<bool, Report> {
+    fn taken(
+        &mut self,
+        scope: &PlanScope,
+        name: &ast::ObjectName,
+        if_not_exists: bool,
+    ) -> Result<bool, Report> {
         let (schema, name) = self.define(scope, |definer| definer.place(name))?;
         if !scope.catalog.name_taken(schema, &name) {
             return Ok(false);
         }
         let message = format!("relation \"{name}\" already exists");
         if if_not_exists {
-            self.notice(Notice { sqlstate: "42P07", ..Notice::notice(format!("{message}, skipping")) });
+            self.notice(Notice {
+                sqlstate: "42P07",
+                ..Notice::notice(format!("{message}, skipping"))
+            });
             return Ok(true);
         }
-        Err(Report { sqlstate: "42P07", message, detail: None, hint: None, position: None })
+        Err(Report {
+            sqlstate: "42P07",
+            message,
+            detail: None,
+            hint: None,
+            position: None,
+        })
     }
 
     /// Stages changes in the open block, or makes them durable and effective now.
-    async fn change(&mut self, what: &str, changes: Vec<Change>, effects: Vec<Effect>) -> Result<(), Report> {
+    async fn change(
+        &mut self,
+        what: &str,
+        changes: Vec<Change>,
+        effects: Vec<Effect>,
+    ) -> Result<(), Report> {
         self.transaction.note_write(what)?;
-        let catalog = thalweg_catalog::apply_all(&self.catalog(), &changes).map_err(|error| error.report())?;
+        let catalog = thalweg_catalog::apply_all(&self.catalog(), &changes)
+            .map_err(|error| error.report())?;
         if !self.transaction.is_open() {
-            return self.server.apply_ddl(changes, effects, WriteTransaction::default(), &mut self.floor).await;
+            return self
+                .server
+                .apply_ddl(
+                    changes,
+                    effects,
+                    WriteTransaction::default(),
+                    &mut self.floor,
+                )
+                .await;
         }
         if let Some(rows) = self.transaction.rows_mut() {
             for effect in &effects {
@@ -100,13 +132,26 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn create_schema(&mut self, name: &str, if_not_exists: bool) -> Result<Outcome, Report> {
+    pub(super) async fn create_schema(
+        &mut self,
+        name: &str,
+        if_not_exists: bool,
+    ) -> Result<Outcome, Report> {
         if self.catalog().schema(name).is_some() {
             let message = format!("schema \"{name}\" already exists");
             if !if_not_exists {
-                return Err(Report { sqlstate: "42P06", message, detail: None, hint: None, position: None });
+                return Err(Report {
+                    sqlstate: "42P06",
+                    message,
+                    detail: None,
+                    hint: None,
+                    position: None,
+                });
             }
-            self.notice(Notice { sqlstate: "42P06", ..Notice::notice(format!("{message}, skipping")) });
+            self.notice(Notice {
+                sqlstate: "42P06",
+                ..Notice::notice(format!("{message}, skipping"))
+            });
             return Ok(command("CREATE SCHEMA"));
         }
         if name.starts_with("pg_") {
@@ -118,13 +163,30 @@ impl Session {
                 position: None,
             });
         }
-        let oid = self.server.oids.lock().allocate().map_err(|error| error.report())?;
-        let schema = Schema { oid, name: name.to_owned() };
-        self.change("CREATE SCHEMA", vec![Change::CreateSchema(schema)], Vec::new()).await?;
+        let oid = self
+            .server
+            .oids
+            .lock()
+            .allocate()
+            .map_err(|error| error.report())?;
+        let schema = Schema {
+            oid,
+            name: name.to_owned(),
+        };
+        self.change(
+            "CREATE SCHEMA",
+            vec![Change::CreateSchema(schema)],
+            Vec::new(),
+        )
+        .await?;
         Ok(command("CREATE SCHEMA"))
     }
 
-    pub(super) async fn create_source(&mut self, create: &CreateSource, statement: &Statement) -> Result<Outcome, Report> {
+    pub(super) async fn create_source(
+        &mut self,
+        create: &CreateSource,
+        statement: &Statement,
+    ) -> Result<Outcome, Report> {
         self.stage_source(create, statement, true).await
     }
 
@@ -143,19 +205,28 @@ impl Session {
         let connector = thalweg_connectors::source(&source, &self.server.connector_context())
             .map_err(|error| error.report())?;
         if resolve {
-            let start = connector.resolve_start().await.map_err(|error| error.report())?;
+            let start = connector
+                .resolve_start()
+                .await
+                .map_err(|error| error.report())?;
             if let RelationKind::Source(spec) = &mut source.kind {
                 spec.start = start;
             }
         }
         let errors = self.define(&scope, |definer| definer.errors(&source))?;
-        let changes = [&source, &errors].map(|relation| Change::CreateRelation(Box::new(relation.clone()))).to_vec();
+        let changes = [&source, &errors]
+            .map(|relation| Change::CreateRelation(Box::new(relation.clone())))
+            .to_vec();
         let effects = vec![create_effect(&source, None), create_effect(&errors, None)];
         self.change("CREATE SOURCE", changes, effects).await?;
         Ok(command("CREATE SOURCE"))
     }
 
-    pub(super) async fn create_table(&mut self, create: &CreateTable, statement: &Statement) -> Result<Outcome, Report> {
+    pub(super) async fn create_table(
+        &mut self,
+        create: &CreateTable,
+        statement: &Statement,
+    ) -> Result<Outcome, Report> {
         let scope = self.scope(&statement.to_string(), Vec::new());
         if self.taken(&scope, &create.name, create.if_not_exists)? {
             return Ok(command("CREATE TABLE"));
@@ -165,7 +236,12 @@ impl Session {
         }
         let table = self.define(&scope, |definer| definer.table(create, statement))?;
         let effects = vec![create_effect(&table, None)];
-        self.change("CREATE TABLE", vec![Change::CreateRelation(Box::new(table))], effects).await?;
+        self.change(
+            "CREATE TABLE",
+            vec![Change::CreateRelation(Box::new(table))],
+            effects,
+        )
+        .await?;
         Ok(command("CREATE TABLE"))
     }
 
@@ -197,41 +273,82 @@ impl Session {
     }
 
     /// Defines the table of `CREATE TABLE AS` from its query's columns.
-    pub(super) async fn stage_table_as(&mut self, create: &CreateTable, statement: &Statement) -> Result<(), Report> {
-        let Some(query) = &create.query else { return Ok(()) };
+    pub(super) async fn stage_table_as(
+        &mut self,
+        create: &CreateTable,
+        statement: &Statement,
+    ) -> Result<(), Report> {
+        let Some(query) = &create.query else {
+            return Ok(());
+        };
         let scope = self.scope(&statement.to_string(), Vec::new());
         let plan = self.plan_query(&scope.text, query, Vec::new())?;
-        let table = self.define(&scope, |definer| definer.table_as(create, &plan.output, statement))?;
+        let table = self.define(&scope, |definer| {
+            definer.table_as(create, &plan.output, statement)
+        })?;
         let effects = vec![create_effect(&table, None)];
-        self.change("CREATE TABLE AS", vec![Change::CreateRelation(Box::new(table))], effects).await
+        self.change(
+            "CREATE TABLE AS",
+            vec![Change::CreateRelation(Box::new(table))],
+            effects,
+        )
+        .await
     }
 
-    async fn fill_table(&mut self, create: &CreateTable, query: &ast::Query) -> Result<Outcome, Report> {
+    async fn fill_table(
+        &mut self,
+        create: &CreateTable,
+        query: &ast::Query,
+    ) -> Result<Outcome, Report> {
         let text = format!("INSERT INTO {} {query}", create.name);
         let parsed = thalweg_sql::parse(&text).map_err(|error| error.report())?;
-        let Some(insert) = parsed.first() else { return Ok(command("SELECT 0")) };
+        let Some(insert) = parsed.first() else {
+            return Ok(command("SELECT 0"));
+        };
         match self.write(insert, Vec::new()).await? {
             Outcome::Command { tag } => Ok(command(&tag.replacen("INSERT 0 ", "SELECT ", 1))),
             other => Ok(other),
         }
     }
 
-    pub(super) async fn create_view(&mut self, create: &CreateView, statement: &Statement) -> Result<Outcome, Report> {
+    pub(super) async fn create_view(
+        &mut self,
+        create: &CreateView,
+        statement: &Statement,
+    ) -> Result<Outcome, Report> {
         let scope = self.scope(&statement.to_string(), Vec::new());
         if create.or_replace {
-            return Err(unsupported("CREATE OR REPLACE VIEW", "Drop the view and create it again."));
+            return Err(unsupported(
+                "CREATE OR REPLACE VIEW",
+                "Drop the view and create it again.",
+            ));
         }
         if self.taken(&scope, &create.name, create.if_not_exists)? {
             return Ok(command("CREATE VIEW"));
         }
         let plan = self.plan_view(&scope, &create.query, &create.columns)?;
-        let view = self.define(&scope, |definer| definer.view(create, &plan, false, statement))?;
-        self.change("CREATE VIEW", vec![Change::CreateRelation(Box::new(view))], Vec::new()).await?;
+        let view = self.define(&scope, |definer| {
+            definer.view(create, &plan, false, statement)
+        })?;
+        self.change(
+            "CREATE VIEW",
+            vec![Change::CreateRelation(Box::new(view))],
+            Vec::new(),
+        )
+        .await?;
         Ok(command("CREATE VIEW"))
     }
 
-    fn plan_view(&self, scope: &PlanScope, query: &ast::Query, columns: &[ast::Ident]) -> Result<ViewPlan, Report> {
-        self.server.planner.view(&self.context(scope, None), query, columns).map_err(|error| error.report())
+    fn plan_view(
+        &self,
+        scope: &PlanScope,
+        query: &ast::Query,
+        columns: &[ast::Ident],
+    ) -> Result<ViewPlan, Report> {
+        self.server
+            .planner
+            .view(&self.context(scope, None), query, columns)
+            .map_err(|error| error.report())
     }
 
     pub(super) async fn create_materialized_view(
@@ -241,19 +358,33 @@ impl Session {
     ) -> Result<Outcome, Report> {
         let scope = self.scope(&statement.to_string(), Vec::new());
         if create.emit_on_window_close {
-            return Err(unsupported("EMIT ON WINDOW CLOSE", "Leave it out: the view then shows every window as it is now."));
+            return Err(unsupported(
+                "EMIT ON WINDOW CLOSE",
+                "Leave it out: the view then shows every window as it is now.",
+            ));
         }
         if self.taken(&scope, &create.name, create.if_not_exists)? {
             return Ok(command("CREATE MATERIALIZED VIEW"));
         }
         let plan = self.plan_view(&scope, &create.query, &create.columns)?;
-        let view = self.define(&scope, |definer| definer.view(create, &plan, true, statement))?;
+        let view = self.define(&scope, |definer| {
+            definer.view(create, &plan, true, statement)
+        })?;
         let effects = vec![create_effect(&view, Some(plan))];
-        self.change("CREATE MATERIALIZED VIEW", vec![Change::CreateRelation(Box::new(view))], effects).await?;
+        self.change(
+            "CREATE MATERIALIZED VIEW",
+            vec![Change::CreateRelation(Box::new(view))],
+            effects,
+        )
+        .await?;
         Ok(command("CREATE MATERIALIZED VIEW"))
     }
 
-    pub(super) async fn create_sink(&mut self, create: &CreateSink, statement: &Statement) -> Result<Outcome, Report> {
+    pub(super) async fn create_sink(
+        &mut self,
+        create: &CreateSink,
+        statement: &Statement,
+    ) -> Result<Outcome, Report> {
         let scope = self.scope(&statement.to_string(), Vec::new());
         if self.taken(&scope, &create.name, create.if_not_exists)? {
             return Ok(command("CREATE SINK"));
@@ -263,10 +394,18 @@ impl Session {
             SinkInput::Query(query) => query.clone(),
         };
         let plan = self.plan_view(&scope, &query, &[])?;
-        let sink = self.define(&scope, |definer| definer.sink(create, &query, &plan, statement))?;
-        thalweg_connectors::sink(&sink, &self.server.connector_context()).map_err(|error| error.report())?;
+        let sink = self.define(&scope, |definer| {
+            definer.sink(create, &query, &plan, statement)
+        })?;
+        thalweg_connectors::sink(&sink, &self.server.connector_context())
+            .map_err(|error| error.report())?;
         let effects = vec![create_effect(&sink, Some(plan))];
-        self.change("CREATE SINK", vec![Change::CreateRelation(Box::new(sink))], effects).await?;
+        self.change(
+            "CREATE SINK",
+            vec![Change::CreateRelation(Box::new(sink))],
+            effects,
+        )
+        .await?;
         Ok(command("CREATE SINK"))
     }
 
@@ -276,7 +415,10 @@ impl Session {
             return self.drop_schemas(drop, &tag).await;
         }
         if drop.kind == ObjectKind::Index {
-            return Err(unsupported("DROP INDEX", "A primary key's index goes with its table."));
+            return Err(unsupported(
+                "DROP INDEX",
+                "A primary key's index goes with its table.",
+            ));
         }
         let catalog = self.catalog();
         let mut oids = Vec::new();
@@ -284,13 +426,19 @@ impl Session {
             match catalog.resolve_kind(&self.search_path(), name, drop.kind) {
                 Ok(relation) => oids.push(relation.oid),
                 Err(error) if drop.if_exists && matches!(error.sqlstate(), "42P01" | "3F000") => {
-                    self.notice(Notice::notice(format!("{}, skipping", error.report().message)));
+                    self.notice(Notice::notice(format!(
+                        "{}, skipping",
+                        error.report().message
+                    )));
                 }
                 Err(error) => return Err(error.report()),
             }
         }
-        let order = catalog.drop_order(&oids, drop.cascade).map_err(|error| error.report())?;
-        self.drop_in_order(&catalog, &tag, &oids, order, Vec::new()).await?;
+        let order = catalog
+            .drop_order(&oids, drop.cascade)
+            .map_err(|error| error.report())?;
+        self.drop_in_order(&catalog, &tag, &oids, order, Vec::new())
+            .await?;
         Ok(command(&tag))
     }
 
@@ -303,19 +451,25 @@ impl Session {
             let schema = match catalog.require_schema(&name) {
                 Ok(schema) => schema.oid,
                 Err(_) if drop.if_exists => {
-                    self.notice(Notice::notice(format!("schema \"{name}\" does not exist, skipping")));
+                    self.notice(Notice::notice(format!(
+                        "schema \"{name}\" does not exist, skipping"
+                    )));
                     continue;
                 }
                 Err(error) => return Err(error.report()),
             };
-            for oid in catalog.schema_drop_order(schema, drop.cascade).map_err(|error| error.report())? {
+            for oid in catalog
+                .schema_drop_order(schema, drop.cascade)
+                .map_err(|error| error.report())?
+            {
                 if !order.contains(&oid) {
                     order.push(oid);
                 }
             }
             schemas.push(Change::DropSchema(schema));
         }
-        self.drop_in_order(&catalog, tag, &[], order, schemas).await?;
+        self.drop_in_order(&catalog, tag, &[], order, schemas)
+            .await?;
         Ok(command(tag))
     }
 
@@ -342,8 +496,14 @@ impl Session {
             [] => {}
             [one] => self.notice(Notice::notice(format!("drop cascades to {one}"))),
             many => {
-                let mut notice = Notice::notice(format!("drop cascades to {} other objects", many.len()));
-                notice.detail = Some(many.iter().map(|line| format!("drop cascades to {line}")).collect::<Vec<_>>().join("\n"));
+                let mut notice =
+                    Notice::notice(format!("drop cascades to {} other objects", many.len()));
+                notice.detail = Some(
+                    many.iter()
+                        .map(|line| format!("drop cascades to {line}"))
+                        .collect::<Vec<_>>()
+                        .join("\n"),
+                );
                 self.notice(notice);
             }
         }
@@ -355,5 +515,9 @@ impl Session {
 
 /// The last part of a schema name in DROP SCHEMA.
 fn folded_name(name: &ast::ObjectName) -> String {
-    name.0.last().and_then(|part| part.as_ident()).map(thalweg_catalog::folded).unwrap_or_default()
+    name.0
+        .last()
+        .and_then(|part| part.as_ident())
+        .map(thalweg_catalog::folded)
+        .unwrap_or_default()
 }

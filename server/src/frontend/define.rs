@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_catalog::{
-    Catalog, CatalogError, Column, ColumnRole, ConnectorSpec, Environment, Oid, OidAllocator, Relation, RelationBuilder,
-    RelationKind, SinkSpec, SqlType, option,
+    Catalog, CatalogError, Column, ColumnRole, ConnectorSpec, Environment, Oid, OidAllocator,
+    Relation, RelationBuilder, RelationKind, SinkSpec, SqlType, option,
 };
 use thalweg_planner::{OutputColumn, PlanContext, Planner, ViewPlan};
 use thalweg_sql::{
-    CreateSink, CreateSource, CreateTable, CreateView, Format, IncludeColumn, IncludeKind, Report, Statement,
-    TableElements, WithOption, ast,
+    CreateSink, CreateSource, CreateTable, CreateView, Format, IncludeColumn, IncludeKind, Report,
+    Statement, TableElements, WithOption, ast,
 };
 
 use super::session::unsupported;
@@ -30,7 +30,13 @@ pub(super) struct Definer<'a> {
 }
 
 fn report(sqlstate: &'static str, message: String) -> Report {
-    Report { sqlstate, message, detail: None, hint: None, position: None }
+    Report {
+        sqlstate,
+        message,
+        detail: None,
+        hint: None,
+        position: None,
+    }
 }
 
 fn refused(error: CatalogError) -> Report {
@@ -40,27 +46,50 @@ fn refused(error: CatalogError) -> Report {
 impl Definer<'_> {
     /// Schema a new object goes into and its name there.
     pub(super) fn place(&self, name: &ast::ObjectName) -> Result<(Oid, String), Report> {
-        let (schema, name) = self.catalog.creation_target(self.search_path, name).map_err(refused)?;
+        let (schema, name) = self
+            .catalog
+            .creation_target(self.search_path, name)
+            .map_err(refused)?;
         if name.len() > 63 {
-            return Err(report("42622", format!("identifier \"{name}\" is longer than 63 bytes")));
+            return Err(report(
+                "42622",
+                format!("identifier \"{name}\" is longer than 63 bytes"),
+            ));
         }
         if schema.is_system() && schema.name != "public" {
-            return Err(report("42501", format!("permission denied to create in schema \"{}\"", schema.name)));
+            return Err(report(
+                "42501",
+                format!("permission denied to create in schema \"{}\"", schema.name),
+            ));
         }
         Ok((schema.oid, name))
     }
 
-    fn builder(&mut self, name: &ast::ObjectName, kind: RelationKind, statement: &Statement) -> Result<RelationBuilder<'_>, Report> {
+    fn builder(
+        &mut self,
+        name: &ast::ObjectName,
+        kind: RelationKind,
+        statement: &Statement,
+    ) -> Result<RelationBuilder<'_>, Report> {
         let (schema, name) = self.place(name)?;
-        let environment =
-            Environment { time_zone: self.time_zone.to_owned(), search_path: self.search_path.to_vec() };
-        let mut builder = RelationBuilder::new(self.catalog, self.oids, schema, &name, kind).map_err(refused)?;
-        builder.definition(statement.to_string(), environment).created_at_ms(self.created_at_ms);
+        let environment = Environment {
+            time_zone: self.time_zone.to_owned(),
+            search_path: self.search_path.to_vec(),
+        };
+        let mut builder =
+            RelationBuilder::new(self.catalog, self.oids, schema, &name, kind).map_err(refused)?;
+        builder
+            .definition(statement.to_string(), environment)
+            .created_at_ms(self.created_at_ms);
         Ok(builder)
     }
 
     /// `CREATE SOURCE` and its errors relation; the start offsets of the connector are still empty.
-    pub(super) fn source(&mut self, create: &CreateSource, statement: &Statement) -> Result<Relation, Report> {
+    pub(super) fn source(
+        &mut self,
+        create: &CreateSource,
+        statement: &Statement,
+    ) -> Result<Relation, Report> {
         if create.elements.primary_key.is_some() {
             return Err(Report {
                 hint: Some("Use CREATE TABLE with the connector for keyed data.".into()),
@@ -83,7 +112,11 @@ impl Definer<'_> {
         thalweg_catalog::errors_relation(self.catalog, self.oids, source).map_err(refused)
     }
 
-    fn connector(&self, create: &CreateSource, columns: &[Column]) -> Result<ConnectorSpec, Report> {
+    fn connector(
+        &self,
+        create: &CreateSource,
+        columns: &[Column],
+    ) -> Result<ConnectorSpec, Report> {
         let connector = connector_name(&create.with, "source")?;
         let options = option::validate_source_options(&connector, &create.with).map_err(refused)?;
         let (format, encode, encode_options) = match &create.format {
@@ -91,16 +124,28 @@ impl Definer<'_> {
             None if connector == "kafka" => {
                 return Err(Report {
                     hint: Some("Add FORMAT PLAIN ENCODE JSON.".into()),
-                    ..report("42601", "a kafka source needs a FORMAT ... ENCODE ... clause".into())
+                    ..report(
+                        "42601",
+                        "a kafka source needs a FORMAT ... ENCODE ... clause".into(),
+                    )
                 });
             }
             None => ("PLAIN".to_owned(), "NATIVE".to_owned(), BTreeMap::new()),
         };
         let watermark = match &create.elements.watermark {
             Some(watermark) => {
-                let column = columns.iter().find(|column| column.name == watermark.column.value).ok_or_else(|| {
-                    report("42703", format!("watermark column \"{}\" does not exist", watermark.column.value))
-                })?;
+                let column = columns
+                    .iter()
+                    .find(|column| column.name == watermark.column.value)
+                    .ok_or_else(|| {
+                        report(
+                            "42703",
+                            format!(
+                                "watermark column \"{}\" does not exist",
+                                watermark.column.value
+                            ),
+                        )
+                    })?;
                 self.planner
                     .column_expr(self.context, columns, &watermark.expr, &column.ty)
                     .map_err(|error| error.report())?;
@@ -108,23 +153,44 @@ impl Definer<'_> {
             }
             None => None,
         };
-        Ok(ConnectorSpec { connector, options, format, encode, encode_options, start: BTreeMap::new(), watermark })
+        Ok(ConnectorSpec {
+            connector,
+            options,
+            format,
+            encode,
+            encode_options,
+            start: BTreeMap::new(),
+            watermark,
+        })
     }
 
-    fn format(&self, format: &Format) -> Result<(String, String, BTreeMap<String, String>), Report> {
+    fn format(
+        &self,
+        format: &Format,
+    ) -> Result<(String, String, BTreeMap<String, String>), Report> {
         if format.row != "PLAIN" {
-            return Err(unsupported(&format!("FORMAT {}", format.row), "Use FORMAT PLAIN ENCODE JSON."));
+            return Err(unsupported(
+                &format!("FORMAT {}", format.row),
+                "Use FORMAT PLAIN ENCODE JSON.",
+            ));
         }
         if format.encode != "JSON" {
-            return Err(unsupported(&format!("ENCODE {}", format.encode), "Use FORMAT PLAIN ENCODE JSON."));
+            return Err(unsupported(
+                &format!("ENCODE {}", format.encode),
+                "Use FORMAT PLAIN ENCODE JSON.",
+            ));
         }
-        let options =
-            option::validate_encode_options(&format.encode, &format.options).map_err(|error| error.report())?;
+        let options = option::validate_encode_options(&format.encode, &format.options)
+            .map_err(|error| error.report())?;
         Ok((format.row.clone(), format.encode.clone(), options))
     }
 
     /// `CREATE TABLE name (columns)`.
-    pub(super) fn table(&mut self, create: &CreateTable, statement: &Statement) -> Result<Relation, Report> {
+    pub(super) fn table(
+        &mut self,
+        create: &CreateTable,
+        statement: &Statement,
+    ) -> Result<Relation, Report> {
         if !create.with.is_empty() || create.format.is_some() || !create.include.is_empty() {
             let connector = connector_name(&create.with, "table")?;
             return Err(unsupported(
@@ -133,7 +199,10 @@ impl Definer<'_> {
             ));
         }
         if create.elements.watermark.is_some() {
-            return Err(report("42601", "a table without a connector has no watermark".into()));
+            return Err(report(
+                "42601",
+                "a table without a connector has no watermark".into(),
+            ));
         }
         let columns = self.columns(&create.elements)?;
         if columns.is_empty() {
@@ -143,8 +212,14 @@ impl Definer<'_> {
         let mut builder = self.builder(&create.name, RelationKind::Table, statement)?;
         builder.columns(columns).map_err(refused)?;
         if let Some(key) = &create.elements.primary_key {
-            let names: Vec<&str> = key.columns.iter().map(|ident| ident.value.as_str()).collect();
-            builder.primary_key(key.name.as_ref().map(|name| name.value.as_str()), &names).map_err(refused)?;
+            let names: Vec<&str> = key
+                .columns
+                .iter()
+                .map(|ident| ident.value.as_str())
+                .collect();
+            builder
+                .primary_key(key.name.as_ref().map(|name| name.value.as_str()), &names)
+                .map_err(refused)?;
         }
         add_checks(&mut builder, &create.elements, "FAIL")?;
         Ok(builder.build())
@@ -158,7 +233,10 @@ impl Definer<'_> {
         statement: &Statement,
     ) -> Result<Relation, Report> {
         if !create.elements.columns.is_empty() {
-            return Err(report("42601", "CREATE TABLE AS takes its columns from the query".into()));
+            return Err(report(
+                "42601",
+                "CREATE TABLE AS takes its columns from the query".into(),
+            ));
         }
         let mut builder = self.builder(&create.name, RelationKind::Table, statement)?;
         builder.columns(output_columns(output)).map_err(refused)?;
@@ -170,10 +248,16 @@ impl Definer<'_> {
         for definition in &elements.columns {
             let name = &definition.name.value;
             if definition.generated.is_some() {
-                return Err(unsupported("a generated column", "Compute the expression in a view."));
+                return Err(unsupported(
+                    "a generated column",
+                    "Compute the expression in a view.",
+                ));
             }
             if !definition.options.is_empty() {
-                return Err(report("42601", format!("column \"{name}\" takes no OPTIONS here")));
+                return Err(report(
+                    "42601",
+                    format!("column \"{name}\" takes no OPTIONS here"),
+                ));
             }
             let Some(written) = &definition.data_type else {
                 return Err(report("42601", format!("column \"{name}\" needs a type")));
@@ -181,7 +265,9 @@ impl Definer<'_> {
             let ty = SqlType::from_ast(written).map_err(refused)?;
             if let Some(default) = &definition.default {
                 // A default is computed per row inserted and sees no column.
-                self.planner.column_expr(self.context, &[], default, &ty).map_err(|error| error.report())?;
+                self.planner
+                    .column_expr(self.context, &[], default, &ty)
+                    .map_err(|error| error.report())?;
             }
             columns.push(Column {
                 not_null: definition.not_null,
@@ -217,11 +303,16 @@ impl Definer<'_> {
         } else if create.with.is_empty() {
             RelationKind::View { query }
         } else {
-            return Err(report("42601", "a view without MATERIALIZED takes no WITH options".into()));
+            return Err(report(
+                "42601",
+                "a view without MATERIALIZED takes no WITH options".into(),
+            ));
         };
         let dependencies = self.dependencies(&create.query, &plan.reads);
         let mut builder = self.builder(&create.name, kind, statement)?;
-        builder.columns(output_columns(&plan.output)).map_err(refused)?;
+        builder
+            .columns(output_columns(&plan.output))
+            .map_err(refused)?;
         builder.depends_on(dependencies);
         Ok(builder.build())
     }
@@ -235,17 +326,27 @@ impl Definer<'_> {
         statement: &Statement,
     ) -> Result<Relation, Report> {
         if create.into.is_some() {
-            return Err(unsupported("CREATE SINK ... INTO", "Use CREATE MATERIALIZED VIEW to keep the result."));
+            return Err(unsupported(
+                "CREATE SINK ... INTO",
+                "Use CREATE MATERIALIZED VIEW to keep the result.",
+            ));
         }
         let connector = connector_name(&create.with, "sink")?;
         let options = option::validate_sink_options(&connector, &create.with).map_err(refused)?;
         if let Some(format) = &create.format {
             self.format(format)?;
         }
-        let spec = SinkSpec { connector, options, query: query.to_string(), delivery: "at_least_once".into() };
+        let spec = SinkSpec {
+            connector,
+            options,
+            query: query.to_string(),
+            delivery: "at_least_once".into(),
+        };
         let dependencies = self.dependencies(query, &plan.reads);
         let mut builder = self.builder(&create.name, RelationKind::Sink(spec), statement)?;
-        builder.columns(output_columns(&plan.output)).map_err(refused)?;
+        builder
+            .columns(output_columns(&plan.output))
+            .map_err(refused)?;
         builder.depends_on(dependencies);
         Ok(builder.build())
     }
@@ -265,11 +366,19 @@ impl Definer<'_> {
     }
 }
 
-fn add_checks(builder: &mut RelationBuilder<'_>, elements: &TableElements, default: &str) -> Result<(), Report> {
+fn add_checks(
+    builder: &mut RelationBuilder<'_>,
+    elements: &TableElements,
+    default: &str,
+) -> Result<(), Report> {
     for check in &elements.checks {
         let name = check.name.as_ref().map(|name| name.value.as_str());
         builder
-            .check(name, check.expr.to_string(), check.on_violation.as_deref().unwrap_or(default))
+            .check(
+                name,
+                check.expr.to_string(),
+                check.on_violation.as_deref().unwrap_or(default),
+            )
             .map_err(refused)?;
     }
     Ok(())
@@ -292,8 +401,14 @@ fn include(part: &IncludeColumn) -> Column {
         IncludeKind::Headers => ("headers", SqlType::Jsonb, ColumnRole::Headers),
         IncludeKind::Payload => ("payload", SqlType::Bytea, ColumnRole::Payload),
     };
-    let name = part.alias.as_ref().map_or_else(|| format!("_{word}"), |alias| alias.value.clone());
-    Column { role, ..Column::data(name, 0, ty) }
+    let name = part
+        .alias
+        .as_ref()
+        .map_or_else(|| format!("_{word}"), |alias| alias.value.clone());
+    Column {
+        role,
+        ..Column::data(name, 0, ty)
+    }
 }
 
 fn output_columns(output: &[OutputColumn]) -> Vec<Column> {
@@ -301,7 +416,11 @@ fn output_columns(output: &[OutputColumn]) -> Vec<Column> {
         .iter()
         .zip(1i16..)
         .map(|(column, attnum)| {
-            let ty = if column.ty == SqlType::Unknown { SqlType::Text } else { column.ty.clone() };
+            let ty = if column.ty == SqlType::Unknown {
+                SqlType::Text
+            } else {
+                column.ty.clone()
+            };
             Column::data(&column.name, attnum, ty)
         })
         .collect()
@@ -309,12 +428,22 @@ fn output_columns(output: &[OutputColumn]) -> Vec<Column> {
 
 fn connector_name(with: &[WithOption], object: &str) -> Result<String, Report> {
     use thalweg_sql::OptionValue::{Ident, String as Text};
-    match with.iter().find(|option| option.name == "connector").map(|option| &option.value) {
+    match with
+        .iter()
+        .find(|option| option.name == "connector")
+        .map(|option| &option.value)
+    {
         Some(Text(name) | Ident(name)) => Ok(name.to_ascii_lowercase()),
-        Some(_) => Err(report("22023", "option \"connector\" must be a name".into())),
+        Some(_) => Err(report(
+            "22023",
+            "option \"connector\" must be a name".into(),
+        )),
         None => Err(Report {
             hint: Some("Add WITH (connector = '...').".into()),
-            ..report("22023", format!("a {object} needs the option \"connector\""))
+            ..report(
+                "22023",
+                format!("a {object} needs the option \"connector\""),
+            )
         }),
     }
 }

@@ -9,12 +9,22 @@ use super::session::{Session, unsupported};
 use super::{Outcome, rows};
 
 impl Session {
-    pub(super) async fn explain(&mut self, parsed: &Parsed, explain: &Explain) -> Result<Outcome, Report> {
+    pub(super) async fn explain(
+        &mut self,
+        parsed: &Parsed,
+        explain: &Explain,
+    ) -> Result<Outcome, Report> {
         if explain.analyze {
-            return Err(unsupported("EXPLAIN ANALYZE", "EXPLAIN shows the plan; sys.jobs shows what views cost."));
+            return Err(unsupported(
+                "EXPLAIN ANALYZE",
+                "EXPLAIN shows the plan; sys.jobs shows what views cost.",
+            ));
         }
         let text = self.explain_text(parsed, explain)?;
-        let lines = text.lines().map(|line| vec![Some(line.to_owned())]).collect();
+        let lines = text
+            .lines()
+            .map(|line| vec![Some(line.to_owned())])
+            .collect();
         Ok(rows::text(&["QUERY PLAN"], lines, "EXPLAIN"))
     }
 
@@ -36,10 +46,17 @@ impl Session {
                 }
             },
             data @ (Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_)) => {
-                let inner = Parsed { statement: data.clone(), text: parsed.text.clone(), start: parsed.start };
+                let inner = Parsed {
+                    statement: data.clone(),
+                    text: parsed.text.clone(),
+                    start: parsed.start,
+                };
                 self.explain_write(&inner, explain.verbose)
             }
-            other => Err(unsupported(&format!("EXPLAIN of {}", leading_words(&other.to_string())), "")),
+            other => Err(unsupported(
+                &format!("EXPLAIN of {}", leading_words(&other.to_string())),
+                "",
+            )),
         }
     }
 
@@ -52,13 +69,21 @@ impl Session {
             DmlPlan::Update { table, input, .. } => ("Update", table, input),
             DmlPlan::Delete { table, input, .. } => ("Delete from", table, input),
         };
-        let name = scope.catalog.relation(table).map_or("?", |relation| relation.name.as_str());
+        let name = scope
+            .catalog
+            .relation(table)
+            .map_or("?", |relation| relation.name.as_str());
         let text = self.server.planner.explain(&input, verbose);
         let indented: Vec<String> = text.lines().map(|line| format!("  {line}")).collect();
         Ok(format!("{verb} {name}\n{}", indented.join("\n")))
     }
 
-    fn explain_stream(&self, text: &str, query: &ast::Query, columns: &[ast::Ident]) -> Result<String, Report> {
+    fn explain_stream(
+        &self,
+        text: &str,
+        query: &ast::Query,
+        columns: &[ast::Ident],
+    ) -> Result<String, Report> {
         let scope = self.scope(text, Vec::new());
         let plan = self
             .server
@@ -70,5 +95,8 @@ impl Session {
 }
 
 fn leading_words(text: &str) -> String {
-    text.split_whitespace().take_while(|word| word.chars().all(|c| c.is_ascii_uppercase())).collect::<Vec<_>>().join(" ")
+    text.split_whitespace()
+        .take_while(|word| word.chars().all(|c| c.is_ascii_uppercase()))
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -8,13 +8,16 @@ use thalweg_engine::{EngineStatus, JobStatus, SourceStatus};
 
 use super::server::{ConnectionInfo, Server};
 use crate::system::{
-    ConnectionFacts, EngineFacts, EpochFacts, ErrorFacts, JobFacts, MemoryFacts, ServerSetting, SourceFacts, SplitFacts,
+    ConnectionFacts, EngineFacts, EpochFacts, ErrorFacts, JobFacts, MemoryFacts, ServerSetting,
+    SourceFacts, SplitFacts,
 };
 
 /// True when a statement may read state of the engine: by schema, or through a search path that holds `sys`.
 pub(super) fn wanted(text: &str, search_path: &[String]) -> bool {
     let lower = text.to_ascii_lowercase();
-    lower.contains("sys") || lower.contains("pg_stat") || search_path.iter().any(|schema| schema == "sys")
+    lower.contains("sys")
+        || lower.contains("pg_stat")
+        || search_path.iter().any(|schema| schema == "sys")
 }
 
 /// Everything the system relations show of the engine and the server.
@@ -56,7 +59,11 @@ fn job(job: &JobStatus) -> JobFacts {
 }
 
 fn source(source: &SourceStatus) -> SourceFacts {
-    let splits: BTreeSet<&String> = source.offsets.keys().chain(source.high_watermarks.keys()).collect();
+    let splits: BTreeSet<&String> = source
+        .offsets
+        .keys()
+        .chain(source.high_watermarks.keys())
+        .collect();
     SourceFacts {
         oid: source.oid.0,
         state: source.health.to_owned(),
@@ -90,7 +97,11 @@ fn epochs(status: &EngineStatus) -> Vec<EpochFacts> {
 
 fn memory(status: &EngineStatus, server: &Server) -> Vec<MemoryFacts> {
     let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
-    let mut parts = vec![MemoryFacts { component: "relations".into(), bytes: bytes(status.memory_bytes), limit_bytes: None }];
+    let mut parts = vec![MemoryFacts {
+        component: "relations".into(),
+        bytes: bytes(status.memory_bytes),
+        limit_bytes: None,
+    }];
     parts.extend(status.relations.iter().map(|relation| MemoryFacts {
         component: format!("{} {}", relation.kind, relation.name),
         bytes: bytes(relation.bytes),
@@ -126,9 +137,25 @@ fn settings(server: &Server) -> Vec<ServerSetting> {
     };
     vec![
         setting("workers", "1".into(), "Engine worker threads."),
-        setting("max_connections", config.max_connections.to_string(), "Client connections over which a new one is refused."),
-        setting("epoch_linger", format!("{} ms", config.epoch_linger.as_millis()), "How long an epoch waits for more source rows."),
-        setting("snapshot_history", format!("{} ms", config.snapshot_history.as_millis()), "How far back versions are kept."),
-        setting("query_memory_limit", format!("{} B", config.query_memory_bytes), "Memory of one query."),
+        setting(
+            "max_connections",
+            config.max_connections.to_string(),
+            "Client connections over which a new one is refused.",
+        ),
+        setting(
+            "epoch_linger",
+            format!("{} ms", config.epoch_linger.as_millis()),
+            "How long an epoch waits for more source rows.",
+        ),
+        setting(
+            "snapshot_history",
+            format!("{} ms", config.snapshot_history.as_millis()),
+            "How far back versions are kept.",
+        ),
+        setting(
+            "query_memory_limit",
+            format!("{} B", config.query_memory_bytes),
+            "Memory of one query.",
+        ),
     ]
 }

@@ -48,9 +48,11 @@ pub enum Outcome {
 impl std::fmt::Debug for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Outcome::Rows { columns, tag, .. } => {
-                f.debug_struct("Rows").field("columns", columns).field("tag", tag).finish_non_exhaustive()
-            }
+            Outcome::Rows { columns, tag, .. } => f
+                .debug_struct("Rows")
+                .field("columns", columns)
+                .field("tag", tag)
+                .finish_non_exhaustive(),
             Outcome::Command { tag } => f.debug_struct("Command").field("tag", tag).finish(),
             Outcome::Empty => f.write_str("Empty"),
         }
@@ -103,12 +105,24 @@ pub struct Notice {
 impl Notice {
     /// A plain notice.
     pub fn notice(message: impl Into<String>) -> Self {
-        Self { severity: "NOTICE", sqlstate: "00000", message: message.into(), detail: None, hint: None }
+        Self {
+            severity: "NOTICE",
+            sqlstate: "00000",
+            message: message.into(),
+            detail: None,
+            hint: None,
+        }
     }
 
     /// A warning with its SQLSTATE.
     pub fn warning(sqlstate: &'static str, message: impl Into<String>) -> Self {
-        Self { severity: "WARNING", sqlstate, message: message.into(), detail: None, hint: None }
+        Self {
+            severity: "WARNING",
+            sqlstate,
+            message: message.into(),
+            detail: None,
+            hint: None,
+        }
     }
 }
 

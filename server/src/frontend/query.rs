@@ -14,15 +14,24 @@ use super::session::Session;
 use super::{Description, Outcome, RowTag};
 
 impl Session {
-    pub(super) fn describe_plan(&self, parsed: &Parsed, declared: &[Option<SqlType>]) -> Result<Description, Report> {
+    pub(super) fn describe_plan(
+        &self,
+        parsed: &Parsed,
+        declared: &[Option<SqlType>],
+    ) -> Result<Description, Report> {
         let scope = self.scope(&parsed.text, declared.to_vec());
         let now = Some(self.server.clock.now_us());
         let planner = &self.server.planner;
         match &parsed.statement {
             Statement::Query(query) => {
                 let query = self.rewritten(query, &scope);
-                let plan = planner.query(&self.context(&scope, now), &query).map_err(|error| error.report())?;
-                Ok(Description { parameters: plan.parameters, columns: Some(plan.output) })
+                let plan = planner
+                    .query(&self.context(&scope, now), &query)
+                    .map_err(|error| error.report())?;
+                Ok(Description {
+                    parameters: plan.parameters,
+                    columns: Some(plan.output),
+                })
             }
             _ => {
                 let plan = self.plan_dml(&parsed.statement, &scope, now)?;
@@ -30,7 +39,10 @@ impl Session {
                 let (DmlPlan::Insert { parameters, .. }
                 | DmlPlan::Update { parameters, .. }
                 | DmlPlan::Delete { parameters, .. }) = plan;
-                Ok(Description { parameters, columns })
+                Ok(Description {
+                    parameters,
+                    columns,
+                })
             }
         }
     }
@@ -53,17 +65,29 @@ impl Session {
             Statement::Insert(insert) => planner.insert(&context, insert),
             Statement::Update(update) => planner.update(&context, update),
             Statement::Delete(delete) => planner.delete(&context, delete),
-            other => return Err(super::server::internal(format!("not a data statement: {other}"))),
+            other => {
+                return Err(super::server::internal(format!(
+                    "not a data statement: {other}"
+                )));
+            }
         };
         plan.map_err(|error| error.report())
     }
 
     /// Plans a query for this session, parameters still open.
-    pub(super) fn plan_query(&self, text: &str, query: &ast::Query, types: Vec<Option<SqlType>>) -> Result<QueryPlan, Report> {
+    pub(super) fn plan_query(
+        &self,
+        text: &str,
+        query: &ast::Query,
+        types: Vec<Option<SqlType>>,
+    ) -> Result<QueryPlan, Report> {
         let scope = self.scope(text, types);
         let query = self.rewritten(query, &scope);
         let now = Some(self.server.clock.now_us());
-        self.server.planner.query(&self.context(&scope, now), &query).map_err(|error| error.report())
+        self.server
+            .planner
+            .query(&self.context(&scope, now), &query)
+            .map_err(|error| error.report())
     }
 
     pub(super) fn read_options(&self) -> ReadOptions {
@@ -88,7 +112,11 @@ impl Session {
     ) -> Result<Outcome, Report> {
         let plan = self.plan_query(&parsed.text, query, parameter_types(&parameters))?;
         let (columns, stream) = self.run_query(plan, parameters).await?;
-        Ok(Outcome::Rows { columns, stream, tag: RowTag::Select })
+        Ok(Outcome::Rows {
+            columns,
+            stream,
+            tag: RowTag::Select,
+        })
     }
 
     /// Reads a planned query at one epoch.
@@ -96,20 +124,39 @@ impl Session {
         &mut self,
         plan: QueryPlan,
         parameters: Vec<ScalarValue>,
-    ) -> Result<(Vec<thalweg_planner::OutputColumn>, SendableRecordBatchStream), Report> {
-        let bound =
-            self.server.planner.bind_parameters(plan.plan, &parameters).map_err(|error| error.report())?;
+    ) -> Result<
+        (
+            Vec<thalweg_planner::OutputColumn>,
+            SendableRecordBatchStream,
+        ),
+        Report,
+    > {
+        let bound = self
+            .server
+            .planner
+            .bind_parameters(plan.plan, &parameters)
+            .map_err(|error| error.report())?;
         self.transaction.check_reads(&plan.reads)?;
         let options = self.read_options();
         let engine = self.server.engine.clone();
         let read = engine
-            .read(&bound, &plan.reads, &mut self.floor, &options, self.transaction.rows())
+            .read(
+                &bound,
+                &plan.reads,
+                &mut self.floor,
+                &options,
+                self.transaction.rows(),
+            )
             .await
             .map_err(|error| self.named(&error))?;
         Ok((plan.output, read.stream))
     }
 
-    pub(super) async fn write(&mut self, parsed: &Parsed, parameters: Vec<ScalarValue>) -> Result<Outcome, Report> {
+    pub(super) async fn write(
+        &mut self,
+        parsed: &Parsed,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, Report> {
         let verb = match &parsed.statement {
             Statement::Insert(_) => "INSERT",
             Statement::Update(_) => "UPDATE",
@@ -119,8 +166,11 @@ impl Session {
         let scope = self.scope(&parsed.text, parameter_types(&parameters));
         let now = Some(self.server.clock.now_us());
         let plan = self.plan_dml(&parsed.statement, &scope, now)?;
-        let plan =
-            self.server.planner.bind_dml_parameters(plan, &parameters).map_err(|error| error.report())?;
+        let plan = self
+            .server
+            .planner
+            .bind_dml_parameters(plan, &parameters)
+            .map_err(|error| error.report())?;
         self.run_write(&plan, verb).await
     }
 
@@ -142,7 +192,9 @@ impl Session {
         plan: &DmlPlan,
         verb: &str,
     ) -> Result<Outcome, Report> {
-        let (DmlPlan::Insert { reads, .. } | DmlPlan::Update { reads, .. } | DmlPlan::Delete { reads, .. }) = plan;
+        let (DmlPlan::Insert { reads, .. }
+        | DmlPlan::Update { reads, .. }
+        | DmlPlan::Delete { reads, .. }) = plan;
         self.transaction.check_reads(reads)?;
         let options = self.read_options();
         let engine = self.server.engine.clone();
@@ -150,7 +202,11 @@ impl Session {
             .write(plan, &mut self.floor, &options, self.transaction.rows_mut())
             .await
             .map_err(|error| self.named(&error))?;
-        let tag = if verb == "INSERT" { format!("INSERT 0 {}", written.rows) } else { format!("{verb} {}", written.rows) };
+        let tag = if verb == "INSERT" {
+            format!("INSERT 0 {}", written.rows)
+        } else {
+            format!("{verb} {}", written.rows)
+        };
         match (returning(plan), written.returning) {
             (Some(Returning { output, .. }), Some(batches)) => Ok(Outcome::Rows {
                 columns: output.clone(),
@@ -163,7 +219,9 @@ impl Session {
 }
 
 fn returning(plan: &DmlPlan) -> Option<&Returning> {
-    let (DmlPlan::Insert { returning, .. } | DmlPlan::Update { returning, .. } | DmlPlan::Delete { returning, .. }) = plan;
+    let (DmlPlan::Insert { returning, .. }
+    | DmlPlan::Update { returning, .. }
+    | DmlPlan::Delete { returning, .. }) = plan;
     returning.as_ref()
 }
 

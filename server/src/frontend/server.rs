@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use thalweg_catalog::{Catalog, CatalogLog, Change, OidAllocator, Relation, RelationKind};
 use thalweg_connectors::{Clock, ConnectorContext};
-use thalweg_engine::{Definitions, Engine, EngineConfig, EngineStatus, SessionFloor, WriteTransaction};
+use thalweg_engine::{
+    Definitions, Engine, EngineConfig, EngineStatus, SessionFloor, WriteTransaction,
+};
 use thalweg_planner::{Functions, PlanContext, Planner, ViewPlan};
 use thalweg_sql::{Report, Statement};
 use thalweg_state::Store;
@@ -68,7 +70,13 @@ pub struct Server {
 }
 
 pub(super) fn internal(message: impl Into<String>) -> Report {
-    Report { sqlstate: "XX000", message: message.into(), detail: None, hint: None, position: None }
+    Report {
+        sqlstate: "XX000",
+        message: message.into(),
+        detail: None,
+        hint: None,
+        position: None,
+    }
 }
 
 /// A block's definitions do not fit the catalog any more.
@@ -76,7 +84,10 @@ fn overtaken(reason: &Report) -> Report {
     Report {
         sqlstate: "40001",
         message: "could not serialize access due to concurrent update".into(),
-        detail: reason.detail.clone().or_else(|| Some(reason.message.clone())),
+        detail: reason
+            .detail
+            .clone()
+            .or_else(|| Some(reason.message.clone())),
         hint: Some("Run the transaction again.".into()),
         position: None,
     }
@@ -93,7 +104,8 @@ impl Server {
         let database = redb::Database::create(&path)
             .map_err(|error| internal(format!("could not open {}: {error}", path.display())))?;
         let database = Arc::new(database);
-        let (log, catalog) = CatalogLog::open(Arc::clone(&database)).map_err(|error| error.report())?;
+        let (log, catalog) =
+            CatalogLog::open(Arc::clone(&database)).map_err(|error| error.report())?;
         let store = Store::open(database).map_err(|error| internal(error.to_string()))?;
         let planner = Arc::new(Planner::new(Functions::default()));
         let engine_config = EngineConfig {
@@ -102,8 +114,14 @@ impl Server {
             query_memory_max: config.query_memory_bytes,
             ..EngineConfig::default()
         };
-        let engine = Engine::open(engine_config, Arc::new(store), Arc::clone(&planner), Arc::clone(&clock), runtime)
-            .map_err(|error| error.report())?;
+        let engine = Engine::open(
+            engine_config,
+            Arc::new(store),
+            Arc::clone(&planner),
+            Arc::clone(&clock),
+            runtime,
+        )
+        .map_err(|error| error.report())?;
         let server = Arc::new(Self {
             planner,
             engine,
@@ -129,21 +147,35 @@ impl Server {
                 continue;
             }
             let started = self.stored_plan(catalog, relation).and_then(|plan| {
-                self.engine.create(catalog, relation, plan).map_err(|error| error.report())
+                self.engine
+                    .create(catalog, relation, plan)
+                    .map_err(|error| error.report())
             });
             // One object that does not start must not keep the others down.
             if let Err(report) = started {
                 self.engine.create_failed(relation, &report);
             }
         }
-        self.engine.forget_dropped(catalog).map_err(|error| error.report())
+        self.engine
+            .forget_dropped(catalog)
+            .map_err(|error| error.report())
     }
 
     /// Plans a stored definition in the environment it was made in.
-    fn stored_plan(self: &Arc<Self>, catalog: &Arc<Catalog>, relation: &Relation) -> Result<Option<ViewPlan>, Report> {
-        let Some(text) = relation.query() else { return Ok(None) };
+    fn stored_plan(
+        self: &Arc<Self>,
+        catalog: &Arc<Catalog>,
+        relation: &Relation,
+    ) -> Result<Option<ViewPlan>, Report> {
+        let Some(text) = relation.query() else {
+            return Ok(None);
+        };
         let query = thalweg_sql::parse_query(text).map_err(|error| error.report())?;
-        let names: Vec<_> = relation.columns.iter().map(|column| thalweg_sql::ast::Ident::with_quote('"', &column.name)).collect();
+        let names: Vec<_> = relation
+            .columns
+            .iter()
+            .map(|column| thalweg_sql::ast::Ident::with_quote('"', &column.name))
+            .collect();
         let facts = SessionFacts {
             user: "thalweg".to_owned(),
             database: catalog.database().to_owned(),
@@ -169,7 +201,10 @@ impl Server {
             parameter_types: &[],
             text: &scope.text,
         };
-        self.planner.view(&context, &query, &names).map(Some).map_err(|error| error.report())
+        self.planner
+            .view(&context, &query, &names)
+            .map(Some)
+            .map_err(|error| error.report())
     }
 
     /// The newest catalog snapshot.
@@ -199,22 +234,31 @@ impl Server {
         let serial = Arc::clone(&self.ddl).lock_owned().await;
         let current = self.catalog();
         // Checked when it was staged; what has changed since is another session's doing.
-        let next = thalweg_catalog::apply_all(&current, &changes).map_err(|error| overtaken(&error.report()))?;
+        let next = thalweg_catalog::apply_all(&current, &changes)
+            .map_err(|error| overtaken(&error.report()))?;
         let next = Arc::new(next);
         let (mut create, mut drop) = (Vec::new(), Vec::new());
         for effect in effects {
             match effect {
-                Effect::Create { relation, plan } => create.push((*relation, plan.map(|plan| *plan))),
+                Effect::Create { relation, plan } => {
+                    create.push((*relation, plan.map(|plan| *plan)))
+                }
                 Effect::Drop(oids) => drop.extend(oids),
             }
         }
-        let (log, catalog, shown) = (Arc::clone(&self.log), Arc::clone(&self.catalog), Arc::clone(&next));
+        let (log, catalog, shown) = (
+            Arc::clone(&self.log),
+            Arc::clone(&self.catalog),
+            Arc::clone(&next),
+        );
         let definitions = Definitions {
             catalog: next,
             create,
             drop,
             append: Box::new(move |transaction| {
-                log.append_in(transaction, &current, &changes).map(std::mem::drop).map_err(|error| error.report())
+                log.append_in(transaction, &current, &changes)
+                    .map(std::mem::drop)
+                    .map_err(|error| error.report())
             }),
             publish: Box::new(move || {
                 *catalog.write() = shown;
@@ -223,7 +267,9 @@ impl Server {
             }),
         };
         let committed = self.engine.commit(rows, Some(definitions), floor).await;
-        committed.map(std::mem::drop).map_err(|error| error.report())
+        committed
+            .map(std::mem::drop)
+            .map_err(|error| error.report())
     }
 
     /// A process id for a new session.
@@ -243,7 +289,10 @@ impl Server {
         if let Some(connection) = self.connections.lock().get_mut(&pid) {
             let mut text = thalweg_sql::redacted(statement);
             if text.len() > 1000 {
-                let end = (0..=1000).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+                let end = (0..=1000)
+                    .rev()
+                    .find(|end| text.is_char_boundary(*end))
+                    .unwrap_or(0);
                 text.truncate(end);
             }
             connection.statement = text;
@@ -252,7 +301,11 @@ impl Server {
     }
 
     pub(super) fn end_statement(&self, pid: i32, ok: bool) {
-        let counter = if ok { &self.statements_ok } else { &self.statements_failed };
+        let counter = if ok {
+            &self.statements_ok
+        } else {
+            &self.statements_failed
+        };
         counter.fetch_add(1, Ordering::Relaxed);
         if let Some(connection) = self.connections.lock().get_mut(&pid) {
             connection.active = false;
@@ -266,7 +319,10 @@ impl Server {
 
     /// Statements that succeeded and that failed since the start.
     pub fn statement_counts(&self) -> (u64, u64) {
-        (self.statements_ok.load(Ordering::Relaxed), self.statements_failed.load(Ordering::Relaxed))
+        (
+            self.statements_ok.load(Ordering::Relaxed),
+            self.statements_failed.load(Ordering::Relaxed),
+        )
     }
 
     /// Settings the server runs with.

@@ -46,7 +46,11 @@ impl Session {
     /// # Errors
     /// A setting that does not exist or a value it does not take.
     pub fn new(server: Arc<Server>, options: SessionOptions) -> Result<Self, Report> {
-        let user = if options.user.is_empty() { "thalweg".to_owned() } else { options.user };
+        let user = if options.user.is_empty() {
+            "thalweg".to_owned()
+        } else {
+            options.user
+        };
         let settings = Settings::new(&user, &options.settings)?;
         let pid = server.next_pid();
         server.connect(ConnectionInfo {
@@ -138,7 +142,9 @@ impl Session {
 
     /// Catalog this session sees: the server's, with the block's own DDL on top.
     pub(super) fn catalog(&self) -> Arc<Catalog> {
-        self.transaction.catalog().unwrap_or_else(|| self.server.catalog())
+        self.transaction
+            .catalog()
+            .unwrap_or_else(|| self.server.catalog())
     }
 
     pub(super) fn search_path(&self) -> Vec<String> {
@@ -163,12 +169,20 @@ impl Session {
     ///
     /// # Errors
     /// Whatever planning the statement raises.
-    pub fn describe(&self, parsed: &Parsed, declared: &[Option<SqlType>]) -> Result<Description, Report> {
+    pub fn describe(
+        &self,
+        parsed: &Parsed,
+        declared: &[Option<SqlType>],
+    ) -> Result<Description, Report> {
         match &parsed.statement {
-            Statement::Query(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
-                self.describe_plan(parsed, declared)
-            }
-            other => Ok(Description { parameters: Vec::new(), columns: self.describe_command(other)? }),
+            Statement::Query(_)
+            | Statement::Insert(_)
+            | Statement::Update(_)
+            | Statement::Delete(_) => self.describe_plan(parsed, declared),
+            other => Ok(Description {
+                parameters: Vec::new(),
+                columns: self.describe_command(other)?,
+            }),
         }
     }
 
@@ -176,8 +190,13 @@ impl Session {
     ///
     /// # Errors
     /// A report with its SQLSTATE; the transaction block, if any, has failed then.
-    pub async fn execute(&mut self, parsed: &Parsed, parameters: Vec<ScalarValue>) -> Result<Outcome, Report> {
-        if self.transaction.status() == TransactionStatus::Failed && !ends_block(&parsed.statement) {
+    pub async fn execute(
+        &mut self,
+        parsed: &Parsed,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, Report> {
+        if self.transaction.status() == TransactionStatus::Failed && !ends_block(&parsed.statement)
+        {
             return Err(Report {
                 sqlstate: "25P02",
                 message: "current transaction is aborted, commands ignored until end of transaction block".into(),
@@ -195,22 +214,38 @@ impl Session {
         result
     }
 
-    async fn dispatch(&mut self, parsed: &Parsed, parameters: Vec<ScalarValue>) -> Result<Outcome, Report> {
+    async fn dispatch(
+        &mut self,
+        parsed: &Parsed,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, Report> {
         match &parsed.statement {
             Statement::Query(query) => self.query(parsed, query, parameters).await,
-            Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => self.write(parsed, parameters).await,
+            Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
+                self.write(parsed, parameters).await
+            }
             Statement::CreateSource(create) => self.create_source(create, &parsed.statement).await,
             Statement::CreateTable(create) => self.create_table(create, &parsed.statement).await,
             Statement::CreateView(create) => self.create_view(create, &parsed.statement).await,
-            Statement::CreateMaterializedView(create) => self.create_materialized_view(create, &parsed.statement).await,
+            Statement::CreateMaterializedView(create) => {
+                self.create_materialized_view(create, &parsed.statement)
+                    .await
+            }
             Statement::CreateSink(create) => self.create_sink(create, &parsed.statement).await,
-            Statement::CreateSchema { name, if_not_exists } => self.create_schema(&name.value, *if_not_exists).await,
+            Statement::CreateSchema {
+                name,
+                if_not_exists,
+            } => self.create_schema(&name.value, *if_not_exists).await,
             Statement::Drop(drop) => self.drop_objects(drop).await,
             Statement::ShowObjects(show) => self.show_objects(show),
             Statement::Describe(name) => self.describe_object(name),
             Statement::Explain(explain) => self.explain(parsed, explain).await,
             Statement::Flush => {
-                self.server.engine.flush(&mut self.floor).await.map_err(|error| error.report())?;
+                self.server
+                    .engine
+                    .flush(&mut self.floor)
+                    .await
+                    .map_err(|error| error.report())?;
                 Ok(command("FLUSH"))
             }
             Statement::WaitFor(name) => self.wait_for(name).await,
@@ -221,14 +256,25 @@ impl Session {
 
     async fn wait_for(&mut self, name: &thalweg_sql::ast::ObjectName) -> Result<Outcome, Report> {
         let catalog = self.catalog();
-        let oid = catalog.resolve(&self.search_path(), name).map_err(|error| error.report())?.oid;
-        self.server.engine.wait_for(oid, &mut self.floor).await.map_err(|error| error.report())?;
+        let oid = catalog
+            .resolve(&self.search_path(), name)
+            .map_err(|error| error.report())?
+            .oid;
+        self.server
+            .engine
+            .wait_for(oid, &mut self.floor)
+            .await
+            .map_err(|error| error.report())?;
         Ok(command("WAIT FOR"))
     }
 
     async fn session_statement(&mut self, statement: &SessionStatement) -> Result<Outcome, Report> {
         match statement {
-            SessionStatement::Set { name, values, local } => self.set(name, values.as_deref(), *local),
+            SessionStatement::Set {
+                name,
+                values,
+                local,
+            } => self.set(name, values.as_deref(), *local),
             SessionStatement::Reset(name) => self.reset(name.as_deref()),
             SessionStatement::Show(name) => self.show_setting(name.as_deref()),
             SessionStatement::SetTransaction => Ok(command("SET")),
@@ -249,19 +295,30 @@ impl Session {
             SessionStatement::Deallocate(None) => Ok(command("DEALLOCATE ALL")),
             SessionStatement::Close(Some(_)) => Ok(command("CLOSE CURSOR")),
             SessionStatement::Close(None) => Ok(command("CLOSE CURSOR ALL")),
-            SessionStatement::Listen(_) => Err(unsupported("LISTEN", "SUBSCRIBE will stream changes of a view.")),
+            SessionStatement::Listen(_) => Err(unsupported(
+                "LISTEN",
+                "SUBSCRIBE will stream changes of a view.",
+            )),
             SessionStatement::Unlisten(_) => Ok(command("UNLISTEN")),
         }
     }
 
-    fn set(&mut self, name: &str, values: Option<&[String]>, local: bool) -> Result<Outcome, Report> {
+    fn set(
+        &mut self,
+        name: &str,
+        values: Option<&[String]>,
+        local: bool,
+    ) -> Result<Outcome, Report> {
         let Some(values) = values else {
             self.settings.reset(name)?;
             self.report_setting(name);
             return Ok(command("SET"));
         };
         if local && self.transaction.status() == TransactionStatus::Idle {
-            self.notice(Notice::warning("25P01", "SET LOCAL can only be used in transaction blocks"));
+            self.notice(Notice::warning(
+                "25P01",
+                "SET LOCAL can only be used in transaction blocks",
+            ));
             return Ok(command("SET"));
         }
         self.transaction.remember_settings(&self.settings);
@@ -292,7 +349,10 @@ impl Session {
     }
 
     fn report_setting(&mut self, name: &str) {
-        if let Some(name) = REPORTED_SETTINGS.iter().find(|reported| reported.eq_ignore_ascii_case(name)) {
+        if let Some(name) = REPORTED_SETTINGS
+            .iter()
+            .find(|reported| reported.eq_ignore_ascii_case(name))
+        {
             if let Some(value) = self.setting(name) {
                 self.changed.push(((*name).to_owned(), value));
             }
@@ -309,7 +369,11 @@ impl Session {
     }
 
     /// A planning context; `now_us` is `None` for a view, whose `now()` moves with its epochs.
-    pub(super) fn context<'a>(&'a self, scope: &'a PlanScope, now_us: Option<i64>) -> PlanContext<'a> {
+    pub(super) fn context<'a>(
+        &'a self,
+        scope: &'a PlanScope,
+        now_us: Option<i64>,
+    ) -> PlanContext<'a> {
         PlanContext {
             catalog: &scope.catalog,
             search_path: &scope.search_path,
@@ -354,7 +418,9 @@ pub(super) struct PlanScope {
 
 /// A finished command.
 pub(super) fn command(tag: &str) -> Outcome {
-    Outcome::Command { tag: tag.to_owned() }
+    Outcome::Command {
+        tag: tag.to_owned(),
+    }
 }
 
 /// 0A000 for something the dialect promises and this version has not built.

@@ -32,7 +32,11 @@ struct Setting {
 }
 
 const fn setting(name: &'static str, default: &'static str, check: Check) -> Setting {
-    Setting { name, default, check }
+    Setting {
+        name,
+        default,
+        check,
+    }
 }
 
 /// Reported Postgres version; tools parse it, so its shape is Debian's.
@@ -55,8 +59,12 @@ pub const REPORTED_SETTINGS: &[&str] = &[
     "TimeZone",
 ];
 
-const ISOLATION: Check =
-    Check::OneOf(&["read committed", "read uncommitted", "repeatable read", "serializable"]);
+const ISOLATION: Check = Check::OneOf(&[
+    "read committed",
+    "read uncommitted",
+    "repeatable read",
+    "serializable",
+]);
 
 static SETTINGS: &[Setting] = &[
     setting("application_name", "", Check::Text),
@@ -66,9 +74,15 @@ static SETTINGS: &[Setting] = &[
     setting(
         "client_min_messages",
         "notice",
-        Check::OneOf(&["debug5", "debug4", "debug3", "debug2", "debug1", "log", "notice", "warning", "error"]),
+        Check::OneOf(&[
+            "debug5", "debug4", "debug3", "debug2", "debug1", "log", "notice", "warning", "error",
+        ]),
     ),
-    setting("consistency", "snapshot", Check::OneOf(&["snapshot", "strict", "eventual"])),
+    setting(
+        "consistency",
+        "snapshot",
+        Check::OneOf(&["snapshot", "strict", "eventual"]),
+    ),
     setting("DateStyle", "ISO, MDY", Check::Text),
     setting("default_table_access_method", "heap", Check::Text),
     setting("default_tablespace", "", Check::Text),
@@ -110,7 +124,11 @@ static SETTINGS: &[Setting] = &[
     setting("synchronous_commit", "on", Check::Text),
     setting("tcp_keepalives_idle", "0", Check::Integer),
     setting("TimeZone", "UTC", Check::TimeZone),
-    setting("thalweg_version", env!("CARGO_PKG_VERSION"), Check::ReadOnly),
+    setting(
+        "thalweg_version",
+        env!("CARGO_PKG_VERSION"),
+        Check::ReadOnly,
+    ),
     setting("transaction_deferrable", "off", Check::Boolean),
     setting("transaction_isolation", "read committed", ISOLATION),
     setting("transaction_read_only", "off", Check::Boolean),
@@ -136,8 +154,14 @@ pub(crate) struct Settings {
 }
 
 fn find(name: &str) -> Option<&'static Setting> {
-    let name = if name.eq_ignore_ascii_case("time zone") { "timezone" } else { name };
-    SETTINGS.iter().find(|setting| setting.name.eq_ignore_ascii_case(name))
+    let name = if name.eq_ignore_ascii_case("time zone") {
+        "timezone"
+    } else {
+        name
+    };
+    SETTINGS
+        .iter()
+        .find(|setting| setting.name.eq_ignore_ascii_case(name))
 }
 
 fn unknown(name: &str) -> Report {
@@ -185,13 +209,19 @@ fn duration_ms(value: &str) -> Option<u64> {
 }
 
 fn canonical_time_zone(value: &str) -> Option<String> {
-    if value.eq_ignore_ascii_case("utc") || value.eq_ignore_ascii_case("gmt") || value.eq_ignore_ascii_case("z") {
+    if value.eq_ignore_ascii_case("utc")
+        || value.eq_ignore_ascii_case("gmt")
+        || value.eq_ignore_ascii_case("z")
+    {
         return Some(value.to_ascii_uppercase());
     }
     if value.eq_ignore_ascii_case("local") || value.eq_ignore_ascii_case("default") {
         return Some("UTC".to_owned());
     }
-    if let Some(zone) = chrono_tz::TZ_VARIANTS.iter().find(|zone| zone.name().eq_ignore_ascii_case(value)) {
+    if let Some(zone) = chrono_tz::TZ_VARIANTS
+        .iter()
+        .find(|zone| zone.name().eq_ignore_ascii_case(value))
+    {
         return Some(zone.name().to_owned());
     }
     fixed_offset(value)
@@ -215,22 +245,26 @@ fn validate(setting: &Setting, value: &str) -> Result<String, Report> {
     let name = setting.name;
     match setting.check {
         Check::Text => Ok(value.to_owned()),
-        Check::Boolean => {
-            canonical_boolean(value).map(str::to_owned).ok_or_else(|| Report {
+        Check::Boolean => canonical_boolean(value)
+            .map(str::to_owned)
+            .ok_or_else(|| Report {
                 sqlstate: "22023",
                 message: format!("parameter \"{name}\" requires a Boolean value"),
                 detail: None,
                 hint: None,
                 position: None,
-            })
-        }
+            }),
         Check::Integer => match value.parse::<i64>() {
             Ok(number) => Ok(number.to_string()),
             Err(_) => Err(invalid(name, value, None)),
         },
         Check::Duration => match duration_ms(value) {
             Some(_) => Ok(value.to_owned()),
-            None => Err(invalid(name, value, Some("Valid units are \"ms\", \"s\", \"min\", \"h\", and \"d\".".into()))),
+            None => Err(invalid(
+                name,
+                value,
+                Some("Valid units are \"ms\", \"s\", \"min\", \"h\", and \"d\".".into()),
+            )),
         },
         Check::TimeZone => canonical_time_zone(value).ok_or_else(|| {
             let hint = suggest(value, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()))
@@ -238,7 +272,10 @@ fn validate(setting: &Setting, value: &str) -> Result<String, Report> {
             invalid(name, value, hint)
         }),
         Check::Encoding => {
-            let flat: String = value.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+            let flat: String = value
+                .chars()
+                .filter(|c| c.is_ascii_alphanumeric())
+                .collect();
             match flat.to_ascii_lowercase().as_str() {
                 "utf8" | "unicode" => Ok("UTF8".to_owned()),
                 // SQL_ASCII means "bytes as they are", which for our UTF-8 text is the same.
@@ -249,9 +286,16 @@ fn validate(setting: &Setting, value: &str) -> Result<String, Report> {
         Check::OneOf(allowed) => {
             let lower = value.to_ascii_lowercase();
             let on_off = canonical_boolean(value).unwrap_or(&lower);
-            match allowed.iter().find(|word| **word == lower || **word == on_off) {
+            match allowed
+                .iter()
+                .find(|word| **word == lower || **word == on_off)
+            {
                 Some(word) => Ok((*word).to_owned()),
-                None => Err(invalid(name, value, Some(format!("Available values: {}.", allowed.join(", "))))),
+                None => Err(invalid(
+                    name,
+                    value,
+                    Some(format!("Available values: {}.", allowed.join(", "))),
+                )),
             }
         }
         Check::ReadOnly => Err(Report {
@@ -268,12 +312,18 @@ impl Settings {
     /// Settings of a new session. Unknown names are refused as in Postgres; read-only ones are skipped.
     pub(crate) fn new(user: &str, startup: &[(String, String)]) -> Result<Self, Report> {
         let mut settings = Self::default();
-        settings.startup.insert("session_authorization", user.to_owned());
+        settings
+            .startup
+            .insert("session_authorization", user.to_owned());
         for (name, value) in startup {
             if let Some(setting) = find(name) {
-                settings.startup.insert(setting.name, validate(setting, value)?);
+                settings
+                    .startup
+                    .insert(setting.name, validate(setting, value)?);
             } else if is_foreign(name) {
-                settings.foreign.insert(name.to_ascii_lowercase(), value.clone());
+                settings
+                    .foreign
+                    .insert(name.to_ascii_lowercase(), value.clone());
             } else {
                 return Err(unknown(name));
             }
@@ -285,7 +335,11 @@ impl Settings {
     pub(crate) fn get(&self, name: &str) -> Result<String, Report> {
         match find(name) {
             Some(setting) => Ok(self.value(setting)),
-            None => self.foreign.get(&name.to_ascii_lowercase()).cloned().ok_or_else(|| unknown(name)),
+            None => self
+                .foreign
+                .get(&name.to_ascii_lowercase())
+                .cloned()
+                .ok_or_else(|| unknown(name)),
         }
     }
 
@@ -300,14 +354,20 @@ impl Settings {
     /// `SET name = values`.
     pub(crate) fn set(&mut self, name: &str, values: &[String]) -> Result<SetEffect, Report> {
         let value = if name.eq_ignore_ascii_case("search_path") {
-            values.iter().map(|part| quote_path_part(part)).collect::<Vec<_>>().join(", ")
+            values
+                .iter()
+                .map(|part| quote_path_part(part))
+                .collect::<Vec<_>>()
+                .join(", ")
         } else {
             values.join(", ")
         };
         let Some(setting) = find(name) else {
             if is_foreign(name) {
                 self.foreign.insert(name.to_ascii_lowercase(), value);
-                return Ok(SetEffect::Ignored(format!("setting \"{name}\" has no effect here")));
+                return Ok(SetEffect::Ignored(format!(
+                    "setting \"{name}\" has no effect here"
+                )));
             }
             return Err(unknown(name));
         };
@@ -339,27 +399,52 @@ impl Settings {
 
     /// All settings in name order, for `SHOW ALL` and pg_settings.
     pub(crate) fn all(&self) -> Vec<(String, String)> {
-        let mut all: Vec<(String, String)> =
-            SETTINGS.iter().map(|setting| (setting.name.to_owned(), self.value(setting))).collect();
-        all.extend(self.foreign.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let mut all: Vec<(String, String)> = SETTINGS
+            .iter()
+            .map(|setting| (setting.name.to_owned(), self.value(setting)))
+            .collect();
+        all.extend(
+            self.foreign
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
         all
     }
 
     /// Milliseconds of a duration setting; 0 when off.
     pub(crate) fn duration_ms(&self, name: &str) -> u64 {
-        self.get(name).ok().as_deref().and_then(duration_ms).unwrap_or(0)
+        self.get(name)
+            .ok()
+            .as_deref()
+            .and_then(duration_ms)
+            .unwrap_or(0)
     }
 
     /// The search path as schema names, `"$user"` resolved and unknown entries kept (they just match nothing).
     pub(crate) fn search_path(&self, user: &str) -> Vec<String> {
         let text = self.get("search_path").unwrap_or_default();
-        split_path(&text).into_iter().map(|part| if part == "$user" { user.to_owned() } else { part }).collect()
+        split_path(&text)
+            .into_iter()
+            .map(|part| {
+                if part == "$user" {
+                    user.to_owned()
+                } else {
+                    part
+                }
+            })
+            .collect()
     }
 }
 
 fn quote_path_part(part: &str) -> String {
-    let plain = part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if plain && !part.is_empty() { part.to_owned() } else { format!("\"{}\"", part.replace('"', "\"\"")) }
+    let plain = part
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain && !part.is_empty() {
+        part.to_owned()
+    } else {
+        format!("\"{}\"", part.replace('"', "\"\""))
+    }
 }
 
 /// Splits `a, "B c", d` into names; unquoted ones fold to lower case.
@@ -392,18 +477,49 @@ mod tests {
 
     #[test]
     fn settings_follow_postgres() {
-        let mut settings = Settings::new("ann", &[("TimeZone".into(), "europe/berlin".into())]).expect("startup");
+        let mut settings =
+            Settings::new("ann", &[("TimeZone".into(), "europe/berlin".into())]).expect("startup");
         assert_eq!(settings.get("timezone").as_deref(), Ok("Europe/Berlin"));
         assert_eq!(settings.search_path("ann"), ["ann", "public"]);
-        settings.set("search_path", &["Shop".into(), "public".into()]).expect("set");
+        settings
+            .set("search_path", &["Shop".into(), "public".into()])
+            .expect("set");
         assert_eq!(settings.search_path("ann"), ["Shop", "public"]);
-        assert_eq!(settings.get("search_path").as_deref(), Ok("\"Shop\", public"));
-        assert_eq!(settings.set("timzone", &["UTC".into()]).expect_err("typo").sqlstate, "42704");
-        assert_eq!(settings.set("server_version", &["9".into()]).expect_err("fixed").sqlstate, "55P02");
-        assert_eq!(settings.set("consistency", &["maybe".into()]).expect_err("value").sqlstate, "22023");
-        assert!(matches!(settings.set("rw_x", &["1".into()]), Ok(SetEffect::Ignored(_))));
+        assert_eq!(
+            settings.get("search_path").as_deref(),
+            Ok("\"Shop\", public")
+        );
+        assert_eq!(
+            settings
+                .set("timzone", &["UTC".into()])
+                .expect_err("typo")
+                .sqlstate,
+            "42704"
+        );
+        assert_eq!(
+            settings
+                .set("server_version", &["9".into()])
+                .expect_err("fixed")
+                .sqlstate,
+            "55P02"
+        );
+        assert_eq!(
+            settings
+                .set("consistency", &["maybe".into()])
+                .expect_err("value")
+                .sqlstate,
+            "22023"
+        );
+        assert!(matches!(
+            settings.set("rw_x", &["1".into()]),
+            Ok(SetEffect::Ignored(_))
+        ));
         settings.reset("timezone").expect("reset");
-        assert_eq!(settings.get("TimeZone").as_deref(), Ok("Europe/Berlin"), "reset goes back to the startup value");
+        assert_eq!(
+            settings.get("TimeZone").as_deref(),
+            Ok("Europe/Berlin"),
+            "reset goes back to the startup value"
+        );
         assert_eq!(fixed_offset("+00:00").as_deref(), Some("+00:00"));
         assert_eq!(fixed_offset("-8").as_deref(), Some("-08:00"));
         assert_eq!(settings.duration_ms("read_wait_timeout"), 10_000);

@@ -11,18 +11,28 @@ use super::{Outcome, rows};
 
 impl Session {
     /// Result columns of a command, for Describe; `None` for one without rows.
-    pub(super) fn describe_command(&self, statement: &Statement) -> Result<Option<Vec<OutputColumn>>, Report> {
+    pub(super) fn describe_command(
+        &self,
+        statement: &Statement,
+    ) -> Result<Option<Vec<OutputColumn>>, Report> {
         let names: Vec<String> = match statement {
-            Statement::ShowObjects(show) => show_columns(show).iter().map(|name| (*name).to_owned()).collect(),
-            Statement::Describe(_) => DESCRIBE_COLUMNS.iter().map(|name| (*name).to_owned()).collect(),
+            Statement::ShowObjects(show) => show_columns(show)
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect(),
+            Statement::Describe(_) => DESCRIBE_COLUMNS
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect(),
             Statement::Explain(_) => vec!["QUERY PLAN".to_owned()],
             Statement::Session(SessionStatement::Show(Some(name))) => {
                 self.settings.get(name)?;
                 vec![show_name(name)]
             }
-            Statement::Session(SessionStatement::Show(None)) => {
-                SHOW_ALL_COLUMNS.iter().map(|name| (*name).to_owned()).collect()
-            }
+            Statement::Session(SessionStatement::Show(None)) => SHOW_ALL_COLUMNS
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect(),
             _ => return Ok(None),
         };
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -33,11 +43,17 @@ impl Session {
         match name {
             Some(name) => {
                 let value = self.settings.get(name)?;
-                Ok(rows::text(&[&show_name(name)], vec![vec![Some(value)]], "SHOW"))
+                Ok(rows::text(
+                    &[&show_name(name)],
+                    vec![vec![Some(value)]],
+                    "SHOW",
+                ))
             }
             None => {
                 let all = self.settings.all();
-                let all = all.into_iter().map(|(name, value)| vec![Some(name), Some(value), Some(String::new())]);
+                let all = all
+                    .into_iter()
+                    .map(|(name, value)| vec![Some(name), Some(value), Some(String::new())]);
                 Ok(rows::text(SHOW_ALL_COLUMNS, all.collect(), "SHOW"))
             }
         }
@@ -45,9 +61,11 @@ impl Session {
 
     pub(super) fn show_objects(&mut self, show: &ShowObjects) -> Result<Outcome, Report> {
         let rows = match show {
-            ShowObjects::List { kind, schema, like } => {
-                self.list(*kind, schema.as_ref().map(|schema| schema.value.as_str()), like.as_deref())?
-            }
+            ShowObjects::List { kind, schema, like } => self.list(
+                *kind,
+                schema.as_ref().map(|schema| schema.value.as_str()),
+                like.as_deref(),
+            )?,
             ShowObjects::Jobs => self.jobs(),
             ShowObjects::Databases => vec![vec![Some(self.catalog().database().to_owned())]],
             ShowObjects::Columns(name) => return self.describe_object(name),
@@ -56,14 +74,29 @@ impl Session {
         Ok(rows::text(show_columns(show), rows, "SHOW"))
     }
 
-    fn list(&self, kind: ObjectKind, schema: Option<&str>, like: Option<&str>) -> Result<Vec<Vec<Option<String>>>, Report> {
+    fn list(
+        &self,
+        kind: ObjectKind,
+        schema: Option<&str>,
+        like: Option<&str>,
+    ) -> Result<Vec<Vec<Option<String>>>, Report> {
         let catalog = self.catalog();
         let matches = |name: &str| like.is_none_or(|pattern| like_matches(pattern, name));
         if kind == ObjectKind::Schema {
-            return Ok(catalog.schemas().map(|schema| schema.name.clone()).filter(|name| matches(name)).map(|name| vec![Some(name)]).collect());
+            return Ok(catalog
+                .schemas()
+                .map(|schema| schema.name.clone())
+                .filter(|name| matches(name))
+                .map(|name| vec![Some(name)])
+                .collect());
         }
         let only = match schema {
-            Some(name) => Some(catalog.require_schema(name).map_err(|error| error.report())?.oid),
+            Some(name) => Some(
+                catalog
+                    .require_schema(name)
+                    .map_err(|error| error.report())?
+                    .oid,
+            ),
             None => None,
         };
         let path = self.search_path();
@@ -76,7 +109,11 @@ impl Session {
         let mut rows = Vec::new();
         for relation in catalog.relations().filter(|relation| visible(relation)) {
             if kind == ObjectKind::Index {
-                if let Some(key) = relation.primary_key.as_ref().filter(|key| matches(&key.name)) {
+                if let Some(key) = relation
+                    .primary_key
+                    .as_ref()
+                    .filter(|key| matches(&key.name))
+                {
                     rows.push(vec![Some(key.name.clone()), Some(relation.name.clone())]);
                 }
             } else if is_kind(relation, kind) && matches(&relation.name) {
@@ -109,19 +146,32 @@ impl Session {
             .collect()
     }
 
-    fn show_create(&self, kind: ObjectKind, name: &ast::ObjectName) -> Result<Vec<Vec<Option<String>>>, Report> {
+    fn show_create(
+        &self,
+        kind: ObjectKind,
+        name: &ast::ObjectName,
+    ) -> Result<Vec<Vec<Option<String>>>, Report> {
         let catalog = self.catalog();
-        let relation =
-            catalog.resolve_kind(&self.search_path(), name, kind).map_err(|error| error.report())?;
+        let relation = catalog
+            .resolve_kind(&self.search_path(), name, kind)
+            .map_err(|error| error.report())?;
         let parsed = thalweg_sql::parse(&relation.definition).map_err(|error| error.report())?;
-        let text = parsed.first().map(|parsed| thalweg_sql::redacted(&parsed.statement));
+        let text = parsed
+            .first()
+            .map(|parsed| thalweg_sql::redacted(&parsed.statement));
         Ok(vec![vec![Some(catalog.qualified_name(relation)), text]])
     }
 
     pub(super) fn describe_object(&mut self, name: &ast::ObjectName) -> Result<Outcome, Report> {
         let catalog = self.catalog();
-        let relation = catalog.resolve(&self.search_path(), name).map_err(|error| error.report())?;
-        let key = relation.primary_key.as_ref().map(|key| key.columns.clone()).unwrap_or_default();
+        let relation = catalog
+            .resolve(&self.search_path(), name)
+            .map_err(|error| error.report())?;
+        let key = relation
+            .primary_key
+            .as_ref()
+            .map(|key| key.columns.clone())
+            .unwrap_or_default();
         let rows = relation
             .columns
             .iter()
@@ -130,7 +180,14 @@ impl Session {
                     Some(column.name.clone()),
                     Some(column.ty.to_string()),
                     Some(if column.not_null { "not null" } else { "" }.to_owned()),
-                    Some(if key.contains(&column.attnum) { "primary key" } else { "" }.to_owned()),
+                    Some(
+                        if key.contains(&column.attnum) {
+                            "primary key"
+                        } else {
+                            ""
+                        }
+                        .to_owned(),
+                    ),
                     column.default.clone(),
                 ]
             })
@@ -144,8 +201,14 @@ const SHOW_ALL_COLUMNS: &[&str] = &["name", "setting", "description"];
 
 fn show_columns(show: &ShowObjects) -> &'static [&'static str] {
     match show {
-        ShowObjects::List { kind: ObjectKind::Sink, .. } => &["name", "connector", "delivery"],
-        ShowObjects::List { kind: ObjectKind::Index, .. } => &["name", "table"],
+        ShowObjects::List {
+            kind: ObjectKind::Sink,
+            ..
+        } => &["name", "connector", "delivery"],
+        ShowObjects::List {
+            kind: ObjectKind::Index,
+            ..
+        } => &["name", "table"],
         ShowObjects::List { .. } | ShowObjects::Databases => &["name"],
         ShowObjects::Jobs => &["id", "name", "state", "epoch", "error"],
         ShowObjects::Columns(_) => DESCRIBE_COLUMNS,
@@ -158,7 +221,10 @@ fn show_name(name: &str) -> String {
     super::REPORTED_SETTINGS
         .iter()
         .find(|reported| reported.eq_ignore_ascii_case(name))
-        .map_or_else(|| name.to_ascii_lowercase(), |reported| (*reported).to_owned())
+        .map_or_else(
+            || name.to_ascii_lowercase(),
+            |reported| (*reported).to_owned(),
+        )
 }
 
 /// True when a statement that names `kind` may act on `relation`. An errors relation lists as a table.
@@ -168,7 +234,10 @@ pub(super) fn is_kind(relation: &Relation, kind: ObjectKind) -> bool {
         (RelationKind::Source(_), ObjectKind::Source)
             | (RelationKind::Table, ObjectKind::Table)
             | (RelationKind::View { .. }, ObjectKind::View)
-            | (RelationKind::MaterializedView { .. }, ObjectKind::MaterializedView)
+            | (
+                RelationKind::MaterializedView { .. },
+                ObjectKind::MaterializedView
+            )
             | (RelationKind::Sink(_), ObjectKind::Sink)
     )
 }

@@ -77,10 +77,15 @@ impl Transaction {
     pub(super) fn check_reads(&self, reads: &[Oid]) -> Result<(), Report> {
         let effects = self.block.iter().flat_map(|block| &block.effects);
         let created = effects.filter_map(|effect| match effect {
-            Effect::Create { relation, .. } if !matches!(relation.kind, RelationKind::Table) => Some(relation),
+            Effect::Create { relation, .. } if !matches!(relation.kind, RelationKind::Table) => {
+                Some(relation)
+            }
             _ => None,
         });
-        match created.into_iter().find(|relation| reads.contains(&relation.oid)) {
+        match created
+            .into_iter()
+            .find(|relation| reads.contains(&relation.oid))
+        {
             None => Ok(()),
             Some(relation) => Err(Report {
                 sqlstate: "0A000",
@@ -99,19 +104,25 @@ impl Transaction {
     /// Keeps the settings as they were before the block's first SET.
     pub(super) fn remember_settings(&mut self, settings: &Settings) {
         if let Some(block) = &mut self.block {
-            block.settings_before.get_or_insert_with(|| settings.clone());
+            block
+                .settings_before
+                .get_or_insert_with(|| settings.clone());
         }
     }
 
     pub(super) fn mark_local(&mut self, name: &str, values: &[String]) {
         if let Some(block) = &mut self.block {
-            block.local_settings.push((name.to_owned(), values.to_vec()));
+            block
+                .local_settings
+                .push((name.to_owned(), values.to_vec()));
         }
     }
 
     /// Marks that rows or objects were changed; 25006 in a read-only block.
     pub(super) fn note_write(&mut self, what: &str) -> Result<(), Report> {
-        let Some(block) = &mut self.block else { return Ok(()) };
+        let Some(block) = &mut self.block else {
+            return Ok(());
+        };
         if block.read_only {
             return Err(Report {
                 sqlstate: "25006",
@@ -131,7 +142,12 @@ impl Transaction {
     }
 
     /// Stages DDL in the open block.
-    pub(super) fn stage(&mut self, catalog: Arc<Catalog>, changes: Vec<Change>, effects: Vec<Effect>) {
+    pub(super) fn stage(
+        &mut self,
+        catalog: Arc<Catalog>,
+        changes: Vec<Change>,
+        effects: Vec<Effect>,
+    ) {
         let Some(block) = &mut self.block else { return };
         for effect in effects {
             match effect {
@@ -155,9 +171,15 @@ fn no_block(message: &str) -> Notice {
 impl Session {
     pub(super) fn begin(&mut self, read_only: bool) -> Result<Outcome, Report> {
         if self.transaction.block.is_some() {
-            self.notice(Notice::warning("25001", "there is already a transaction in progress"));
+            self.notice(Notice::warning(
+                "25001",
+                "there is already a transaction in progress",
+            ));
         } else {
-            self.transaction.block = Some(Block { read_only, ..Block::default() });
+            self.transaction.block = Some(Block {
+                read_only,
+                ..Block::default()
+            });
         }
         Ok(command("BEGIN"))
     }
@@ -171,8 +193,17 @@ impl Session {
             self.restore_settings(block.settings_before);
             return Ok(command("ROLLBACK"));
         }
-        let Block { changes, effects, rows, .. } = &mut block;
-        let (changes, effects, rows) = (std::mem::take(changes), std::mem::take(effects), std::mem::take(rows));
+        let Block {
+            changes,
+            effects,
+            rows,
+            ..
+        } = &mut block;
+        let (changes, effects, rows) = (
+            std::mem::take(changes),
+            std::mem::take(effects),
+            std::mem::take(rows),
+        );
         let committed = if changes.is_empty() && rows.is_empty() {
             Ok(())
         } else if changes.is_empty() {
@@ -180,7 +211,9 @@ impl Session {
             let committed = engine.commit(rows, None, &mut self.floor).await;
             committed.map(drop).map_err(|error| error.report())
         } else {
-            self.server.apply_ddl(changes, effects, rows, &mut self.floor).await
+            self.server
+                .apply_ddl(changes, effects, rows, &mut self.floor)
+                .await
         };
         if let Err(report) = committed {
             self.restore_settings(block.settings_before);
@@ -211,7 +244,9 @@ impl Session {
 
     /// Puts back what SET LOCAL changed and keeps what plain SET changed.
     fn end_local_settings(&mut self, block: &Block) {
-        let Some(before) = &block.settings_before else { return };
+        let Some(before) = &block.settings_before else {
+            return;
+        };
         for (name, _) in &block.local_settings {
             match before.get(name) {
                 Ok(value) => {
@@ -234,7 +269,10 @@ impl Session {
             return Err(outside_block("SAVEPOINT"));
         };
         if block.wrote {
-            return Err(unsupported("SAVEPOINT after a write in the same block", "Set the savepoint before the first write."));
+            return Err(unsupported(
+                "SAVEPOINT after a write in the same block",
+                "Set the savepoint before the first write.",
+            ));
         }
         block.savepoints.push(name.to_owned());
         Ok(command("SAVEPOINT"))
@@ -259,7 +297,10 @@ impl Session {
             return Err(missing_savepoint(name));
         };
         if block.wrote {
-            return Err(unsupported("ROLLBACK TO SAVEPOINT after a write in the same block", "Roll back the whole block."));
+            return Err(unsupported(
+                "ROLLBACK TO SAVEPOINT after a write in the same block",
+                "Roll back the whole block.",
+            ));
         }
         block.savepoints.truncate(index + 1);
         block.failed = false;

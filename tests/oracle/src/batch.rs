@@ -19,7 +19,6 @@ use datafusion::physical_plan::collect;
 use thalweg_catalog::{Catalog, Oid};
 use thalweg_planner::{Functions, PlanContext, Planner, RelationScan, SystemRelations};
 
-
 struct NoSystem;
 
 impl SystemRelations for NoSystem {
@@ -37,7 +36,9 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn new() -> Self {
-        Self { planner: Planner::new(Functions::default()) }
+        Self {
+            planner: Planner::new(Functions::default()),
+        }
     }
 
     /// Runs a query over `tables`.
@@ -59,8 +60,14 @@ impl Batch {
             parameter_types: &[],
             text: sql,
         };
-        let planned = self.planner.query(&context, &query).map_err(|error| error.report().to_string())?;
-        let plan = self.planner.oracle_plan(&planned.plan).map_err(|error| error.to_string())?;
+        let planned = self
+            .planner
+            .query(&context, &query)
+            .map_err(|error| error.report().to_string())?;
+        let plan = self
+            .planner
+            .oracle_plan(&planned.plan)
+            .map_err(|error| error.to_string())?;
         let plan = read_from(plan, tables)?;
         let state = self.planner.session_state();
         let physical = state
@@ -69,7 +76,9 @@ impl Batch {
             .await
             .map_err(|error| format!("batch plan: {error}"))?;
         let task = SessionContext::new_with_state(state).task_ctx();
-        collect(physical, task).await.map_err(|error| format!("batch run: {error}"))
+        collect(physical, task)
+            .await
+            .map_err(|error| format!("batch run: {error}"))
     }
 }
 
@@ -88,19 +97,29 @@ pub(crate) fn table(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Arc<M
         })
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;
-    MemTable::try_new(Arc::clone(schema), vec![batches]).map(Arc::new).map_err(|error| error.to_string())
+    MemTable::try_new(Arc::clone(schema), vec![batches])
+        .map(Arc::new)
+        .map_err(|error| error.to_string())
 }
 
 /// Points every scan of a user relation at the given rows.
 fn read_from(plan: LogicalPlan, tables: &Tables) -> Result<LogicalPlan, String> {
     plan.transform_up_with_subqueries(|node| {
-        let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
+        let LogicalPlan::TableScan(mut scan) = node else {
+            return Ok(Transformed::no(node));
+        };
         let any: &dyn std::any::Any = scan.source.as_ref();
-        let Some(oid) = any.downcast_ref::<RelationScan>().map(|relation| relation.oid) else {
+        let Some(oid) = any
+            .downcast_ref::<RelationScan>()
+            .map(|relation| relation.oid)
+        else {
             return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
         };
         let table = tables.get(&oid).ok_or_else(|| {
-            datafusion::error::DataFusionError::Plan(format!("the oracle has no rows of relation {}", oid.0))
+            datafusion::error::DataFusionError::Plan(format!(
+                "the oracle has no rows of relation {}",
+                oid.0
+            ))
         })?;
         scan.source = provider_as_source(Arc::clone(table) as Arc<dyn TableProvider>);
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))

@@ -30,7 +30,11 @@ pub type Row = Vec<Cell>;
 pub(crate) fn rows_of(batches: &[RecordBatch]) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     for batch in batches {
-        let columns: Vec<Vec<Cell>> = batch.columns().iter().map(cells).collect::<Result<_, _>>()?;
+        let columns: Vec<Vec<Cell>> = batch
+            .columns()
+            .iter()
+            .map(cells)
+            .collect::<Result<_, _>>()?;
         for i in 0..batch.num_rows() {
             rows.push(columns.iter().map(|column| column[i].clone()).collect());
         }
@@ -44,19 +48,29 @@ fn cells(column: &ArrayRef) -> Result<Vec<Cell>, String> {
         DataType::Null => Ok(vec![Cell::Null; column.len()]),
         DataType::Boolean => {
             let values: &BooleanArray = column.as_boolean();
-            Ok((0..column.len()).map(|i| null_or(i, Cell::Int(i128::from(values.value(i))))).collect())
+            Ok((0..column.len())
+                .map(|i| null_or(i, Cell::Int(i128::from(values.value(i)))))
+                .collect())
         }
         ty if ty.is_integer() || matches!(ty, DataType::Decimal128(_, _)) || ty.is_floating() => {
             let text = cast(column, &DataType::Utf8).map_err(|error| error.to_string())?;
             let text = text.as_string::<i32>();
             (0..column.len())
-                .map(|i| if column.is_null(i) { Ok(Cell::Null) } else { number(text.value(i)) })
+                .map(|i| {
+                    if column.is_null(i) {
+                        Ok(Cell::Null)
+                    } else {
+                        number(text.value(i))
+                    }
+                })
                 .collect()
         }
         DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 => {
             let text = cast(column, &DataType::Utf8).map_err(|error| error.to_string())?;
             let text = text.as_string::<i32>();
-            Ok((0..column.len()).map(|i| null_or(i, Cell::Text(text.value(i).to_owned()))).collect())
+            Ok((0..column.len())
+                .map(|i| null_or(i, Cell::Text(text.value(i).to_owned())))
+                .collect())
         }
         other => Err(format!("a column of type {other}")),
     }
@@ -77,13 +91,19 @@ fn number(text: &str) -> Result<Cell, String> {
 
 /// A floating-point number in the common form.
 pub(crate) fn real(value: f64) -> Cell {
-    if value.fract() == 0.0 { Cell::Int(value as i128) } else { Cell::Millionths((value * 1e6).round() as i128) }
+    if value.fract() == 0.0 {
+        Cell::Int(value as i128)
+    } else {
+        Cell::Millionths((value * 1e6).round() as i128)
+    }
 }
 
 fn close(left: &Cell, right: &Cell) -> bool {
     match (left, right) {
         (Cell::Millionths(a), Cell::Millionths(b)) => (a - b).abs() <= 2,
-        (Cell::Millionths(a), Cell::Int(b)) | (Cell::Int(b), Cell::Millionths(a)) => (a - b * 1_000_000).abs() <= 2,
+        (Cell::Millionths(a), Cell::Int(b)) | (Cell::Int(b), Cell::Millionths(a)) => {
+            (a - b * 1_000_000).abs() <= 2
+        }
         _ => left == right,
     }
 }
@@ -97,7 +117,10 @@ pub(crate) fn difference(ours: &[Row], theirs: &[Row]) -> Option<String> {
     };
     let (ours, theirs) = (sorted(ours), sorted(theirs));
     let same = ours.len() == theirs.len()
-        && ours.iter().zip(&theirs).all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| close(a, b)));
+        && ours
+            .iter()
+            .zip(&theirs)
+            .all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| close(a, b)));
     if same {
         return None;
     }
@@ -132,8 +155,23 @@ mod tests {
     fn numbers_compare_by_value() {
         assert_eq!(number("3.0000000000"), Ok(Cell::Int(3)));
         assert_eq!(number("-2"), Ok(Cell::Int(-2)));
-        assert!(close(&number("0.3333333333").expect("number"), &real(1.0 / 3.0)));
-        assert!(difference(&[vec![Cell::Int(1)]], &[vec![Cell::Int(1)], vec![Cell::Int(1)]]).is_some());
-        assert!(difference(&[vec![Cell::Int(1)], vec![Cell::Null]], &[vec![Cell::Null], vec![Cell::Int(1)]]).is_none());
+        assert!(close(
+            &number("0.3333333333").expect("number"),
+            &real(1.0 / 3.0)
+        ));
+        assert!(
+            difference(
+                &[vec![Cell::Int(1)]],
+                &[vec![Cell::Int(1)], vec![Cell::Int(1)]]
+            )
+            .is_some()
+        );
+        assert!(
+            difference(
+                &[vec![Cell::Int(1)], vec![Cell::Null]],
+                &[vec![Cell::Null], vec![Cell::Int(1)]]
+            )
+            .is_none()
+        );
     }
 }

@@ -33,13 +33,23 @@ impl Program {
         };
         maker.make_tables();
         maker.make_steps();
-        Self { seed, tables: maker.tables, steps: maker.steps }
+        Self {
+            seed,
+            tables: maker.tables,
+            steps: maker.steps,
+        }
     }
 }
 
 fn type_name(kind: Kind, wide: bool) -> &'static str {
     match kind {
-        Kind::Int | Kind::Approximate => if wide { "bigint" } else { "int" },
+        Kind::Int | Kind::Approximate => {
+            if wide {
+                "bigint"
+            } else {
+                "int"
+            }
+        }
         Kind::Text => "text",
         Kind::Bool => "boolean",
     }
@@ -50,27 +60,52 @@ impl Maker {
         for i in 0..self.rng.random_range(1..4) {
             let name = format!("t{i}");
             let keyed = self.rng.random_bool(0.5);
-            let mut columns = vec![Col { name: "k".into(), kind: Kind::Int }];
+            let mut columns = vec![Col {
+                name: "k".into(),
+                kind: Kind::Int,
+            }];
             for j in 0..self.rng.random_range(1..4) {
-                let kind = *[Kind::Int, Kind::Int, Kind::Text, Kind::Text, Kind::Bool].choose(&mut self.rng).unwrap_or(&Kind::Int);
-                columns.push(Col { name: format!("v{j}"), kind });
+                let kind = *[Kind::Int, Kind::Int, Kind::Text, Kind::Text, Kind::Bool]
+                    .choose(&mut self.rng)
+                    .unwrap_or(&Kind::Int);
+                columns.push(Col {
+                    name: format!("v{j}"),
+                    kind,
+                });
             }
             let definitions: Vec<String> = columns
                 .iter()
                 .map(|column| {
-                    let key = if keyed && column.name == "k" { " PRIMARY KEY" } else { "" };
-                    format!("{} {}{key}", column.name, type_name(column.kind, self.rng.random_bool(0.3)))
+                    let key = if keyed && column.name == "k" {
+                        " PRIMARY KEY"
+                    } else {
+                        ""
+                    };
+                    format!(
+                        "{} {}{key}",
+                        column.name,
+                        type_name(column.kind, self.rng.random_bool(0.3))
+                    )
                 })
                 .collect();
-            self.steps.push(Step::Both(format!("CREATE TABLE {name} ({})", definitions.join(", "))));
-            self.tables.push(Rel { name, columns, key: keyed.then(|| "k".to_owned()) });
+            self.steps.push(Step::Both(format!(
+                "CREATE TABLE {name} ({})",
+                definitions.join(", ")
+            )));
+            self.tables.push(Rel {
+                name,
+                columns,
+                key: keyed.then(|| "k".to_owned()),
+            });
         }
     }
 
     fn make_steps(&mut self) {
         let changes = self.rng.random_range(CHANGES);
         let views = self.rng.random_range(2..5);
-        let view_at: Vec<usize> = (0..views).map(|_| self.rng.random_range(0..changes)).collect();
+        let view_at: Vec<usize> = (0..views)
+            .map(|_| self.rng.random_range(0..changes))
+            .collect();
         let check_at: Vec<usize> = (0..3).map(|_| self.rng.random_range(1..changes)).collect();
         let restart_at = self.rng.random_range(0..changes);
         for i in 0..changes {
@@ -94,15 +129,32 @@ impl Maker {
         // Views on views, more likely than chance alone would make them.
         relations.extend(self.views.iter().cloned());
         relations.extend(self.views.iter().cloned());
-        let query = QueryMaker { rng: &mut self.rng, relations: &relations }.query();
+        let query = QueryMaker {
+            rng: &mut self.rng,
+            relations: &relations,
+        }
+        .query();
         let name = format!("w{}", self.views.len());
-        self.steps.push(Step::View { name: name.clone(), query: query.sql });
-        self.views.push(Rel { name, columns: query.columns, key: None });
+        self.steps.push(Step::View {
+            name: name.clone(),
+            query: query.sql,
+        });
+        self.views.push(Rel {
+            name,
+            columns: query.columns,
+            key: None,
+        });
     }
 
     fn change(&mut self, early: bool) {
-        let Some(table) = self.tables.choose(&mut self.rng).cloned() else { return };
-        let roll = if early { 0 } else { self.rng.random_range(0..100) };
+        let Some(table) = self.tables.choose(&mut self.rng).cloned() else {
+            return;
+        };
+        let roll = if early {
+            0
+        } else {
+            self.rng.random_range(0..100)
+        };
         let sql = match roll {
             0..45 => self.insert(&table),
             45..65 => self.update(&table),
@@ -116,7 +168,10 @@ impl Maker {
     }
 
     fn maker<'a>(&'a mut self, relations: &'a [Rel]) -> QueryMaker<'a> {
-        QueryMaker { rng: &mut self.rng, relations }
+        QueryMaker {
+            rng: &mut self.rng,
+            relations,
+        }
     }
 
     fn row(&mut self, table: &Rel, key: Option<i64>) -> String {
@@ -158,16 +213,32 @@ impl Maker {
             .filter(|column| column.name != "k")
             .map(|column| format!("{0} = excluded.{0}", column.name))
             .collect();
-        let action = if self.rng.random_bool(0.3) { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
-        format!("INSERT INTO {} VALUES {row} ON CONFLICT (k) DO {action}", table.name)
+        let action = if self.rng.random_bool(0.3) {
+            "NOTHING".to_owned()
+        } else {
+            format!("UPDATE SET {}", set.join(", "))
+        };
+        format!(
+            "INSERT INTO {} VALUES {row} ON CONFLICT (k) DO {action}",
+            table.name
+        )
     }
 
     fn update(&mut self, table: &Rel) -> String {
-        let free: Vec<Col> =
-            table.columns.iter().filter(|column| table.key.as_deref() != Some(column.name.as_str())).cloned().collect();
-        let Some(column) = free.choose(&mut self.rng).cloned() else { return self.insert(table) };
+        let free: Vec<Col> = table
+            .columns
+            .iter()
+            .filter(|column| table.key.as_deref() != Some(column.name.as_str()))
+            .cloned()
+            .collect();
+        let Some(column) = free.choose(&mut self.rng).cloned() else {
+            return self.insert(table);
+        };
         let value = self.maker(&[]).row_expr(table, column.kind);
         let condition = self.maker(&[]).row_condition(table);
-        format!("UPDATE {} SET {} = {value} WHERE {condition}", table.name, column.name)
+        format!(
+            "UPDATE {} SET {} = {value} WHERE {condition}",
+            table.name, column.name
+        )
     }
 }

@@ -71,7 +71,9 @@ impl Program {
         for step in &self.steps {
             let line = match step {
                 Step::Both(sql) => format!("{sql};\n"),
-                Step::View { name, query } => format!("CREATE MATERIALIZED VIEW {name} AS {query};\n"),
+                Step::View { name, query } => {
+                    format!("CREATE MATERIALIZED VIEW {name} AS {query};\n")
+                }
                 Step::Check => "-- check\n".to_owned(),
                 Step::Restart => "-- restart\n".to_owned(),
             };

@@ -35,13 +35,22 @@ impl QueryMaker<'_> {
     }
 
     fn relation(&mut self) -> Rel {
-        self.relations.choose(self.rng).cloned().unwrap_or_else(|| unreachable!("a program has a table"))
+        self.relations
+            .choose(self.rng)
+            .cloned()
+            .unwrap_or_else(|| unreachable!("a program has a table"))
     }
 
     fn scope(&mut self, alias: &str) -> (String, Scope) {
         let relation = self.relation();
         let from = format!("{} {alias}", relation.name);
-        (from, Scope { alias: alias.to_owned(), columns: relation.columns })
+        (
+            from,
+            Scope {
+                alias: alias.to_owned(),
+                columns: relation.columns,
+            },
+        )
     }
 
     fn column_of(&mut self, scopes: &[Scope], kind: Kind) -> Option<String> {
@@ -65,7 +74,12 @@ impl QueryMaker<'_> {
         }
         match kind {
             Kind::Int | Kind::Approximate => self.rng.random_range(-3..7).to_string(),
-            Kind::Text => format!("'{}'", ["", "a", "b", "A", "ab", "it''s"].choose(self.rng).unwrap_or(&"a")),
+            Kind::Text => format!(
+                "'{}'",
+                ["", "a", "b", "A", "ab", "it''s"]
+                    .choose(self.rng)
+                    .unwrap_or(&"a")
+            ),
             Kind::Bool => if self.chance(50) { "TRUE" } else { "FALSE" }.to_owned(),
         }
     }
@@ -73,23 +87,51 @@ impl QueryMaker<'_> {
     /// A scalar expression of a kind.
     fn expr(&mut self, scopes: &[Scope], kind: Kind, depth: u32) -> String {
         if depth == 0 || self.chance(45) {
-            let column = if self.chance(80) { self.column_of(scopes, kind) } else { None };
+            let column = if self.chance(80) {
+                self.column_of(scopes, kind)
+            } else {
+                None
+            };
             return column.unwrap_or_else(|| self.literal(kind));
         }
         match kind {
             Kind::Bool => self.condition(scopes, depth - 1),
             Kind::Int | Kind::Approximate => match self.rng.random_range(0..6) {
-                0 => format!("({} + {})", self.expr(scopes, Kind::Int, depth - 1), self.expr(scopes, Kind::Int, depth - 1)),
-                1 => format!("({} - {})", self.expr(scopes, Kind::Int, depth - 1), self.expr(scopes, Kind::Int, depth - 1)),
-                2 => format!("({} * {})", self.expr(scopes, Kind::Int, depth - 1), self.literal(Kind::Int)),
-                3 => format!("coalesce({}, {})", self.expr(scopes, Kind::Int, depth - 1), self.expr(scopes, Kind::Int, depth - 1)),
+                0 => format!(
+                    "({} + {})",
+                    self.expr(scopes, Kind::Int, depth - 1),
+                    self.expr(scopes, Kind::Int, depth - 1)
+                ),
+                1 => format!(
+                    "({} - {})",
+                    self.expr(scopes, Kind::Int, depth - 1),
+                    self.expr(scopes, Kind::Int, depth - 1)
+                ),
+                2 => format!(
+                    "({} * {})",
+                    self.expr(scopes, Kind::Int, depth - 1),
+                    self.literal(Kind::Int)
+                ),
+                3 => format!(
+                    "coalesce({}, {})",
+                    self.expr(scopes, Kind::Int, depth - 1),
+                    self.expr(scopes, Kind::Int, depth - 1)
+                ),
                 4 => format!("length({})", self.expr(scopes, Kind::Text, depth - 1)),
                 _ => self.case(scopes, Kind::Int, depth - 1),
             },
             Kind::Text => match self.rng.random_range(0..5) {
-                0 => format!("({} || {})", self.expr(scopes, Kind::Text, depth - 1), self.expr(scopes, Kind::Text, depth - 1)),
+                0 => format!(
+                    "({} || {})",
+                    self.expr(scopes, Kind::Text, depth - 1),
+                    self.expr(scopes, Kind::Text, depth - 1)
+                ),
                 1 => format!("upper({})", self.expr(scopes, Kind::Text, depth - 1)),
-                2 => format!("coalesce({}, {})", self.expr(scopes, Kind::Text, depth - 1), self.expr(scopes, Kind::Text, depth - 1)),
+                2 => format!(
+                    "coalesce({}, {})",
+                    self.expr(scopes, Kind::Text, depth - 1),
+                    self.expr(scopes, Kind::Text, depth - 1)
+                ),
                 3 => format!("CAST({} AS text)", self.expr(scopes, Kind::Int, depth - 1)),
                 _ => self.case(scopes, Kind::Text, depth - 1),
             },
@@ -104,7 +146,11 @@ impl QueryMaker<'_> {
     }
 
     fn condition(&mut self, scopes: &[Scope], depth: u32) -> String {
-        let kind = if self.chance(60) { Kind::Int } else { Kind::Text };
+        let kind = if self.chance(60) {
+            Kind::Int
+        } else {
+            Kind::Text
+        };
         if depth > 0 && self.chance(35) {
             let left = self.condition(scopes, depth - 1);
             let right = self.condition(scopes, depth - 1);
@@ -119,7 +165,9 @@ impl QueryMaker<'_> {
             0 => format!("({left} IS NULL)"),
             1 => format!("({left} IS NOT NULL)"),
             2 => {
-                let items: Vec<String> = (0..self.rng.random_range(1..4)).map(|_| self.literal(kind)).collect();
+                let items: Vec<String> = (0..self.rng.random_range(1..4))
+                    .map(|_| self.literal(kind))
+                    .collect();
                 let not = if self.chance(30) { "NOT " } else { "" };
                 format!("({left} {not}IN ({}))", items.join(", "))
             }
@@ -127,14 +175,22 @@ impl QueryMaker<'_> {
                 let (low, high) = (self.literal(Kind::Int), self.literal(Kind::Int));
                 format!("({left} BETWEEN {low} AND {high})")
             }
-            4 => format!("({left} IS DISTINCT FROM {})", self.expr(scopes, kind, depth.saturating_sub(1))),
+            4 => format!(
+                "({left} IS DISTINCT FROM {})",
+                self.expr(scopes, kind, depth.saturating_sub(1))
+            ),
             5 => match self.column_of(scopes, Kind::Bool) {
                 Some(column) => column,
                 None => format!("({left} = {})", self.literal(kind)),
             },
             _ => {
-                let op = ["=", "<>", "<", "<=", ">", ">="].choose(self.rng).unwrap_or(&"=");
-                format!("({left} {op} {})", self.expr(scopes, kind, depth.saturating_sub(1)))
+                let op = ["=", "<>", "<", "<=", ">", ">="]
+                    .choose(self.rng)
+                    .unwrap_or(&"=");
+                format!(
+                    "({left} {op} {})",
+                    self.expr(scopes, kind, depth.saturating_sub(1))
+                )
             }
         }
     }
@@ -151,13 +207,19 @@ impl QueryMaker<'_> {
                 let inner_side = self.column_of(&inner, Kind::Int);
                 match (outer_side, inner_side) {
                     (Some(outer), Some(inner)) => {
-                        format!("{not}EXISTS (SELECT 1 FROM {from} WHERE {inner} = {outer} AND {filter})")
+                        format!(
+                            "{not}EXISTS (SELECT 1 FROM {from} WHERE {inner} = {outer} AND {filter})"
+                        )
                     }
                     _ => format!("{not}EXISTS (SELECT 1 FROM {from} WHERE {filter})"),
                 }
             }
             1 => {
-                let kind = if self.chance(70) { Kind::Int } else { Kind::Text };
+                let kind = if self.chance(70) {
+                    Kind::Int
+                } else {
+                    Kind::Text
+                };
                 let (left, right) = (self.expr(scopes, kind, 1), self.expr(&inner, kind, 0));
                 format!("({left} {not}IN (SELECT {right} FROM {from} WHERE {filter}))")
             }
@@ -179,9 +241,17 @@ impl QueryMaker<'_> {
             }
             let (from, scope) = self.scope(alias);
             scopes.push(scope);
-            let join = ["JOIN", "JOIN", "LEFT JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN", "CROSS JOIN"]
-                .choose(self.rng)
-                .unwrap_or(&"JOIN");
+            let join = [
+                "JOIN",
+                "JOIN",
+                "LEFT JOIN",
+                "LEFT JOIN",
+                "RIGHT JOIN",
+                "FULL JOIN",
+                "CROSS JOIN",
+            ]
+            .choose(self.rng)
+            .unwrap_or(&"JOIN");
             if *join == "CROSS JOIN" {
                 sql = format!("{sql} CROSS JOIN {from}");
                 continue;
@@ -194,11 +264,19 @@ impl QueryMaker<'_> {
 
     /// An equality between the new relation and an earlier one, sometimes with a residual condition.
     fn join_condition(&mut self, scopes: &[Scope]) -> String {
-        let (new, old) = scopes.split_last().unwrap_or_else(|| unreachable!("a join has two sides"));
-        let kind = if self.chance(80) { Kind::Int } else { Kind::Text };
+        let (new, old) = scopes
+            .split_last()
+            .unwrap_or_else(|| unreachable!("a join has two sides"));
+        let kind = if self.chance(80) {
+            Kind::Int
+        } else {
+            Kind::Text
+        };
         let left = self.column_of(old, kind);
         let right = self.column_of(std::slice::from_ref(new), kind);
-        let (Some(left), Some(right)) = (left, right) else { return self.condition(scopes, 1) };
+        let (Some(left), Some(right)) = (left, right) else {
+            return self.condition(scopes, 1);
+        };
         if self.chance(25) {
             return format!("{left} = {right} AND {}", self.condition(scopes, 0));
         }
@@ -216,7 +294,10 @@ impl QueryMaker<'_> {
     }
 
     fn exact_kind(&mut self) -> Kind {
-        [Kind::Int, Kind::Int, Kind::Text, Kind::Bool].choose(self.rng).copied().unwrap_or(Kind::Int)
+        [Kind::Int, Kind::Int, Kind::Text, Kind::Bool]
+            .choose(self.rng)
+            .copied()
+            .unwrap_or(Kind::Int)
     }
 
     /// Select list of scalar expressions named c0, c1, ...
@@ -225,34 +306,53 @@ impl QueryMaker<'_> {
         let mut columns = Vec::new();
         for (i, kind) in kinds.iter().enumerate() {
             items.push(format!("{} AS c{i}", self.expr(scopes, *kind, 2)));
-            columns.push(Col { name: format!("c{i}"), kind: *kind });
+            columns.push(Col {
+                name: format!("c{i}"),
+                kind: *kind,
+            });
         }
         (items.join(", "), columns)
     }
 
     fn kinds(&mut self) -> Vec<Kind> {
-        (0..self.rng.random_range(1..4)).map(|_| self.exact_kind()).collect()
+        (0..self.rng.random_range(1..4))
+            .map(|_| self.exact_kind())
+            .collect()
     }
 
     fn plain(&mut self, kinds: &[Kind]) -> Query {
         let (from, scopes) = self.from();
         let filter = self.filter(&scopes);
         let (items, columns) = self.items(&scopes, kinds);
-        Query { sql: format!("SELECT {items} FROM {from}{filter}"), columns }
+        Query {
+            sql: format!("SELECT {items} FROM {from}{filter}"),
+            columns,
+        }
     }
 
     fn stateless(&mut self) -> Query {
         let (from, scope) = self.scope("a");
         let scopes = [scope];
-        let filter = if self.chance(70) { format!(" WHERE {}", self.condition(&scopes, 2)) } else { String::new() };
+        let filter = if self.chance(70) {
+            format!(" WHERE {}", self.condition(&scopes, 2))
+        } else {
+            String::new()
+        };
         let kinds = self.kinds();
         let (items, columns) = self.items(&scopes, &kinds);
-        Query { sql: format!("SELECT {items} FROM {from}{filter}"), columns }
+        Query {
+            sql: format!("SELECT {items} FROM {from}{filter}"),
+            columns,
+        }
     }
 
     fn aggregate_item(&mut self, scopes: &[Scope]) -> (String, Kind) {
         let number = self.expr(scopes, Kind::Int, 1);
-        let filter = if self.chance(25) { format!(" FILTER (WHERE {})", self.condition(scopes, 1)) } else { String::new() };
+        let filter = if self.chance(25) {
+            format!(" FILTER (WHERE {})", self.condition(scopes, 1))
+        } else {
+            String::new()
+        };
         match self.rng.random_range(0..8) {
             0 => (format!("count(*){filter}"), Kind::Int),
             1 => (format!("count({number}){filter}"), Kind::Int),
@@ -284,12 +384,18 @@ impl QueryMaker<'_> {
         let mut columns = Vec::new();
         for (i, (key, kind)) in keys.iter().enumerate() {
             items.push(format!("{key} AS c{i}"));
-            columns.push(Col { name: format!("c{i}"), kind: *kind });
+            columns.push(Col {
+                name: format!("c{i}"),
+                kind: *kind,
+            });
         }
         for i in keys.len()..keys.len() + self.rng.random_range(1..4) {
             let (item, kind) = self.aggregate_item(&scopes);
             items.push(format!("{item} AS c{i}"));
-            columns.push(Col { name: format!("c{i}"), kind });
+            columns.push(Col {
+                name: format!("c{i}"),
+                kind,
+            });
         }
         let mut sql = format!("SELECT {} FROM {from}{filter}", items.join(", "));
         if !keys.is_empty() {
@@ -308,24 +414,48 @@ impl QueryMaker<'_> {
         let kinds = self.kinds();
         let left = self.plain(&kinds);
         let right = self.plain(&kinds);
-        let op = ["UNION ALL", "UNION ALL", "UNION", "EXCEPT", "INTERSECT"].choose(self.rng).unwrap_or(&"UNION");
-        Query { sql: format!("{} {op} {}", left.sql, right.sql), columns: left.columns }
+        let op = ["UNION ALL", "UNION ALL", "UNION", "EXCEPT", "INTERSECT"]
+            .choose(self.rng)
+            .unwrap_or(&"UNION");
+        Query {
+            sql: format!("{} {op} {}", left.sql, right.sql),
+            columns: left.columns,
+        }
     }
 
     fn window(&mut self) -> Query {
         let (from, scope) = self.scope("a");
-        let exact: Vec<String> =
-            scope.columns.iter().filter(|column| is_exact(column)).map(|column| format!("a.{}", column.name)).collect();
+        let exact: Vec<String> = scope
+            .columns
+            .iter()
+            .filter(|column| is_exact(column))
+            .map(|column| format!("a.{}", column.name))
+            .collect();
         let scopes = [scope];
-        let partition = exact.choose(self.rng).cloned().unwrap_or_else(|| "1".to_owned());
-        let order: Vec<String> = exact.iter().map(|column| format!("{column} NULLS LAST")).collect();
-        let number = self.column_of(&scopes, Kind::Int).unwrap_or_else(|| "1".to_owned());
+        let partition = exact
+            .choose(self.rng)
+            .cloned()
+            .unwrap_or_else(|| "1".to_owned());
+        let order: Vec<String> = exact
+            .iter()
+            .map(|column| format!("{column} NULLS LAST"))
+            .collect();
+        let number = self
+            .column_of(&scopes, Kind::Int)
+            .unwrap_or_else(|| "1".to_owned());
         // The order is total up to equal rows, so these functions do not depend on how ties are broken.
-        let function = ["rank()", "dense_rank()", "row_number()"].choose(self.rng).unwrap_or(&"rank()");
+        let function = ["rank()", "dense_rank()", "row_number()"]
+            .choose(self.rng)
+            .unwrap_or(&"rank()");
         let running = format!("sum({number}) OVER (PARTITION BY {partition})");
         let sql = format!(
             "SELECT {}, {function} OVER (PARTITION BY {partition} ORDER BY {}) AS r, {running} AS s FROM {from}",
-            exact.iter().enumerate().map(|(i, column)| format!("{column} AS c{i}")).collect::<Vec<_>>().join(", "),
+            exact
+                .iter()
+                .enumerate()
+                .map(|(i, column)| format!("{column} AS c{i}"))
+                .collect::<Vec<_>>()
+                .join(", "),
             order.join(", ")
         );
         let mut columns: Vec<Col> = scopes[0]
@@ -333,10 +463,19 @@ impl QueryMaker<'_> {
             .iter()
             .filter(|column| is_exact(column))
             .enumerate()
-            .map(|(i, column)| Col { name: format!("c{i}"), kind: column.kind })
+            .map(|(i, column)| Col {
+                name: format!("c{i}"),
+                kind: column.kind,
+            })
             .collect();
-        columns.push(Col { name: "r".into(), kind: Kind::Int });
-        columns.push(Col { name: "s".into(), kind: Kind::Int });
+        columns.push(Col {
+            name: "r".into(),
+            kind: Kind::Int,
+        });
+        columns.push(Col {
+            name: "s".into(),
+            kind: Kind::Int,
+        });
         Query { sql, columns }
     }
 
@@ -346,22 +485,43 @@ impl QueryMaker<'_> {
         let order: Vec<String> = inner
             .columns
             .iter()
-            .map(|column| format!("{} {} NULLS LAST", column.name, if self.chance(50) { "ASC" } else { "DESC" }))
+            .map(|column| {
+                format!(
+                    "{} {} NULLS LAST",
+                    column.name,
+                    if self.chance(50) { "ASC" } else { "DESC" }
+                )
+            })
             .collect();
         let limit = self.rng.random_range(1..5);
         let offset = if self.chance(30) { " OFFSET 1" } else { "" };
-        let sql = format!("SELECT * FROM ({}) q ORDER BY {} LIMIT {limit}{offset}", inner.sql, order.join(", "));
-        Query { sql, columns: inner.columns }
+        let sql = format!(
+            "SELECT * FROM ({}) q ORDER BY {} LIMIT {limit}{offset}",
+            inner.sql,
+            order.join(", ")
+        );
+        Query {
+            sql,
+            columns: inner.columns,
+        }
     }
 
     fn with(&mut self) -> Query {
         let inner = self.aggregate();
-        let exact: Vec<&Col> = inner.columns.iter().filter(|column| is_exact(column)).collect();
+        let exact: Vec<&Col> = inner
+            .columns
+            .iter()
+            .filter(|column| is_exact(column))
+            .collect();
         let names: Vec<&str> = exact.iter().map(|column| column.name.as_str()).collect();
         if names.is_empty() {
             return inner;
         }
-        let sql = format!("WITH q AS ({}) SELECT DISTINCT {} FROM q", inner.sql, names.join(", "));
+        let sql = format!(
+            "WITH q AS ({}) SELECT DISTINCT {} FROM q",
+            inner.sql,
+            names.join(", ")
+        );
         let columns = exact.into_iter().cloned().collect();
         Query { sql, columns }
     }
@@ -388,13 +548,19 @@ impl QueryMaker<'_> {
 
     /// A condition over one relation, for UPDATE and DELETE.
     pub(crate) fn row_condition(&mut self, relation: &Rel) -> String {
-        let scope = Scope { alias: relation.name.clone(), columns: relation.columns.clone() };
+        let scope = Scope {
+            alias: relation.name.clone(),
+            columns: relation.columns.clone(),
+        };
         self.condition(&[scope], 1)
     }
 
     /// An expression over one relation, for UPDATE.
     pub(crate) fn row_expr(&mut self, relation: &Rel, kind: Kind) -> String {
-        let scope = Scope { alias: relation.name.clone(), columns: relation.columns.clone() };
+        let scope = Scope {
+            alias: relation.name.clone(),
+            columns: relation.columns.clone(),
+        };
         self.expr(&[scope], kind, 1)
     }
 }

@@ -77,13 +77,19 @@ struct Runner {
 
 async fn open(data_dir: &Path) -> Result<Session, String> {
     std::fs::create_dir_all(data_dir).map_err(|error| error.to_string())?;
-    let options = ServerOptions { config: Config::ephemeral(data_dir.to_owned()), clock: Arc::new(SystemClock) };
+    let options = ServerOptions {
+        config: Config::ephemeral(data_dir.to_owned()),
+        clock: Arc::new(SystemClock),
+    };
     let runtime = tokio::runtime::Handle::current();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     let server = loop {
         match tokio::task::block_in_place(|| Server::open(options.clone(), runtime.clone())) {
             Ok(server) => break server,
-            Err(report) if report.message.contains("already open") && std::time::Instant::now() < deadline => {
+            Err(report)
+                if report.message.contains("already open")
+                    && std::time::Instant::now() < deadline =>
+            {
                 tokio::task::yield_now().await;
             }
             Err(report) => return Err(report.to_string()),
@@ -94,7 +100,9 @@ async fn open(data_dir: &Path) -> Result<Session, String> {
 
 impl Runner {
     fn session(&mut self) -> &mut Session {
-        self.session.as_mut().unwrap_or_else(|| unreachable!("the session is open between restarts"))
+        self.session
+            .as_mut()
+            .unwrap_or_else(|| unreachable!("the session is open between restarts"))
     }
 
     /// Runs a statement on our server and returns its rows.
@@ -104,18 +112,35 @@ impl Runner {
         let mut batches = Vec::new();
         for statement in &parsed {
             let describe = |report: thalweg::frontend::Report| {
-                format!("{} ({}) {}", report.message, report.sqlstate, report.detail.unwrap_or_default())
+                format!(
+                    "{} ({}) {}",
+                    report.message,
+                    report.sqlstate,
+                    report.detail.unwrap_or_default()
+                )
             };
-            if let Outcome::Rows { stream, .. } = session.execute(statement, Vec::new()).await.map_err(describe)? {
-                batches = stream.try_collect().await.map_err(|error| error.to_string())?;
+            if let Outcome::Rows { stream, .. } = session
+                .execute(statement, Vec::new())
+                .await
+                .map_err(describe)?
+            {
+                batches = stream
+                    .try_collect()
+                    .await
+                    .map_err(|error| error.to_string())?;
             }
         }
         Ok(batches)
     }
 
     async fn both(&mut self, sql: &str) -> Result<(), Stop> {
-        self.sqlite.run(sql).map_err(|error| Stop::Refused(format!("{error}: {sql}")))?;
-        self.ours(sql).await.map(drop).map_err(|error| Stop::Different(format!("{error}: {sql}")))
+        self.sqlite
+            .run(sql)
+            .map_err(|error| Stop::Refused(format!("{error}: {sql}")))?;
+        self.ours(sql)
+            .await
+            .map(drop)
+            .map_err(|error| Stop::Different(format!("{error}: {sql}")))
     }
 
     async fn view(&mut self, name: &str, query: &str) -> Result<(), Stop> {
@@ -133,9 +158,14 @@ impl Runner {
     async fn tables(&mut self, program: &Program) -> Result<Tables, Stop> {
         let mut tables = Tables::new();
         for base in &program.tables {
-            let batches = self.ours(&format!("SELECT * FROM {}", base.name)).await.map_err(Stop::Different)?;
+            let batches = self
+                .ours(&format!("SELECT * FROM {}", base.name))
+                .await
+                .map_err(Stop::Different)?;
             let catalog = self.session().server().catalog();
-            let relation = catalog.find("public", &base.name).ok_or_else(|| Stop::Different("a table is gone".into()))?;
+            let relation = catalog
+                .find("public", &base.name)
+                .ok_or_else(|| Stop::Different("a table is gone".into()))?;
             let rows = table(&relation.schema(), &batches).map_err(Stop::Different)?;
             tables.insert(relation.oid, rows);
         }
@@ -146,21 +176,35 @@ impl Runner {
         self.ours("FLUSH").await.map_err(Stop::Different)?;
         let mut tables = self.tables(program).await?;
         for (name, query) in self.views.clone() {
-            let batches = self.ours(&format!("SELECT * FROM {name}")).await.map_err(Stop::Different)?;
+            let batches = self
+                .ours(&format!("SELECT * FROM {name}"))
+                .await
+                .map_err(Stop::Different)?;
             let ours = rows_of(&batches).map_err(Stop::Different)?;
             let theirs = self.sqlite.rows(&name).map_err(Stop::Refused)?;
             if let Some(text) = difference(&ours, &theirs) {
-                return Err(Stop::Different(format!("{name} is not what SQLite says: {text}")));
+                return Err(Stop::Different(format!(
+                    "{name} is not what SQLite says: {text}"
+                )));
             }
             let catalog = self.session().server().catalog();
-            let content = self.batch.run(&catalog, &query, &tables).await.map_err(Stop::Different)?;
+            let content = self
+                .batch
+                .run(&catalog, &query, &tables)
+                .await
+                .map_err(Stop::Different)?;
             let rows = rows_of(&content).map_err(Stop::Different)?;
             if let Some(text) = difference(&ours, &rows) {
                 // SQLite, which shares no code with the view, has already agreed with it: here the batch judge is the wrong one.
-                return Err(Stop::Disagree(format!("{name} is what SQLite says, but not what DataFusion says: {text}: {query}")));
+                return Err(Stop::Disagree(format!(
+                    "{name} is what SQLite says, but not what DataFusion says: {text}: {query}"
+                )));
             }
             if let Some(relation) = catalog.find("public", &name) {
-                tables.insert(relation.oid, table(&relation.schema(), &content).map_err(Stop::Different)?);
+                tables.insert(
+                    relation.oid,
+                    table(&relation.schema(), &content).map_err(Stop::Different)?,
+                );
             }
             self.comparisons += 2;
         }
@@ -169,7 +213,11 @@ impl Runner {
 
     async fn restart(&mut self) -> Result<(), Stop> {
         self.close();
-        self.session = Some(open(&self.data_dir).await.map_err(|error| Stop::Different(format!("restart: {error}")))?);
+        self.session = Some(
+            open(&self.data_dir)
+                .await
+                .map_err(|error| Stop::Different(format!("restart: {error}")))?,
+        );
         Ok(())
     }
 
@@ -196,7 +244,11 @@ impl Runner {
 /// # Errors
 /// The first difference.
 pub async fn run_program(program: &Program, data_dir: &Path) -> Result<Verdict, Difference> {
-    let different = |step: usize, what: String| Difference { seed: program.seed, step, what };
+    let different = |step: usize, what: String| Difference {
+        seed: program.seed,
+        step,
+        what,
+    };
     let mut runner = Runner {
         data_dir: data_dir.to_owned(),
         session: Some(open(data_dir).await.map_err(|error| different(0, error))?),
@@ -222,7 +274,10 @@ pub async fn run_program(program: &Program, data_dir: &Path) -> Result<Verdict, 
             Ok(Verdict::Refused)
         }
         Err(Stop::Disagree(why)) => {
-            eprintln!("seed {}: not counted, the judges disagree: {why}", program.seed);
+            eprintln!(
+                "seed {}: not counted, the judges disagree: {why}",
+                program.seed
+            );
             Ok(Verdict::Disagreed)
         }
         Err(Stop::Different(what)) => Err(different(at, what)),
@@ -249,7 +304,9 @@ pub async fn run_seeds(first: u64, count: u64, scratch: &Path) -> Result<Totals,
             Ok(Verdict::Disagreed) => totals.disagreed += 1,
             Err(difference) => {
                 eprintln!("{difference}\n{}", program.script());
-                eprintln!("replay: ORACLE_SEED={seed} ORACLE_PROGRAMS=1 cargo test -p thalweg-test-oracle -- --nocapture");
+                eprintln!(
+                    "replay: ORACLE_SEED={seed} ORACLE_PROGRAMS=1 cargo test -p thalweg-test-oracle -- --nocapture"
+                );
                 return Err(difference);
             }
         }

@@ -11,10 +11,17 @@ use thalweg_test_oracle::{Program, Step, Totals, run_seeds};
 const QUOTA: u64 = 500;
 
 fn variable(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
 }
 
-fn run_on_own_runtime(first: u64, count: u64, scratch: PathBuf) -> std::thread::JoinHandle<Result<Totals, String>> {
+fn run_on_own_runtime(
+    first: u64,
+    count: u64,
+    scratch: PathBuf,
+) -> std::thread::JoinHandle<Result<Totals, String>> {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -23,7 +30,10 @@ fn run_on_own_runtime(first: u64, count: u64, scratch: PathBuf) -> std::thread::
             .build()
             .map_err(|error| error.to_string())?;
         let task = runtime.spawn(async move { run_seeds(first, count, &scratch).await });
-        runtime.block_on(task).map_err(|error| error.to_string())?.map_err(|difference| difference.to_string())
+        runtime
+            .block_on(task)
+            .map_err(|error| error.to_string())?
+            .map_err(|difference| difference.to_string())
     })
 }
 
@@ -52,11 +62,24 @@ fn every_view_equals_both_oracles() {
         }
     }
     let _kept = std::fs::remove_dir_all(&scratch);
-    let Totals { counted, refused, disagreed, comparisons } = totals;
-    println!("oracle: {counted} programs counted, {refused} refused by SQLite, {disagreed} with judges that disagree, {comparisons} comparisons");
+    let Totals {
+        counted,
+        refused,
+        disagreed,
+        comparisons,
+    } = totals;
+    println!(
+        "oracle: {counted} programs counted, {refused} refused by SQLite, {disagreed} with judges that disagree, {comparisons} comparisons"
+    );
     // A generator that drifts away from what both judges can say would pass by testing nothing.
-    assert!(refused * 10 <= count, "SQLite refused {refused} of {count} programs");
-    assert!(disagreed * 50 <= count.max(50), "the judges disagree about {disagreed} of {count} programs");
+    assert!(
+        refused * 10 <= count,
+        "SQLite refused {refused} of {count} programs"
+    );
+    assert!(
+        disagreed * 50 <= count.max(50),
+        "the judges disagree about {disagreed} of {count} programs"
+    );
 }
 
 #[test]
@@ -66,8 +89,19 @@ fn programs_are_functions_of_their_seed_and_cover_the_steps() {
     for seed in 0..50 {
         let program = Program::generate(seed);
         assert_eq!(program, Program::generate(seed));
-        assert!(program.steps.contains(&Step::Restart), "seed {seed} never restarts");
-        assert!(program.steps.iter().filter(|step| **step == Step::Check).count() >= 3, "seed {seed} checks too rarely");
+        assert!(
+            program.steps.contains(&Step::Restart),
+            "seed {seed} never restarts"
+        );
+        assert!(
+            program
+                .steps
+                .iter()
+                .filter(|step| **step == Step::Check)
+                .count()
+                >= 3,
+            "seed {seed} checks too rarely"
+        );
         for step in &program.steps {
             if let Step::View { query, .. } = step {
                 views += 1;
@@ -75,5 +109,8 @@ fn programs_are_functions_of_their_seed_and_cover_the_steps() {
             }
         }
     }
-    assert!(views >= 100 && on_views >= 20, "{views} views, {on_views} on views");
+    assert!(
+        views >= 100 && on_views >= 20,
+        "{views} views, {on_views} on views"
+    );
 }

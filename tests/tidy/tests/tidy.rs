@@ -176,8 +176,9 @@ fn outside_crates_stay_behind_their_fences() {
             let inside = allowed
                 .iter()
                 .any(|who| who == name || (who.ends_with('/') && package.folder.starts_with(who)));
-            if !inside && (package.needs.contains(outside) || package.tests_need.contains(outside))
-            {
+            // DataFusion spawns tasks while it runs a plan, so tests that run one need a runtime; the crate itself does not.
+            let tests_need = outside != "tokio" && package.tests_need.contains(outside);
+            if !inside && (package.needs.contains(outside) || tests_need) {
                 breaches.push(format!("{name} names {outside}"));
             }
         }
