@@ -82,6 +82,19 @@ fn every_view_equals_both_oracles() {
     );
 }
 
+/// Programs that once found a fault: a panic in a kernel on NULLs of a foreign type (283), a distinct count beside a sum (347,
+/// 868), an outer join that lost rows under a negated condition (422).
+#[test]
+fn seeds_that_found_faults_stay_right() {
+    for seed in [283, 347, 422, 868] {
+        let scratch = scratch_dir();
+        let run = run_on_own_runtime(seed, 1, scratch.clone());
+        let outcome = run.join().expect("the run ends");
+        let _kept = std::fs::remove_dir_all(&scratch);
+        assert_eq!(outcome.map(|totals| totals.counted), Ok(1), "seed {seed}");
+    }
+}
+
 #[test]
 fn programs_are_functions_of_their_seed_and_cover_the_steps() {
     let mut views = 0;
