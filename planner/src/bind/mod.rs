@@ -13,6 +13,7 @@ mod normalize_expr;
 mod normalize_from;
 mod operator;
 mod pattern;
+mod precedence;
 pub(crate) mod provider;
 mod row;
 mod set_operation;

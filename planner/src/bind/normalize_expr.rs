@@ -87,16 +87,16 @@ impl Normalizer<'_> {
     }
 
     fn rewritten(&mut self, expr: Expr) -> Result<Expr> {
-        match expr {
+        match super::precedence::not_outermost(expr) {
             Expr::Value(value) => self.value(value),
             Expr::Identifier(ident) => Ok(self
                 .merged_column(&ident)
                 .unwrap_or(Expr::Identifier(ident))),
-            Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => Ok(expr),
+            wildcard @ (Expr::Wildcard(_) | Expr::QualifiedWildcard(..)) => Ok(wildcard),
             Expr::CompoundIdentifier(parts) => Ok(self.qualified_column(parts)),
             Expr::Nested(inner) => self.child(*inner),
             Expr::Collate { expr, .. } => self.child(*expr),
-            Expr::BinaryOp { .. } => self.binary(expr),
+            operation @ Expr::BinaryOp { .. } => self.binary(operation),
             Expr::UnaryOp { op, expr } => self.unary(op, *expr),
             cast @ Expr::Cast { format: None, .. } => self.cast(cast),
             Expr::TypedString(typed) => {
@@ -156,11 +156,11 @@ impl Normalizer<'_> {
             Expr::IsNotFalse(e) => self.truth(*e, Some(false), true),
             Expr::IsUnknown(e) => self.truth(*e, None, false),
             Expr::IsNotUnknown(e) => self.truth(*e, None, true),
-            Expr::AnyOp { .. }
+            expr @ (Expr::AnyOp { .. }
             | Expr::AllOp { .. }
             | Expr::Exists { .. }
             | Expr::Subquery(_)
-            | Expr::InSubquery { .. } => self.with_subquery(expr),
+            | Expr::InSubquery { .. }) => self.with_subquery(expr),
             Expr::Function(function) => self.call(function),
             other => self.spelled(other),
         }

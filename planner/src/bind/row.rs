@@ -138,34 +138,27 @@ impl Normalizer<'_> {
                 negated,
             });
         };
-        if negated {
-            return Err(PlanError::hint(
-                "0A000",
-                "NOT IN of a row and a subquery is not supported",
-                "Use NOT EXISTS.",
-            ));
-        }
-        let names: Vec<String> = (0..items.len()).map(|i| format!("thalweg_c{i}")).collect();
-        let mut query = parsed(&format!(
-            "SELECT 1 FROM (SELECT 1) AS thalweg_row ({})",
-            names.join(", ")
-        ))?;
-        if let SetExpr::Select(select) = query.body.as_mut() {
-            if let Some(TableFactor::Derived { subquery: slot, .. }) =
-                select.from.first_mut().map(|f| &mut f.relation)
-            {
-                *slot = subquery;
-            }
-            for (item, name) in items.into_iter().zip(&names) {
-                let column = Expr::CompoundIdentifier(vec![quoted("thalweg_row"), quoted(name)]);
-                let same = binary(column, BinaryOperator::Eq, item);
-                let before = select.selection.take();
-                select.selection = Some(join(BinaryOperator::And, before, same));
-            }
-        }
-        Ok(Expr::Exists {
-            subquery: Box::new(query),
-            negated: false,
+        let found = row_found(&items, &subquery, |same| same)?;
+        let open = row_found(&items, &subquery, |same| Expr::IsNull(Box::new(same)))?;
+        let literal = |value| Box::new(Expr::Value(ast::Value::with_empty_span(value)));
+        let when = |condition, value| ast::CaseWhen {
+            condition,
+            result: *literal(value),
+        };
+        let member = Expr::Case {
+            case_token: ast::helpers::attached_token::AttachedToken::empty(),
+            end_token: ast::helpers::attached_token::AttachedToken::empty(),
+            operand: None,
+            conditions: vec![
+                when(found, ast::Value::Boolean(true)),
+                when(open, ast::Value::Null),
+            ],
+            else_result: Some(literal(ast::Value::Boolean(false))),
+        };
+        Ok(if negated {
+            self.nodes.wrap(Node::Not, vec![member])
+        } else {
+            member
         })
     }
 
@@ -207,4 +200,31 @@ impl Normalizer<'_> {
             _ => subject,
         }
     }
+}
+
+/// `EXISTS (SELECT 1 FROM (subquery) WHERE test(row = items))`.
+fn row_found(items: &[Expr], subquery: &ast::Query, test: impl Fn(Expr) -> Expr) -> Result<Expr> {
+    let names: Vec<String> = (0..items.len()).map(|i| format!("thalweg_c{i}")).collect();
+    let mut query = parsed(&format!(
+        "SELECT 1 FROM (SELECT 1) AS thalweg_row ({})",
+        names.join(", ")
+    ))?;
+    if let SetExpr::Select(select) = query.body.as_mut() {
+        if let Some(TableFactor::Derived { subquery: slot, .. }) =
+            select.from.first_mut().map(|f| &mut f.relation)
+        {
+            *slot = Box::new(subquery.clone());
+        }
+        let mut same = None;
+        for (item, name) in items.iter().zip(&names) {
+            let column = Expr::CompoundIdentifier(vec![quoted("thalweg_row"), quoted(name)]);
+            let equal = binary(column, BinaryOperator::Eq, item.clone());
+            same = Some(join(BinaryOperator::And, same, equal));
+        }
+        select.selection = same.map(|same| test(Expr::Nested(Box::new(same))));
+    }
+    Ok(Expr::Exists {
+        subquery: Box::new(query),
+        negated: false,
+    })
 }

@@ -15,6 +15,7 @@ pub(crate) mod native;
 pub(crate) mod now;
 mod scan;
 pub(crate) mod series;
+pub(crate) mod single;
 pub(crate) mod temporal;
 pub(crate) mod temporal_text;
 pub(crate) mod text;

@@ -7,6 +7,8 @@ pub(crate) mod lazy;
 pub(crate) mod now;
 pub(crate) mod oracle;
 pub(crate) mod parameters;
+pub(crate) mod simplify;
+pub(crate) mod subquery;
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode};

@@ -81,4 +81,49 @@ impl Program {
         }
         text
     }
+
+    /// The program that [`Program::script`] prints: how programs that found a fault are kept, whatever becomes of the generator.
+    /// Every statement stands on lines of its own that end in `;`; a comment that is neither mark is skipped.
+    pub fn parse(script: &str, seed: u64) -> Program {
+        let mut tables = Vec::new();
+        let mut steps = Vec::new();
+        let mut statement = String::new();
+        for line in script.lines() {
+            if let Some(comment) = line.strip_prefix("--") {
+                match comment.trim() {
+                    "check" => steps.push(Step::Check),
+                    "restart" => steps.push(Step::Restart),
+                    _ => {}
+                }
+                continue;
+            }
+            statement.push_str(line);
+            let Some(sql) = statement.strip_suffix(';') else {
+                statement.push('\n');
+                continue;
+            };
+            if let Some(rest) = sql.strip_prefix("CREATE TABLE ") {
+                let name = rest.split([' ', '(']).next().unwrap_or_default();
+                tables.push(Rel {
+                    name: name.to_owned(),
+                    columns: Vec::new(),
+                    key: None,
+                });
+            }
+            let view = sql.strip_prefix("CREATE MATERIALIZED VIEW ");
+            steps.push(match view.and_then(|rest| rest.split_once(" AS ")) {
+                Some((name, query)) => Step::View {
+                    name: name.to_owned(),
+                    query: query.to_owned(),
+                },
+                None => Step::Both(sql.to_owned()),
+            });
+            statement.clear();
+        }
+        Program {
+            seed,
+            tables,
+            steps,
+        }
+    }
 }

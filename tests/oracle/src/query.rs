@@ -195,26 +195,45 @@ impl QueryMaker<'_> {
         }
     }
 
-    /// `[NOT] EXISTS`, `[NOT] IN (SELECT ...)` or a comparison with a scalar subquery.
-    fn subquery_condition(&mut self, scopes: &[Scope]) -> String {
+    /// A subquery's FROM with its scope, and a filter that often names columns of the outer query too.
+    fn inner(&mut self, outer: &[Scope]) -> (String, [Scope; 1], String) {
         let (from, inner) = self.scope("s");
         let inner = [inner];
+        let kind = if self.chance(80) {
+            Kind::Int
+        } else {
+            Kind::Text
+        };
+        let plain = self.condition(&inner, 1);
+        let sides = (self.column_of(outer, kind), self.column_of(&inner, kind));
+        let filter = match (self.rng.random_range(0..6), sides) {
+            (0..3, (Some(outer), Some(inner))) => format!("{inner} = {outer} AND {plain}"),
+            (3, (Some(outer), Some(inner))) => format!("{inner} < {outer} OR {plain}"),
+            (4, (Some(outer), Some(inner))) => format!("{inner} IS NOT DISTINCT FROM {outer}"),
+            _ => plain,
+        };
+        (from, inner, filter)
+    }
+
+    /// A subquery in a condition: on its own, or where its NULL counts.
+    fn subquery_condition(&mut self, scopes: &[Scope]) -> String {
+        let found = self.subquery_test(scopes);
+        match self.rng.random_range(0..8) {
+            0 => format!("({found} OR {})", self.condition(scopes, 1)),
+            1 => format!("(NOT ({found} AND {}))", self.condition(scopes, 1)),
+            2 => format!("({found} IS NULL)"),
+            3 => format!("({found} AND {})", self.subquery_test(scopes)),
+            _ => found,
+        }
+    }
+
+    /// `[NOT] EXISTS`, `[NOT] IN (SELECT ...)` or a comparison with a scalar subquery.
+    fn subquery_test(&mut self, scopes: &[Scope]) -> String {
+        let (from, inner, filter) = self.inner(scopes);
         let not = if self.chance(40) { "NOT " } else { "" };
-        let filter = self.condition(&inner, 1);
-        match self.rng.random_range(0..3) {
-            0 => {
-                let outer_side = self.column_of(scopes, Kind::Int);
-                let inner_side = self.column_of(&inner, Kind::Int);
-                match (outer_side, inner_side) {
-                    (Some(outer), Some(inner)) => {
-                        format!(
-                            "{not}EXISTS (SELECT 1 FROM {from} WHERE {inner} = {outer} AND {filter})"
-                        )
-                    }
-                    _ => format!("{not}EXISTS (SELECT 1 FROM {from} WHERE {filter})"),
-                }
-            }
-            1 => {
+        match self.rng.random_range(0..8) {
+            0..3 => format!("{not}EXISTS (SELECT 1 FROM {from} WHERE {filter})"),
+            3..6 => {
                 let kind = if self.chance(70) {
                     Kind::Int
                 } else {
@@ -223,13 +242,42 @@ impl QueryMaker<'_> {
                 let (left, right) = (self.expr(scopes, kind, 1), self.expr(&inner, kind, 0));
                 format!("({left} {not}IN (SELECT {right} FROM {from} WHERE {filter}))")
             }
+            6 => {
+                let left = [
+                    self.expr(scopes, Kind::Int, 0),
+                    self.expr(scopes, Kind::Text, 0),
+                ];
+                let right = [
+                    self.expr(&inner, Kind::Int, 0),
+                    self.expr(&inner, Kind::Text, 0),
+                ];
+                format!(
+                    "(({}) {not}IN (SELECT {} FROM {from} WHERE {filter}))",
+                    left.join(", "),
+                    right.join(", ")
+                )
+            }
             _ => {
                 let left = self.expr(scopes, Kind::Int, 1);
-                let column = self.expr(&inner, Kind::Int, 0);
-                let function = ["min", "max", "count"].choose(self.rng).unwrap_or(&"max");
-                format!("({left} <= (SELECT {function}({column}) FROM {from} WHERE {filter}))")
+                format!("({left} <= {})", self.scalar_subquery(scopes))
             }
         }
+    }
+
+    /// An integer: an aggregate, or the first row under a total order.
+    fn scalar_subquery(&mut self, scopes: &[Scope]) -> String {
+        let (from, inner, filter) = self.inner(scopes);
+        let column = self.expr(&inner, Kind::Int, 0);
+        if self.chance(30) {
+            let skip = if self.chance(25) { " OFFSET 1" } else { "" };
+            return format!(
+                "(SELECT {column} FROM {from} WHERE {filter} ORDER BY 1 NULLS LAST LIMIT 1{skip})"
+            );
+        }
+        let function = ["min", "max", "count", "sum"]
+            .choose(self.rng)
+            .unwrap_or(&"max");
+        format!("(SELECT {function}({column}) FROM {from} WHERE {filter})")
     }
 
     fn from(&mut self) -> (String, Vec<Scope>) {
@@ -305,7 +353,12 @@ impl QueryMaker<'_> {
         let mut items = Vec::new();
         let mut columns = Vec::new();
         for (i, kind) in kinds.iter().enumerate() {
-            items.push(format!("{} AS c{i}", self.expr(scopes, *kind, 2)));
+            let item = match kind {
+                Kind::Int if self.chance(8) => self.scalar_subquery(scopes),
+                Kind::Bool if self.chance(20) => self.subquery_condition(scopes),
+                _ => self.expr(scopes, *kind, 2),
+            };
+            items.push(format!("{item} AS c{i}"));
             columns.push(Col {
                 name: format!("c{i}"),
                 kind: *kind,

@@ -1,0 +1,19 @@
+-- constant NOT IN (SELECT NULL ...) kept rows.
+CREATE TABLE t0 (k bigint, v0 boolean, v1 bigint, v2 boolean);
+INSERT INTO t0 VALUES (4, TRUE, 2, CAST(NULL AS boolean)), (5, FALSE, -1, TRUE), (3, FALSE, -1, FALSE), (-1, TRUE, 6, FALSE), (3, FALSE, 3, FALSE);
+-- restart
+-- check
+INSERT INTO t0 VALUES (6, TRUE, 0, TRUE);
+INSERT INTO t0 VALUES (4, FALSE, -2, FALSE), (-1, TRUE, 6, FALSE), (2, TRUE, 1, FALSE), (3, TRUE, -3, FALSE), (5, FALSE, 6, FALSE);
+INSERT INTO t0 VALUES (3, FALSE, -3, CAST(NULL AS boolean)), (5, CAST(NULL AS boolean), 4, FALSE), (-1, TRUE, 2, TRUE), (2, TRUE, 1, FALSE), (4, FALSE, 3, FALSE);
+DELETE FROM t0 WHERE (t0.k IS DISTINCT FROM t0.v1);
+-- check
+CREATE MATERIALIZED VIEW w0 AS SELECT (length('it''s') + CASE WHEN (a.v1 IS DISTINCT FROM a.k) THEN CAST(NULL AS int) ELSE a.k END) AS c0 FROM t0 a;
+INSERT INTO t0 VALUES (6, FALSE, -3, CAST(NULL AS boolean)), (-3, TRUE, 4, TRUE);
+UPDATE t0 SET v0 = (t0.k < -2) WHERE t0.v0;
+-- check
+CREATE MATERIALIZED VIEW w1 AS SELECT 'it''s' AS c0 FROM w0 a LEFT JOIN t0 b ON (-3 BETWEEN 4 AND 1);
+CREATE MATERIALIZED VIEW w2 AS WITH q AS (SELECT a.c0 AS c0, count(*) AS c1, avg(coalesce(a.c0, a.c0)) AS c2, count(*) AS c3 FROM w0 a WHERE (('' || 'it''s') NOT IN (SELECT CAST(NULL AS text) FROM w0 s WHERE (s.c0 NOT IN (2)))) GROUP BY a.c0) SELECT DISTINCT c0, c1, c3 FROM q;
+INSERT INTO t0 VALUES (0, FALSE, 6, TRUE), (1, TRUE, 2, FALSE), (6, TRUE, -3, FALSE), (6, TRUE, -1, TRUE), (2, TRUE, 5, TRUE);
+INSERT INTO t0 VALUES (6, FALSE, 4, FALSE), (4, TRUE, 0, TRUE), (2, FALSE, -1, TRUE), (4, FALSE, 5, FALSE);
+-- check
