@@ -48,7 +48,7 @@ impl OptimizerRule for Simplify {
         config: &dyn OptimizerConfig,
     ) -> Result<Transformed<LogicalPlan>> {
         if !has_mergeable(&plan) {
-            return self.stock.rewrite(plan, config);
+            return self.stock.rewrite(plan, config)?.transform_data(aligned);
         }
         let context = SimplifyContext::builder()
             .with_schema(schema_of(&plan)?)
@@ -64,16 +64,60 @@ impl OptimizerRule for Simplify {
         })?;
         let simplified = self.stock.rewrite(hidden.data, config)?;
         let mut names = names.into_iter();
-        simplified.transform_data(|plan| {
-            plan.map_expressions(|expr| {
-                let shown = expr.transform_up(|e| Ok(show(e)))?;
-                Ok(match names.next() {
-                    Some(name) => shown.update_data(|e| name.restore(e)),
-                    None => shown,
+        simplified
+            .transform_data(|plan| {
+                plan.map_expressions(|expr| {
+                    let shown = expr.transform_up(|e| Ok(show(e)))?;
+                    Ok(match names.next() {
+                        Some(name) => shown.update_data(|e| name.restore(e)),
+                        None => shown,
+                    })
                 })
-            })
-        })
+            })?
+            .transform_data(aligned)
     }
+}
+
+/// Comparisons in a condition with their constant on the right, and the constant bare. `PushDownFilter` takes two equalities of a
+/// column for a contradiction when they do not look the same: `x = 1 AND 1 = x` (oracle seed 3034, against SQLite).
+fn aligned(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    if !matches!(plan, LogicalPlan::Filter(_) | LogicalPlan::Join(_)) {
+        return Ok(Transformed::no(plan));
+    }
+    plan.map_expressions(|expr| expr.transform_up(|e| Ok(aligned_comparison(e))))
+}
+
+fn aligned_comparison(mut expr: Expr) -> Transformed<Expr> {
+    let Expr::BinaryExpr(comparison) = &mut expr else {
+        return Transformed::no(expr);
+    };
+    let mut changed = false;
+    if let Some(swapped) = mirrored(comparison.op)
+        && matches!(*comparison.left, Expr::Literal(..))
+        && !matches!(*comparison.right, Expr::Literal(..))
+    {
+        std::mem::swap(&mut comparison.left, &mut comparison.right);
+        comparison.op = swapped;
+        changed = true;
+    }
+    if mirrored(comparison.op).is_some()
+        && let Expr::Literal(_, metadata) = comparison.right.as_mut()
+    {
+        changed |= metadata.take().is_some();
+    }
+    Transformed::new(expr, changed, TreeNodeRecursion::Continue)
+}
+
+/// The comparison that says the same with its sides exchanged.
+fn mirrored(op: Operator) -> Option<Operator> {
+    Some(match op {
+        Operator::Eq | Operator::NotEq => op,
+        Operator::Lt => Operator::Gt,
+        Operator::LtEq => Operator::GtEq,
+        Operator::Gt => Operator::Lt,
+        Operator::GtEq => Operator::LtEq,
+        _ => return None,
+    })
 }
 
 fn has_mergeable(plan: &LogicalPlan) -> bool {

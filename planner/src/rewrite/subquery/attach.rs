@@ -31,6 +31,8 @@ pub(super) enum Place {
 
 /// The input of a node while its subqueries are taken out.
 pub(super) struct Host<'a> {
+    /// The input as it was.
+    base: Arc<LogicalPlan>,
     plan: LogicalPlan,
     place: Place,
     /// The input's own columns.
@@ -42,7 +44,8 @@ impl<'a> Host<'a> {
     pub(super) fn new(input: Arc<LogicalPlan>, names: &'a Names, place: Place) -> Host<'a> {
         Host {
             columns: input.schema().columns(),
-            plan: Arc::unwrap_or_clone(input),
+            plan: input.as_ref().clone(),
+            base: input,
             place,
             names,
         }
@@ -193,7 +196,6 @@ impl<'a> Host<'a> {
 
     /// The subquery over every combination of the outer values it names, and the host's columns with these values.
     fn unnest(&mut self, subquery: &LogicalPlan) -> Result<(Pushed, Vec<Column>)> {
-        inspect::must_repeat(&self.plan)?;
         let outer = inspect::outer_columns(subquery);
         let mut keys = Vec::with_capacity(outer.len());
         for expr in &outer {
@@ -202,7 +204,11 @@ impl<'a> Host<'a> {
                 _ => self.compute(expr.clone(), "outer")?,
             });
         }
-        let domain = Domain::new(&self.plan, &keys, &outer, self.names)?;
+        // The input itself does, and is shorter, unless a key was computed above it. Values of rows that are gone do no harm.
+        let of_input = keys.iter().all(|key| self.columns.contains(key));
+        let plan = if of_input { &self.base } else { &self.plan };
+        inspect::must_repeat(plan)?;
+        let domain = Domain::new(plan, &keys, &outer, self.names)?;
         Ok((domain.push(subquery.clone())?, keys))
     }
 
