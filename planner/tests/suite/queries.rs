@@ -106,7 +106,7 @@ fn shapes() {
             ("select o.id FROM orders o JOIN items USING (id)", ""),
             (
                 "select t.x FROM orders o, LATERAL (SELECT o.id + 1 AS x) t",
-                "0A000: this correlated subquery is not supported",
+                "2\n3\n4",
             ),
             (
                 "select o.id, t.price FROM orders o, LATERAL (SELECT price FROM items i WHERE i.order_id = o.id) t",
