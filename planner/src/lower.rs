@@ -78,15 +78,7 @@ fn operator(plan: &LogicalPlan) -> Option<String> {
 fn subquery(plan: &LogicalPlan) -> Option<String> {
     let mut found = false;
     let walked = plan.apply_expressions(|expr| {
-        found |= expr.exists(|e| {
-            Ok(matches!(
-                e,
-                Expr::ScalarSubquery(_)
-                    | Expr::Exists(_)
-                    | Expr::InSubquery(_)
-                    | Expr::SetComparison(_)
-            ))
-        })?;
+        found |= rewrite::subquery::has_subquery(expr);
         Ok(TreeNodeRecursion::Continue)
     });
     debug_assert!(walked.is_ok());

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the rewritten condition has the same value for every row on which the original does not raise.
 
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::expr::{BinaryExpr, Case};
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
@@ -31,19 +31,14 @@ pub(crate) fn apply(plan: LogicalPlan) -> Result<LogicalPlan> {
 
 /// Whether some row can make the expression raise.
 pub(crate) fn fallible(expr: &Expr) -> bool {
-    let mut found = false;
-    let walked = expr.apply(|e| {
-        if let Expr::ScalarFunction(call) = e {
-            found |= native_of(call).is_none_or(|n| n.fallible);
-        }
-        Ok(if found {
-            TreeNodeRecursion::Stop
-        } else {
-            TreeNodeRecursion::Continue
+    // The walk itself cannot fail; if it could, guarding too much would be right.
+    expr.exists(|e| {
+        Ok(match e {
+            Expr::ScalarFunction(call) => native_of(call).is_none_or(|n| n.fallible),
+            _ => false,
         })
-    });
-    debug_assert!(walked.is_ok());
-    found
+    })
+    .unwrap_or(true)
 }
 
 fn flatten(expr: &Expr, op: Operator, out: &mut Vec<Expr>) {

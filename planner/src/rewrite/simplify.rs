@@ -123,14 +123,8 @@ fn mirrored(op: Operator) -> Option<Operator> {
 fn has_mergeable(plan: &LogicalPlan) -> bool {
     let mut found = false;
     let walked = plan.apply_expressions(|expr| {
-        expr.apply(|e| {
-            found |= is_connective(e) && mergeable(e);
-            Ok(if found {
-                TreeNodeRecursion::Stop
-            } else {
-                TreeNodeRecursion::Continue
-            })
-        })
+        found |= expr.exists(|e| Ok(is_connective(e) && mergeable(e)))?;
+        Ok(TreeNodeRecursion::Continue)
     });
     debug_assert!(walked.is_ok());
     found

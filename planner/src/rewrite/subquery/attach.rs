@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
 };
 
 use super::push::{Domain, Pushed};
-use super::{Names, condition, has_subquery, inspect, only, plan_of, simple};
+use super::{Names, condition, equal, has_subquery, inspect, only, plan_of, simple};
 use crate::error::PlanError;
 use crate::functions::single::SingleValue;
 
@@ -327,7 +327,11 @@ pub(super) fn lateral(join: Join, names: &Names) -> Result<LogicalPlan> {
     let side = side.recompute_schema()?;
     let (pushed, keys) = host.unnest(&side)?;
     let nulls = host.null_equality(&keys)?;
-    let mut conditions: Vec<Expr> = join.on.into_iter().map(|(l, r)| l.eq(r)).collect();
+    let mut conditions: Vec<Expr> = join
+        .on
+        .into_iter()
+        .map(|(l, r)| equal(l, r, join.null_equality))
+        .collect();
     let (after, with): (Vec<Expr>, Vec<Expr>) = join.filter.into_iter().partition(has_subquery);
     conditions.extend(with);
     let plan = LogicalPlanBuilder::from(host.into_plan())

@@ -23,17 +23,7 @@ pub(super) fn names_outer(node: &LogicalPlan) -> bool {
 
 /// Whether a plan names columns of an outer query. Subqueries left in its expressions name only columns of the plan itself.
 pub(super) fn correlated(plan: &LogicalPlan) -> bool {
-    let mut found = false;
-    let walked = plan.apply(|node| {
-        found |= names_outer(node);
-        Ok(if found {
-            TreeNodeRecursion::Stop
-        } else {
-            TreeNodeRecursion::Continue
-        })
-    });
-    debug_assert!(walked.is_ok());
-    found
+    plan.exists(|node| Ok(names_outer(node))).unwrap_or(true)
 }
 
 /// The outer columns a plan names, once each.

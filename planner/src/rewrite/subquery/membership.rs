@@ -23,8 +23,8 @@ pub(super) fn conjuncts(conjunct: Expr, host: &mut Host<'_>) -> Result<Vec<Expr>
         Expr::Exists(exists) => Ok(host.exists_condition(exists)?.into_iter().collect()),
         Expr::InSubquery(inside) if !has_subquery(&inside.expr) => top_in(inside, host),
         other => match membership_of(&other) {
-            Some(found) if !has_subquery_below(found) => conjuncts(found.clone(), host),
-            _ => Ok(vec![value(other, host)?]),
+            Some(found) => conjuncts(found.clone(), host),
+            None => Ok(vec![value(other, host)?]),
         },
     }
 }
@@ -74,10 +74,6 @@ fn strip_cast(expr: &Expr) -> &Expr {
         Expr::Cast(cast) => strip_cast(&cast.expr),
         other => other,
     }
-}
-
-fn has_subquery_below(expr: &Expr) -> bool {
-    matches!(expr, Expr::InSubquery(e) if has_subquery(&e.expr))
 }
 
 fn top_in(inside: InSubquery, host: &mut Host<'_>) -> Result<Vec<Expr>> {

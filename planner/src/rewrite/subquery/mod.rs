@@ -16,8 +16,8 @@ mod simple;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, Result};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, NullEquality, Result};
 use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
@@ -80,24 +80,8 @@ fn rewrite(node: LogicalPlan, names: &Names) -> Result<Transformed<LogicalPlan>>
 }
 
 /// True for an expression with a subquery at any depth.
-fn has_subquery(expr: &Expr) -> bool {
-    let mut found = false;
-    let walked = expr.apply(|e| {
-        found |= matches!(
-            e,
-            Expr::Exists(_)
-                | Expr::InSubquery(_)
-                | Expr::SetComparison(_)
-                | Expr::ScalarSubquery(_)
-        );
-        Ok(if found {
-            TreeNodeRecursion::Stop
-        } else {
-            TreeNodeRecursion::Continue
-        })
-    });
-    debug_assert!(walked.is_ok());
-    found
+pub(crate) fn has_subquery(expr: &Expr) -> bool {
+    expr.exists(|e| Ok(plan_of(e).is_some())).unwrap_or(true)
 }
 
 /// WHERE, HAVING and QUALIFY.
@@ -218,7 +202,7 @@ fn joined(join: Join, names: &Names) -> Result<LogicalPlan> {
         let both = LogicalPlanBuilder::from(left.as_ref().clone()).join_on(
             right.as_ref().clone(),
             join_type,
-            on.into_iter().map(|(l, r)| l.eq(r)),
+            on.into_iter().map(|(l, r)| equal(l, r, null_equality)),
         )?;
         let both = both.build()?;
         return condition(Filter::try_new(filter, both.into())?, names);
@@ -256,10 +240,10 @@ fn joined(join: Join, names: &Names) -> Result<LogicalPlan> {
     only(done, columns)
 }
 
-fn equal(left: Expr, right: Expr, nulls: datafusion::common::NullEquality) -> Expr {
+fn equal(left: Expr, right: Expr, nulls: NullEquality) -> Expr {
     match nulls {
-        datafusion::common::NullEquality::NullEqualsNothing => left.eq(right),
-        datafusion::common::NullEquality::NullEqualsNull => push::same(left, right),
+        NullEquality::NullEqualsNothing => left.eq(right),
+        NullEquality::NullEqualsNull => push::same(left, right),
     }
 }
 
