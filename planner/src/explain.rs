@@ -4,11 +4,11 @@
 
 mod expr;
 
-use datafusion::logical_expr::{Distinct, LogicalPlan};
+use datafusion::logical_expr::{Distinct, Expr, JoinType, LogicalPlan};
 
 use crate::context::RelationScan;
 use crate::error::visible;
-use crate::stream::{Change, Properties, StateSize, StreamNode, StreamPlan};
+use crate::stream::{Change, Keeping, Properties, StateSize, StreamNode, StreamPlan};
 use expr::{list, sorts, text};
 
 /// EXPLAIN: one operator per line, inputs indented; `verbose` adds each operator's columns.
@@ -68,16 +68,7 @@ fn operator(plan: &LogicalPlan) -> String {
     match plan {
         LogicalPlan::Projection(p) => format!("Project {}", list(&p.expr)),
         LogicalPlan::Filter(f) => format!("Filter {}", text(&f.predicate)),
-        LogicalPlan::Aggregate(a) => {
-            let mut parts = Vec::new();
-            if !a.group_expr.is_empty() {
-                parts.push(format!("by {}", list(&a.group_expr)));
-            }
-            if !a.aggr_expr.is_empty() {
-                parts.push(format!("compute {}", list(&a.aggr_expr)));
-            }
-            format!("Aggregate {}", parts.join(" "))
-        }
+        LogicalPlan::Aggregate(a) => aggregate_line(&a.group_expr, a.aggr_expr.iter()),
         LogicalPlan::Window(w) => format!("Window {}", list(&w.window_expr)),
         LogicalPlan::Sort(s) => match s.fetch {
             Some(n) => format!("Sort {} limit {n}", sorts(&s.expr)),
@@ -93,19 +84,7 @@ fn operator(plan: &LogicalPlan) -> String {
             }
             parts.join(" ")
         }
-        LogicalPlan::Join(j) => {
-            let mut conditions: Vec<String> =
-                j.on.iter()
-                    .map(|(l, r)| format!("{} = {}", text(l), text(r)))
-                    .collect();
-            conditions.extend(j.filter.iter().map(text));
-            let kind = j.join_type.to_string();
-            if conditions.is_empty() {
-                format!("{kind} Join")
-            } else {
-                format!("{kind} Join on {}", conditions.join(" AND "))
-            }
-        }
+        LogicalPlan::Join(j) => join_line(j.join_type, &j.on, j.filter.as_ref()),
         LogicalPlan::TableScan(scan) => match scan.source.downcast_ref::<RelationScan>() {
             Some(relation) => {
                 let kind = if relation.append_only {
@@ -150,29 +129,112 @@ fn operator(plan: &LogicalPlan) -> String {
     }
 }
 
-/// EXPLAIN STREAM: operators with their properties, then how the query is kept.
+/// EXPLAIN STREAM: operators with their properties, then how the query is kept and what is remembered for it.
 pub(crate) fn stream(plan: &StreamPlan) -> String {
     let mut out = String::new();
     write_node(&plan.root, 0, &mut out);
-    match &plan.root {
-        StreamNode::Recompute { reason, .. } => {
-            out.push_str(&format!("kept by: recompute ({reason})\n"))
+    match (plan.keeping, &plan.root) {
+        (_, StreamNode::Recompute { reason, .. }) => {
+            out.push_str(&format!("kept by: recompute ({reason})\n"));
+        }
+        (Keeping::Incremental, root) if has_state(root) => {
+            out.push_str("kept by: changes, with state\n");
         }
         _ => out.push_str("kept by: changes, row by row\n"),
     }
-    match &plan.root.properties().state {
-        StateSize::None => out.push_str("state: none\n"),
-        StateSize::Inputs => out.push_str("state: the last result\n"),
-        StateSize::Unbounded(sources) => {
+    let before = out.len();
+    // State is built anew from its inputs' rows, which a source does not keep elsewhere.
+    let stateful = plan.keeping == Keeping::Incremental && has_state(&plan.root);
+    write_state(&plan.root, stateful, &mut out);
+    if out.len() == before {
+        out.push_str("state: none\n");
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+fn bound(node: &StreamNode) -> &'static str {
+    if node.properties().bounded {
+        "bounded"
+    } else {
+        "unbounded"
+    }
+}
+
+fn has_state(node: &StreamNode) -> bool {
+    let own = matches!(node, StreamNode::Aggregate { .. } | StreamNode::Join { .. });
+    own || node.inputs().into_iter().any(has_state)
+}
+
+fn is_source(node: &StreamNode) -> bool {
+    node.properties().change == Change::AppendOnly
+}
+
+/// What each operator remembers, from the top.
+fn write_state(node: &StreamNode, stateful: bool, out: &mut String) {
+    match (&node.properties().state, node) {
+        (state, StreamNode::Aggregate { input, group, .. }) => {
+            let each = if group.is_empty() {
+                "one total".to_owned()
+            } else {
+                format!("one entry for each ({})", list(group))
+            };
+            // The values are as many as the input has, however few the groups are.
+            out.push_str(&match state {
+                StateSize::Values => format!("state: {each} with its values, {}\n", bound(input)),
+                _ => format!("state: {each}, {}\n", bound(node)),
+            });
+        }
+        (_, StreamNode::Join { left, right, .. }) => out.push_str(&format!(
+            "state: rows of the left input, {}, and of the right, {}\n",
+            bound(left),
+            bound(right)
+        )),
+        (StateSize::Inputs, _) => out.push_str("state: the last result\n"),
+        (StateSize::Unbounded(sources), _) => {
             for source in sources {
                 out.push_str(&format!(
                     "state: hidden history of source {source}, unbounded\n"
                 ));
             }
         }
+        (_, StreamNode::Scan { name, .. }) if stateful && is_source(node) => {
+            let line = format!("state: hidden history of source {name}, unbounded\n");
+            // The same source may be read twice.
+            if !out.contains(&line) {
+                out.push_str(&line);
+            }
+        }
+        _ => {}
     }
-    out.truncate(out.trim_end().len());
-    out
+    for input in node.inputs() {
+        write_state(input, stateful, out);
+    }
+}
+
+fn aggregate_line<'a>(group: &[Expr], calls: impl Iterator<Item = &'a Expr>) -> String {
+    let calls: Vec<Expr> = calls.cloned().collect();
+    let mut parts = Vec::new();
+    if !group.is_empty() {
+        parts.push(format!("by {}", list(group)));
+    }
+    if !calls.is_empty() {
+        parts.push(format!("compute {}", list(&calls)));
+    }
+    format!("Aggregate {}", parts.join(" "))
+}
+
+fn join_line(kind: JoinType, on: &[(Expr, Expr)], filter: Option<&Expr>) -> String {
+    let mut conditions: Vec<String> = on
+        .iter()
+        .map(|(l, r)| format!("{} = {}", text(l), text(r)))
+        .collect();
+    conditions.extend(filter.map(text));
+    if conditions.is_empty() {
+        format!("{kind} Join")
+    } else {
+        format!("{kind} Join on {}", conditions.join(" AND "))
+    }
 }
 
 fn write_node(node: &StreamNode, depth: usize, out: &mut String) {
@@ -182,6 +244,12 @@ fn write_node(node: &StreamNode, depth: usize, out: &mut String) {
         StreamNode::Project { exprs, .. } => format!("Project {}", list(exprs)),
         StreamNode::Union { .. } => "Union all".to_owned(),
         StreamNode::Unnest { .. } => "Unnest".to_owned(),
+        StreamNode::Aggregate {
+            group, aggregates, ..
+        } => aggregate_line(group, aggregates.iter().map(|aggregate| &aggregate.call)),
+        StreamNode::Join {
+            kind, on, filter, ..
+        } => join_line(*kind, on, filter.as_ref()),
         StreamNode::Recompute { reason, .. } => format!("Recompute {reason}"),
     };
     out.push_str(&format!(

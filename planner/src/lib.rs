@@ -25,6 +25,7 @@ pub use context::{
     RelationScan, Returning, SystemRelations, ViewPlan,
 };
 pub use error::PlanError;
+pub use functions::exact::ExactTotal;
 pub use planner::Planner;
 pub use rewrite::guard::ErrorSink;
 pub use stream::{StreamNode, StreamPlan};

@@ -1,7 +1,7 @@
 //! From a logical plan to a streaming plan.
 //!
-//! Invariant: what is lowered operator by operator is linear: the change of its output is the operator applied to the change
-//! of its input. Everything else is one `Recompute`.
+//! Invariant: a query whose rows pass through on their own is lowered as it was analysed; one that needs state is lowered after
+//! the rules of `rewrite::incremental`, operator by operator. A query with any operator that is neither is one `Recompute`.
 
 use std::sync::Arc;
 
@@ -11,21 +11,49 @@ use datafusion::logical_expr::{Expr, JoinType, LogicalPlan};
 
 use crate::context::RelationScan;
 use crate::rewrite;
-use crate::stream::{Change, Properties, StateSize, StreamNode, StreamPlan};
+use crate::stream::{Change, Keeping, Properties, StateSize, StreamNode, StreamPlan};
+
+mod stateful;
 
 /// Lowers a view's plan.
 pub(crate) fn lower(plan: &LogicalPlan) -> StreamPlan {
-    let reason = if rewrite::now::occurs(plan) {
-        Some("now()".to_owned())
-    } else {
-        not_linear(plan)
+    let recomputed = |reason| StreamPlan {
+        root: recompute(plan, reason),
+        keeping: Keeping::Recompute,
     };
-    let linear = match reason {
-        None => node(plan),
-        Some(ref reason) => Err(reason.clone()),
+    if rewrite::now::occurs(plan) {
+        return recomputed("now()".to_owned());
+    }
+    if not_linear(plan).is_none() {
+        return match node(plan) {
+            Ok(root) => StreamPlan {
+                root,
+                keeping: Keeping::RowByRow,
+            },
+            Err(reason) => recomputed(reason),
+        };
+    }
+    let prepared = rewrite::incremental::apply(unordered(plan).clone());
+    let lowered = match &prepared {
+        Ok(prepared) => node(prepared),
+        // A plan that a rule cannot digest is one that it does not cover.
+        Err(_) => Err(not_linear(plan).unwrap_or_else(|| "operator".to_owned())),
     };
-    let root = linear.unwrap_or_else(|reason| recompute(plan, reason));
-    StreamPlan { root }
+    match lowered {
+        Ok(root) => StreamPlan {
+            root,
+            keeping: Keeping::Incremental,
+        },
+        Err(reason) => recomputed(reason),
+    }
+}
+
+/// A view has no order, so sorting its whole result does nothing.
+fn unordered(plan: &LogicalPlan) -> &LogicalPlan {
+    match plan {
+        LogicalPlan::Sort(sort) if sort.fetch.is_none() => unordered(&sort.input),
+        other => other,
+    }
 }
 
 /// The first operator, from the top, that is not linear.
@@ -43,6 +71,7 @@ fn not_linear(plan: &LogicalPlan) -> Option<String> {
     found
 }
 
+/// The name of an operator that keeps or compares rows.
 fn operator(plan: &LogicalPlan) -> Option<String> {
     let name = match plan {
         LogicalPlan::Projection(_) | LogicalPlan::Filter(_) => return subquery(plan),
@@ -88,11 +117,22 @@ fn subquery(plan: &LogicalPlan) -> Option<String> {
 fn node(plan: &LogicalPlan) -> Result<StreamNode, String> {
     match plan {
         LogicalPlan::TableScan(scan) => {
+            if scan.fetch.is_some() || !scan.filters.is_empty() {
+                return Err("scan".to_owned());
+            }
             let relation = scan
                 .source
                 .downcast_ref::<RelationScan>()
                 .ok_or("system relation")?;
-            Ok(scan_node(relation, Arc::clone(&scan.projected_schema)))
+            let projection = scan.projection.clone();
+            Ok(scan_node(
+                relation,
+                projection,
+                Arc::clone(&scan.projected_schema),
+            ))
+        }
+        LogicalPlan::Filter(_) | LogicalPlan::Projection(_) if subquery(plan).is_some() => {
+            Err("subquery".to_owned())
         }
         LogicalPlan::Filter(filter) => {
             let input = node(&filter.input)?;
@@ -146,27 +186,38 @@ fn node(plan: &LogicalPlan) -> Result<StreamNode, String> {
                 properties,
             })
         }
+        LogicalPlan::Aggregate(aggregate) => stateful::aggregate(aggregate),
+        LogicalPlan::Join(join) => stateful::join(join),
         other => Err(operator(other).unwrap_or_else(|| "operator".to_owned())),
     }
 }
 
-fn scan_node(relation: &RelationScan, schema: DFSchemaRef) -> StreamNode {
+fn scan_node(
+    relation: &RelationScan,
+    projection: Option<Vec<usize>>,
+    schema: DFSchemaRef,
+) -> StreamNode {
+    let position = |column: &usize| match &projection {
+        Some(columns) => columns.iter().position(|held| held == column),
+        None => Some(*column),
+    };
+    let keys = relation
+        .key
+        .iter()
+        .filter(|_| !relation.append_only)
+        .filter_map(|key| key.iter().map(position).collect());
     StreamNode::Scan {
         oid: relation.oid,
         name: relation.name.clone(),
         schema,
+        projection: projection.clone(),
         properties: Properties {
             change: if relation.append_only {
                 Change::AppendOnly
             } else {
                 Change::Retract
             },
-            keys: relation
-                .key
-                .iter()
-                .filter(|_| !relation.append_only)
-                .cloned()
-                .collect(),
+            keys: keys.collect(),
             bounded: !relation.append_only,
             deterministic: true,
             state: StateSize::None,
@@ -219,7 +270,8 @@ fn recompute(plan: &LogicalPlan, reason: String) -> StreamNode {
                 .iter()
                 .any(|i| matches!(i, StreamNode::Scan { oid, .. } if *oid == relation.oid));
             if !seen {
-                inputs.push(scan_node(relation, Arc::clone(&scan.projected_schema)));
+                let schema = Arc::clone(&scan.projected_schema);
+                inputs.push(scan_node(relation, scan.projection.clone(), schema));
             }
         }
         Ok(TreeNodeRecursion::Continue)

@@ -230,6 +230,11 @@ impl Planner {
         crate::explain::batch(plan, verbose)
     }
 
+    /// How a view's plan is kept up to date.
+    pub fn stream(&self, plan: &LogicalPlan) -> crate::StreamPlan {
+        crate::lower::lower(plan)
+    }
+
     /// EXPLAIN STREAM of a view.
     pub fn explain_stream(&self, view: &ViewPlan) -> String {
         crate::explain::stream(&view.stream)

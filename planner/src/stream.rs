@@ -3,14 +3,29 @@
 //! Invariant: an expression of a node is over the schema of its input node, in which every column it names exists.
 
 use datafusion::common::DFSchemaRef;
-use datafusion::logical_expr::{Expr, Unnest};
+use datafusion::logical_expr::{Expr, JoinType, Unnest};
 use thalweg_catalog::Oid;
+
+use crate::functions::exact::ExactTotal;
 
 /// How a continuous query is kept up to date.
 #[derive(Debug, Clone)]
 pub struct StreamPlan {
     /// The last operator.
     pub root: StreamNode,
+    /// How.
+    pub keeping: Keeping,
+}
+
+/// How a whole query is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    /// Each row passes through on its own.
+    RowByRow,
+    /// By the changes of its inputs and what the operators remember.
+    Incremental,
+    /// Run as a batch, and compared with the last result.
+    Recompute,
 }
 
 /// What a node's output can contain.
@@ -31,6 +46,37 @@ pub enum StateSize {
     Inputs,
     /// Grows for ever: the hidden history of these sources.
     Unbounded(Vec<String>),
+    /// One entry for each group.
+    Groups,
+    /// One entry for each group, with the values of some arguments.
+    Values,
+    /// The rows of both inputs.
+    Sides,
+}
+
+/// One aggregate function of an aggregation.
+#[derive(Debug, Clone)]
+pub struct StreamAggregate {
+    /// The call, over the input's schema.
+    pub call: Expr,
+    /// What is remembered of its arguments.
+    pub memory: AggregateMemory,
+}
+
+/// What an aggregate function remembers of each group.
+#[derive(Debug, Clone)]
+pub enum AggregateMemory {
+    /// How many values are not NULL.
+    Count,
+    /// Sum and number of values.
+    Total(ExactTotal),
+    /// How many values are true and how many false: `bool_and`.
+    Every,
+    /// The same: `bool_or`.
+    Some,
+    /// The values, counted; the function runs over them whenever the group changes. Calls with ORDER BY get them in that order,
+    /// others in the order of the values, so that the result does not depend on the order of arrival.
+    Values,
 }
 
 /// What is known of a node's output.
@@ -57,6 +103,8 @@ pub enum StreamNode {
         oid: Oid,
         /// Its name.
         name: String,
+        /// Positions of the relation's columns, when not all are read.
+        projection: Option<Vec<usize>>,
         /// Output columns, under the name the query gives the relation.
         schema: DFSchemaRef,
         /// What is known.
@@ -104,6 +152,42 @@ pub enum StreamNode {
         /// What is known.
         properties: Properties,
     },
+    /// Groups with aggregates; without aggregates, distinct rows.
+    Aggregate {
+        /// Input.
+        input: Box<StreamNode>,
+        /// Over the input's schema; none makes one group, which is there without rows too.
+        group: Vec<Expr>,
+        /// Over the input's schema.
+        aggregates: Vec<StreamAggregate>,
+        /// Output columns: groups, then aggregates.
+        schema: DFSchemaRef,
+        /// What is known.
+        properties: Properties,
+    },
+    /// Pairs of rows with equal keys, or rows with or without partners.
+    Join {
+        /// Left input.
+        left: Box<StreamNode>,
+        /// Right input.
+        right: Box<StreamNode>,
+        /// Which rows come out.
+        kind: JoinType,
+        /// Keys, each over its own input's schema.
+        on: Vec<(Expr, Expr)>,
+        /// Further condition on a pair, over `pair`.
+        filter: Option<Expr>,
+        /// Columns of the left, then of the right input.
+        pair: DFSchemaRef,
+        /// Whether NULL keys match each other.
+        null_equal: bool,
+        /// `NOT IN`: a NULL key on the right means no row, and a left row with NULL keys comes out only when the right is empty.
+        null_aware: bool,
+        /// Output columns.
+        schema: DFSchemaRef,
+        /// What is known.
+        properties: Properties,
+    },
     /// The whole query run as a batch at each epoch that changes an input, and the difference emitted.
     Recompute {
         /// The first operator that is not maintained incrementally, for example `aggregate`.
@@ -126,6 +210,8 @@ impl StreamNode {
             | StreamNode::Project { schema, .. }
             | StreamNode::Union { schema, .. }
             | StreamNode::Unnest { schema, .. }
+            | StreamNode::Aggregate { schema, .. }
+            | StreamNode::Join { schema, .. }
             | StreamNode::Recompute { schema, .. } => schema,
         }
     }
@@ -137,6 +223,8 @@ impl StreamNode {
             | StreamNode::Project { schema, .. }
             | StreamNode::Union { schema, .. }
             | StreamNode::Unnest { schema, .. }
+            | StreamNode::Aggregate { schema, .. }
+            | StreamNode::Join { schema, .. }
             | StreamNode::Recompute { schema, .. } => schema,
         }
     }
@@ -149,6 +237,8 @@ impl StreamNode {
             | StreamNode::Project { properties, .. }
             | StreamNode::Union { properties, .. }
             | StreamNode::Unnest { properties, .. }
+            | StreamNode::Aggregate { properties, .. }
+            | StreamNode::Join { properties, .. }
             | StreamNode::Recompute { properties, .. } => properties,
         }
     }
@@ -159,7 +249,9 @@ impl StreamNode {
             StreamNode::Scan { .. } => vec![],
             StreamNode::Filter { input, .. }
             | StreamNode::Project { input, .. }
+            | StreamNode::Aggregate { input, .. }
             | StreamNode::Unnest { input, .. } => vec![input],
+            StreamNode::Join { left, right, .. } => vec![left, right],
             StreamNode::Union { inputs, .. } | StreamNode::Recompute { inputs, .. } => {
                 inputs.iter().collect()
             }

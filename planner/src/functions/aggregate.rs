@@ -71,18 +71,18 @@ enum Measure {
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Total {
+pub(super) struct Total {
     measure: Measure,
     signature: Signature,
 }
 
 /// How a total is computed for one argument type.
 #[derive(Debug, Clone)]
-struct Recipe {
+pub(super) struct Recipe {
     measure: Measure,
-    exact: bool,
+    pub(super) exact: bool,
     scale: i8,
-    ret: SqlType,
+    pub(super) ret: SqlType,
 }
 
 impl Recipe {
@@ -119,7 +119,7 @@ impl Recipe {
     }
 
     /// The values in the type they are added in.
-    fn wide(&self, values: &ArrayRef) -> Result<ArrayRef> {
+    pub(super) fn wide(&self, values: &ArrayRef) -> Result<ArrayRef> {
         if !self.exact {
             return Ok(cast(values, &DataType::Float64)?);
         }
@@ -142,7 +142,7 @@ impl Recipe {
         }
     }
 
-    fn exact_result(&self, sum: i128, count: i64) -> Result<i128> {
+    pub(super) fn exact_result(&self, sum: i128, count: i64) -> Result<i128> {
         let value = match self.measure {
             Measure::Sum => Some(sum).filter(|v| v.abs() < decimal::LIMIT),
             Measure::Avg => {
@@ -195,7 +195,7 @@ impl Total {
         }
     }
 
-    fn recipe(&self, fields: &[FieldRef]) -> Result<Recipe> {
+    pub(super) fn recipe(&self, fields: &[FieldRef]) -> Result<Recipe> {
         let field = fields.first().ok_or_else(|| {
             raise(
                 "42883",

@@ -8,6 +8,7 @@ mod array_text;
 pub(crate) mod cast;
 pub(crate) mod collection;
 pub(crate) mod decimal;
+pub(crate) mod exact;
 mod extreme;
 pub(crate) mod format;
 pub(crate) mod json;

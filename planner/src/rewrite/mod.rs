@@ -3,6 +3,7 @@
 //! Invariant: a pass never changes a plan's output names or types.
 
 pub(crate) mod guard;
+pub(crate) mod incremental;
 pub(crate) mod lazy;
 pub(crate) mod now;
 pub(crate) mod oracle;

@@ -138,7 +138,7 @@ pub(crate) fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// Copies view columns that pin much larger buffers than they use, so that one short string does not keep a fetch buffer.
-fn compact_views(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+pub(crate) fn compact_views(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     const SLACK: usize = 64 * 1024;
     let mut columns = None;
     for (index, column) in batch.columns().iter().enumerate() {

@@ -3,6 +3,7 @@
 //! Invariant: an error is recorded when it is new or more frequent than in the run before, so a view that is recomputed every
 //! second over one bad row has one record, not one per run. Taking a row back records nothing.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +14,18 @@ use thalweg_planner::ErrorSink;
 /// Distinct messages of one run; the rest is counted together.
 const MESSAGES_MAX: usize = 100;
 const OTHERS: &str = "more rows could not be computed, for other reasons than those recorded";
+
+thread_local! {
+    static MUTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `evaluate` on this thread, for rows on their way out when `mute` is set: their errors are not recorded again.
+pub(crate) fn muted<T>(mute: bool, evaluate: impl FnOnce() -> T) -> T {
+    let before = MUTED.replace(mute);
+    let result = evaluate();
+    MUTED.set(before);
+    result
+}
 
 type Counts = BTreeMap<(&'static str, String), u64>;
 
@@ -26,7 +39,7 @@ pub(crate) struct ComputeErrors {
 
 impl ErrorSink for ComputeErrors {
     fn compute_error(&self, report: &Report, count: u64) {
-        if !self.muted.load(Ordering::SeqCst) {
+        if !self.muted.load(Ordering::SeqCst) && !MUTED.get() {
             let mut current = self.current.lock();
             let key = (report.sqlstate, report.message.clone());
             // Messages contain values, so there may be one for each row.

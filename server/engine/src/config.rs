@@ -23,6 +23,8 @@ pub struct EngineConfig {
     pub job_memory_max: usize,
     /// Threads that run queries.
     pub query_threads: usize,
+    /// Parts into which the state of a view is split, each worked on by a thread of its own.
+    pub workers: usize,
     /// Recomputations that may run at once.
     pub jobs_max: usize,
     /// Views over `now()` are computed at least this often.
@@ -52,6 +54,7 @@ impl Default for EngineConfig {
             query_memory_max: 1 << 30,
             job_memory_max: 4 << 30,
             query_threads: 2,
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
             jobs_max: 16,
             now_interval: Duration::from_secs(1),
             backoff_min: Duration::from_millis(100),

@@ -1,23 +1,26 @@
-//! Keeps one view up to date: by the change of its inputs where the plan is stateless, by recomputation and diff otherwise.
+//! Keeps one view up to date: by the change of its inputs, with or without state, or by recomputation and diff.
 //!
 //! Invariant: whatever is published at an epoch is the plan's result over the inputs of exactly that epoch. A run that fails,
-//! panics included, changes nothing but its own job, which backs off and tries again.
+//! panics included, changes nothing but its own job, which backs off and tries again. State exists only while it stands where the
+//! published content does; without state a run starts from the inputs' content, and that is also how a view begins.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use datafusion::logical_expr::LogicalPlan;
 use parking_lot::Mutex;
 use thalweg_catalog::Oid;
 use thalweg_connectors::Delta;
-use thalweg_planner::{ErrorSink, Planner, ViewPlan};
+use thalweg_planner::stream::Keeping;
+use thalweg_planner::{ErrorSink, Planner, StreamNode, ViewPlan};
 
 use crate::batch::{RunLimits, collect_blocking, conform, with_relations};
 use crate::choose::{Range, common, newest, roundest_after};
 use crate::compute_errors::ComputeErrors;
+use crate::dataflow::{Dataflow, StepContext};
 use crate::error::EngineError;
 use crate::relation::Version;
 use crate::shared::{Shared, Stored};
@@ -45,6 +48,11 @@ pub(crate) struct Job {
     pub(crate) inputs: Vec<Arc<Stored>>,
     /// No state: stepped by the change of its inputs.
     pub(crate) linear: bool,
+    /// How it is kept when it is kept by changes and needs state.
+    stateful: Option<StreamNode>,
+    dataflow: Mutex<Option<Standing>>,
+    state_bytes: AtomicUsize,
+    strict_errors: bool,
     pub(crate) created: AtomicU64,
     /// Newest epoch a sink has accepted.
     pub(crate) delivered: AtomicU64,
@@ -69,6 +77,13 @@ pub(crate) struct JobState {
     pub(crate) run_time: Duration,
 }
 
+/// A dataflow, and the epoch of the inputs that its state is of.
+#[derive(Debug)]
+struct Standing {
+    dataflow: Dataflow,
+    epoch: u64,
+}
+
 /// What a job does next.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
@@ -88,7 +103,9 @@ impl Job {
         inputs: Vec<Arc<Stored>>,
         strict_errors: bool,
     ) -> Result<Arc<Self>, EngineError> {
-        let linear = !inputs.is_empty() && !plan.uses_now && is_stateless(&plan.stream.root);
+        let linear = !inputs.is_empty()
+            && plan.stream.keeping == Keeping::RowByRow
+            && is_stateless(&plan.stream.root);
         let errors = Arc::new(ComputeErrors::default());
         let logical = if strict_errors {
             plan.unguarded
@@ -96,7 +113,14 @@ impl Job {
             let sink: Arc<dyn ErrorSink> = Arc::clone(&errors) as _;
             planner.bind_error_sink(plan.plan, &sink)?
         };
+        let stream = (plan.stream.keeping == Keeping::Incremental && !inputs.is_empty())
+            .then(|| planner.stream(&logical))
+            .filter(|stream| stream.keeping == Keeping::Incremental);
         Ok(Arc::new(Self {
+            stateful: stream.map(|stream| stream.root),
+            dataflow: Mutex::new(None),
+            state_bytes: AtomicUsize::new(0),
+            strict_errors,
             relation,
             uses_now: plan.uses_now,
             logical,
@@ -118,6 +142,16 @@ impl Job {
 
     pub(crate) fn is_dropped(&self) -> bool {
         self.dropped.load(Ordering::SeqCst)
+    }
+
+    /// Kept by changes, not by recomputation.
+    pub(crate) fn is_incremental(&self) -> bool {
+        self.linear || self.stateful.is_some()
+    }
+
+    /// Bytes that are remembered between runs, beside the content.
+    pub(crate) fn state_bytes(&self) -> usize {
+        self.state_bytes.load(Ordering::SeqCst)
     }
 
     pub(crate) fn figures(&self) -> (u64, Duration) {
@@ -285,19 +319,82 @@ impl Job {
         let changes = done
             .filter(|_| self.linear && !self.has_failed())
             .and_then(|done| self.input_changes(done, target));
-        let deltas = match changes {
-            Some(changes) => self.step(shared, target, &changes)?,
-            None => match self.recompute(shared, target, &old)? {
-                Some(deltas) => deltas,
-                None => return Ok(()),
-            },
+        let mut standing = None;
+        let deltas = match (changes, &self.stateful) {
+            (Some(changes), _) => Some(self.step(shared, target, &changes)?),
+            (None, Some(root)) => self
+                .flow(shared, target, &old, root)?
+                .map(|(deltas, flow)| {
+                    standing = Some(flow);
+                    deltas
+                }),
+            (None, None) => self.recompute(shared, target, &old)?,
+        };
+        let Some(deltas) = deltas else {
+            return Ok(());
         };
         // A dropped view must not come back, and one that the worker has taken over meanwhile is ahead of this run.
         let mut history = self.relation.history.lock();
         if !self.is_dropped() && !history.is_live() && history.through(shared.latest()) == done {
             history.publish(target, deltas)?;
+            *self.dataflow.lock() = standing;
         }
         Ok(())
+    }
+
+    /// The change of a view with state, and the state to keep once it is published. The state is taken out of the job for the
+    /// step, so that a step which fails or panics leaves none. `None` when the inputs' versions of that epoch are gone.
+    fn flow(
+        &self,
+        shared: &Shared,
+        target: u64,
+        old: &Version,
+        root: &StreamNode,
+    ) -> Result<Option<(Vec<Delta>, Standing)>, EngineError> {
+        let standing = self.dataflow.lock().take().filter(|_| !self.has_failed());
+        let changes = standing
+            .as_ref()
+            .and_then(|standing| self.input_changes(standing.epoch, target));
+        let codec = &self.relation.codec;
+        if let (Some(Standing { mut dataflow, .. }), Some(changes)) = (standing, changes) {
+            let deltas = dataflow.step(&self.step_context(&changes), codec)?;
+            self.record_compute_errors(shared, target, self.errors.take_step());
+            return Ok(Some(self.stands(dataflow, target, deltas)));
+        }
+        let latest = shared.latest();
+        let mut content = BTreeMap::new();
+        for input in &self.inputs {
+            let Some(version) = input.at(target, latest) else {
+                return Ok(None);
+            };
+            let deltas = version.content()?;
+            if !deltas.iter().all(|delta| delta.weights.all_positive()) {
+                return Err(EngineError::InvalidAccumulation {
+                    object: input.label(),
+                });
+            }
+            content.insert(input.oid, deltas);
+        }
+        let schema = self.relation.schema();
+        let mut dataflow = Dataflow::new(&shared.planner, root, schema, shared.config.workers)?;
+        let rows = dataflow.step(&self.step_context(&content), codec)?;
+        let deltas = old.diff_to_content(rows)?;
+        self.record_compute_errors(shared, target, self.errors.take_run());
+        Ok(Some(self.stands(dataflow, target, deltas)))
+    }
+
+    fn stands(&self, dataflow: Dataflow, epoch: u64, deltas: Vec<Delta>) -> (Vec<Delta>, Standing) {
+        self.state_bytes
+            .store(dataflow.state().bytes, Ordering::SeqCst);
+        (deltas, Standing { dataflow, epoch })
+    }
+
+    fn step_context<'a>(&'a self, changes: &'a BTreeMap<Oid, Vec<Delta>>) -> StepContext<'a> {
+        StepContext {
+            changes,
+            errors: &self.errors,
+            strict: self.strict_errors,
+        }
     }
 
     fn input_changes(&self, since: u64, through: u64) -> Option<BTreeMap<Oid, Vec<Delta>>> {

@@ -11,6 +11,7 @@ mod compute_errors;
 mod config;
 mod consolidate;
 mod create;
+mod dataflow;
 mod dead;
 mod engine;
 mod error;

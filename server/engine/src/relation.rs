@@ -90,9 +90,14 @@ impl Version {
 
     /// What must be added to get exactly `rows`.
     pub(crate) fn diff_to_rows(&self, rows: Vec<RecordBatch>) -> Result<Vec<Delta>, ArrowError> {
-        let new = rows
+        self.diff_to_content(rows.into_iter().map(Delta::insert).collect())
+    }
+
+    /// What must be added to get exactly the rows that `content` makes from nothing.
+    pub(crate) fn diff_to_content(&self, content: Vec<Delta>) -> Result<Vec<Delta>, ArrowError> {
+        let new = content
             .into_iter()
-            .map(|batch| Chunk::new(Delta::insert(batch)))
+            .map(Chunk::new)
             .collect::<Result<Vec<_>, _>>()?;
         let mut terms: Vec<Term<'_>> = new.iter().map(|chunk| Term { chunk, sign: 1 }).collect();
         terms.extend(self.terms(-1));

@@ -82,6 +82,8 @@ pub struct JobStatus {
     pub rows: i64,
     /// How it is kept up to date: `incremental` or `recompute`; `none` when it could not be started.
     pub mode: &'static str,
+    /// Bytes remembered between runs beside the content, by capacity.
+    pub state_bytes: usize,
     /// Runs so far, steps by the worker not counted.
     pub runs: u64,
     /// Time spent in runs.
@@ -265,11 +267,12 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
         lag_ms: reached_ms.map_or(0, |at_ms| latest.at_ms - at_ms),
         error,
         rows: relation.history.lock().newest().net_rows(),
-        mode: if job.linear {
+        mode: if job.is_incremental() {
             "incremental"
         } else {
             "recompute"
         },
+        state_bytes: job.state_bytes(),
         runs,
         run_time,
         delivered: (delivered > 0).then_some(Epoch(delivered)),
@@ -290,6 +293,7 @@ fn failed_job(relation: &Stored, latest: EpochInfo) -> JobStatus {
         error: relation.failure.lock().clone(),
         rows: 0,
         mode: "none",
+        state_bytes: 0,
         runs: 0,
         run_time: Duration::ZERO,
         delivered: None,

@@ -1,0 +1,378 @@
+//! What one aggregate function remembers of each group: constant state for counts, exact totals and truth values, the counted
+//! values themselves for everything else.
+//!
+//! Invariant: memory depends on the net rows of a group alone, so taking a row away undoes adding it exactly.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, new_empty_array,
+};
+use datafusion::arrow::buffer::BooleanBuffer;
+use datafusion::arrow::datatypes::{DataType, Decimal128Type, i256};
+use datafusion::arrow::row::Rows;
+use datafusion::common::DFSchema;
+use datafusion::logical_expr::Expr;
+use datafusion::physical_expr::PhysicalExpr;
+use thalweg_connectors::{Delta, Weights};
+use thalweg_planner::ExactTotal;
+use thalweg_planner::stream::{AggregateMemory, StreamAggregate};
+
+use super::StepContext;
+use super::compile::Compiler;
+use super::values::{ValueCodec, ValueSets};
+use crate::error::EngineError;
+
+/// One aggregate function: how its arguments are computed and how they are remembered.
+#[derive(Debug)]
+pub(super) struct Call {
+    arguments: Vec<Arc<dyn PhysicalExpr>>,
+    filter: Option<Arc<dyn PhysicalExpr>>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Count,
+    Narrow(ExactTotal),
+    Wide(ExactTotal),
+    Truth { every: bool },
+    Values(Arc<ValueCodec>),
+}
+
+/// The arguments of one call for the rows of one delta.
+pub(super) struct Arguments {
+    /// Rows that count; `None` when all do.
+    taken: Option<BooleanBuffer>,
+    values: Values,
+}
+
+enum Values {
+    None,
+    Exact(ArrayRef),
+    Truth(BooleanArray),
+    Rows(Rows),
+}
+
+impl Call {
+    pub(super) fn new(
+        compiler: &Compiler,
+        input: &DFSchema,
+        aggregate: &StreamAggregate,
+    ) -> Result<Self, EngineError> {
+        let Expr::AggregateFunction(call) = &aggregate.call else {
+            return Err(EngineError::internal("an aggregate is not a call"));
+        };
+        let compile = |expr: &Expr| compiler.expr(expr, input);
+        let arguments = call.params.args.iter().map(compile);
+        let mut arguments = arguments.collect::<Result<Vec<_>, _>>()?;
+        let filter = call.params.filter.as_deref().map(compile).transpose()?;
+        let kind = match &aggregate.memory {
+            AggregateMemory::Count => Kind::Count,
+            AggregateMemory::Every => Kind::Truth { every: true },
+            AggregateMemory::Some => Kind::Truth { every: false },
+            AggregateMemory::Total(total) => {
+                let schema = super::compile::flow_schema(input);
+                let argument = arguments
+                    .first()
+                    .map(|a| a.data_type(&schema))
+                    .transpose()?;
+                match argument {
+                    Some(DataType::Decimal128(..)) => Kind::Wide(total.clone()),
+                    _ => Kind::Narrow(total.clone()),
+                }
+            }
+            AggregateMemory::Values => {
+                let schema = super::compile::flow_schema(input);
+                let codec = ValueCodec::new(call, &arguments, &schema)?;
+                if codec.is_ordered() {
+                    let order = call.params.order_by.iter().map(|sort| compile(&sort.expr));
+                    let mut order = order.collect::<Result<Vec<_>, _>>()?;
+                    order.append(&mut arguments);
+                    arguments = order;
+                }
+                Kind::Values(Arc::new(codec.with_order(call, &arguments, &schema)?))
+            }
+        };
+        Ok(Self {
+            arguments,
+            filter,
+            kind,
+        })
+    }
+
+    pub(super) fn evaluate(
+        &self,
+        cx: &StepContext<'_>,
+        delta: &Delta,
+    ) -> Result<Arguments, EngineError> {
+        let taken = match &self.filter {
+            Some(filter) => {
+                let mask = cx.evaluate(filter, delta)?;
+                let mask = mask.as_boolean();
+                Some(match mask.nulls() {
+                    Some(nulls) => mask.values() & nulls.inner(),
+                    None => mask.values().clone(),
+                })
+            }
+            None => None,
+        };
+        let arguments = self
+            .arguments
+            .iter()
+            .map(|expr| cx.evaluate(expr, delta))
+            .collect::<Result<Vec<_>, _>>()?;
+        let skips_null = match &self.kind {
+            Kind::Values(codec) => codec.skips_null(),
+            _ => true,
+        };
+        let taken = match arguments.last().and_then(|values| values.logical_nulls()) {
+            Some(nulls) if skips_null && nulls.null_count() > 0 => Some(match taken {
+                Some(taken) => &taken & nulls.inner(),
+                None => nulls.inner().clone(),
+            }),
+            _ => taken,
+        };
+        let first = arguments.first();
+        let values = match (&self.kind, first) {
+            (Kind::Narrow(total) | Kind::Wide(total), Some(values)) => {
+                Values::Exact(total.wide(values)?)
+            }
+            (Kind::Truth { .. }, Some(values)) => Values::Truth(values.as_boolean().clone()),
+            (Kind::Values(codec), _) => Values::Rows(codec.encode(&arguments)?),
+            _ => Values::None,
+        };
+        Ok(Arguments { taken, values })
+    }
+
+    /// Empty memory.
+    pub(super) fn memory(&self) -> Memory {
+        match &self.kind {
+            Kind::Count => Memory::Count(Vec::new()),
+            Kind::Narrow(total) => Memory::Narrow {
+                total: total.clone(),
+                sums: Vec::new(),
+                counts: Vec::new(),
+            },
+            Kind::Wide(total) => Memory::Wide {
+                total: total.clone(),
+                sums: Vec::new(),
+                counts: Vec::new(),
+            },
+            Kind::Truth { every } => Memory::Truth {
+                every: *every,
+                yes: Vec::new(),
+                no: Vec::new(),
+            },
+            Kind::Values(codec) => Memory::Values(ValueSets::new(Arc::clone(codec))),
+        }
+    }
+}
+
+/// What a call remembers, by slot of the group.
+#[derive(Debug)]
+pub(super) enum Memory {
+    Count(Vec<i64>),
+    Narrow {
+        total: ExactTotal,
+        sums: Vec<i128>,
+        counts: Vec<i64>,
+    },
+    /// Decimals have up to 38 digits, so a few of them may leave 128 bits on the way to a sum that does not.
+    Wide {
+        total: ExactTotal,
+        sums: Vec<i256>,
+        counts: Vec<i64>,
+    },
+    Truth {
+        every: bool,
+        yes: Vec<i64>,
+        no: Vec<i64>,
+    },
+    Values(ValueSets),
+}
+
+/// Calls `apply(slot, row, weight)` for the rows that count.
+fn each(
+    taken: Option<&BooleanBuffer>,
+    rows: &[u32],
+    slots: &[u32],
+    weights: &Weights,
+    mut apply: impl FnMut(usize, usize, i64),
+) {
+    for (row, slot) in rows.iter().zip(slots) {
+        let row = *row as usize;
+        if taken.is_none_or(|taken| taken.value(row)) {
+            apply(*slot as usize, row, weights.at(row));
+        }
+    }
+}
+
+impl Memory {
+    /// Makes room for slots below `slots`.
+    pub(super) fn grow(&mut self, slots: usize) {
+        match self {
+            Memory::Count(counts) => counts.resize(slots, 0),
+            Memory::Narrow { sums, counts, .. } => {
+                sums.resize(slots, 0);
+                counts.resize(slots, 0);
+            }
+            Memory::Wide { sums, counts, .. } => {
+                sums.resize(slots, i256::ZERO);
+                counts.resize(slots, 0);
+            }
+            Memory::Truth { yes, no, .. } => {
+                yes.resize(slots, 0);
+                no.resize(slots, 0);
+            }
+            Memory::Values(sets) => sets.grow(slots),
+        }
+    }
+
+    /// Adds the arguments of `rows`, each to its slot.
+    pub(super) fn update(
+        &mut self,
+        arguments: &Arguments,
+        rows: &[u32],
+        slots: &[u32],
+        weights: &Weights,
+    ) {
+        let taken = arguments.taken.as_ref();
+        match (self, &arguments.values) {
+            (Memory::Count(counts), _) => each(taken, rows, slots, weights, |slot, _, weight| {
+                counts[slot] += weight;
+            }),
+            (Memory::Narrow { sums, counts, .. }, Values::Exact(values)) => {
+                let values = values.as_primitive::<Decimal128Type>().values();
+                each(taken, rows, slots, weights, |slot, row, weight| {
+                    sums[slot] += values[row] * i128::from(weight);
+                    counts[slot] += weight;
+                });
+            }
+            (Memory::Wide { sums, counts, .. }, Values::Exact(values)) => {
+                let values = values.as_primitive::<Decimal128Type>().values();
+                each(taken, rows, slots, weights, |slot, row, weight| {
+                    let term =
+                        i256::from_i128(values[row]).wrapping_mul(i256::from_i128(weight.into()));
+                    sums[slot] = sums[slot].wrapping_add(term);
+                    counts[slot] += weight;
+                });
+            }
+            (Memory::Truth { yes, no, .. }, Values::Truth(values)) => {
+                each(taken, rows, slots, weights, |slot, row, weight| {
+                    let side = if values.value(row) {
+                        &mut *yes
+                    } else {
+                        &mut *no
+                    };
+                    side[slot] += weight;
+                });
+            }
+            (Memory::Values(sets), Values::Rows(values)) => {
+                each(taken, rows, slots, weights, |slot, row, weight| {
+                    sets.add(slot, values.row(row).data(), weight);
+                });
+            }
+            _ => debug_assert!(false, "arguments are of the call they were computed for"),
+        }
+    }
+
+    /// Results of some slots. Those of values are what they were at the last `refresh`; an error of another kind is reported only
+    /// when `report` says so, for the result before a change has been reported before.
+    pub(super) fn results(
+        &self,
+        cx: &StepContext<'_>,
+        slots: &[u32],
+        report: bool,
+    ) -> Result<ArrayRef, EngineError> {
+        let at = |slot: &u32| *slot as usize;
+        let mut failed = |error| {
+            if report { cx.failed(error) } else { Ok(()) }
+        };
+        Ok(match self {
+            Memory::Count(counts) => Arc::new(Int64Array::from_iter_values(
+                slots.iter().map(|slot| counts[at(slot)]),
+            )),
+            Memory::Narrow {
+                total,
+                sums,
+                counts,
+            } => {
+                let totals = slots
+                    .iter()
+                    .map(|slot| (Some(sums[at(slot)]), counts[at(slot)]));
+                total.results(totals, &mut failed)?
+            }
+            Memory::Wide {
+                total,
+                sums,
+                counts,
+            } => {
+                let totals = slots
+                    .iter()
+                    .map(|slot| (sums[at(slot)].to_i128(), counts[at(slot)]));
+                total.results(totals, &mut failed)?
+            }
+            Memory::Truth { every, yes, no } => {
+                let result = |slot: &u32| match (yes[at(slot)] > 0, no[at(slot)] > 0) {
+                    (false, false) => None,
+                    (yes, no) => Some(if *every { !no } else { yes }),
+                };
+                Arc::new(slots.iter().map(result).collect::<BooleanArray>())
+            }
+            Memory::Values(sets) if slots.is_empty() => new_empty_array(sets.result_type()),
+            Memory::Values(sets) => sets.results(slots)?,
+        })
+    }
+
+    /// Computes the results of slots whose values have changed.
+    pub(super) fn refresh(
+        &mut self,
+        cx: &StepContext<'_>,
+        slots: &[u32],
+    ) -> Result<(), EngineError> {
+        match self {
+            Memory::Values(sets) => sets.refresh(cx, slots),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets a slot.
+    pub(super) fn clear(&mut self, slot: u32) {
+        let slot = slot as usize;
+        match self {
+            Memory::Count(counts) => counts[slot] = 0,
+            Memory::Narrow { sums, counts, .. } => {
+                sums[slot] = 0;
+                counts[slot] = 0;
+            }
+            Memory::Wide { sums, counts, .. } => {
+                sums[slot] = i256::ZERO;
+                counts[slot] = 0;
+            }
+            Memory::Truth { yes, no, .. } => {
+                yes[slot] = 0;
+                no[slot] = 0;
+            }
+            Memory::Values(sets) => sets.clear(slot),
+        }
+    }
+
+    /// Values held beside the constant state.
+    pub(super) fn entries(&self) -> usize {
+        match self {
+            Memory::Values(sets) => sets.entries(),
+            _ => 0,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Memory::Count(counts) => counts.capacity() * 8,
+            Memory::Narrow { sums, counts, .. } => sums.capacity() * 16 + counts.capacity() * 8,
+            Memory::Wide { sums, counts, .. } => sums.capacity() * 32 + counts.capacity() * 8,
+            Memory::Truth { yes, no, .. } => (yes.capacity() + no.capacity()) * 8,
+            Memory::Values(sets) => sets.bytes(),
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! The argument values of each group, counted and in order, for functions without an exact inverse.
+//!
+//! Invariant: a function sees the values a group has now, as often as they occur (once for DISTINCT), in the order its ORDER BY
+//! asks for and otherwise in the order of the values; so its result does not depend on when they came. Sums of floating-point
+//! numbers are computed here too: added in one order, a sum that lost a value is the sum without it, and NaN leaves with its row.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, Int64Array};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::row::{RowConverter, Rows, SortField};
+use datafusion::common::utils::normalize_float_zero;
+use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
+
+use super::StepContext;
+use crate::error::EngineError;
+
+/// Values decoded at once.
+const DECODE_ROWS: usize = 8_192;
+
+/// Functions to which the order of their input makes no difference, and that skip NULL.
+const UNORDERED: [&str; 6] = ["avg", "bool_and", "bool_or", "count", "max", "min"];
+
+/// Functions of one argument that skip NULL, beside those.
+const SKIP_NULL: [&str; 8] = [
+    "sum",
+    "stddev",
+    "stddev_pop",
+    "var",
+    "var_pop",
+    "var_samp",
+    "stddev_samp",
+    "median",
+];
+
+/// How the values of one call are encoded and what is computed from them.
+#[derive(Debug)]
+pub(super) struct ValueCodec {
+    function: AggregateFunctionExpr,
+    converter: Option<RowConverter>,
+    /// Columns before the arguments that only order them.
+    order: usize,
+    ordered: bool,
+    reading: Reading,
+    skips_null: bool,
+    result: DataType,
+}
+
+/// Which values a function needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    All,
+    Distinct,
+    /// The number of different values is the result.
+    CountDistinct,
+    /// The smallest and the largest value.
+    Ends,
+}
+
+impl ValueCodec {
+    pub(super) fn new(
+        call: &AggregateFunction,
+        arguments: &[Arc<dyn PhysicalExpr>],
+        input: &SchemaRef,
+    ) -> Result<Self, EngineError> {
+        let name = call.func.name();
+        let one = arguments.len() == 1;
+        let first = arguments.first().map(|argument| argument.data_type(input));
+        let first = first.transpose()?;
+        let sorts_as_compared = |ty: &DataType| {
+            !ty.is_floating() && !ty.is_nested() && !matches!(ty, DataType::Interval(_))
+        };
+        let extreme = one && matches!(name, "min" | "max");
+        let reading = if extreme && first.as_ref().is_some_and(sorts_as_compared) {
+            Reading::Ends
+        } else if call.params.distinct && one && name == "count" {
+            Reading::CountDistinct
+        } else if call.params.distinct {
+            Reading::Distinct
+        } else {
+            Reading::All
+        };
+        // Distinct values are picked here, so the function need not look for them again.
+        let function = AggregateExprBuilder::new(Arc::clone(&call.func), arguments.to_vec())
+            .schema(Arc::clone(input))
+            .alias("value")
+            .with_ignore_nulls(call.params.null_treatment == Some(NullTreatment::IgnoreNulls))
+            .build()?;
+        let result = function.field().data_type().clone();
+        Ok(Self {
+            function,
+            converter: None,
+            order: 0,
+            ordered: !call.params.order_by.is_empty() && !UNORDERED.contains(&name),
+            reading,
+            skips_null: one && (UNORDERED.contains(&name) || SKIP_NULL.contains(&name)),
+            result,
+        })
+    }
+
+    /// Whether the values of ORDER BY come before the arguments.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.ordered
+    }
+
+    /// With the row form of `values`: the columns of ORDER BY, if they matter, and the arguments.
+    pub(super) fn with_order(
+        mut self,
+        call: &AggregateFunction,
+        values: &[Arc<dyn PhysicalExpr>],
+        input: &SchemaRef,
+    ) -> Result<Self, EngineError> {
+        self.order = if self.ordered {
+            call.params.order_by.len()
+        } else {
+            0
+        };
+        let mut fields = Vec::with_capacity(values.len());
+        for (index, value) in values.iter().enumerate() {
+            let ty = value.data_type(input)?;
+            fields.push(match call.params.order_by.get(index) {
+                Some(sort) if index < self.order => {
+                    let options = datafusion::arrow::compute::SortOptions {
+                        descending: !sort.asc,
+                        nulls_first: sort.nulls_first,
+                    };
+                    SortField::new_with_options(ty, options)
+                }
+                _ => SortField::new(ty),
+            });
+        }
+        self.converter = Some(RowConverter::new(fields)?);
+        Ok(self)
+    }
+
+    pub(super) fn skips_null(&self) -> bool {
+        self.skips_null
+    }
+
+    pub(super) fn encode(&self, values: &[ArrayRef]) -> Result<Rows, ArrowError> {
+        match &self.converter {
+            // Zeros of both signs are one value.
+            Some(converter) if self.reading != Reading::All => {
+                let values: Vec<ArrayRef> = values.iter().map(normalize_float_zero).collect();
+                converter.convert_columns(&values)
+            }
+            Some(converter) => converter.convert_columns(values),
+            None => Err(ArrowError::ComputeError("values without a row form".into())),
+        }
+    }
+
+    fn decode<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<ArrayRef>, ArrowError> {
+        let Some(converter) = &self.converter else {
+            return Err(ArrowError::ComputeError("values without a row form".into()));
+        };
+        let parser = converter.parser();
+        let columns = converter.convert_rows(rows.map(|bytes| parser.parse(bytes)))?;
+        Ok(columns.into_iter().skip(self.order).collect())
+    }
+
+    /// The function over the values of one group.
+    fn compute(&self, values: &Counted) -> Result<ScalarValue, DataFusionError> {
+        if self.reading == Reading::CountDistinct {
+            return Ok(ScalarValue::Int64(Some(values.len() as i64)));
+        }
+        let mut accumulator = self.function.create_accumulator()?;
+        let mut feed = |rows: &mut dyn Iterator<Item = &[u8]>| -> Result<usize, DataFusionError> {
+            let mut count = 0;
+            let columns = self.decode(rows.take(DECODE_ROWS).inspect(|_| count += 1))?;
+            if count > 0 {
+                accumulator.update_batch(&columns)?;
+            }
+            Ok(count)
+        };
+        match self.reading {
+            Reading::Ends => {
+                let ends = [values.first_key_value(), values.last_key_value()];
+                feed(&mut ends.into_iter().flatten().map(|(key, _)| key.as_ref()))?;
+            }
+            Reading::All => {
+                let mut rows = values.iter().flat_map(|(key, count)| {
+                    std::iter::repeat_n(key.as_ref(), (*count).max(0) as usize)
+                });
+                while feed(&mut rows)? > 0 {}
+            }
+            Reading::Distinct | Reading::CountDistinct => {
+                let mut rows = values.keys().map(AsRef::as_ref);
+                while feed(&mut rows)? > 0 {}
+            }
+        }
+        accumulator.evaluate()
+    }
+}
+
+type Counted = BTreeMap<Box<[u8]>, i64>;
+
+/// Values and last results of all groups.
+#[derive(Debug)]
+pub(super) struct ValueSets {
+    codec: Arc<ValueCodec>,
+    sets: Vec<Counted>,
+    results: Results,
+    changed: Vec<bool>,
+    entries: usize,
+    value_bytes: usize,
+}
+
+/// Last results by slot.
+#[derive(Debug)]
+enum Results {
+    Counts(Vec<i64>),
+    Scalars(Vec<ScalarValue>),
+}
+
+impl ValueSets {
+    pub(super) fn new(codec: Arc<ValueCodec>) -> Self {
+        let results = match codec.reading {
+            Reading::CountDistinct => Results::Counts(Vec::new()),
+            _ => Results::Scalars(Vec::new()),
+        };
+        Self {
+            codec,
+            sets: Vec::new(),
+            results,
+            changed: Vec::new(),
+            entries: 0,
+            value_bytes: 0,
+        }
+    }
+
+    pub(super) fn grow(&mut self, slots: usize) {
+        self.sets.resize_with(slots, BTreeMap::new);
+        // A new group has no result yet, not even the one of no values.
+        self.changed.resize(slots, true);
+        match &mut self.results {
+            Results::Counts(counts) => counts.resize(slots, 0),
+            Results::Scalars(scalars) => scalars.resize(slots, ScalarValue::Null),
+        }
+    }
+
+    pub(super) fn add(&mut self, slot: usize, value: &[u8], weight: i64) {
+        let set = &mut self.sets[slot];
+        self.changed[slot] = true;
+        match set.get_mut(value) {
+            Some(count) => {
+                *count += weight;
+                if *count == 0 {
+                    set.remove(value);
+                    self.entries -= 1;
+                    self.value_bytes -= value.len();
+                }
+            }
+            None => {
+                set.insert(value.into(), weight);
+                self.entries += 1;
+                self.value_bytes += value.len();
+            }
+        }
+    }
+
+    pub(super) fn refresh(
+        &mut self,
+        cx: &StepContext<'_>,
+        slots: &[u32],
+    ) -> Result<(), EngineError> {
+        for slot in slots {
+            let slot = *slot as usize;
+            if !std::mem::take(&mut self.changed[slot]) {
+                continue;
+            }
+            let set = &self.sets[slot];
+            if set.values().any(|count| *count < 0) {
+                return Err(EngineError::internal(
+                    "more values were taken from a group than it had",
+                ));
+            }
+            match &mut self.results {
+                Results::Counts(counts) => counts[slot] = set.len() as i64,
+                Results::Scalars(scalars) => {
+                    scalars[slot] = match self.codec.compute(set) {
+                        Ok(value) => value,
+                        Err(error) => {
+                            cx.failed(error)?;
+                            ScalarValue::try_from(&self.codec.result)?
+                        }
+                    };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn result_type(&self) -> &DataType {
+        &self.codec.result
+    }
+
+    pub(super) fn results(&self, slots: &[u32]) -> Result<ArrayRef, DataFusionError> {
+        let array: ArrayRef = match &self.results {
+            Results::Counts(counts) => {
+                let counts = slots.iter().map(|slot| counts[*slot as usize]);
+                Arc::new(Int64Array::from_iter_values(counts))
+            }
+            Results::Scalars(scalars) => {
+                let held = slots.iter().map(|slot| match &scalars[*slot as usize] {
+                    ScalarValue::Null => ScalarValue::try_from(&self.codec.result),
+                    other => Ok(other.clone()),
+                });
+                ScalarValue::iter_to_array(held.collect::<Result<Vec<_>, _>>()?)?
+            }
+        };
+        if array.data_type() == &self.codec.result {
+            return Ok(array);
+        }
+        Ok(cast(&array, &self.codec.result)?)
+    }
+
+    pub(super) fn clear(&mut self, slot: usize) {
+        let set = std::mem::take(&mut self.sets[slot]);
+        self.entries -= set.len();
+        self.value_bytes -= set.keys().map(|key| key.len()).sum::<usize>();
+        self.changed[slot] = true;
+        match &mut self.results {
+            Results::Counts(counts) => counts[slot] = 0,
+            Results::Scalars(scalars) => scalars[slot] = ScalarValue::Null,
+        }
+    }
+
+    pub(super) fn entries(&self) -> usize {
+        self.entries
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let results = match &self.results {
+            Results::Counts(counts) => counts.capacity() * size_of::<i64>(),
+            Results::Scalars(scalars) => scalars.capacity() * size_of::<ScalarValue>(),
+        };
+        let sets = self.sets.capacity() * size_of::<Counted>() + self.changed.capacity();
+        // A tree's nodes are about two thirds full.
+        let entry = (size_of::<Box<[u8]>>() + size_of::<i64>()) * 3 / 2;
+        results + sets + self.entries * entry + self.value_bytes
+    }
+}
