@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use datafusion::common::DFSchemaRef;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Expr, JoinType, LogicalPlan};
+use datafusion::logical_expr::{Distinct, Expr, JoinType, LogicalPlan};
 
 use crate::context::RelationScan;
 use crate::rewrite;
@@ -33,6 +33,9 @@ pub(crate) fn lower(plan: &LogicalPlan) -> StreamPlan {
             Err(reason) => recomputed(reason),
         };
     }
+    if chooses_rows(plan) {
+        return recomputed("distinct on".to_owned());
+    }
     let prepared = rewrite::incremental::apply(unordered(plan).clone());
     let lowered = match &prepared {
         Ok(prepared) => node(prepared),
@@ -46,6 +49,17 @@ pub(crate) fn lower(plan: &LogicalPlan) -> StreamPlan {
         },
         Err(reason) => recomputed(reason),
     }
+}
+
+/// DISTINCT ON takes all columns from one row, which aggregates of the columns would not.
+fn chooses_rows(plan: &LogicalPlan) -> bool {
+    let mut found = false;
+    let walked = plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::Distinct(Distinct::On(_)));
+        Ok(TreeNodeRecursion::Continue)
+    });
+    debug_assert!(walked.is_ok());
+    found
 }
 
 /// A view has no order, so sorting its whole result does nothing.

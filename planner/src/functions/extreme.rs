@@ -1,6 +1,6 @@
 //! min and max that keep the SQL type of their argument.
 //!
-//! Invariant: everything but the result's field is DataFusion's own.
+//! Invariant: everything but the result's field is DataFusion's own, and infinities are values like others.
 
 use std::sync::Arc;
 
@@ -54,7 +54,12 @@ impl AggregateUDFImpl for Extreme {
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
-        self.inner.groups_accumulator_supported(args)
+        // DataFusion's starts from the largest finite number, which an infinity does not replace.
+        let floating = args
+            .expr_fields
+            .iter()
+            .any(|field| field.data_type().is_floating());
+        !floating && self.inner.groups_accumulator_supported(args)
     }
 
     fn create_groups_accumulator(

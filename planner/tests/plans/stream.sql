@@ -16,3 +16,4 @@ EXPLAIN STREAM SELECT id, qty FROM orders ORDER BY qty;
 EXPLAIN STREAM SELECT action, count(*) FROM clicks GROUP BY ROLLUP (action);
 EXPLAIN STREAM SELECT id FROM orders WHERE qty = (SELECT order_id FROM items);
 EXPLAIN STREAM SELECT id, row_number() OVER (ORDER BY id) AS r FROM orders;
+EXPLAIN STREAM SELECT DISTINCT ON (qty) qty, id, note FROM orders ORDER BY qty, note DESC, id;

@@ -18,6 +18,7 @@ use super::accumulate::{Arguments, Call, Memory};
 use super::compile::Compiler;
 use super::keys::{EncodedKeys, KeyCodec, KeyTable, key_hash};
 use super::linear::batch_of;
+use super::parallel::each_shard;
 use super::signs::constant;
 use super::{Operator, StateFigures, StepContext};
 use crate::chunk::RowCodec;
@@ -109,15 +110,18 @@ impl Aggregate {
             .iter()
             .map(|delta| self.evaluate(cx, delta, shards))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut out = Vec::new();
-        for (index, shard) in self.shards.iter_mut().enumerate() {
+        let rows = changes.iter().map(Delta::num_rows).sum();
+        let layout = &self.layout;
+        let out = each_shard(&mut self.shards, rows, |index, shard| {
             // The group without keys lives in the first shard.
-            let always = self.layout.global && index == 0;
+            let always = layout.global && index == 0;
             if always || inputs.iter().any(|input| !input.rows[index].is_empty()) {
-                out.extend(shard.step(cx, &self.layout, &inputs, index)?);
+                shard.step(cx, layout, &inputs, index)
+            } else {
+                Ok(Vec::new())
             }
-        }
-        Ok(out)
+        })?;
+        Ok(out.into_iter().flatten().collect())
     }
 
     fn evaluate(

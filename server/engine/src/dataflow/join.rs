@@ -19,6 +19,7 @@ use super::arrangement::{Additions, Arrangement, NONE, Removal};
 use super::group::by_shard;
 use super::keys::{EncodedKeys, KeyCodec};
 use super::linear::batch_of;
+use super::parallel::each_shard;
 use super::signs::{by_sign, is_added, keep_rows, take_rows, taken, weighted};
 use super::{Operator, StateFigures, StepContext, net};
 use crate::chunk::{RowCodec, hash};
@@ -204,17 +205,20 @@ impl Join {
             if changes.is_empty() {
                 continue;
             }
-            for (shard, sides) in self.shards.iter_mut().enumerate() {
-                let mut half = Half {
-                    spec: &self.spec,
+            let rows = changes.iter().map(|change| change.delta.num_rows()).sum();
+            let (spec, codec) = (&self.spec, &self.codecs[side]);
+            let halves = each_shard(&mut self.shards, rows, |shard, sides| {
+                let half = Half {
+                    spec,
                     side,
-                    codec: &self.codecs[side],
+                    codec,
                     sides,
-                    out: &mut out,
+                    out: Vec::new(),
                     touched: HashMap::new(),
                 };
-                half.step(&changes, shard)?;
-            }
+                half.step(&changes, shard)
+            })?;
+            out.extend(halves.into_iter().flatten());
         }
         Ok(out)
     }
@@ -269,7 +273,7 @@ struct Half<'a> {
     side: Side,
     codec: &'a RowCodec,
     sides: &'a mut [Arrangement; 2],
-    out: &'a mut Vec<Delta>,
+    out: Vec<Delta>,
     /// Rows of the other input whose partners changed, with the weight of their partners before.
     touched: HashMap<u32, i64>,
 }
@@ -282,14 +286,15 @@ struct Pairs {
 }
 
 impl Half<'_> {
-    fn step(&mut self, changes: &[Change], shard: usize) -> Result<(), EngineError> {
+    fn step(mut self, changes: &[Change], shard: usize) -> Result<Vec<Delta>, EngineError> {
         for change in changes {
             let rows = &change.rows[shard];
             if !rows.is_empty() {
                 self.change(change, rows)?;
             }
         }
-        self.turn()
+        self.turn()?;
+        Ok(self.out)
     }
 
     fn change(&mut self, change: &Change, rows: &[u32]) -> Result<(), EngineError> {

@@ -9,7 +9,10 @@ mod compile;
 mod group;
 mod join;
 mod keys;
+#[cfg(test)]
+mod laws;
 mod linear;
+mod parallel;
 mod signs;
 mod values;
 
