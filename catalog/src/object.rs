@@ -126,6 +126,25 @@ pub struct SinkSpec {
     pub query: String,
     /// `at_least_once` or `exactly_once`, stored explicitly.
     pub delivery: String,
+    /// How rows become messages; absent for a connector that takes rows as they are.
+    #[serde(default)]
+    pub format: Option<SinkFormat>,
+    /// The table that `CREATE SINK ... INTO` fills.
+    #[serde(default)]
+    pub into: Option<Oid>,
+}
+
+/// `FORMAT ... ENCODE ... KEY ENCODE ...` of a sink.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkFormat {
+    /// `PLAIN` or `UPSERT`.
+    pub row: String,
+    /// `JSON`.
+    pub encode: String,
+    /// `JSON`, `TEXT` or `BYTES`.
+    pub key_encode: String,
+    /// Positions of the columns of the message key, in key order; empty without one.
+    pub key: Vec<usize>,
 }
 
 /// One column.

@@ -16,10 +16,10 @@ use thalweg_sql::{OptionValue, WithOption, suggest};
 use crate::error::{CatalogError, bounded};
 
 pub use connector::{
-    DATAGEN, KAFKA, check_field_options, connector_of, connector_spec, sink_spec, table_connector,
-    validate_encode_options, validate_format,
+    DATAGEN, KAFKA, check_field_options, connector_of, connector_spec, sink_format,
+    table_connector, validate_encode_options, validate_format,
 };
-pub use kafka::{KafkaProperty, kafka_property};
+pub use kafka::{KafkaProperty, kafka_property, kafka_sink_property};
 pub use registry::{Built, DATAGEN_FIELD, OPTIONS, OptionKind, OptionSpec, Place, options_of};
 pub use value::{parse_bool, parse_bytes, parse_duration, parse_list};
 
@@ -55,6 +55,16 @@ pub fn validate_sink_options(
     options: &[WithOption],
 ) -> Result<BTreeMap<String, String>, CatalogError> {
     validate(connector::sink_place(connector)?, options)
+}
+
+/// The checked options of `CREATE SINK ... INTO table`.
+///
+/// # Errors
+/// As [`validate_source_options`].
+pub fn validate_into_options(
+    options: &[WithOption],
+) -> Result<BTreeMap<String, String>, CatalogError> {
+    validate(Place::TableSink, options)
 }
 
 /// The checked options of a materialized view.
@@ -97,8 +107,8 @@ pub(crate) fn validate(
 }
 
 fn checked(place: Place, option: &WithOption) -> Result<(String, String), CatalogError> {
-    if place == Place::KafkaSource && option.name.starts_with(PROPERTIES_PREFIX) {
-        return kafka::checked(option);
+    if place.is_kafka() && option.name.starts_with(PROPERTIES_PREFIX) {
+        return kafka::checked(place, option);
     }
     let spec = match place {
         Place::DatagenSource if option.name.starts_with("fields.") => field_spec(&option.name)?,
@@ -189,13 +199,13 @@ fn unknown_text(place: Place, name: &str) -> String {
 
 fn unknown(place: Place, name: &str) -> CatalogError {
     let mut known: Vec<String> = options_of(place).map(|spec| spec.name.to_owned()).collect();
-    if place == Place::KafkaSource {
-        known.extend(kafka::allowed_names().map(|name| format!("{PROPERTIES_PREFIX}{name}")));
+    if place.is_kafka() {
+        known.extend(kafka::allowed_names(place).map(|name| format!("{PROPERTIES_PREFIX}{name}")));
     }
     let hint = match suggest(name, &known) {
         Some(near) => Some(format!("Perhaps you meant \"{near}\".")),
         // Users of the Java client write its names without the prefix.
-        None if place == Place::KafkaSource && kafka_property(name) == KafkaProperty::Allowed => {
+        None if place.is_kafka() && kafka::property_of(place, name) == KafkaProperty::Allowed => {
             Some(format!("Perhaps you meant \"{PROPERTIES_PREFIX}{name}\"."))
         }
         None if options_of(place).next().is_none() => None,

@@ -67,6 +67,9 @@ pub enum ConnectorError {
         /// What is wrong, naming the column.
         message: String,
     },
+    /// A row cannot be named to the readers of the sink.
+    #[error("null value in the key of a message")]
+    NullKey,
     /// Records between two offsets are gone: retention overtook the reader, or the topic was created anew.
     #[error("records of topic \"{topic}\" partition {partition} from offset {from} on are gone")]
     Gap {
@@ -112,6 +115,7 @@ impl ConnectorError {
             ConnectorError::InvalidOption { .. } => "22023",
             ConnectorError::Unsupported { .. } => "0A000",
             ConnectorError::ColumnType { .. } => "42804",
+            ConnectorError::NullKey => "23502",
             ConnectorError::Gap { .. } => "58030",
             ConnectorError::Internal(_) => "XX000",
         }
@@ -129,10 +133,10 @@ impl ConnectorError {
                 Some("Check properties.security.protocol and the properties.sasl.* options.".into()),
             ),
             ConnectorError::Denied { .. } => {
-                (None, Some("Grant READ and DESCRIBE on the topic to this user.".into()))
+                (None, Some("Grant DESCRIBE, and READ for a source or WRITE for a sink, on the topic to this user.".into()))
             }
             ConnectorError::TopicMissing { .. } => {
-                (None, Some("Create the topic first; Thalweg never creates topics it reads.".into()))
+                (None, Some("Create the topic first; Thalweg never creates topics.".into()))
             }
             ConnectorError::Gap { detail, .. } => (
                 Some(detail.clone()),
@@ -140,6 +144,10 @@ impl ConnectorError {
             ),
             ConnectorError::InvalidOption { hint, .. } => (None, hint.clone()),
             ConnectorError::Unsupported { hint, .. } => (None, Some(hint.clone())),
+            ConnectorError::NullKey => (
+                None,
+                Some("Use KEY ENCODE JSON, or leave such rows out of the sink's query.".into()),
+            ),
             ConnectorError::Kafka { .. }
             | ConnectorError::ColumnType { .. }
             | ConnectorError::Internal(_) => (None, None),

@@ -28,10 +28,10 @@ pub use datagen::DatagenSource;
 pub use delta::{Delta, Epoch, EpochInfo, Weights};
 pub use error::ConnectorError;
 pub use format::canonical_json;
-pub use kafka::KafkaSource;
+pub use kafka::{KafkaSink, KafkaSource};
 pub use print::PrintSink;
 pub use registry::{sink, source};
-pub use sink::Sink;
+pub use sink::{AnySink, Form, Message, MessageSink, Sink};
 pub use source::{
     Budget, DeadLetter, Offsets, RowPlace, SourceBatch, SourceConnector, SourceHealth,
     SourceReader, SplitId,

@@ -10,9 +10,9 @@ use crate::blackhole::BlackholeSink;
 use crate::context::ConnectorContext;
 use crate::datagen::DatagenSource;
 use crate::error::ConnectorError;
-use crate::kafka::KafkaSource;
+use crate::kafka::{KafkaSink, KafkaSource};
 use crate::print::PrintSink;
-use crate::sink::Sink;
+use crate::sink::AnySink;
 use crate::source::SourceConnector;
 
 /// The connector of a source.
@@ -44,10 +44,7 @@ pub fn source(
 ///
 /// # Errors
 /// 0A000 for a connector or delivery guarantee this build does not have.
-pub fn sink(
-    relation: &Relation,
-    _context: &ConnectorContext,
-) -> Result<Box<dyn Sink>, ConnectorError> {
+pub fn sink(relation: &Relation, _context: &ConnectorContext) -> Result<AnySink, ConnectorError> {
     let RelationKind::Sink(spec) = &relation.kind else {
         return Err(ConnectorError::Internal(format!(
             "relation \"{}\" is not a sink",
@@ -61,11 +58,14 @@ pub fn sink(
         });
     }
     match spec.connector.as_str() {
-        "blackhole" => Ok(Box::new(BlackholeSink::default())),
-        "print" => Ok(Box::new(PrintSink::new(relation.name.clone()))),
+        "kafka" => Ok(AnySink::Messages(Box::new(KafkaSink::new(relation, spec)?))),
+        "blackhole" => Ok(AnySink::Rows(Box::new(BlackholeSink::default()))),
+        "print" => Ok(AnySink::Rows(Box::new(PrintSink::new(
+            relation.name.clone(),
+        )))),
         other => Err(ConnectorError::Unsupported {
             what: format!("sink connector \"{other}\""),
-            hint: "Use connector = 'blackhole' or connector = 'print'.".into(),
+            hint: "Use connector = 'kafka', 'blackhole' or 'print'.".into(),
         }),
     }
 }

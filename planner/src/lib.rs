@@ -8,6 +8,7 @@ mod context;
 mod dml;
 mod error;
 mod explain;
+mod facts;
 mod functions;
 mod limits;
 mod lower;

@@ -239,7 +239,7 @@ fn scan_node(
     }
 }
 
-fn merged(inputs: &[StreamNode]) -> Properties {
+pub(crate) fn merged(inputs: &[StreamNode]) -> Properties {
     let all = |f: fn(&Properties) -> bool| inputs.iter().all(|i| f(i.properties()));
     Properties {
         change: if all(|p| p.change == Change::AppendOnly) {
@@ -255,7 +255,11 @@ fn merged(inputs: &[StreamNode]) -> Properties {
 }
 
 /// Keys all of whose columns survive a projection as plain columns.
-fn projected_keys(keys: &[Vec<usize>], exprs: &[Expr], input: &DFSchemaRef) -> Vec<Vec<usize>> {
+pub(crate) fn projected_keys(
+    keys: &[Vec<usize>],
+    exprs: &[Expr],
+    input: &DFSchemaRef,
+) -> Vec<Vec<usize>> {
     let position = |column: usize| {
         exprs.iter().position(|e| match plain(e) {
             Expr::Column(c) => input.maybe_index_of_column(c) == Some(column),

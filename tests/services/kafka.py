@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import kafka_secure
 import kafka_wire
 import maven
 from instance import Instance, free_ports
@@ -59,8 +60,9 @@ def java_command(cache: Path, folder: Path, *arguments: str) -> list[str]:
     return [maven.java(), "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", logging, "-cp", f"{lib}/*", *arguments]
 
 
-def up(instance: Instance, cache: Path) -> str:
-    """Starts a broker in a fresh folder, or returns the address of the one that runs there."""
+def up(instance: Instance, cache: Path, secure: bool = False) -> str:
+    """Starts a broker in a fresh folder, or returns the address of the one that runs there. With `secure` it also listens
+    with SCRAM and TLS."""
     if instance.running():
         return instance.state["address"]
     if "address" in instance.state:
@@ -68,7 +70,7 @@ def up(instance: Instance, cache: Path) -> str:
     instance.folder.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, PORT_ATTEMPTS + 1):
         broker, controller = free_ports(2)
-        configure(instance, cache, broker, controller)
+        configure(instance, cache, broker, controller, secure)
         try:
             start(instance, cache)
         except PortTaken:
@@ -79,13 +81,17 @@ def up(instance: Instance, cache: Path) -> str:
     raise AssertionError("the loop returns or raises")
 
 
-def configure(instance: Instance, cache: Path, broker: int, controller: int) -> None:
+def configure(instance: Instance, cache: Path, broker: int, controller: int, secure: bool) -> None:
     """Writes the configuration and formats the log folder."""
     data = instance.folder / "data"
     properties = instance.folder / "server.properties"
-    properties.write_text(PROPERTIES.format(broker=broker, controller=controller, data=data))
+    text, users = PROPERTIES.format(broker=broker, controller=controller, data=data), []
+    if secure:
+        ports = dict(zip(("sasl", "sasl_ssl", "ssl"), free_ports(3)), broker=broker, controller=controller)
+        text, users = kafka_secure.secure(text, instance, ports)
+    properties.write_text(text)
     (instance.folder / "log4j2.properties").write_text(LOGGING)
-    arguments = ["format", "-t", CLUSTER_ID, "-c", str(properties), "--ignore-formatted"]
+    arguments = ["format", "-t", CLUSTER_ID, "-c", str(properties), "--ignore-formatted", *users]
     command = java_command(cache, instance.folder, "kafka.tools.StorageTool", *arguments)
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode != 0:

@@ -51,6 +51,8 @@ def report(instance: Instance) -> None:
     """Prints what a test needs to know."""
     name = instance.state["service"].upper()
     print(f"{name}_BOOTSTRAP={instance.state['address']}")
+    for key, value in instance.state.get("secure", {}).items():
+        print(f"{name}_{key}={value}")
     print(f"{name}_RUN={instance.folder}", flush=True)
 
 
@@ -72,7 +74,7 @@ def up(arguments) -> None:
             instance.save(service=service)
             instance.watch(arguments.parent_pid)
         try:
-            BUILT[service].up(instance, CACHE)
+            BUILT[service].up(instance, CACHE, arguments.secure)
         except BaseException:
             instance.kill()
             instance.signal(signal.SIGKILL, "watcher")
@@ -153,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("services", nargs="+", metavar="service")
     verb.add_argument("--run", help="folder for data, log and pid (default: a new one in the cache)")
     verb.add_argument("--parent-pid", type=int, help="stop the service when this process ends")
+    verb.add_argument("--secure", action="store_true", help="listen with SCRAM and TLS too; prints addresses and credentials")
     verb.set_defaults(action=up)
     for name, action in (("kill", kill), ("pause", pause), ("resume", resume), ("restart", restart)):
         verb = verbs.add_parser(name, help=action.__doc__)

@@ -8,11 +8,10 @@ use thalweg_sql::{Format, WithOption, suggest};
 
 use super::registry::{OptionSpec, Place, options_of};
 use super::{
-    kafka, parse_bool, parse_bytes, parse_duration, text_of, validate, validate_sink_options,
-    validate_source_options,
+    kafka, parse_bool, parse_bytes, parse_duration, text_of, validate, validate_source_options,
 };
 use crate::error::{CatalogError, bounded};
-use crate::object::{ConnectorSpec, SinkSpec};
+use crate::object::{ConnectorSpec, SinkFormat, SinkSpec};
 
 /// Name of the Kafka connector.
 pub const KAFKA: &str = "kafka";
@@ -20,7 +19,7 @@ pub const KAFKA: &str = "kafka";
 pub const DATAGEN: &str = "datagen";
 
 const BUILT_SOURCES: &[&str] = &[DATAGEN, KAFKA];
-const BUILT_SINKS: &[&str] = &["blackhole", "print"];
+const BUILT_SINKS: &[&str] = &["blackhole", KAFKA, "print"];
 /// Promised by the dialect for some object, and not built for sources.
 const PROMISED_SOURCES: &[&str] = &[
     "file",
@@ -32,7 +31,7 @@ const PROMISED_SOURCES: &[&str] = &[
     "azure",
     "hbase",
 ];
-const PROMISED_SINKS: &[&str] = &[KAFKA, "hbase", "hdfs", "file", "s3", "azure", "webhook"];
+const PROMISED_SINKS: &[&str] = &["hbase", "hdfs", "file", "s3", "azure", "webhook"];
 const PROMISED_TABLES: &[&str] = &[KAFKA, "hbase"];
 
 /// Row formats and encodings the dialect promises beside PLAIN and JSON.
@@ -70,6 +69,7 @@ pub(super) fn source_place(connector: &str) -> Result<Place, CatalogError> {
 
 pub(super) fn sink_place(connector: &str) -> Result<Place, CatalogError> {
     match connector {
+        KAFKA => Ok(Place::KafkaSink),
         "blackhole" => Ok(Place::BlackholeSink),
         "print" => Ok(Place::PrintSink),
         _ => Err(no_connector(connector, "sink", BUILT_SINKS, PROMISED_SINKS)),
@@ -103,7 +103,7 @@ fn no_connector(
         return CatalogError::not_built(format!("connector {connector} {object}s are"), hint);
     }
     let elsewhere = match object {
-        "source" if BUILT_SINKS.contains(&connector) => {
+        "source" if ["blackhole", "print"].contains(&connector) => {
             Some("It is a sink connector; use CREATE SINK.")
         }
         "sink" if connector == DATAGEN => Some("It is a source connector; use CREATE SOURCE."),
@@ -212,31 +212,79 @@ pub fn connector_spec(
     })
 }
 
-/// The spec of a sink from its `WITH` and `FORMAT` clauses and the canonical text of its query.
+/// `FORMAT`, `ENCODE` and `KEY ENCODE` of a sink; `None` for one that takes rows as they are. `key` is what the option
+/// `primary_key` names.
 ///
 /// # Errors
-/// As [`validate_source_options`]; 22023 for a FORMAT clause, which these sinks have no use for, other than PLAIN JSON.
-pub fn sink_spec(
-    with: &[WithOption],
+/// 22023 when the clause is missing, unknown, or does not go with the key; 0A000 for what is promised and not built.
+pub fn sink_format(
+    connector: &str,
     format: Option<&Format>,
-    query: impl Into<String>,
-) -> Result<SinkSpec, CatalogError> {
-    let connector = connector_of(with)?;
-    let options = validate_sink_options(&connector, with)?;
-    if let Some(format) = format {
-        check_word("FORMAT", &format.row, "PLAIN", PROMISED_FORMATS)?;
-        check_word("ENCODE", &format.encode, "JSON", PROMISED_ENCODINGS)?;
+    key: Vec<usize>,
+) -> Result<Option<SinkFormat>, CatalogError> {
+    if connector != KAFKA {
+        if let Some(format) = format {
+            check_word("FORMAT", &format.row, "PLAIN", PROMISED_FORMATS)?;
+            check_word("ENCODE", &format.encode, "JSON", PROMISED_ENCODINGS)?;
+        }
+        return Ok(None);
     }
-    let delivery = options
-        .get("delivery")
-        .map_or("at_least_once", String::as_str)
-        .to_owned();
-    Ok(SinkSpec {
-        connector,
-        options,
-        query: query.into(),
-        delivery,
-    })
+    let Some(format) = format else {
+        return Err(CatalogError::InvalidValue {
+            message: format!("{connector} sink needs FORMAT and ENCODE"),
+            detail: None,
+            hint: Some("Add FORMAT PLAIN ENCODE JSON or FORMAT UPSERT ENCODE JSON.".to_owned()),
+        });
+    };
+    if format.row != "UPSERT" {
+        check_word("FORMAT", &format.row, "PLAIN", PROMISED_FORMATS)?;
+    }
+    check_word("ENCODE", &format.encode, "JSON", PROMISED_ENCODINGS)?;
+    if let Some(option) = format.options.first() {
+        return Err(CatalogError::InvalidValue {
+            message: format!(
+                "unknown option \"{}\" of ENCODE JSON of a sink",
+                bounded(&option.name)
+            ),
+            detail: None,
+            hint: None,
+        });
+    }
+    let key_encode = format.key_encode.as_deref().unwrap_or("JSON");
+    if !["JSON", "TEXT", "BYTES"].contains(&key_encode) {
+        return Err(CatalogError::InvalidValue {
+            message: format!("unknown KEY ENCODE {}", bounded(key_encode)),
+            detail: Some("Allowed are JSON, TEXT and BYTES.".to_owned()),
+            hint: None,
+        });
+    }
+    if format.row == "UPSERT" && key.is_empty() {
+        return Err(CatalogError::InvalidValue {
+            message: "FORMAT UPSERT needs the option \"primary_key\"".to_owned(),
+            detail: Some("It names the columns that make the message key.".to_owned()),
+            hint: Some("Add primary_key = 'column, ...'.".to_owned()),
+        });
+    }
+    if format.key_encode.is_some() && key.is_empty() {
+        return Err(CatalogError::InvalidValue {
+            message: "KEY ENCODE needs the option \"primary_key\"".to_owned(),
+            detail: None,
+            hint: Some("Add primary_key = 'column, ...'.".to_owned()),
+        });
+    }
+    if key_encode != "JSON" && key.len() != 1 {
+        return Err(CatalogError::InvalidValue {
+            message: format!("KEY ENCODE {key_encode} needs a primary_key of one column"),
+            detail: None,
+            hint: Some("Use KEY ENCODE JSON for several columns.".to_owned()),
+        });
+    }
+    Ok(Some(SinkFormat {
+        row: format.row.clone(),
+        encode: format.encode.clone(),
+        key_encode: key_encode.to_owned(),
+        key,
+    }))
 }
 
 /// Checks that every `fields.<column>.*` option names a column.
@@ -306,9 +354,18 @@ impl ConnectorSpec {
 }
 
 impl SinkSpec {
+    /// A boolean option; off when it has no value.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.option(name).and_then(parse_bool).unwrap_or(false)
+    }
+
     /// The value of an option, or its default; `None` when it is off.
     pub fn option(&self, name: &str) -> Option<&str> {
-        stored_or_default(&self.options, sink_place(&self.connector).ok(), name)
+        let place = match self.into {
+            Some(_) => Some(Place::TableSink),
+            None => sink_place(&self.connector).ok(),
+        };
+        stored_or_default(&self.options, place, name)
     }
 }
 

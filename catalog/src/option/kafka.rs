@@ -248,6 +248,24 @@ const DENIED: &[(&str, &str)] = &[
     ),
 ];
 
+/// Properties of the producer that a sink may set.
+const PRODUCER_ALLOWED: &[&str] = &[
+    "batch.num.messages",
+    "batch.size",
+    "compression.codec",
+    "compression.level",
+    "compression.type",
+    "linger.ms",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.ms",
+    "request.timeout.ms",
+    "sticky.partitioning.linger.ms",
+];
+
+/// Allowed properties of the consumer, beside `fetch.` and `queued.`: a sink has none.
+const CONSUMER: &[&str] = &["check.crcs", "isolation.level", "max.partition.fetch.bytes"];
+
 /// Properties of the producer: a source has none.
 const PRODUCER: &[&str] = &[
     "acks",
@@ -300,26 +318,60 @@ pub fn kafka_property(name: &str) -> KafkaProperty {
     }
 }
 
-/// Names that may be set, for hints.
-pub(super) fn allowed_names() -> impl Iterator<Item = &'static str> {
-    ALLOWED.iter().chain(SECRET).copied()
+/// As [`kafka_property`], for the client of a sink.
+pub fn kafka_sink_property(name: &str) -> KafkaProperty {
+    if PRODUCER_ALLOWED.contains(&name) {
+        return KafkaProperty::Allowed;
+    }
+    if PRODUCER.contains(&name) {
+        return KafkaProperty::Denied("The server sets it: order and delivery rest on it.");
+    }
+    let reads = |prefix: &&str| name.starts_with(*prefix);
+    if CONSUMER.contains(&name) || ["fetch.", "queued."].iter().any(|p| reads(&p)) {
+        return KafkaProperty::Denied("It belongs to the consumer, and a sink has none.");
+    }
+    kafka_property(name)
 }
 
-/// Checks one `properties.*` option of a Kafka source.
-pub(super) fn checked(option: &WithOption) -> Result<(String, String), CatalogError> {
+/// What a property is to the client of `place`.
+pub(super) fn property_of(place: Place, name: &str) -> KafkaProperty {
+    match place {
+        Place::KafkaSink => kafka_sink_property(name),
+        _ => kafka_property(name),
+    }
+}
+
+/// Names that may be set, for hints.
+pub(super) fn allowed_names(place: Place) -> impl Iterator<Item = &'static str> {
+    let all = ALLOWED
+        .iter()
+        .chain(SECRET)
+        .chain(PRODUCER_ALLOWED)
+        .copied();
+    all.filter(move |name| {
+        matches!(
+            property_of(place, name),
+            KafkaProperty::Allowed | KafkaProperty::Secret
+        )
+    })
+}
+
+/// Checks one `properties.*` option of a Kafka source or sink.
+pub(super) fn checked(place: Place, option: &WithOption) -> Result<(String, String), CatalogError> {
     // RisingWave and we write `server`, the client itself `servers`; both are clear.
     let name = match option.name.as_str() {
         "properties.bootstrap.servers" => "properties.bootstrap.server",
         other => other,
     };
     let property = name.strip_prefix(PROPERTIES_PREFIX).unwrap_or(name);
-    match kafka_property(property) {
+    match property_of(place, property) {
         KafkaProperty::Allowed | KafkaProperty::Secret => {}
         KafkaProperty::Denied(reason) => {
             return Err(CatalogError::InvalidValue {
                 message: format!(
-                    "option \"{}\" of kafka source is not allowed",
-                    bounded(name)
+                    "option \"{}\" of {} is not allowed",
+                    bounded(name),
+                    place.words()
                 ),
                 detail: Some(reason.to_owned()),
                 hint: None,
@@ -327,9 +379,9 @@ pub(super) fn checked(option: &WithOption) -> Result<(String, String), CatalogEr
         }
         KafkaProperty::Unknown => {
             return Err(CatalogError::InvalidValue {
-                message: format!("unknown option \"{}\" of kafka source", bounded(name)),
+                message: format!("unknown option \"{}\" of {}", bounded(name), place.words()),
                 detail: None,
-                hint: suggest(property, allowed_names())
+                hint: suggest(property, allowed_names(place))
                     .map(|near| format!("Perhaps you meant \"{PROPERTIES_PREFIX}{near}\".")),
             });
         }
@@ -344,7 +396,7 @@ pub(super) fn checked(option: &WithOption) -> Result<(String, String), CatalogEr
     match value {
         Some(value) => Ok((name.to_owned(), value)),
         None => Err(CatalogError::InvalidValue {
-            message: format!("invalid value for option \"{name}\" of kafka source"),
+            message: format!("invalid value for option \"{name}\" of {}", place.words()),
             detail: Some(match property {
                 "security.protocol" => {
                     "Allowed values are plaintext, ssl, sasl_plaintext, sasl_ssl.".to_owned()
@@ -477,8 +529,33 @@ mod tests {
         }
         // Nothing is allowed that the library does not know, but for our own spelling of the server list.
         let known: BTreeSet<&str> = list.lines().chain(["bootstrap.server"]).collect();
-        for name in allowed_names() {
-            assert!(known.contains(name), "{name}");
+        for place in [Place::KafkaSource, Place::KafkaSink] {
+            for name in allowed_names(place) {
+                assert!(known.contains(name), "{name}");
+            }
         }
+    }
+
+    #[test]
+    fn a_sink_sets_what_its_client_has_and_nothing_that_its_promises_rest_on() {
+        let is = |name, expected: fn(&KafkaProperty) -> bool| {
+            assert!(expected(&kafka_sink_property(name)), "{name}");
+        };
+        for name in ["linger.ms", "compression.type", "ssl.ca.pem", "client.id"] {
+            is(name, |found| *found == KafkaProperty::Allowed);
+        }
+        for name in [
+            "acks",
+            "enable.idempotence",
+            "partitioner",
+            "transactional.id",
+            "fetch.min.bytes",
+            "isolation.level",
+            "group.id",
+            "plugin.library.paths",
+        ] {
+            is(name, |found| matches!(found, KafkaProperty::Denied(_)));
+        }
+        is("sasl.password", |found| *found == KafkaProperty::Secret);
     }
 }

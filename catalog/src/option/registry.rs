@@ -83,6 +83,10 @@ pub enum Place {
     KafkaSource,
     /// `CREATE SOURCE ... WITH (connector = 'datagen')`.
     DatagenSource,
+    /// `CREATE SINK ... WITH (connector = 'kafka')`.
+    KafkaSink,
+    /// `CREATE SINK ... INTO table`.
+    TableSink,
     /// `CREATE SINK ... WITH (connector = 'blackhole')`.
     BlackholeSink,
     /// `CREATE SINK ... WITH (connector = 'print')`.
@@ -99,6 +103,8 @@ impl Place {
         match self {
             Place::KafkaSource => "kafka source",
             Place::DatagenSource => "datagen source",
+            Place::KafkaSink => "kafka sink",
+            Place::TableSink => "sink into a table",
             Place::BlackholeSink => "blackhole sink",
             Place::PrintSink => "print sink",
             Place::MaterializedView => "materialized view",
@@ -106,9 +112,17 @@ impl Place {
         }
     }
 
+    /// True when `properties.*` options go to the Kafka client.
+    pub fn is_kafka(self) -> bool {
+        matches!(self, Place::KafkaSource | Place::KafkaSink)
+    }
+
     /// True when the option list also names the connector.
     pub fn has_connector(self) -> bool {
-        !matches!(self, Place::MaterializedView | Place::EncodeJson)
+        !matches!(
+            self,
+            Place::TableSink | Place::MaterializedView | Place::EncodeJson
+        )
     }
 }
 
@@ -201,7 +215,10 @@ pub fn options_of(place: Place) -> impl Iterator<Item = &'static OptionSpec> {
 const ANY_SOURCE: &[Place] = &[Place::KafkaSource, Place::DatagenSource];
 const KAFKA: &[Place] = &[Place::KafkaSource];
 const DATAGEN: &[Place] = &[Place::DatagenSource];
-const ANY_SINK: &[Place] = &[Place::BlackholeSink, Place::PrintSink];
+const KAFKA_SINK: &[Place] = &[Place::KafkaSink];
+const ANY_KAFKA: &[Place] = &[Place::KafkaSource, Place::KafkaSink];
+const ANY_SINK: &[Place] = &[Place::KafkaSink, Place::BlackholeSink, Place::PrintSink];
+const APPENDING_SINK: &[Place] = &[Place::KafkaSink, Place::TableSink];
 const VIEW: &[Place] = &[Place::MaterializedView];
 const JSON: &[Place] = &[Place::EncodeJson];
 
@@ -245,15 +262,22 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     OptionSpec::new("topic", KAFKA, OptionKind::Text, "topic to read").required(),
     OptionSpec::new(
+        "topic",
+        KAFKA_SINK,
+        OptionKind::Text,
+        "topic to write to",
+    )
+    .required(),
+    OptionSpec::new(
         "properties.bootstrap.server",
-        KAFKA,
+        ANY_KAFKA,
         OptionKind::List,
         "list of brokers to start from, host:port",
     )
     .required(),
     OptionSpec::new(
         "connection",
-        KAFKA,
+        ANY_KAFKA,
         OptionKind::Text,
         "connection with the brokers",
     )
@@ -326,6 +350,40 @@ pub const OPTIONS: &[OptionSpec] = &[
     .built(
         Built::Only(&["at_least_once"]),
         Some("Use delivery = 'at_least_once'."),
+    ),
+    OptionSpec::new(
+        "primary_key",
+        KAFKA_SINK,
+        OptionKind::List,
+        "list of columns that make the message key",
+    ),
+    OptionSpec::new(
+        "force_append_only",
+        APPENDING_SINK,
+        OptionKind::Boolean,
+        "wish to leave out deletions and the old rows of updates",
+    )
+    .default("false"),
+    OptionSpec::new(
+        "snapshot",
+        KAFKA_SINK,
+        OptionKind::Boolean,
+        "wish to deliver what is there when the sink is created",
+    )
+    .default("true")
+    .built(
+        Built::Only(&["true"]),
+        Some("Leave it out: the sink delivers what is there, then what changes."),
+    ),
+    OptionSpec::new(
+        "sink_log.max_bytes",
+        KAFKA_SINK,
+        OptionKind::Bytes,
+        "size of what waits for delivery at most",
+    )
+    .built(
+        Built::No,
+        Some("Leave it out: under delivery = 'at_least_once' nothing piles up, changes that wait merge."),
     ),
     OptionSpec::new(
         "on_compute_error",

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use thalweg_sql::{Format, OptionValue, WithOption};
 
 use super::*;
+use crate::object::SinkSpec;
 
 fn with(options: &[(&str, &str)]) -> Vec<WithOption> {
     let option = |(name, value): &(&str, &str)| WithOption {
@@ -390,7 +391,6 @@ fn connectors_by_name() {
         );
     }
     for (connector, sqlstate, message) in [
-        ("kafka", "0A000", "connector kafka sinks are not built yet"),
         ("hbase", "0A000", "connector hbase sinks are not built yet"),
         ("datagen", "22023", "unknown connector \"datagen\" of sink"),
     ] {
@@ -418,11 +418,16 @@ fn connectors_by_name() {
 
 #[test]
 fn sinks_and_views() {
-    let sink = sink_spec(&with(&[("connector", "print")]), None, "SELECT 1").expect("a print sink");
-    assert_eq!(
-        (sink.delivery.as_str(), sink.option("delivery")),
-        ("at_least_once", Some("at_least_once"))
-    );
+    let sink = SinkSpec {
+        connector: "print".to_owned(),
+        options: validate_sink_options("print", &[]).expect("no option is required"),
+        query: "SELECT 1".to_owned(),
+        delivery: "at_least_once".to_owned(),
+        format: None,
+        into: None,
+    };
+    assert_eq!(sink.option("delivery"), Some("at_least_once"));
+    assert_eq!(sink.option("topic"), None);
     let report = validate_sink_options("print", &with(&[("delivery", "exactly_once")]))
         .expect_err("not yet")
         .report();
@@ -460,6 +465,61 @@ fn sinks_and_views() {
             .sqlstate(),
         "22023"
     );
+}
+
+/// A kafka sink's clauses by table: format, key encoding, number of key columns.
+#[test]
+fn kafka_sinks_say_how_rows_become_messages() {
+    let spec = |row: &str, key_encode: Option<&str>, key: usize| {
+        let format = Format {
+            row: row.to_owned(),
+            key_encode: key_encode.map(str::to_owned),
+            ..json(&[])
+        };
+        sink_format(KAFKA, Some(&format), (0..key).collect())
+    };
+    let plain = spec("PLAIN", None, 0).expect("no key").expect("a format");
+    assert_eq!(
+        (plain.row.as_str(), plain.key_encode.as_str()),
+        ("PLAIN", "JSON")
+    );
+    assert!(spec("UPSERT", None, 2).is_ok() && spec("UPSERT", Some("TEXT"), 1).is_ok());
+    for (row, key_encode, key, sqlstate) in [
+        ("UPSERT", None, 0, "22023"),
+        ("UPSERT", Some("TEXT"), 2, "22023"),
+        ("PLAIN", Some("BYTES"), 0, "22023"),
+        ("PLAIN", Some("XML"), 1, "22023"),
+        ("DEBEZIUM", None, 1, "0A000"),
+        ("UPSET", None, 1, "22023"),
+    ] {
+        let error = spec(row, key_encode, key).expect_err(row);
+        assert_eq!(error.sqlstate(), sqlstate, "{row} {key_encode:?} {key}");
+    }
+    assert_eq!(
+        sink_format(KAFKA, None, vec![])
+            .expect_err("none")
+            .sqlstate(),
+        "22023"
+    );
+    assert_eq!(sink_format("print", None, vec![]), Ok(None));
+
+    let topic = [("topic", "t"), ("properties.bootstrap.server", "k:9092")];
+    let options = |more: &[(&str, &str)]| {
+        let all: Vec<_> = topic.iter().chain(more).copied().collect();
+        validate_sink_options(KAFKA, &with(&all))
+    };
+    assert!(options(&[("properties.linger.ms", "1"), ("primary_key", "a, b")]).is_ok());
+    for (name, value, sqlstate) in [
+        ("delivery", "exactly_once", "0A000"),
+        ("snapshot", "false", "0A000"),
+        ("sink_log.max_bytes", "1GB", "0A000"),
+        ("properties.acks", "0", "22023"),
+        ("properties.isolation.level", "read_committed", "22023"),
+        ("scan.startup.mode", "earliest", "22023"),
+    ] {
+        let error = options(&[(name, value)]).expect_err(name);
+        assert_eq!(error.sqlstate(), sqlstate, "{name}");
+    }
 }
 
 #[test]

@@ -142,6 +142,8 @@ fn create_relation(catalog: &Catalog, random: &mut Random) -> Vec<Change> {
             options: BTreeMap::new(),
             query,
             delivery: "at_least_once".to_owned(),
+            format: None,
+            into: None,
         }),
     };
     let reads = !matches!(kind, RelationKind::Source(_) | RelationKind::Table);

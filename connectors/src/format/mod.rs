@@ -7,12 +7,14 @@ mod canonical;
 mod column;
 mod interval;
 mod json;
+mod json_out;
 mod number;
 mod time;
 
 pub use canonical::canonical_json;
 pub(crate) use column::ColumnBuilder;
 pub(crate) use json::{JsonDecoder, JsonOptions};
+pub(crate) use json_out::{JsonEncoder, plain_text};
 
 /// Why a record cannot become a row.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,12 +1,13 @@
-//! The Kafka source: one topic, partitions assigned by hand, offsets owned by the engine.
+//! The Kafka source and sink: one topic each; the source's partitions are assigned by hand, its offsets owned by the engine.
 //!
-//! Invariant: nothing is committed to a consumer group, no group is joined, and no topic is created by reading it.
+//! Invariant: nothing is committed to a consumer group, no group is joined, and no topic is created by reading or writing it.
 
 mod client;
 mod options;
 mod place;
 mod reader;
 mod row;
+mod sink;
 mod survey;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use client::{Cluster, Extent};
 use options::{KafkaOptions, Start};
 use reader::KafkaReader;
 use row::RowBuilder;
+pub use sink::KafkaSink;
 
 /// A declared Kafka topic.
 #[derive(Debug)]

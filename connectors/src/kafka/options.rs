@@ -1,4 +1,4 @@
-//! What a Kafka source was told: brokers, topic, where to start, and what the client library gets.
+//! What a Kafka source or sink was told: brokers, topic, where to start, and what the client library gets.
 //!
 //! Invariant: nothing reaches the client library that the catalog's allow-list does not name, and the settings our promises rest
 //! on come last and cannot be overridden. `Debug` shows no property values.
@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use thalweg_catalog::ConnectorSpec;
-use thalweg_catalog::option::{KafkaProperty, PROPERTIES_PREFIX, kafka_property};
+use thalweg_catalog::SinkSpec;
+use thalweg_catalog::option::{
+    KafkaProperty, PROPERTIES_PREFIX, kafka_property, kafka_sink_property,
+};
 
 use crate::error::ConnectorError;
 use crate::options::Options;
@@ -40,6 +43,24 @@ const FIXED: &[(&str, &str)] = &[
     ("enable.partition.eof", "true"),
     ("allow.auto.create.topics", "false"),
     ("statistics.interval.ms", "5000"),
+];
+
+/// Settings of a producer that a user may override.
+const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
+    ("linger.ms", "5"),
+    ("batch.size", "1000000"),
+    ("compression.type", "lz4"),
+    ("reconnect.backoff.max.ms", "2000"),
+    ("client.id", "thalweg"),
+];
+
+/// Settings of a producer that delivery rests on: retries neither reorder nor repeat, and a key goes to the partition where a
+/// Java client would put it. What is not accepted in this time is reported, and the engine tries again.
+const PRODUCER_FIXED: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    ("partitioner", "murmur2_random"),
+    ("message.timeout.ms", "10000"),
+    ("allow.auto.create.topics", "false"),
 ];
 
 /// Where reading starts.
@@ -105,8 +126,37 @@ impl KafkaOptions {
                 .duration("partition.discovery.interval")?
                 .unwrap_or(DISCOVERY_INTERVAL)
                 .max(DISCOVERY_INTERVAL_MIN),
-            properties: properties(&spec.options)?,
+            properties: properties(&spec.options, "source", kafka_property)?,
         })
+    }
+
+    /// The options of a sink; those about reading are at their defaults, for the questions it asks.
+    pub(super) fn of_sink(spec: &SinkSpec) -> Result<Self, ConnectorError> {
+        let options = Options(&spec.options);
+        Ok(Self {
+            brokers: options.required("properties.bootstrap.server")?.to_owned(),
+            topic: options.required("topic")?.to_owned(),
+            start: Start::Earliest,
+            on_gap: OnGap::Fail,
+            discovery_interval: DISCOVERY_INTERVAL,
+            properties: properties(&spec.options, "sink", kafka_sink_property)?,
+        })
+    }
+
+    /// Configuration of a client that writes.
+    pub(super) fn writing(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (name, value) in PRODUCER_DEFAULTS {
+            config.set(*name, *value);
+        }
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config.set("bootstrap.servers", &self.brokers);
+        for (name, value) in PRODUCER_FIXED {
+            config.set(*name, *value);
+        }
+        config
     }
 
     /// Configuration of a client that only asks questions. Without `group.id` its destructor does not wait for a group.
@@ -115,7 +165,14 @@ impl KafkaOptions {
         for (name, value) in DEFAULTS {
             config.set(*name, *value);
         }
-        for (name, value) in &self.properties {
+        // A producer's own settings mean nothing to a client that asks.
+        let common = |name: &&String| {
+            matches!(
+                kafka_property(name.as_str()),
+                KafkaProperty::Allowed | KafkaProperty::Secret
+            )
+        };
+        for (name, value) in self.properties.iter().filter(|(name, _)| common(name)) {
             config.set(name, value);
         }
         config.set("bootstrap.servers", &self.brokers);
@@ -137,23 +194,25 @@ impl KafkaOptions {
 /// Client properties, checked again here so that a catalog written by another version cannot open a hole.
 fn properties(
     options: &BTreeMap<String, String>,
+    object: &str,
+    decide: fn(&str) -> KafkaProperty,
 ) -> Result<BTreeMap<String, String>, ConnectorError> {
     let mut properties = BTreeMap::new();
     for (name, value) in options {
         let Some(property) = name.strip_prefix(PROPERTIES_PREFIX) else {
             continue;
         };
-        match kafka_property(property) {
+        match decide(property) {
             KafkaProperty::Allowed | KafkaProperty::Secret => {}
             KafkaProperty::Denied(reason) => {
                 return Err(ConnectorError::option_hint(
-                    format!("option \"{name}\" of kafka source is not allowed"),
+                    format!("option \"{name}\" of kafka {object} is not allowed"),
                     reason,
                 ));
             }
             KafkaProperty::Unknown => {
                 return Err(ConnectorError::option(format!(
-                    "unknown option \"{name}\" of kafka source"
+                    "unknown option \"{name}\" of kafka {object}"
                 )));
             }
         }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DFSchema;
-use thalweg_catalog::{Catalog, Column, Oid, Relation, RelationKind, Report};
-use thalweg_connectors::{ConnectorContext, Delta, EpochInfo, Offsets, Sink, Weights};
+use thalweg_catalog::{Catalog, Column, Oid, Relation, RelationKind, Report, SinkSpec};
+use thalweg_connectors::{AnySink, ConnectorContext, Delta, EpochInfo, Offsets, Weights};
 use thalweg_planner::{NoSystemRelations, PlanContext, ViewPlan};
 use thalweg_state::{Multiplicity, WeightedBatch};
 use tokio::sync::oneshot;
@@ -17,17 +17,20 @@ use crate::batch::{conform, session_at};
 use crate::dead::DeadLog;
 use crate::error::EngineError;
 use crate::inbox::{Command, Registration};
+use crate::into_table::TableOutlet;
 use crate::job::Job;
+use crate::messages::MessageOutlet;
 use crate::relation::Version;
 use crate::shape::Shape;
 use crate::shared::{Shared, Stored};
+use crate::sinks::Outlet;
 use crate::source::{Source, SourceState, decode_offsets, error_options};
 use crate::status::ErrorRecord;
 use crate::table::{KeyIndex, Table, TableCheck, TableColumn, Writers};
 use crate::worker::weighted;
 
 /// Sinks that start to deliver once their jobs are in place.
-pub(crate) type Sinks = Vec<(Arc<Job>, Box<dyn Sink>)>;
+pub(crate) type Sinks = Vec<(Arc<Job>, Outlet)>;
 
 pub(crate) fn create(
     shared: &Arc<Shared>,
@@ -45,9 +48,8 @@ pub(crate) fn create(
         })?;
         info = receive(shared, registered)??;
     }
-    for (job, sink) in sinks {
-        let deliver = crate::sinks::deliver(Arc::clone(shared), job, sink);
-        shared.wires.spawn(deliver);
+    for (job, outlet) in sinks {
+        crate::sinks::start(shared, job, outlet);
     }
     Ok(info)
 }
@@ -72,18 +74,43 @@ pub(crate) fn prepare_all(
                 let kind = "materialized view";
                 job(shared, &relation, kind, view, strict, &earlier)?
             }
-            RelationKind::Sink(_) => {
-                let context = ConnectorContext::new(Arc::clone(&shared.clock));
-                let sink = thalweg_connectors::sink(&relation, &context)
-                    .map_err(|error| error.report())?;
+            RelationKind::Sink(spec) => {
                 let what = job(shared, &relation, "sink", view, false, &earlier)?;
-                sinks.extend(what.job.clone().map(|job| (job, sink)));
+                let outlet = outlet(shared, &relation, spec, &earlier)?;
+                sinks.extend(what.job.clone().map(|job| (job, outlet)));
                 what
             }
         };
         earlier.push(what);
     }
     Ok((earlier, sinks))
+}
+
+/// Opens what a sink writes to.
+fn outlet(
+    shared: &Shared,
+    relation: &Relation,
+    spec: &SinkSpec,
+    earlier: &[Registration],
+) -> Result<Outlet, EngineError> {
+    let store = Arc::clone(&shared.store);
+    if let Some(oid) = spec.into {
+        let new = earlier.iter().find_map(|what| what.relation(oid));
+        let target = new
+            .or_else(|| shared.relation(oid))
+            .ok_or(EngineError::Unknown(oid))?;
+        let table = TableOutlet::open(store, relation.oid, target)?;
+        return Ok(Outlet::Table(Box::new(table)));
+    }
+    let context = ConnectorContext::new(Arc::clone(&shared.clock));
+    let sink = thalweg_connectors::sink(relation, &context).map_err(|error| error.report())?;
+    match sink {
+        AnySink::Rows(sink) => Ok(Outlet::Rows(sink)),
+        AnySink::Messages(sink) => {
+            let messages = MessageOutlet::open(store, relation.oid, sink)?;
+            Ok(Outlet::Messages(Box::new(messages)))
+        }
+    }
 }
 
 /// Puts an object in place that could not be started. It has no content at any epoch, so every read of it, and of what is

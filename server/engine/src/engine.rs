@@ -24,6 +24,7 @@ use crate::inbox::Command;
 use crate::job::schedule;
 use crate::read::{Read, ReadOptions, SessionFloor, epoch_of_now, read, reflected};
 use crate::shared::Shared;
+use crate::sinks::delivered;
 use crate::status::{EngineStatus, status};
 use crate::transaction::{Definitions, WriteTransaction, commit};
 use crate::worker::Worker;
@@ -229,6 +230,9 @@ impl Engine {
         }
         let epoch = epoch_of_now(shared, &[oid], None).await?;
         reflected(shared, &[relation], epoch).await?;
+        if let Some(job) = shared.job(oid).filter(|job| job.relation.kind == "sink") {
+            delivered(shared, &job, epoch).await?;
+        }
         floor.raise(epoch);
         Ok(Epoch(epoch))
     }

@@ -26,6 +26,8 @@ pub(crate) struct TableChange {
     /// The deltas as the log keeps them.
     pub(crate) record: Vec<u8>,
     pub(crate) deltas: Vec<Delta>,
+    /// The record of the sink that makes the change: sink, number and bytes.
+    pub(crate) sink: Option<(u32, u64, Vec<u8>)>,
 }
 
 /// Table changes that are made and acknowledged together.

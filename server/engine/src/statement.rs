@@ -364,7 +364,15 @@ fn affected_twice() -> EngineError {
 
 /// NOT NULL and CHECK; gives the rows the table's own schema.
 fn checked(target: &Target<'_>, rows: &RecordBatch) -> Result<RecordBatch, EngineError> {
-    let (stored, table) = (target.stored, target.table);
+    checked_rows(target.stored, target.table, rows)
+}
+
+/// As [`checked`], for rows that no statement wrote.
+pub(crate) fn checked_rows(
+    stored: &Stored,
+    table: &Table,
+    rows: &RecordBatch,
+) -> Result<RecordBatch, EngineError> {
     let failing = |row| {
         Some(format!(
             "Failing row contains {}.",

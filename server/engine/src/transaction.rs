@@ -204,9 +204,8 @@ async fn run(
     })
     .await?;
     drop(guards);
-    for (job, sink) in sinks {
-        let deliver = crate::sinks::deliver(Arc::clone(shared), job, sink);
-        shared.wires.spawn(deliver);
+    for (job, outlet) in sinks {
+        crate::sinks::start(shared, job, outlet);
     }
     Ok(info)
 }

@@ -202,6 +202,7 @@ impl Worker {
         }
         for change in changes {
             draft.entry.dml.push((change.table.0, change.record));
+            draft.entry.sinks.extend(change.sink);
             draft
                 .changes
                 .entry(change.table)

@@ -223,6 +223,7 @@ pub(crate) fn table_change(
         table: stored.oid,
         record: encode_batches(&batches)?,
         deltas,
+        sink: None,
     })
 }
 

@@ -9,8 +9,7 @@ use thalweg_catalog::{Catalog, Change, Oid, Relation, RelationKind, Schema};
 use thalweg_engine::WriteTransaction;
 use thalweg_planner::ViewPlan;
 use thalweg_sql::{
-    CreateSink, CreateSource, CreateTable, CreateView, Drop, ObjectKind, Report, SinkInput,
-    Statement, ast,
+    CreateSource, CreateTable, CreateView, Drop, ObjectKind, Report, Statement, ast,
 };
 
 use super::define::Definer;
@@ -43,7 +42,7 @@ impl Effect {
     }
 }
 
-fn create_effect(relation: &Relation, plan: Option<ViewPlan>) -> Effect {
+pub(super) fn create_effect(relation: &Relation, plan: Option<ViewPlan>) -> Effect {
     Effect::Create {
         relation: Box::new(relation.clone()),
         plan: plan.map(Box::new),
@@ -52,7 +51,7 @@ fn create_effect(relation: &Relation, plan: Option<ViewPlan>) -> Effect {
 
 impl Session {
     /// Runs `define` against this session's catalog and settings.
-    fn define<T>(
+    pub(super) fn define<T>(
         &self,
         scope: &PlanScope,
         define: impl FnOnce(&mut Definer<'_>) -> Result<T, Report>,
@@ -70,7 +69,7 @@ impl Session {
     }
 
     /// True when `name` is taken: an error, or with IF NOT EXISTS a notice.
-    fn taken(
+    pub(super) fn taken(
         &mut self,
         scope: &PlanScope,
         name: &ast::ObjectName,
@@ -98,7 +97,7 @@ impl Session {
     }
 
     /// Stages changes in the open block, or makes them durable and effective now.
-    async fn change(
+    pub(super) async fn change(
         &mut self,
         what: &str,
         changes: Vec<Change>,
@@ -339,7 +338,7 @@ impl Session {
         Ok(command("CREATE VIEW"))
     }
 
-    fn plan_view(
+    pub(super) fn plan_view(
         &self,
         scope: &PlanScope,
         query: &ast::Query,
@@ -378,35 +377,6 @@ impl Session {
         )
         .await?;
         Ok(command("CREATE MATERIALIZED VIEW"))
-    }
-
-    pub(super) async fn create_sink(
-        &mut self,
-        create: &CreateSink,
-        statement: &Statement,
-    ) -> Result<Outcome, Report> {
-        let scope = self.scope(&statement.to_string(), Vec::new());
-        if self.taken(&scope, &create.name, create.if_not_exists)? {
-            return Ok(command("CREATE SINK"));
-        }
-        let query = match &create.input {
-            SinkInput::Relation(name) => select_all(name)?,
-            SinkInput::Query(query) => query.clone(),
-        };
-        let plan = self.plan_view(&scope, &query, &[])?;
-        let sink = self.define(&scope, |definer| {
-            definer.sink(create, &query, &plan, statement)
-        })?;
-        thalweg_connectors::sink(&sink, &self.server.connector_context())
-            .map_err(|error| error.report())?;
-        let effects = vec![create_effect(&sink, Some(plan))];
-        self.change(
-            "CREATE SINK",
-            vec![Change::CreateRelation(Box::new(sink))],
-            effects,
-        )
-        .await?;
-        Ok(command("CREATE SINK"))
     }
 
     pub(super) async fn drop_objects(&mut self, drop: &Drop) -> Result<Outcome, Report> {

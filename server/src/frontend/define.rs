@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_catalog::{
     Catalog, CatalogError, Column, ColumnRole, ConnectorSpec, Environment, Oid, OidAllocator,
-    Relation, RelationBuilder, RelationKind, SinkSpec, SqlType, option,
+    Relation, RelationBuilder, RelationKind, SqlType, option,
 };
 use thalweg_planner::{OutputColumn, PlanContext, Planner, ViewPlan};
 use thalweg_sql::{
-    CreateSink, CreateSource, CreateTable, CreateView, Format, IncludeColumn, IncludeKind, Report,
-    Statement, TableElements, WithOption, ast,
+    CreateSource, CreateTable, CreateView, Format, IncludeColumn, IncludeKind, Report, Statement,
+    TableElements, WithOption, ast,
 };
 
 use super::session::unsupported;
@@ -29,7 +29,7 @@ pub(super) struct Definer<'a> {
     pub(super) oids: &'a mut OidAllocator,
 }
 
-fn report(sqlstate: &'static str, message: String) -> Report {
+pub(super) fn report(sqlstate: &'static str, message: String) -> Report {
     Report {
         sqlstate,
         message,
@@ -39,7 +39,7 @@ fn report(sqlstate: &'static str, message: String) -> Report {
     }
 }
 
-fn refused(error: CatalogError) -> Report {
+pub(super) fn refused(error: CatalogError) -> Report {
     error.report()
 }
 
@@ -65,7 +65,7 @@ impl Definer<'_> {
         Ok((schema.oid, name))
     }
 
-    fn builder(
+    pub(super) fn builder(
         &mut self,
         name: &ast::ObjectName,
         kind: RelationKind,
@@ -317,42 +317,8 @@ impl Definer<'_> {
         Ok(builder.build())
     }
 
-    /// `CREATE SINK` over a planned query.
-    pub(super) fn sink(
-        &mut self,
-        create: &CreateSink,
-        query: &ast::Query,
-        plan: &ViewPlan,
-        statement: &Statement,
-    ) -> Result<Relation, Report> {
-        if create.into.is_some() {
-            return Err(unsupported(
-                "CREATE SINK ... INTO",
-                "Use CREATE MATERIALIZED VIEW to keep the result.",
-            ));
-        }
-        let connector = connector_name(&create.with, "sink")?;
-        let options = option::validate_sink_options(&connector, &create.with).map_err(refused)?;
-        if let Some(format) = &create.format {
-            self.format(format)?;
-        }
-        let spec = SinkSpec {
-            connector,
-            options,
-            query: query.to_string(),
-            delivery: "at_least_once".into(),
-        };
-        let dependencies = self.dependencies(query, &plan.reads);
-        let mut builder = self.builder(&create.name, RelationKind::Sink(spec), statement)?;
-        builder
-            .columns(output_columns(&plan.output))
-            .map_err(refused)?;
-        builder.depends_on(dependencies);
-        Ok(builder.build())
-    }
-
     /// OIDs of everything a query names, plain views included, beside what its plan reads.
-    fn dependencies(&self, query: &ast::Query, reads: &[Oid]) -> Vec<Oid> {
+    pub(super) fn dependencies(&self, query: &ast::Query, reads: &[Oid]) -> Vec<Oid> {
         let mut found: BTreeSet<Oid> = reads.iter().copied().collect();
         let _: std::ops::ControlFlow<()> = ast::visit_relations(query, |name| {
             // A CTE's name resolves to nothing or shadows a relation; a dependency too many only makes DROP ask for CASCADE.
@@ -411,7 +377,7 @@ fn include(part: &IncludeColumn) -> Column {
     }
 }
 
-fn output_columns(output: &[OutputColumn]) -> Vec<Column> {
+pub(super) fn output_columns(output: &[OutputColumn]) -> Vec<Column> {
     output
         .iter()
         .zip(1i16..)
@@ -426,7 +392,7 @@ fn output_columns(output: &[OutputColumn]) -> Vec<Column> {
         .collect()
 }
 
-fn connector_name(with: &[WithOption], object: &str) -> Result<String, Report> {
+pub(super) fn connector_name(with: &[WithOption], object: &str) -> Result<String, Report> {
     use thalweg_sql::OptionValue::{Ident, String as Text};
     match with
         .iter()

@@ -14,6 +14,7 @@ mod server;
 mod session;
 mod settings;
 mod show;
+mod sink;
 mod transaction;
 
 use datafusion::execution::SendableRecordBatchStream;

@@ -162,7 +162,7 @@ impl Server {
     }
 
     /// Plans a stored definition in the environment it was made in.
-    fn stored_plan(
+    pub(super) fn stored_plan(
         self: &Arc<Self>,
         catalog: &Arc<Catalog>,
         relation: &Relation,

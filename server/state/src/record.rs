@@ -21,6 +21,8 @@ pub struct EpochEntry {
     pub dead: Vec<DeadRecord>,
     /// Dead letters that fell out of retention: `(source, key)`.
     pub dead_expired: Vec<(u32, Vec<u8>)>,
+    /// What sinks into tables did with this epoch: `(sink, number, record)`.
+    pub sinks: Vec<(u32, u64, Vec<u8>)>,
     /// Objects that were dropped: everything kept for them goes.
     pub forgotten: Vec<u32>,
 }

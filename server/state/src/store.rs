@@ -18,6 +18,8 @@ const OFFSETS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("source_of
 const DML: TableDefinition<'_, (u32, u64, u32), &[u8]> = TableDefinition::new("dml_log");
 const DEAD: TableDefinition<'_, (u32, &[u8]), &[u8]> = TableDefinition::new("dead_letters");
 
+const SINKS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("sink_log");
+
 /// Records kept in the epoch log. Restarts need the last one and the newest offsets of each source, which are kept apart.
 const EPOCHS_KEPT: u64 = 65_536;
 
@@ -68,6 +70,7 @@ impl Store {
         txn.open_table(OFFSETS).map_err(redb::Error::from)?;
         txn.open_table(DML).map_err(redb::Error::from)?;
         txn.open_table(DEAD).map_err(redb::Error::from)?;
+        txn.open_table(SINKS).map_err(redb::Error::from)?;
         txn.commit().map_err(redb::Error::from)?;
         Ok(store)
     }
@@ -238,6 +241,82 @@ impl Store {
         Ok(letters)
     }
 
+    /// Appends a record to the log of a sink. With `durable` it is on disk when this returns, and so is every record before it.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn append_sink(
+        &self,
+        sink: u32,
+        seq: u64,
+        record: &[u8],
+        durable: bool,
+    ) -> Result<(), StateError> {
+        let txn = self.begin(durable)?;
+        {
+            let mut sinks = txn.open_table(SINKS).map_err(redb::Error::from)?;
+            let record = sealed(record.to_vec());
+            sinks
+                .insert((sink, seq), record.as_slice())
+                .map_err(redb::Error::from)?;
+        }
+        txn.commit().map_err(redb::Error::from)?;
+        Ok(())
+    }
+
+    /// The log of a sink, oldest first; `take` gets each record with its number.
+    ///
+    /// # Errors
+    /// `Corrupt` when a record does not match its checksum or `take` refuses it.
+    pub fn read_sink(
+        &self,
+        sink: u32,
+        mut take: impl FnMut(u64, &[u8]) -> Result<(), String>,
+    ) -> Result<(), StateError> {
+        let txn = self.database()?.begin_read().map_err(redb::Error::from)?;
+        let sinks = txn.open_table(SINKS).map_err(redb::Error::from)?;
+        for item in sinks
+            .range((sink, 0)..=(sink, u64::MAX))
+            .map_err(redb::Error::from)?
+        {
+            let (key, bytes) = item.map_err(redb::Error::from)?;
+            let (_, seq) = key.value();
+            unsealed(bytes.value())
+                .and_then(|record| take(seq, record))
+                .map_err(|reason| {
+                    StateError::corrupt(format!("record {seq} of sink {sink}"), reason)
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the records of a sink before `first` by others, which are numbered from `first` on.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn replace_sink(
+        &self,
+        sink: u32,
+        first: u64,
+        records: &[Vec<u8>],
+    ) -> Result<(), StateError> {
+        let txn = self.begin(true)?;
+        {
+            let mut sinks = txn.open_table(SINKS).map_err(redb::Error::from)?;
+            sinks
+                .retain_in((sink, 0)..(sink, first), |_, _| false)
+                .map_err(redb::Error::from)?;
+            for (seq, record) in (first..).zip(records) {
+                let record = sealed(record.clone());
+                sinks
+                    .insert((sink, seq), record.as_slice())
+                    .map_err(redb::Error::from)?;
+            }
+        }
+        txn.commit().map_err(redb::Error::from)?;
+        Ok(())
+    }
+
     /// Removes everything kept for dropped objects.
     pub fn forget(&self, objects: &[u32]) -> Result<(), StateError> {
         let txn = self.begin(true)?;
@@ -285,6 +364,15 @@ fn write_epoch(txn: &WriteTransaction, entry: &EpochEntry) -> Result<(), StateEr
                 .map_err(redb::Error::from)?;
         }
     }
+    if !entry.sinks.is_empty() {
+        let mut sinks = txn.open_table(SINKS).map_err(redb::Error::from)?;
+        for (sink, seq, record) in &entry.sinks {
+            let record = sealed(record.clone());
+            sinks
+                .insert((*sink, *seq), record.as_slice())
+                .map_err(redb::Error::from)?;
+        }
+    }
     if !entry.dead.is_empty() || !entry.dead_expired.is_empty() {
         let mut dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
         for letter in &entry.dead {
@@ -307,7 +395,11 @@ fn forget_in(txn: &WriteTransaction, objects: &[u32]) -> Result<(), StateError> 
     let mut offsets = txn.open_table(OFFSETS).map_err(redb::Error::from)?;
     let mut dml = txn.open_table(DML).map_err(redb::Error::from)?;
     let mut dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
+    let mut sinks = txn.open_table(SINKS).map_err(redb::Error::from)?;
     for object in objects {
+        sinks
+            .retain_in((*object, 0)..=(*object, u64::MAX), |_, _| false)
+            .map_err(redb::Error::from)?;
         offsets.remove(*object).map_err(redb::Error::from)?;
         dml.retain_in((*object, 0, 0)..=(*object, u64::MAX, u32::MAX), |_, _| {
             false

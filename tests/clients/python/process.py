@@ -117,17 +117,19 @@ class Unavailable(Exception):
 
 
 class Kafka:
-    """A real broker."""
+    """A real broker; a secure one also listens with SCRAM and TLS."""
 
-    def __init__(self):
+    def __init__(self, secure=False):
         self.folder = tempfile.mkdtemp(prefix="thalweg-kafka-")
         arguments = ["kafka", "--run", self.folder, "--parent-pid", str(os.getpid())]
+        arguments += ["--secure"] if secure else []
         result = subprocess.run([SERVICES / "up", *arguments], capture_output=True, text=True)
         if result.returncode == 2:
             raise Unavailable(result.stderr.strip())
         assert result.returncode == 0, result.stderr
         values = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
         self.bootstrap = values["KAFKA_BOOTSTRAP"]
+        self.values = values
 
     def verb(self, name: str):
         """kill, pause, resume or restart."""

@@ -166,6 +166,8 @@ impl Db {
                     options,
                     query,
                     delivery,
+                    format: None,
+                    into: None,
                 });
                 let relation =
                     self.build(&last(&sink.name), kind, None, &columns(&plan), &plan.reads)?;
