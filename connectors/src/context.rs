@@ -1,8 +1,9 @@
-//! What a connector is given from outside: the clock.
+//! What a connector is given from outside: the clock, and the folder it may read.
 //!
 //! Invariant: nothing else in this crate asks the machine for the time of day; tests move time by hand.
 
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -65,12 +66,23 @@ impl Clock for ManualClock {
 pub struct ConnectorContext {
     /// The time of day.
     pub clock: Arc<dyn Clock>,
+    /// Local files lie below this folder.
+    pub file_root: PathBuf,
 }
 
 impl ConnectorContext {
-    /// A context with this clock.
+    /// A context with this clock, whose files lie below the working directory.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock }
+        Self {
+            clock,
+            file_root: PathBuf::from("."),
+        }
+    }
+
+    /// The same with another folder for files.
+    #[must_use]
+    pub fn with_file_root(self, file_root: PathBuf) -> Self {
+        Self { file_root, ..self }
     }
 }
 

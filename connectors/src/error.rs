@@ -67,6 +67,20 @@ pub enum ConnectorError {
         /// What is wrong, naming the column.
         message: String,
     },
+    /// No file matches.
+    #[error("no file matches \"{pattern}\"")]
+    NoFile {
+        /// The option `path`.
+        pattern: String,
+    },
+    /// A file cannot be read, or is not what it was.
+    #[error("could not read file \"{path}\"")]
+    File {
+        /// Its name below `file_root`.
+        path: String,
+        /// Why.
+        detail: String,
+    },
     /// A row cannot be named to the readers of the sink.
     #[error("null value in the key of a message")]
     NullKey,
@@ -115,6 +129,8 @@ impl ConnectorError {
             ConnectorError::InvalidOption { .. } => "22023",
             ConnectorError::Unsupported { .. } => "0A000",
             ConnectorError::ColumnType { .. } => "42804",
+            ConnectorError::NoFile { .. } => "58P01",
+            ConnectorError::File { .. } => "58030",
             ConnectorError::NullKey => "23502",
             ConnectorError::Gap { .. } => "58030",
             ConnectorError::Internal(_) => "XX000",
@@ -144,6 +160,11 @@ impl ConnectorError {
             ),
             ConnectorError::InvalidOption { hint, .. } => (None, hint.clone()),
             ConnectorError::Unsupported { hint, .. } => (None, Some(hint.clone())),
+            ConnectorError::NoFile { .. } => (
+                None,
+                Some("Paths are relative to file_root; add follow = 'true' to wait for files.".into()),
+            ),
+            ConnectorError::File { detail, .. } => (Some(detail.clone()), None),
             ConnectorError::NullKey => (
                 None,
                 Some("Use KEY ENCODE JSON, or leave such rows out of the sink's query.".into()),

@@ -10,7 +10,9 @@ use crate::blackhole::BlackholeSink;
 use crate::context::ConnectorContext;
 use crate::datagen::DatagenSource;
 use crate::error::ConnectorError;
+use crate::file::FileSource;
 use crate::kafka::{KafkaSink, KafkaSource};
+use crate::nexmark::NexmarkSource;
 use crate::print::PrintSink;
 use crate::sink::AnySink;
 use crate::source::SourceConnector;
@@ -33,9 +35,11 @@ pub fn source(
     match spec.connector.as_str() {
         "kafka" => Ok(Arc::new(KafkaSource::new(relation, spec, context)?)),
         "datagen" => Ok(Arc::new(DatagenSource::new(relation, spec, context)?)),
+        "file" => Ok(Arc::new(FileSource::new(relation, spec, context)?)),
+        "nexmark" => Ok(Arc::new(NexmarkSource::new(relation, spec, context)?)),
         other => Err(ConnectorError::Unsupported {
             what: format!("source connector \"{other}\""),
-            hint: "Use connector = 'kafka' or connector = 'datagen'.".into(),
+            hint: "Use connector = 'kafka', 'file', 'datagen' or 'nexmark'.".into(),
         }),
     }
 }

@@ -31,10 +31,33 @@ pub struct Budget {
 /// Where a record is in its source; a function of the data, so that reading it again gives the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowPlace {
-    /// Partition, or number of the split; its text is the [`SplitId`].
+    /// Partition, or number of the split; its text is the [`SplitId`], unless the batch names it.
     pub partition: i32,
     /// Offset within the split.
     pub offset: i64,
+}
+
+impl SourceBatch {
+    /// The split that a place is in.
+    pub fn split(&self, place: RowPlace) -> SplitId {
+        match self.names.get(&place.partition) {
+            Some(name) => name.clone(),
+            None => place.partition.to_string(),
+        }
+    }
+
+    /// The split that a dead letter came from.
+    pub fn split_of(&self, letter: &DeadLetter) -> SplitId {
+        match self.is_named(letter) {
+            true => letter.topic.clone(),
+            false => letter.partition.to_string(),
+        }
+    }
+
+    /// A letter of a source whose splits have names carries the name as its topic.
+    fn is_named(&self, letter: &DeadLetter) -> bool {
+        self.names.values().any(|name| *name == letter.topic)
+    }
 }
 
 /// Decoded records of one poll: each split's in offset order, splits as they came.
@@ -44,6 +67,8 @@ pub struct SourceBatch {
     pub rows: RecordBatch,
     /// Where each of `rows` came from, in the same order.
     pub places: Vec<RowPlace>,
+    /// Splits of `places` and `dead` whose name is not the text of their number, by number.
+    pub names: BTreeMap<i32, SplitId>,
     /// Rows that could not become a row, in the columns of [`DeadLetter`].
     pub dead: Vec<DeadLetter>,
     /// Next offset per split after this batch, for the splits that moved.

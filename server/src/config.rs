@@ -42,6 +42,8 @@ pub struct Config {
     pub snapshot_history: Duration,
     /// Bytes a single ad-hoc query may hold; more is 53200.
     pub query_memory_bytes: usize,
+    /// Local files that sources read lie below this folder.
+    pub file_root: PathBuf,
 }
 
 impl Config {
@@ -57,6 +59,7 @@ impl Config {
             epoch_linger: Duration::from_millis(10),
             snapshot_history: Duration::from_secs(60),
             query_memory_bytes: 2 << 30,
+            file_root: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
         }
     }
 
@@ -84,6 +87,11 @@ impl Config {
         }
         if let Some(text) = &file.snapshot_history {
             self.snapshot_history = duration("snapshot_history", text)?;
+        }
+        if let Some(folder) = file.file_root {
+            self.file_root = std::path::absolute(&folder).map_err(|error| {
+                config_error(format!("file_root: {}: {error}", folder.display()))
+            })?;
         }
         if let Some(text) = &file.query_memory_limit {
             self.query_memory_bytes = thalweg_catalog::option::parse_bytes(text)
@@ -148,6 +156,7 @@ struct FileConfig {
     epoch_linger: Option<String>,
     snapshot_history: Option<String>,
     query_memory_limit: Option<String>,
+    file_root: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -18,19 +18,10 @@ pub const KAFKA: &str = "kafka";
 /// Name of the generator connector.
 pub const DATAGEN: &str = "datagen";
 
-const BUILT_SOURCES: &[&str] = &[DATAGEN, KAFKA];
+const BUILT_SOURCES: &[&str] = &[DATAGEN, "file", KAFKA, "nexmark"];
 const BUILT_SINKS: &[&str] = &["blackhole", KAFKA, "print"];
 /// Promised by the dialect for some object, and not built for sources.
-const PROMISED_SOURCES: &[&str] = &[
-    "file",
-    "nexmark",
-    "mqtt",
-    "http_poll",
-    "hdfs",
-    "s3",
-    "azure",
-    "hbase",
-];
+const PROMISED_SOURCES: &[&str] = &["mqtt", "http_poll", "hdfs", "s3", "azure", "hbase"];
 const PROMISED_SINKS: &[&str] = &["hbase", "hdfs", "file", "s3", "azure", "webhook"];
 const PROMISED_TABLES: &[&str] = &[KAFKA, "hbase"];
 
@@ -58,6 +49,8 @@ pub(super) fn source_place(connector: &str) -> Result<Place, CatalogError> {
     match connector {
         KAFKA => Ok(Place::KafkaSource),
         DATAGEN => Ok(Place::DatagenSource),
+        "file" => Ok(Place::FileSource),
+        "nexmark" => Ok(Place::NexmarkSource),
         _ => Err(no_connector(
             connector,
             "source",
@@ -129,7 +122,7 @@ pub fn validate_format(
     connector: &str,
     format: Option<&Format>,
 ) -> Result<(String, String, BTreeMap<String, String>), CatalogError> {
-    let native = connector == DATAGEN;
+    let native = connector != KAFKA;
     let Some(format) = format else {
         if native {
             return Ok(("PLAIN".to_owned(), "NATIVE".to_owned(), BTreeMap::new()));

@@ -83,6 +83,10 @@ pub enum Place {
     KafkaSource,
     /// `CREATE SOURCE ... WITH (connector = 'datagen')`.
     DatagenSource,
+    /// `CREATE SOURCE ... WITH (connector = 'file')`.
+    FileSource,
+    /// `CREATE SOURCE ... WITH (connector = 'nexmark')`.
+    NexmarkSource,
     /// `CREATE SINK ... WITH (connector = 'kafka')`.
     KafkaSink,
     /// `CREATE SINK ... INTO table`.
@@ -103,6 +107,8 @@ impl Place {
         match self {
             Place::KafkaSource => "kafka source",
             Place::DatagenSource => "datagen source",
+            Place::FileSource => "file source",
+            Place::NexmarkSource => "nexmark source",
             Place::KafkaSink => "kafka sink",
             Place::TableSink => "sink into a table",
             Place::BlackholeSink => "blackhole sink",
@@ -212,7 +218,15 @@ pub fn options_of(place: Place) -> impl Iterator<Item = &'static OptionSpec> {
         .filter(move |spec| spec.places.contains(&place))
 }
 
-const ANY_SOURCE: &[Place] = &[Place::KafkaSource, Place::DatagenSource];
+const ANY_SOURCE: &[Place] = &[
+    Place::KafkaSource,
+    Place::DatagenSource,
+    Place::FileSource,
+    Place::NexmarkSource,
+];
+const FILE: &[Place] = &[Place::FileSource];
+const NEXMARK: &[Place] = &[Place::NexmarkSource];
+const SEEDED: &[Place] = &[Place::DatagenSource, Place::NexmarkSource];
 const KAFKA: &[Place] = &[Place::KafkaSource];
 const DATAGEN: &[Place] = &[Place::DatagenSource];
 const KAFKA_SINK: &[Place] = &[Place::KafkaSink];
@@ -335,8 +349,64 @@ pub const OPTIONS: &[OptionSpec] = &[
         "number of rows generated in all",
     ),
     OptionSpec::new(
+        "path",
+        FILE,
+        OptionKind::Text,
+        "path of the files below file_root, with *, ? and **",
+    )
+    .required(),
+    OptionSpec::new(
+        "format",
+        FILE,
+        OptionKind::Enum(&["json", "csv", "parquet"]),
+        "form of the records",
+    )
+    .default("json")
+    .built(
+        Built::Only(&["json", "csv"]),
+        Some("Use format = 'json' or format = 'csv'."),
+    ),
+    OptionSpec::new(
+        "follow",
+        FILE,
+        OptionKind::Boolean,
+        "wish to read on as files grow and come",
+    )
+    .default("false"),
+    OptionSpec::new(
+        "csv.header",
+        FILE,
+        OptionKind::Boolean,
+        "wish to take the names of fields from the first line",
+    ),
+    OptionSpec::new(
+        "csv.delimiter",
+        FILE,
+        OptionKind::Text,
+        "character between fields",
+    ),
+    OptionSpec::new(
+        "table",
+        NEXMARK,
+        OptionKind::Enum(&["bid", "auction", "person", "all"]),
+        "kind of events that become rows",
+    )
+    .default("all"),
+    OptionSpec::new(
+        "events",
+        NEXMARK,
+        NOT_NEGATIVE,
+        "number of events in all, of every kind",
+    ),
+    OptionSpec::new(
+        "rate",
+        NEXMARK,
+        POSITIVE,
+        "number of events per second, of every kind",
+    ),
+    OptionSpec::new(
         "seed",
-        DATAGEN,
+        SEEDED,
         OptionKind::Integer(i64::MIN, i64::MAX),
         "number that determines every generated value",
     ),
@@ -431,7 +501,7 @@ pub const OPTIONS: &[OptionSpec] = &[
 ];
 
 /// The properties of `fields.<column>.<property>`.
-pub const DATAGEN_FIELD: [OptionSpec; 6] = [
+pub const DATAGEN_FIELD: [OptionSpec; 8] = [
     OptionSpec::new(
         "kind",
         DATAGEN,
@@ -445,6 +515,18 @@ pub const DATAGEN_FIELD: [OptionSpec; 6] = [
         DATAGEN,
         OptionKind::List,
         "list of values to choose from",
+    ),
+    OptionSpec::new(
+        "weights",
+        DATAGEN,
+        OptionKind::List,
+        "list of how often each value comes",
+    ),
+    OptionSpec::new(
+        "exponent",
+        DATAGEN,
+        OptionKind::Text,
+        "steepness of a zipf distribution",
     ),
     OptionSpec::new("null_rate", DATAGEN, OptionKind::Fraction, "share of NULLs"),
     OptionSpec::new(

@@ -351,18 +351,6 @@ fn connectors_by_name() {
             "It is a sink connector; use CREATE SINK.",
         ),
         (
-            "nexmark",
-            "0A000",
-            "connector nexmark sources are not built yet",
-            "Built source connectors are datagen, kafka.",
-        ),
-        (
-            "file",
-            "0A000",
-            "connector file sources are not built yet",
-            "Built source connectors are datagen, kafka.",
-        ),
-        (
             "mqtt",
             "0A000",
             "connector mqtt sources are not built yet",

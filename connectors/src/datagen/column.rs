@@ -84,11 +84,16 @@ impl ColumnGenerator {
             Kind::Whole { start, end } => {
                 self.whole(rows.iter().map(|row| self.draw(row).between(*start, *end)))
             }
-            Kind::Zipf { start, end } => {
+            Kind::Zipf {
+                start,
+                end,
+                exponent,
+            } => {
                 let count = (end.wrapping_sub(*start) as u64).saturating_add(1);
                 self.whole(
-                    rows.iter()
-                        .map(|row| start.wrapping_add(self.draw(row).zipf(count) as i64)),
+                    rows.iter().map(|row| {
+                        start.wrapping_add(self.draw(row).zipf(count, *exponent) as i64)
+                    }),
                 )
             }
             Kind::Fraction { start, end } => {
@@ -105,11 +110,19 @@ impl ColumnGenerator {
                     rows.iter().map(|row| self.draw(row).below(count)).collect(),
                 )
             }
-            Kind::ZipfEnum(values) => {
+            Kind::Weighted(values, weights) => self.pick(
+                values,
+                rows.iter()
+                    .map(|row| weights.choose(&mut self.draw(row)))
+                    .collect(),
+            ),
+            Kind::ZipfEnum(values, exponent) => {
                 let count = values.len() as u64;
                 self.pick(
                     values,
-                    rows.iter().map(|row| self.draw(row).zipf(count)).collect(),
+                    rows.iter()
+                        .map(|row| self.draw(row).zipf(count, *exponent))
+                        .collect(),
                 )
             }
             Kind::Time { max_lateness_us } => {
@@ -157,7 +170,7 @@ impl ColumnGenerator {
 }
 
 /// A cast that fails rather than making NULLs.
-pub(super) fn checked_cast(
+pub(crate) fn checked_cast(
     values: &dyn Array,
     to: &DataType,
 ) -> Result<ArrayRef, arrow::error::ArrowError> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use thalweg_catalog::{Column, SqlType};
 
 use super::column::checked_cast;
+use super::draw::Shares;
 use crate::error::ConnectorError;
 use crate::format::canonical_json;
 use crate::options::Options;
@@ -17,6 +18,8 @@ pub(super) const PROPERTIES: &[&str] = &[
     "start",
     "end",
     "values",
+    "weights",
+    "exponent",
     "null_rate",
     "max_lateness",
 ];
@@ -35,10 +38,12 @@ pub(super) enum Kind {
     Fraction { start: f64, end: f64 },
     /// One of these, uniformly.
     Enum(ArrayRef),
+    /// One of these, each with its weight.
+    Weighted(ArrayRef, Shares),
     /// One of these, the first most often.
-    ZipfEnum(ArrayRef),
+    ZipfEnum(ArrayRef, f64),
     /// `start` most often.
-    Zipf { start: i64, end: i64 },
+    Zipf { start: i64, end: i64, exponent: f64 },
     /// The row's nominal time less up to so much.
     Time { max_lateness_us: u64 },
     /// What suits the type.
@@ -64,13 +69,20 @@ pub(super) fn kind(column: &Column, options: Options<'_>) -> Result<Kind, Connec
             let (start, end) = fields.whole_range(i64::MAX)?;
             Ok(Kind::Sequence { start, end })
         }
-        Some("zipf") if fields.has("values") => Ok(Kind::ZipfEnum(fields.values()?)),
+        Some("zipf") if fields.has("values") => {
+            Ok(Kind::ZipfEnum(fields.values()?, fields.exponent()?))
+        }
         Some("zipf") if number => {
             let (start, end) = fields.whole_range(RANDOM_END)?;
-            Ok(Kind::Zipf { start, end })
+            let exponent = fields.exponent()?;
+            Ok(Kind::Zipf {
+                start,
+                end,
+                exponent,
+            })
         }
-        Some("enum") => Ok(Kind::Enum(fields.values()?)),
-        None if fields.has("values") => Ok(Kind::Enum(fields.values()?)),
+        Some("enum") => fields.choice(),
+        None if fields.has("values") => fields.choice(),
         Some("timestamp") | None if is_time(ty) => fields.time(),
         Some("random") | None if is_float(ty) => fields.fraction(),
         Some("random") if is_number(ty) => fields.whole_numbers(),
@@ -151,6 +163,38 @@ impl<'a> Fields<'a> {
             .unwrap_or_default();
         let max_lateness_us = u64::try_from(lateness.as_micros()).unwrap_or(u64::MAX);
         Ok(Kind::Time { max_lateness_us })
+    }
+
+    /// `values`, with `weights` when there are any.
+    fn choice(&self) -> Result<Kind, ConnectorError> {
+        let values = self.values()?;
+        let name = self.name("weights");
+        let Some(text) = self.text("weights") else {
+            return Ok(Kind::Enum(values));
+        };
+        let weights: Option<Vec<f64>> = text
+            .split(',')
+            .map(|part| part.trim().parse().ok())
+            .collect();
+        let weights = weights.filter(|weights| weights.len() == values.len());
+        match weights.and_then(|weights| Shares::new(&weights)) {
+            Some(shares) => Ok(Kind::Weighted(values, shares)),
+            None => Err(ConnectorError::option_hint(
+                format!("option \"{name}\" must be a list of one number for each value"),
+                "Weights are not negative and not all zero, as '8,1,1'.",
+            )),
+        }
+    }
+
+    fn exponent(&self) -> Result<f64, ConnectorError> {
+        let exponent = self.options.f64(&self.name("exponent"))?.unwrap_or(1.0);
+        if (0.0..=10.0).contains(&exponent) {
+            return Ok(exponent);
+        }
+        Err(ConnectorError::option(format!(
+            "option \"{}\" must be between 0 and 10",
+            self.name("exponent")
+        )))
     }
 
     fn empty_range(&self) -> ConnectorError {

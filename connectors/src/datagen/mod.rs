@@ -22,6 +22,8 @@ use crate::source::{
     Budget, Offsets, RowPlace, SourceBatch, SourceConnector, SourceHealth, SourceReader,
 };
 use column::ColumnGenerator;
+pub(crate) use column::checked_cast;
+pub(crate) use draw::{Draw, mix};
 
 /// The one split of a generator.
 const SPLIT: &str = "0";
@@ -274,6 +276,7 @@ impl SourceReader for DatagenReader {
         Ok(SourceBatch {
             rows,
             places,
+            names: Default::default(),
             dead: Vec::new(),
             offsets,
             records: count,

@@ -22,7 +22,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// Characters of the client library's words that reach an error.
 const REASON_CHARS_MAX: usize = 300;
 /// Events looked through for the cause of a failure.
-const EVENTS_MAX: usize = 100;
+const EVENTS_MAX: usize = 1_000;
 
 /// Offsets a partition holds: `low..high`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,10 +216,9 @@ impl Cluster {
     /// An answer that is an error, in our words. The cause of a refused login or a name that does not resolve comes as an
     /// event, while the answer itself only times out.
     fn explain(&self, error: &KafkaError) -> ConnectorError {
+        // Lines of the client's log also come this way, and polling one of them looks like polling nothing.
         for _ in 0..EVENTS_MAX {
-            if self.client.poll(Duration::ZERO).is_none() {
-                break;
-            }
+            drop(self.client.poll(Duration::ZERO));
         }
         let events = self.client.context();
         let reason = std::mem::take(&mut *events.last_reason.lock());

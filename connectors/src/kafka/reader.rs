@@ -341,6 +341,7 @@ impl SourceReader for KafkaReader {
         Ok(SourceBatch {
             rows,
             places,
+            names: Default::default(),
             dead: gathered.dead,
             offsets: gathered.offsets,
             records: gathered.records,

@@ -190,23 +190,23 @@ impl Read {
 
 /// What lies before the ends: while one split catches up, others go on delivering.
 fn cut(mut batch: SourceBatch, ends: &Offsets) -> DataFusionResult<SourceBatch> {
-    let inside = |partition: i32, offset: i64| {
-        ends.get(&partition.to_string())
+    let inside = |split: String, offset: i64| {
+        ends.get(&split)
             .is_some_and(|end| u64::try_from(offset).is_ok_and(|offset| offset < *end))
     };
     let keep: Vec<bool> = batch
         .places
         .iter()
-        .map(|place| inside(place.partition, place.offset))
+        .map(|place| inside(batch.split(*place), place.offset))
         .collect();
     if keep.iter().any(|keep| !keep) {
         let mut kept = keep.iter();
         batch.places.retain(|_| kept.next() == Some(&true));
         batch.rows = filter_record_batch(&batch.rows, &BooleanArray::from(keep))?;
     }
-    batch
-        .dead
-        .retain(|letter| inside(letter.partition, letter.offset));
+    let mut dead = std::mem::take(&mut batch.dead);
+    dead.retain(|letter| inside(batch.split_of(letter), letter.offset));
+    batch.dead = dead;
     Ok(batch)
 }
 
@@ -236,6 +236,7 @@ mod tests {
         let batch = SourceBatch {
             rows: RecordBatch::try_new(schema, vec![Arc::new(values)]).expect("one column"),
             places,
+            names: Default::default(),
             dead: Vec::new(),
             offsets: Offsets::new(),
             records: 6,

@@ -2,6 +2,7 @@
 //!
 //! Invariant: everything the engine queues, keeps or waits for is bounded by a value here.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Limits and intervals; [`EngineConfig::default`] is what a server runs with.
@@ -39,6 +40,8 @@ pub struct EngineConfig {
     pub errors_max: usize,
     /// A table's log is rewritten at start when it has this many times the rows of the table.
     pub compact_factor: usize,
+    /// Local files that sources read lie below this folder.
+    pub file_root: PathBuf,
     /// How long `shutdown` waits for its threads.
     pub shutdown_wait: Duration,
 }
@@ -62,6 +65,7 @@ impl Default for EngineConfig {
             source_end_wait: Duration::from_secs(5),
             errors_max: 10_000,
             compact_factor: 4,
+            file_root: PathBuf::from("."),
             shutdown_wait: Duration::from_secs(8),
         }
     }

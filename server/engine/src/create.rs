@@ -8,7 +8,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use thalweg_catalog::{Catalog, Column, Oid, Relation, RelationKind, Report, SinkSpec};
-use thalweg_connectors::{AnySink, ConnectorContext, Delta, EpochInfo, Offsets, Weights};
+use thalweg_connectors::{AnySink, Delta, EpochInfo, Offsets, Weights};
 use thalweg_planner::{NoSystemRelations, PlanContext, ViewPlan};
 use thalweg_state::{Multiplicity, WeightedBatch};
 use tokio::sync::oneshot;
@@ -102,7 +102,7 @@ fn outlet(
         let table = TableOutlet::open(store, relation.oid, target)?;
         return Ok(Outlet::Table(Box::new(table)));
     }
-    let context = ConnectorContext::new(Arc::clone(&shared.clock));
+    let context = shared.connector_context();
     let sink = thalweg_connectors::sink(relation, &context).map_err(|error| error.report())?;
     match sink {
         AnySink::Rows(sink) => Ok(Outlet::Rows(sink)),
@@ -322,12 +322,13 @@ fn source(
     let RelationKind::Source(spec) = &relation.kind else {
         return Ok(Registration::default());
     };
-    let context = ConnectorContext::new(Arc::clone(&shared.clock));
+    let context = shared.connector_context();
     let connector =
         thalweg_connectors::source(relation, &context).map_err(|error| error.report())?;
     let shape = Shape::new(&shared.planner, catalog, relation)?;
     let history = Stored::new(relation.oid, &relation.name, "source", shape.schema(), None)?;
     let (on_error, _) = error_options(spec);
+    let rate_limit = spec.integer("source_rate_limit");
     let logged = match shared.store.source_offsets(relation.oid.0)? {
         Some(bytes) => Some(decode_offsets(&bytes).ok_or_else(|| EngineError::Storage {
             sqlstate: "XX001",
@@ -344,6 +345,7 @@ fn source(
         connector,
         start: Offsets::from_iter(spec.start.clone()),
         on_error,
+        rate_limit: rate_limit.and_then(|rows| u64::try_from(rows).ok()),
         shape,
         history,
         state: parking_lot::Mutex::new(state),

@@ -11,7 +11,7 @@ use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::DFSchema;
 use datafusion::physical_expr::PhysicalExpr;
 use thalweg_catalog::{Catalog, Relation, RelationKind};
-use thalweg_connectors::{DeadLetter, RowPlace, SourceBatch};
+use thalweg_connectors::{DeadLetter, SourceBatch};
 use thalweg_planner::{NoSystemRelations, PlanContext, Planner};
 
 use crate::batch::{conform, session_at};
@@ -142,7 +142,7 @@ impl Shape {
         let rows = self.generate(&raw, &mut out)?;
         self.require(&rows, &mut out);
         self.check(&rows, &mut out)?;
-        let dead = self.letters(&batch.places, &rows, &out, now_us)?;
+        let dead = self.letters(batch, &rows, &out, now_us)?;
         let keep: BooleanArray = out
             .faults
             .iter()
@@ -266,11 +266,12 @@ impl Shape {
 
     fn letters(
         &self,
-        places: &[RowPlace],
+        batch: &SourceBatch,
         rows: &RecordBatch,
         out: &Outcome,
         now_us: i64,
     ) -> Result<Vec<DeadLetter>, EngineError> {
+        let places = &batch.places;
         if places.len() != rows.num_rows() {
             return Err(EngineError::internal(format!(
                 "a source gave {} rows and {} places",
@@ -281,11 +282,16 @@ impl Shape {
         let broken = out.faults.iter().zip(places).enumerate();
         let letters = broken.filter_map(|(row, (fault, place))| {
             let message = fault.as_ref()?;
+            // A split with a name is a file; its number is no partition.
+            let (topic, partition) = match batch.names.get(&place.partition) {
+                Some(name) => (name, 0),
+                None => (&self.topic, place.partition),
+            };
             Some(DeadLetter {
                 reason: "constraint".into(),
                 message: format!("{message} in source \"{}\"", self.name),
-                topic: self.topic.clone(),
-                partition: place.partition,
+                topic: topic.clone(),
+                partition,
                 offset: place.offset,
                 key: None,
                 payload: Some(text::row(rows.columns(), row).into_bytes()),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::datatypes::SchemaRef;
 use parking_lot::{Condvar, Mutex, RwLock};
 use thalweg_catalog::Oid;
-use thalweg_connectors::{Clock, Epoch, EpochInfo};
+use thalweg_connectors::{Clock, ConnectorContext, Epoch, EpochInfo};
 use thalweg_planner::Planner;
 use thalweg_state::Store;
 use tokio::sync::watch;
@@ -146,6 +146,12 @@ impl Shared {
             progress: watch::Sender::new(0),
             job_wake: (Mutex::new(0), Condvar::new()),
         })
+    }
+
+    /// What connectors are opened with.
+    pub(crate) fn connector_context(&self) -> ConnectorContext {
+        let file_root = self.config.file_root.clone();
+        ConnectorContext::new(Arc::clone(&self.clock)).with_file_root(file_root)
     }
 
     /// Newest published epoch.

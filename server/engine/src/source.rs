@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use thalweg_catalog::{ConnectorSpec, Oid};
@@ -44,6 +44,8 @@ pub(crate) struct Source {
     pub(crate) connector: Arc<dyn SourceConnector>,
     pub(crate) start: Offsets,
     pub(crate) on_error: OnError,
+    /// Rows read per second at most.
+    pub(crate) rate_limit: Option<u64>,
     /// Generated columns and constraints.
     pub(crate) shape: Shape,
     /// Every row since the start, for the views; content only while something consumes it.
@@ -261,6 +263,41 @@ async fn learn_target(shared: Arc<Shared>, source: Arc<Source>, generation: u64)
     }
 }
 
+/// How often a driver that has used up its pace looks again.
+const PACE_CHECK: Duration = Duration::from_millis(10);
+
+/// Rows that `source_rate_limit` leaves. What is not used within a second is lost, so a pause is not followed by a flood.
+struct Pace {
+    per_second: f64,
+    left: f64,
+    last: Option<Instant>,
+}
+
+impl Pace {
+    fn new(per_second: u64) -> Self {
+        Self {
+            per_second: per_second as f64,
+            left: 0.0,
+            last: None,
+        }
+    }
+
+    /// Whole rows that may be read at `now`.
+    fn rows(&mut self, now: Instant) -> usize {
+        let since = self
+            .last
+            .map_or(PACE_CHECK, |last| now.duration_since(last));
+        self.last = Some(now);
+        let earned = since.as_secs_f64() * self.per_second;
+        self.left = (self.left + earned).min(self.per_second.max(1.0));
+        self.left.max(0.0) as usize
+    }
+
+    fn took(&mut self, rows: u64) {
+        self.left -= rows as f64;
+    }
+}
+
 struct Driver {
     shared: Arc<Shared>,
     source: Arc<Source>,
@@ -312,8 +349,20 @@ impl Driver {
             bytes: config.epoch_bytes_max,
             time: STOP_CHECK,
         };
+        let mut pace = self.source.rate_limit.map(Pace::new);
         while !self.stopped() {
-            let batch = reader.poll(budget)?;
+            let rows = match &mut pace {
+                Some(pace) => pace.rows(Instant::now()).min(budget.rows),
+                None => budget.rows,
+            };
+            if rows == 0 {
+                std::thread::park_timeout(PACE_CHECK);
+                continue;
+            }
+            let batch = reader.poll(Budget { rows, ..budget })?;
+            if let Some(pace) = &mut pace {
+                pace.took(batch.records);
+            }
             let (health, high) = (reader.health(), reader.high_watermarks());
             let moved =
                 !batch.offsets.is_empty() || batch.rows.num_rows() > 0 || !batch.dead.is_empty();
@@ -373,9 +422,32 @@ impl Driver {
     }
 
     fn pause(&self, wait: Duration) {
-        let until = std::time::Instant::now() + wait;
-        while !self.stopped() && std::time::Instant::now() < until {
+        let until = Instant::now() + wait;
+        while !self.stopped() && Instant::now() < until {
             std::thread::park_timeout(STOP_CHECK.min(wait));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_is_kept_and_a_pause_is_not_made_up_for() {
+        let mut pace = Pace::new(100);
+        let start = Instant::now();
+        let mut read = 0;
+        for step in 0..200_u32 {
+            let rows = pace.rows(start + Duration::from_millis(10) * step);
+            pace.took(rows as u64);
+            read += rows;
+        }
+        assert!((198..=201).contains(&read), "{read}");
+        assert_eq!(pace.rows(start + Duration::from_secs(60)), 100);
+        // A batch may be larger than asked for; what it took too much is waited for.
+        pace.took(150);
+        assert_eq!(pace.rows(start + Duration::from_millis(60_500)), 0);
+        assert_eq!(pace.rows(start + Duration::from_millis(60_520)), 2);
     }
 }

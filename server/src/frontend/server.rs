@@ -112,6 +112,7 @@ impl Server {
             linger: config.epoch_linger,
             snapshot_history: config.snapshot_history,
             query_memory_max: config.query_memory_bytes,
+            file_root: config.file_root.clone(),
             ..EngineConfig::default()
         };
         let engine = Engine::open(
@@ -219,7 +220,8 @@ impl Server {
 
     /// What connectors need from outside.
     pub(super) fn connector_context(&self) -> ConnectorContext {
-        ConnectorContext::new(Arc::clone(&self.clock))
+        let file_root = self.config.file_root.clone();
+        ConnectorContext::new(Arc::clone(&self.clock)).with_file_root(file_root)
     }
 
     /// Makes definitions and the rows of their block durable and visible, all at one epoch. Everything that can fail is done

@@ -1,0 +1,216 @@
+//! The file source: JSON lines or CSV of the files that match a pattern, read once or followed as they grow.
+//!
+//! Invariant: a split is a file, and an offset is the byte where its next record begins; nothing outside of `file_root` is opened.
+
+mod csv;
+mod find;
+mod reader;
+mod records;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use thalweg_catalog::{Column, ColumnRole, ConnectorSpec, Relation};
+
+use crate::context::{Clock, ConnectorContext};
+use crate::error::ConnectorError;
+use crate::format::JsonOptions;
+use crate::options::Options;
+use crate::source::{Offsets, SourceConnector, SourceReader};
+use find::Pattern;
+use reader::FileReader;
+
+/// Ends the name under which the start offsets also hold where a bounded file ends. No path has this character.
+const END_MARK: &str = "\u{0}end";
+
+/// What a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    /// A JSON object.
+    Json,
+    /// Fields, after a line with their names when `header`.
+    Csv { header: bool, delimiter: u8 },
+}
+
+/// Everything a reader needs.
+#[derive(Debug)]
+struct Plan {
+    pattern: Pattern,
+    format: Format,
+    follow: bool,
+    columns: Vec<Column>,
+    json: JsonOptions,
+    /// Where files end, under `follow = 'false'`: as they were when the source was created.
+    ends: BTreeMap<String, u64>,
+}
+
+/// Files that match a pattern.
+#[derive(Debug)]
+pub struct FileSource {
+    plan: Arc<Plan>,
+    clock: Arc<dyn Clock>,
+}
+
+impl FileSource {
+    /// Checks options and columns; opens nothing.
+    pub(crate) fn new(
+        relation: &Relation,
+        spec: &ConnectorSpec,
+        context: &ConnectorContext,
+    ) -> Result<Self, ConnectorError> {
+        let options = Options(&spec.options);
+        if let Some(column) = relation
+            .columns
+            .iter()
+            .find(|column| column.role != ColumnRole::Data)
+        {
+            return Err(ConnectorError::Unsupported {
+                what: format!("INCLUDE column \"{}\" on connector \"file\"", column.name),
+                hint: "Leave it out; a line has no message parts.".into(),
+            });
+        }
+        let json = JsonOptions::read(Options(&spec.encode_options))?;
+        let (format, follow) = (format(options)?, options.bool("follow")?.unwrap_or(false));
+        let plan = Plan {
+            pattern: Pattern::new(&context.file_root, options.required("path")?)?,
+            format,
+            follow,
+            columns: relation.columns.clone(),
+            json,
+            ends: ends(&spec.start),
+        };
+        records::RowBuilder::new(&plan.columns, plan.json)?;
+        Ok(Self {
+            plan: Arc::new(plan),
+            clock: Arc::clone(&context.clock),
+        })
+    }
+}
+
+fn format(options: Options<'_>) -> Result<Format, ConnectorError> {
+    let header = options.bool("csv.header")?;
+    let delimiter = options.text("csv.delimiter");
+    match options.text("format").unwrap_or("json") {
+        "json" if header.is_some() || delimiter.is_some() => Err(ConnectorError::option_hint(
+            "options \"csv.header\" and \"csv.delimiter\" need format = 'csv'",
+            "Add format = 'csv'.",
+        )),
+        "json" => Ok(Format::Json),
+        "csv" => {
+            let delimiter = match delimiter {
+                None => b',',
+                Some("\\t" | "tab") => b'\t',
+                Some(text) => match text.as_bytes() {
+                    [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => *byte,
+                    _ => {
+                        return Err(ConnectorError::option_hint(
+                            "option \"csv.delimiter\" must be one ASCII character",
+                            "Use ',', ';', '|' or 'tab'.",
+                        ));
+                    }
+                },
+            };
+            Ok(Format::Csv {
+                header: header.unwrap_or(true),
+                delimiter,
+            })
+        }
+        other => Err(ConnectorError::Unsupported {
+            what: format!("format = '{other}' of a file source"),
+            hint: "Use format = 'json' or format = 'csv'.".into(),
+        }),
+    }
+}
+
+fn ends(start: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    start
+        .iter()
+        .filter_map(|(split, end)| Some((split.strip_suffix(END_MARK)?.to_owned(), *end)))
+        .collect()
+}
+
+/// The splits among start offsets.
+fn splits(at: &Offsets) -> Offsets {
+    let split = |(split, _): &(&String, &u64)| !split.ends_with(END_MARK);
+    let splits = at.iter().filter(split);
+    splits.map(|(split, at)| (split.clone(), *at)).collect()
+}
+
+impl Plan {
+    /// Where each file ends for a reader that starts now.
+    fn ends_now(&self) -> Result<Offsets, ConnectorError> {
+        if !self.follow {
+            return Ok(self.ends.clone());
+        }
+        let mut ends = Offsets::new();
+        for (name, path) in self.pattern.files()? {
+            ends.insert(name, records::last_record_end(&path, self.format)?);
+        }
+        Ok(ends)
+    }
+}
+
+#[async_trait]
+impl SourceConnector for FileSource {
+    async fn resolve_start(&self) -> Result<Offsets, ConnectorError> {
+        let plan = Arc::clone(&self.plan);
+        on_a_blocking_thread(move || {
+            let files = plan.pattern.files()?;
+            if files.is_empty() && !plan.follow {
+                return Err(ConnectorError::NoFile {
+                    pattern: plan.pattern.text().to_owned(),
+                });
+            }
+            let mut start = Offsets::new();
+            for (name, path) in files {
+                if !plan.follow {
+                    start.insert(format!("{name}{END_MARK}"), length(&name, &path)?);
+                }
+                start.insert(name, 0);
+            }
+            Ok(start)
+        })
+        .await
+    }
+
+    async fn end_offsets(&self) -> Result<Offsets, ConnectorError> {
+        let plan = Arc::clone(&self.plan);
+        on_a_blocking_thread(move || plan.ends_now()).await
+    }
+
+    fn open(&self, at: &Offsets) -> Result<Box<dyn SourceReader>, ConnectorError> {
+        Ok(Box::new(FileReader::open(
+            Arc::clone(&self.plan),
+            splits(at),
+            Arc::clone(&self.clock),
+        )?))
+    }
+}
+
+async fn on_a_blocking_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ConnectorError> + Send + 'static,
+) -> Result<T, ConnectorError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ConnectorError::Internal(format!("reading files stopped: {error}")))?
+}
+
+fn length(name: &str, path: &Path) -> Result<u64, ConnectorError> {
+    let metadata = std::fs::metadata(path).map_err(|error| unreadable(name, &error))?;
+    Ok(metadata.len())
+}
+
+fn unreadable(name: &str, error: &std::io::Error) -> ConnectorError {
+    ConnectorError::File {
+        path: name.to_owned(),
+        detail: error.to_string(),
+    }
+}
+
+/// A file and where it is.
+type Found = (String, PathBuf);
+
+#[cfg(test)]
+mod tests;
