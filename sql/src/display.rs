@@ -124,6 +124,13 @@ impl Display for Statement {
             }
             Statement::Flush => f.write_str("FLUSH"),
             Statement::WaitFor(name) => write!(f, "WAIT FOR {}", object_name(name)),
+            Statement::Truncate(tables) => crate::portal::print_truncate(f, tables),
+            Statement::Subscribe(subscribe) => subscribe.fmt(f),
+            Statement::Copy(copy) => copy.fmt(f),
+            Statement::Declare(declare) => declare.fmt(f),
+            Statement::Fetch(fetch) => fetch.fmt(f),
+            Statement::Prepare(prepare) => prepare.fmt(f),
+            Statement::Execute(execute) => execute.fmt(f),
             Statement::Session(session) => session.fmt(f),
             Statement::Unsupported { name, .. } => f.write_str(name),
         }

@@ -11,7 +11,7 @@ use crate::error::{Fault, Picture, SqlError};
 use crate::lexer::{self, Piece};
 use crate::limits::{self, Excess};
 use crate::statement::Statement;
-use crate::{create, query, session, show, unsupported};
+use crate::{copy, create, portal, query, session, show, subscribe, unsupported};
 
 /// One statement of a text.
 #[derive(Debug, Clone, PartialEq)]
@@ -177,6 +177,13 @@ fn rest(cursor: &mut Cursor, first: &str) -> Parse<Statement> {
             cursor.expect(&["wait", "for"])?;
             Ok(Statement::WaitFor(cursor.object_name()?))
         }
+        "subscribe" => subscribe::subscribe(cursor),
+        "copy" => copy::copy(cursor),
+        "declare" => portal::declare(cursor),
+        "fetch" | "move" => portal::fetch(cursor),
+        "prepare" => portal::prepare(cursor),
+        "execute" => portal::execute(cursor),
+        "truncate" => portal::truncate(cursor),
         "alter" => {
             cursor.skip(1);
             Err(cursor.unexpected_of(unsupported::alter_kinds()))
@@ -204,6 +211,14 @@ const FIRST_WORDS: &[&str] = &[
     "explain",
     "flush",
     "wait",
+    "subscribe",
+    "copy",
+    "declare",
+    "fetch",
+    "move",
+    "prepare",
+    "execute",
+    "truncate",
     "set",
     "reset",
     "begin",

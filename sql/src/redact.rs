@@ -58,6 +58,8 @@ fn hide(statement: &mut Statement) {
             }
         }
         Statement::Explain(explain) => hide(&mut explain.statement),
+        Statement::Declare(declare) => hide(&mut declare.statement),
+        Statement::Prepare(prepare) => hide(&mut prepare.statement),
         _ => {}
     }
 }

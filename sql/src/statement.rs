@@ -4,6 +4,10 @@
 
 use sqlparser::ast;
 
+use crate::copy::Copy;
+use crate::portal::{Declare, Execute, Fetch, Prepare};
+use crate::subscribe::Subscribe;
+
 /// One parsed statement. Queries and DML keep sqlparser's tree; streaming DDL is ours.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Statement {
@@ -44,6 +48,20 @@ pub enum Statement {
     Flush,
     /// `WAIT FOR x`.
     WaitFor(ast::ObjectName),
+    /// `TRUNCATE a, b`.
+    Truncate(Vec<ast::ObjectName>),
+    /// `SUBSCRIBE ...`.
+    Subscribe(Box<Subscribe>),
+    /// `COPY ...`.
+    Copy(Box<Copy>),
+    /// `DECLARE c CURSOR FOR ...`.
+    Declare(Box<Declare>),
+    /// `FETCH ...` and `MOVE ...`.
+    Fetch(Fetch),
+    /// `PREPARE ...`.
+    Prepare(Box<Prepare>),
+    /// `EXECUTE ...`.
+    Execute(Box<Execute>),
     /// Settings, transactions, prepared statements and other session state.
     Session(SessionStatement),
     /// A statement the dialect promises but this version has not built: 0A000.

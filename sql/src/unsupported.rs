@@ -89,7 +89,7 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     ),
     (
         &["create", "subscription"],
-        "Read the view repeatedly, or create a sink.",
+        "Use SUBSCRIBE, which can continue AFTER a progress row.",
     ),
     (&["create", "function"], ""),
     (&["create", "aggregate"], ""),
@@ -126,24 +126,6 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     (&["alter", "default", "privileges"], ""),
     (&["comment", "on"], ""),
     (
-        &["subscribe"],
-        "Read the view repeatedly, or create a sink.",
-    ),
-    (&["copy"], "Use INSERT ... VALUES, or SELECT."),
-    (
-        &["declare"],
-        "Run the query itself; rows are sent as they are read.",
-    ),
-    (
-        &["fetch"],
-        "Run the query itself; rows are sent as they are read.",
-    ),
-    (
-        &["move"],
-        "Run the query itself; rows are sent as they are read.",
-    ),
-    (&["truncate"], "Use DELETE FROM."),
-    (
         &["replay", "errors"],
         "Select the payloads from the errors relation and insert them again.",
     ),
@@ -159,8 +141,6 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     (&["refresh"], "Materialized views are always up to date."),
     (&["grant"], ""),
     (&["revoke"], ""),
-    (&["prepare"], "Use the protocol's prepared statements."),
-    (&["execute"], "Use the protocol's prepared statements."),
     (&["notify"], ""),
     (&["merge"], "Use INSERT ... ON CONFLICT."),
 ];

@@ -462,6 +462,105 @@ fn session() -> impl Strategy<Value = SessionStatement> {
     ]
 }
 
+fn subscribe() -> impl Strategy<Value = Statement> {
+    let input = prop_oneof![
+        object_name().prop_map(SubscribeInput::Relation),
+        query().prop_map(SubscribeInput::Query),
+    ];
+    let epoch = 0..i64::MAX as u64;
+    let start = prop_oneof![
+        Just(SubscribeStart::Now),
+        epoch.clone().prop_map(SubscribeStart::AsOf),
+        epoch.clone().prop_map(SubscribeStart::After),
+    ];
+    (input, any::<[bool; 2]>(), of(text()), start, of(epoch)).prop_map(
+        |(input, [snapshot, progress], heartbeat, start, up_to)| {
+            Statement::Subscribe(Box::new(Subscribe {
+                input,
+                snapshot: snapshot && !matches!(start, SubscribeStart::After(_)),
+                progress,
+                heartbeat,
+                start,
+                up_to,
+            }))
+        },
+    )
+}
+
+fn copy() -> impl Strategy<Value = Statement> {
+    let list = || (object_name(), vec(ident(), 0..3));
+    let subject = prop_oneof![
+        list().prop_map(|(table, columns)| CopySubject::From { table, columns }),
+        list().prop_map(|(name, columns)| CopySubject::Relation { name, columns }),
+        query().prop_map(|query| CopySubject::Statement(Box::new(Statement::Query(query)))),
+        subscribe().prop_map(|statement| CopySubject::Statement(Box::new(statement))),
+    ];
+    let header = select(vec![CopyHeader::No, CopyHeader::Yes, CopyHeader::Match]);
+    let csv = (of(select(vec![';', '|', '\''])), of("[a-z]{0,3}"), header).prop_map(
+        |(delimiter, null, header)| CopyOptions {
+            format: CopyFormat::Csv,
+            null,
+            delimiter,
+            header,
+            quote: None,
+            escape: Some('\\'),
+        },
+    );
+    let options = prop_oneof![
+        Just(CopyOptions::default()),
+        csv,
+        Just(CopyOptions {
+            format: CopyFormat::Binary,
+            ..CopyOptions::default()
+        }),
+    ];
+    (subject, options)
+        .prop_map(|(subject, options)| Statement::Copy(Box::new(Copy { subject, options })))
+}
+
+fn cursors() -> impl Strategy<Value = Statement> {
+    let followed = prop_oneof![query().prop_map(Statement::Query), subscribe()];
+    let declare = (name(), any::<bool>(), followed).prop_map(|(name, hold, statement)| {
+        Statement::Declare(Box::new(Declare {
+            name,
+            hold,
+            statement,
+        }))
+    });
+    let fetch = (name(), of(0..u64::MAX), of(text()), any::<bool>()).prop_map(
+        |(name, count, timeout, passing)| {
+            Statement::Fetch(Fetch {
+                name,
+                count,
+                timeout,
+                passing,
+            })
+        },
+    );
+    let prepare = (name(), query()).prop_map(|(name, query)| {
+        let statement = Statement::Query(query);
+        Statement::Prepare(Box::new(Prepare {
+            name,
+            types: Vec::new(),
+            text: statement.to_string(),
+            statement,
+        }))
+    });
+    let execute = name().prop_map(|name| {
+        Statement::Execute(Box::new(Execute {
+            name,
+            arguments: Vec::new(),
+        }))
+    });
+    prop_oneof![
+        declare,
+        fetch,
+        prepare,
+        execute,
+        vec(object_name(), 1..3).prop_map(Statement::Truncate),
+    ]
+}
+
 fn statement() -> impl Strategy<Value = Statement> {
     let list = (kind(), of(ident()), of(text()))
         .prop_map(|(kind, schema, like)| ShowObjects::List { kind, schema, like });
@@ -491,6 +590,9 @@ fn statement() -> impl Strategy<Value = Statement> {
         1 => object_name().prop_map(Statement::Describe),
         1 => object_name().prop_map(Statement::WaitFor),
         1 => Just(Statement::Flush),
+        1 => subscribe(),
+        1 => copy(),
+        2 => cursors(),
     ]
 }
 
@@ -542,7 +644,7 @@ SELECT FROM WHERE CREATE TABLE SOURCE SINK VIEW MATERIALIZED AS WITH ( ) [ ] , ;
 RETURNING ON CONFLICT DO NOTHING JOIN LEFT LATERAL UNION ALL GROUP BY ORDER LIMIT INTERVAL DAY DATE CAST ::
 int text STRUCT < > >> ARRAY EXISTS EXPLAIN SHOW DROP BEGIN PRIMARY KEY CHECK WATERMARK FOR DEFAULT INCLUDE
 HEADER FORMAT PLAIN ENCODE JSON EMIT WINDOW CLOSE OPTIONS SECRET OVER PARTITION FILTER DISTINCT FETCH OFFSET
-TIME ZONE AT LIKE ESCAPE SYSTEM_TIME OF /* */ { } : ? @ # ~ ! ^ & | \ EXTRACT SUBSTRING TRIM
+TIME ZONE AT LIKE SUBSCRIBE COPY TO STDOUT STDIN DECLARE CURSOR HOLD UP AFTER PREPARE EXECUTE TRUNCATE CSV ESCAPE SYSTEM_TIME OF /* */ { } : ? @ # ~ ! ^ & | \ EXTRACT SUBSTRING TRIM
 "#;
 
 fn tokens() -> Vec<&'static str> {

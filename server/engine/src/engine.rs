@@ -26,6 +26,7 @@ use crate::read::{Read, ReadOptions, SessionFloor, epoch_of_now, read, reflected
 use crate::shared::Shared;
 use crate::sinks::delivered;
 use crate::status::{EngineStatus, status};
+use crate::subscription::{FollowOptions, Followed, Subscription, subscribe};
 use crate::transaction::{Definitions, WriteTransaction, commit};
 use crate::worker::Worker;
 use crate::write::{Written, truncate, write};
@@ -155,6 +156,19 @@ impl Engine {
         block: Option<&mut WriteTransaction>,
     ) -> Result<Written, EngineError> {
         write(self.shared(), plan, floor, options, block).await
+    }
+
+    /// Follows a relation or query from an epoch on. Only epochs on disk are told of.
+    ///
+    /// # Errors
+    /// 55000 when the changes from there on are not kept, or the relation is in state ERROR; 22023 for an epoch to come.
+    pub async fn subscribe(
+        &self,
+        followed: Followed,
+        options: FollowOptions,
+        floor: &mut SessionFloor,
+    ) -> Result<Subscription, EngineError> {
+        subscribe(self.shared(), followed, options, floor).await
     }
 
     /// Makes a table that `block` creates known to it, so that its later statements can write and read it.

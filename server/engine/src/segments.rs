@@ -189,6 +189,23 @@ impl History {
         )
     }
 
+    /// Changes in `(since, through]` by epoch; `None` when `since` is older than the history.
+    pub(crate) fn changes(&self, since: u64, through: u64) -> Option<Vec<(u64, Arc<Vec<Delta>>)>> {
+        if since < self.changes_after {
+            return None;
+        }
+        let inside = self
+            .changes
+            .iter()
+            .filter(|(epoch, _)| *epoch > since && *epoch <= through);
+        Some(inside.cloned().collect())
+    }
+
+    /// Changes of all later epochs are kept.
+    pub(crate) fn changes_after(&self) -> u64 {
+        self.changes_after
+    }
+
     /// Forgets what only epochs before `horizon` need; the newest content always stays.
     pub(crate) fn collect(&mut self, horizon: u64) {
         while self

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -111,6 +111,8 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     /// Set when the log could not be written: nothing may be acknowledged after that.
     pub(crate) fatal: Mutex<Option<EngineError>>,
+    /// Queries of subscriptions so far.
+    pub(crate) hidden: AtomicU32,
     progress: watch::Sender<u64>,
     job_wake: (Mutex<u64>, Condvar),
 }
@@ -143,6 +145,7 @@ impl Shared {
             errors: Mutex::default(),
             stopping: AtomicBool::new(false),
             fatal: Mutex::new(None),
+            hidden: AtomicU32::new(0),
             progress: watch::Sender::new(0),
             job_wake: (Mutex::new(0), Condvar::new()),
         })

@@ -21,6 +21,7 @@ use crate::segments::History;
 use crate::shared::{Shared, Stored};
 use crate::source::{OnError, Source, SourceState, encode_offsets, reached, spawn_driver};
 use crate::status::ErrorRecord;
+use crate::subscription::HIDDEN_OIDS;
 use crate::transaction::Append;
 
 /// How often old versions are dropped.
@@ -511,7 +512,15 @@ impl Worker {
 
     fn drop_objects(&self, oids: &[Oid]) -> Result<(), EngineError> {
         self.detach(oids);
-        let numbers: Vec<u32> = oids.iter().map(|oid| oid.0).collect();
+        // The logs hold nothing of a subscription's query.
+        let numbers: Vec<u32> = oids
+            .iter()
+            .map(|oid| oid.0)
+            .filter(|oid| *oid < HIDDEN_OIDS)
+            .collect();
+        if numbers.is_empty() {
+            return Ok(());
+        }
         Ok(self.shared.store.forget(&numbers)?)
     }
 

@@ -2,7 +2,10 @@
 //!
 //! Invariant: every limit that tonic leaves open (message size, streams, header size, idle connections) is set here.
 
+mod bind;
 mod encode;
+mod front;
+mod keys;
 mod service;
 mod sessions;
 
@@ -17,6 +20,7 @@ use tonic::transport::Server as GrpcServer;
 use tonic::transport::server::TcpIncoming;
 
 use crate::frontend::Server;
+use front::Front;
 use service::FlightSql;
 
 /// Largest message a client may send.
@@ -26,7 +30,7 @@ const STREAMS_MAX: u32 = 100;
 
 /// Serves until `shutdown`.
 pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: CancellationToken) {
-    let service = FlightServiceServer::new(FlightSql::new(server))
+    let service = FlightServiceServer::new(Front(FlightSql::new(server)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(usize::MAX);
     let incoming = TcpIncoming::from(listener)

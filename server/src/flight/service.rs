@@ -11,9 +11,11 @@ use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
 use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
     ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
-    ActionCreatePreparedStatementResult, CommandGetCatalogs, CommandGetDbSchemas,
-    CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandPreparedStatementQuery,
-    CommandPreparedStatementUpdate, CommandStatementQuery, CommandStatementUpdate, ProstMessageExt,
+    ActionCreatePreparedStatementResult, CommandGetCatalogs, CommandGetCrossReference,
+    CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys, CommandGetPrimaryKeys,
+    CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
+    CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest,
+    CommandStatementQuery, CommandStatementUpdate, DoPutPreparedStatementResult, ProstMessageExt,
     SqlInfo, TicketStatementQuery,
 };
 use arrow_flight::{
@@ -27,11 +29,11 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{Stream, StreamExt as _, stream};
 use prost::Message as _;
 use thalweg_catalog::{Relation, RelationKind};
-use thalweg_sql::{Parsed, Report, Statement};
+use thalweg_sql::{Report, Statement};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::encode;
 use super::sessions::{ClientSession, Prepared, Sessions};
+use super::{bind, encode, keys};
 use crate::frontend::{Outcome, Server};
 
 type DoGet = Response<<FlightSql as FlightService>::DoGetStream>;
@@ -55,6 +57,8 @@ fn is_lazy(statement: &Statement) -> bool {
     matches!(
         statement,
         Statement::Query(_)
+            | Statement::Subscribe(_)
+            | Statement::Fetch(_)
             | Statement::Explain(_)
             | Statement::ShowObjects(_)
             | Statement::Describe(_)
@@ -79,6 +83,8 @@ fn sql_info() -> SqlInfoData {
     builder.append(SqlInfo::FlightSqlServerSubstrait, false);
     builder.append(SqlInfo::FlightSqlServerTransaction, 0i32);
     builder.append(SqlInfo::FlightSqlServerCancel, false);
+    builder.append(SqlInfo::FlightSqlServerBulkIngestion, true);
+    builder.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, false);
     builder.append(SqlInfo::SqlDdlCatalog, false);
     builder.append(SqlInfo::SqlDdlSchema, true);
     builder.append(SqlInfo::SqlDdlTable, true);
@@ -122,35 +128,73 @@ impl FlightSql {
             }
         };
         let description = session.describe(&parsed, &[]).map_err(failed)?;
-        if !description.parameters.is_empty() {
-            return Err(failed(Report {
-                sqlstate: "0A000",
-                message: "parameters over Flight SQL are not supported yet".into(),
-                detail: None,
-                hint: Some("Write the values into the statement, or use the Postgres wire.".into()),
-                position: None,
-            }));
-        }
         Ok(Prepared {
             parsed,
             columns: description.columns,
+            parameters: description.parameters,
+            bound: Arc::default(),
             affected: None,
         })
     }
 
-    async fn execute(&self, client: &ClientSession, parsed: &Parsed) -> Result<Outcome, Status> {
+    /// Runs a statement with the parameters that are bound, of which there is one row.
+    async fn execute(
+        &self,
+        client: &ClientSession,
+        prepared: &Prepared,
+    ) -> Result<Outcome, Status> {
+        let parameters = match prepared.bound.as_slice() {
+            [] if prepared.parameters.is_empty() => Vec::new(),
+            [] => return Err(failed(unbound(prepared))),
+            [row] => row.clone(),
+            _ => {
+                let mut report = unbound(prepared);
+                report.message = "a query takes one row of parameters".into();
+                return Err(failed(report));
+            }
+        };
         client
             .session
             .lock()
             .await
-            .execute(parsed, Vec::new())
+            .execute(&prepared.parsed, parameters)
             .await
             .map_err(failed)
     }
 
+    /// Runs a statement once for each row of parameters, all of them or none.
+    async fn run_all(&self, client: &ClientSession, prepared: &Prepared) -> Result<i64, Status> {
+        if prepared.bound.len() < 2 {
+            return self.run(client, prepared).await;
+        }
+        client.session.lock().await.begin_implicit();
+        let mut total = 0;
+        let mut result = Ok(());
+        for row in prepared.bound.iter() {
+            let one = Prepared {
+                bound: Arc::new(vec![row.clone()]),
+                ..prepared.clone()
+            };
+            match self.run(client, &one).await {
+                Ok(rows) => total += rows.max(0),
+                Err(status) => {
+                    result = Err(status);
+                    break;
+                }
+            }
+        }
+        let mut session = client.session.lock().await;
+        if result.is_err() {
+            session.fail_transaction();
+        }
+        let ended = session.end_implicit().await.map_err(failed);
+        result.and(ended).map(|()| total)
+    }
+
     /// Runs a statement to its end and counts rows.
-    async fn run(&self, client: &ClientSession, parsed: &Parsed) -> Result<i64, Status> {
-        match self.execute(client, parsed).await? {
+    async fn run(&self, client: &ClientSession, prepared: &Prepared) -> Result<i64, Status> {
+        match self.execute(client, prepared).await? {
+            Outcome::CopyOut { .. } | Outcome::CopyIn(_) => Err(no_copy()),
             Outcome::Command { tag } => Ok(affected(&tag)),
             Outcome::Empty => Ok(-1),
             Outcome::Rows {
@@ -167,6 +211,27 @@ impl FlightSql {
         }
     }
 
+    /// Schema of a query's result; nothing runs.
+    pub(super) async fn schema_of<T>(
+        &self,
+        request: &Request<T>,
+        text: &str,
+    ) -> Result<prost::bytes::Bytes, Status> {
+        let client = self.sessions.of(request).map_err(failed)?;
+        let prepared = self.prepare(&client, text).await?;
+        schema_bytes(&result_schema(&prepared))
+    }
+
+    /// Schema of a prepared statement's result.
+    pub(super) fn schema_of_prepared<T>(
+        &self,
+        request: &Request<T>,
+        handle: &[u8],
+    ) -> Result<prost::bytes::Bytes, Status> {
+        let client = self.sessions.of(request).map_err(failed)?;
+        schema_bytes(&result_schema(&client.find(handle).map_err(failed)?))
+    }
+
     /// FlightInfo of a prepared statement; runs it when it is not a query.
     async fn info(
         &self,
@@ -180,7 +245,7 @@ impl FlightSql {
             && prepared.columns.is_none()
             && prepared.affected.is_none()
         {
-            let rows = self.run(client, &prepared.parsed).await?;
+            let rows = self.run_all(client, &prepared).await?;
             client.set_affected(handle, rows);
         }
         let schema = prepared
@@ -195,7 +260,7 @@ impl FlightSql {
         if prepared.affected.is_some() {
             return reply(RecordBatch::new_empty(Arc::new(Schema::empty())));
         }
-        match self.execute(client, &prepared.parsed).await? {
+        match self.execute(client, &prepared).await? {
             Outcome::Rows {
                 columns, stream, ..
             } => Ok(Response::new(Box::pin(encode::stream(
@@ -206,9 +271,33 @@ impl FlightSql {
                 client.set_affected(handle, affected(&tag));
                 reply(RecordBatch::new_empty(Arc::new(Schema::empty())))
             }
+            Outcome::CopyOut { .. } | Outcome::CopyIn(_) => Err(no_copy()),
             Outcome::Empty => reply(RecordBatch::new_empty(Arc::new(Schema::empty()))),
         }
     }
+}
+
+fn unbound(prepared: &Prepared) -> Report {
+    Report {
+        sqlstate: "08P01",
+        message: format!(
+            "the statement has {} parameters, and none are bound",
+            prepared.parameters.len()
+        ),
+        detail: None,
+        hint: None,
+        position: None,
+    }
+}
+
+fn no_copy() -> Status {
+    failed(Report {
+        sqlstate: "0A000",
+        message: "COPY is a command of the Postgres wire".into(),
+        detail: None,
+        hint: Some("Run the query itself, or ingest a stream of batches.".into()),
+        position: None,
+    })
 }
 
 fn flight_info(
@@ -241,6 +330,13 @@ fn schema_bytes(schema: &SchemaRef) -> Result<prost::bytes::Bytes, Status> {
         .try_into()
         .map_err(internal)?;
     Ok(message.0)
+}
+
+fn result_schema(prepared: &Prepared) -> SchemaRef {
+    prepared
+        .columns
+        .as_deref()
+        .map_or_else(|| Arc::new(Schema::empty()), encode::schema)
 }
 
 fn table_type(relation: &Relation) -> Option<&'static str> {
@@ -336,11 +432,12 @@ impl FlightSqlService for FlightSql {
             .as_deref()
             .map_or_else(|| Arc::new(Schema::empty()), encode::schema);
         let dataset_schema = schema_bytes(&schema)?;
+        let parameter_schema = schema_bytes(&bind::parameter_schema(&prepared.parameters))?;
         let handle = client.keep(prepared).map_err(failed)?;
         Ok(ActionCreatePreparedStatementResult {
             prepared_statement_handle: handle.into(),
             dataset_schema,
-            parameter_schema: schema_bytes(&Arc::new(Schema::empty()))?,
+            parameter_schema,
         })
     }
 
@@ -386,7 +483,35 @@ impl FlightSqlService for FlightSql {
     ) -> Result<i64, Status> {
         let client = self.sessions.of(&request).map_err(failed)?;
         let prepared = self.prepare(&client, &update.query).await?;
-        self.run(&client, &prepared.parsed).await
+        self.run(&client, &prepared).await
+    }
+
+    async fn do_put_statement_ingest(
+        &self,
+        command: CommandStatementIngest,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        let client = self.sessions.of(&request).map_err(failed)?;
+        let mut session = client.session.lock().await;
+        bind::ingest(&mut session, &command, request.into_inner())
+            .await
+            .map_err(failed)
+    }
+
+    async fn do_put_prepared_statement_query(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<DoPutPreparedStatementResult, Status> {
+        let client = self.sessions.of(&request).map_err(failed)?;
+        let handle = query.prepared_statement_handle;
+        let prepared = client.find(&handle).map_err(failed)?;
+        let (_, batches) = bind::batches(request.into_inner()).await.map_err(failed)?;
+        let rows = bind::parameters(&batches, &prepared.parameters).map_err(failed)?;
+        client.bind(&handle, rows);
+        Ok(DoPutPreparedStatementResult {
+            prepared_statement_handle: Some(handle),
+        })
     }
 
     async fn do_put_prepared_statement_update(
@@ -395,10 +520,105 @@ impl FlightSqlService for FlightSql {
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
         let client = self.sessions.of(&request).map_err(failed)?;
-        let prepared = client
-            .find(&update.prepared_statement_handle)
-            .map_err(failed)?;
-        self.run(&client, &prepared.parsed).await
+        let handle = update.prepared_statement_handle;
+        let mut prepared = client.find(&handle).map_err(failed)?;
+        let (_, batches) = bind::batches(request.into_inner()).await.map_err(failed)?;
+        if !prepared.parameters.is_empty() && !batches.is_empty() {
+            let rows = bind::parameters(&batches, &prepared.parameters).map_err(failed)?;
+            if rows.is_empty() {
+                return Ok(0);
+            }
+            prepared.bound = Arc::new(rows);
+        }
+        self.run_all(&client, &prepared).await
+    }
+
+    async fn get_flight_info_primary_keys(
+        &self,
+        query: CommandGetPrimaryKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let ticket = query.as_any().encode_to_vec();
+        flight_info(&keys::primary_key_schema(), request.into_inner(), ticket)
+    }
+
+    async fn do_get_primary_keys(
+        &self,
+        query: CommandGetPrimaryKeys,
+        _request: Request<Ticket>,
+    ) -> Result<DoGet, Status> {
+        let catalog = self.sessions.server().catalog();
+        reply(keys::primary_keys(&catalog, &query).map_err(internal)?)
+    }
+
+    async fn get_flight_info_exported_keys(
+        &self,
+        query: CommandGetExportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let ticket = query.as_any().encode_to_vec();
+        flight_info(&keys::foreign_key_schema(), request.into_inner(), ticket)
+    }
+
+    async fn do_get_exported_keys(
+        &self,
+        _query: CommandGetExportedKeys,
+        _request: Request<Ticket>,
+    ) -> Result<DoGet, Status> {
+        reply(RecordBatch::new_empty(keys::foreign_key_schema()))
+    }
+
+    async fn get_flight_info_imported_keys(
+        &self,
+        query: CommandGetImportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let ticket = query.as_any().encode_to_vec();
+        flight_info(&keys::foreign_key_schema(), request.into_inner(), ticket)
+    }
+
+    async fn do_get_imported_keys(
+        &self,
+        _query: CommandGetImportedKeys,
+        _request: Request<Ticket>,
+    ) -> Result<DoGet, Status> {
+        reply(RecordBatch::new_empty(keys::foreign_key_schema()))
+    }
+
+    async fn get_flight_info_cross_reference(
+        &self,
+        query: CommandGetCrossReference,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let ticket = query.as_any().encode_to_vec();
+        flight_info(&keys::foreign_key_schema(), request.into_inner(), ticket)
+    }
+
+    async fn do_get_cross_reference(
+        &self,
+        _query: CommandGetCrossReference,
+        _request: Request<Ticket>,
+    ) -> Result<DoGet, Status> {
+        reply(RecordBatch::new_empty(keys::foreign_key_schema()))
+    }
+
+    async fn get_flight_info_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let ticket = query.as_any().encode_to_vec();
+        let types = keys::types().map_err(internal)?;
+        flight_info(&types.schema(), request.into_inner(), ticket)
+    }
+
+    async fn do_get_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        _request: Request<Ticket>,
+    ) -> Result<DoGet, Status> {
+        let types = keys::types().map_err(internal)?;
+        reply(types.record_batch(query.data_type).map_err(internal)?)
     }
 
     async fn get_flight_info_sql_info(

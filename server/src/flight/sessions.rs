@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use datafusion::common::ScalarValue;
 use parking_lot::Mutex;
+use thalweg_catalog::SqlType;
 use thalweg_planner::OutputColumn;
 use thalweg_sql::{Parsed, Report};
 use tonic::Request;
@@ -26,6 +28,9 @@ const STATEMENTS_MAX: usize = 1000;
 pub(super) struct Prepared {
     pub(super) parsed: Parsed,
     pub(super) columns: Option<Vec<OutputColumn>>,
+    pub(super) parameters: Vec<SqlType>,
+    /// Rows of parameters that are bound.
+    pub(super) bound: Arc<Vec<Vec<ScalarValue>>>,
     /// Rows affected, once a statement without rows has run: it must not run again when its result is fetched.
     pub(super) affected: Option<i64>,
 }
@@ -74,6 +79,14 @@ impl ClientSession {
                 hint: Some("Handles belong to one client session and end with it.".into()),
                 position: None,
             })
+    }
+
+    /// Binds parameters; a statement that has run may run again with them.
+    pub(super) fn bind(&self, handle: &[u8], rows: Vec<Vec<ScalarValue>>) {
+        if let Some(prepared) = self.statements.lock().get_mut(handle) {
+            prepared.bound = Arc::new(rows);
+            prepared.affected = None;
+        }
     }
 
     pub(super) fn set_affected(&self, handle: &[u8], affected: i64) {

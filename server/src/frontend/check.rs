@@ -35,6 +35,9 @@ impl Session {
             | Statement::ShowObjects(_)
             | Statement::Describe(_)
             | Statement::Unsupported { .. } => self.execute(parsed, Vec::new()).await.map(drop),
+            Statement::Subscribe(subscribe) => {
+                self.subscribe_columns(&parsed.text, subscribe).map(drop)
+            }
             Statement::WaitFor(name) => self
                 .catalog()
                 .resolve(&self.search_path(), name)
@@ -43,7 +46,19 @@ impl Session {
             Statement::Session(thalweg_sql::SessionStatement::Set { .. }) => {
                 self.execute(parsed, Vec::new()).await.map(drop)
             }
-            Statement::Flush | Statement::Session(_) => Ok(()),
+            Statement::Truncate(names) => names.iter().try_for_each(|name| {
+                let catalog = self.catalog();
+                let found = catalog.resolve(&self.search_path(), name);
+                found.map(drop).map_err(|error| error.report())
+            }),
+            // These depend on the session that runs them.
+            Statement::Copy(_)
+            | Statement::Declare(_)
+            | Statement::Fetch(_)
+            | Statement::Prepare(_)
+            | Statement::Execute(_)
+            | Statement::Flush
+            | Statement::Session(_) => Ok(()),
         }
     }
 

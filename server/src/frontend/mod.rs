@@ -4,6 +4,8 @@
 //! (durable DDL, acknowledged rows) has already happened when the outcome is returned.
 
 mod check;
+pub(crate) mod copy;
+mod cursor;
 mod ddl;
 mod define;
 mod explain;
@@ -15,16 +17,18 @@ mod session;
 mod settings;
 mod show;
 mod sink;
+mod subscribe;
 mod transaction;
 
 use datafusion::execution::SendableRecordBatchStream;
 use thalweg_catalog::SqlType;
 use thalweg_planner::OutputColumn;
 
+pub use copy::CopyIn;
 pub use server::{ConnectionInfo, Server, ServerOptions};
 pub use session::{Session, SessionOptions};
 pub use settings::REPORTED_SETTINGS;
-pub use thalweg_sql::{Parsed, Report, Statement};
+pub use thalweg_sql::{CopyOptions, Parsed, Report, Statement};
 
 /// What a statement produced.
 pub enum Outcome {
@@ -37,6 +41,17 @@ pub enum Outcome {
         /// How the command tag is made when the stream has ended.
         tag: RowTag,
     },
+    /// Rows of `COPY ... TO STDOUT`.
+    CopyOut {
+        /// Result columns.
+        columns: Vec<OutputColumn>,
+        /// The batches.
+        stream: SendableRecordBatchStream,
+        /// How they are written.
+        options: CopyOptions,
+    },
+    /// `COPY ... FROM STDIN`: the wire reads the rows and hands them to [`Session::copy_rows`].
+    CopyIn(Box<CopyIn>),
     /// No rows; the tag is complete, for example `CREATE TABLE`.
     Command {
         /// Command tag.
@@ -54,6 +69,11 @@ impl std::fmt::Debug for Outcome {
                 .field("columns", columns)
                 .field("tag", tag)
                 .finish_non_exhaustive(),
+            Outcome::CopyOut { columns, .. } => f
+                .debug_struct("CopyOut")
+                .field("columns", columns)
+                .finish_non_exhaustive(),
+            Outcome::CopyIn(copy) => f.debug_tuple("CopyIn").field(copy).finish(),
             Outcome::Command { tag } => f.debug_struct("Command").field("tag", tag).finish(),
             Outcome::Empty => f.write_str("Empty"),
         }
@@ -65,6 +85,8 @@ impl std::fmt::Debug for Outcome {
 pub enum RowTag {
     /// `SELECT n`, n being the rows sent.
     Select,
+    /// A word and the rows sent: `FETCH n`, `SUBSCRIBE n`, `COPY n`.
+    Counted(&'static str),
     /// A tag that is known before the rows are sent: `INSERT 0 3` with RETURNING, `SHOW`, `EXPLAIN`.
     Fixed(String),
 }
@@ -74,6 +96,7 @@ impl RowTag {
     pub fn finish(&self, rows: u64) -> String {
         match self {
             RowTag::Select => format!("SELECT {rows}"),
+            RowTag::Counted(word) => format!("{word} {rows}"),
             RowTag::Fixed(tag) => tag.clone(),
         }
     }

@@ -175,7 +175,7 @@ impl Session {
     }
 
     /// The engine knows a relation that another session dropped by its OID only.
-    fn named(&self, error: &EngineError) -> Report {
+    pub(super) fn named(&self, error: &EngineError) -> Report {
         let mut report = error.report();
         if let EngineError::Unknown(oid) = error {
             report.detail = Some("Another session dropped it.".into());
@@ -226,7 +226,7 @@ fn returning(plan: &DmlPlan) -> Option<&Returning> {
 }
 
 /// Types of bound parameters, so that planning at execution agrees with what was described.
-fn parameter_types(parameters: &[ScalarValue]) -> Vec<Option<SqlType>> {
+pub(super) fn parameter_types(parameters: &[ScalarValue]) -> Vec<Option<SqlType>> {
     parameters
         .iter()
         .map(|value| match SqlType::from_arrow(&value.data_type()) {

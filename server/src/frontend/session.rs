@@ -10,10 +10,11 @@ use thalweg_engine::SessionFloor;
 use thalweg_planner::{PlanContext, SystemRelations};
 use thalweg_sql::{Parsed, Report, SessionStatement, Statement};
 
+use super::cursor::Cursors;
 use super::server::{ConnectionInfo, Server};
 use super::settings::{REPORTED_SETTINGS, SetEffect, Settings};
 use super::transaction::Transaction;
-use super::{Description, Notice, Outcome, TransactionStatus};
+use super::{Description, Notice, Outcome, RowTag, TransactionStatus};
 use crate::system::{SessionFacts, SystemCatalog};
 
 /// Who connects, and with which settings.
@@ -35,6 +36,7 @@ pub struct Session {
     pub(super) settings: Settings,
     pub(super) floor: SessionFloor,
     pub(super) transaction: Transaction,
+    pub(super) cursors: Cursors,
     notices: Vec<Notice>,
     changed: Vec<(String, String)>,
     pid: i32,
@@ -68,6 +70,7 @@ impl Session {
             settings,
             floor: SessionFloor::default(),
             transaction: Transaction::default(),
+            cursors: Cursors::default(),
             notices: Vec::new(),
             changed: Vec::new(),
             pid,
@@ -179,6 +182,31 @@ impl Session {
             | Statement::Insert(_)
             | Statement::Update(_)
             | Statement::Delete(_) => self.describe_plan(parsed, declared),
+            Statement::Declare(declare) => match &declare.statement {
+                query @ Statement::Query(_) => {
+                    let query = Parsed {
+                        statement: query.clone(),
+                        ..parsed.clone()
+                    };
+                    let description = self.describe_plan(&query, declared)?;
+                    Ok(Description {
+                        columns: None,
+                        ..description
+                    })
+                }
+                _ => Ok(Description {
+                    parameters: Vec::new(),
+                    columns: None,
+                }),
+            },
+            Statement::Subscribe(subscribe) => Ok(Description {
+                parameters: Vec::new(),
+                columns: Some(self.subscribe_columns(&parsed.text, subscribe)?),
+            }),
+            Statement::Fetch(fetch) => Ok(Description {
+                parameters: Vec::new(),
+                columns: self.fetch_columns(fetch)?,
+            }),
             other => Ok(Description {
                 parameters: Vec::new(),
                 columns: self.describe_command(other)?,
@@ -249,6 +277,23 @@ impl Session {
                 Ok(command("FLUSH"))
             }
             Statement::WaitFor(name) => self.wait_for(name).await,
+            Statement::Truncate(tables) => self.truncate(tables).await,
+            Statement::Subscribe(subscribe) => {
+                let (columns, stream) = self.open_subscription(&parsed.text, subscribe).await?;
+                Ok(Outcome::Rows {
+                    columns,
+                    stream,
+                    tag: RowTag::Counted("SUBSCRIBE"),
+                })
+            }
+            Statement::Copy(copy) => self.copy(parsed, copy).await,
+            Statement::Declare(declare) => self.declare(parsed, declare, parameters).await,
+            Statement::Fetch(fetch) => self.fetch(fetch).await,
+            // The Postgres wire keeps prepared statements and runs these itself.
+            Statement::Prepare(_) | Statement::Execute(_) => Err(unsupported(
+                "PREPARE on this connection",
+                "Use the protocol's prepared statements.",
+            )),
             Statement::Session(statement) => self.session_statement(statement).await,
             Statement::Unsupported { name, hint } => Err(unsupported(name, hint)),
         }
@@ -287,17 +332,25 @@ impl Session {
             SessionStatement::Discard(what) => {
                 if what.eq_ignore_ascii_case("all") {
                     self.reset(None)?;
+                    self.cursors.clear();
                 }
                 Ok(command(&format!("DISCARD {}", what.to_ascii_uppercase())))
             }
             // The wire that owns prepared statements and portals removes them; here it is only acknowledged.
             SessionStatement::Deallocate(Some(_)) => Ok(command("DEALLOCATE")),
             SessionStatement::Deallocate(None) => Ok(command("DEALLOCATE ALL")),
-            SessionStatement::Close(Some(_)) => Ok(command("CLOSE CURSOR")),
-            SessionStatement::Close(None) => Ok(command("CLOSE CURSOR ALL")),
+            SessionStatement::Close(Some(name)) => {
+                // A portal of that name belongs to the wire, which has looked for it.
+                self.cursors.close(name);
+                Ok(command("CLOSE CURSOR"))
+            }
+            SessionStatement::Close(None) => {
+                self.cursors.clear();
+                Ok(command("CLOSE CURSOR ALL"))
+            }
             SessionStatement::Listen(_) => Err(unsupported(
                 "LISTEN",
-                "SUBSCRIBE will stream changes of a view.",
+                "SUBSCRIBE streams the changes of a view.",
             )),
             SessionStatement::Unlisten(_) => Ok(command("UNLISTEN")),
         }

@@ -68,6 +68,7 @@ const ISOLATION: Check = Check::OneOf(&[
 
 static SETTINGS: &[Setting] = &[
     setting("application_name", "", Check::Text),
+    setting("portal_early_suspend", "off", Check::Boolean),
     setting("bytea_output", "hex", Check::OneOf(&["hex"])),
     setting("check_function_bodies", "on", Check::Boolean),
     setting("client_encoding", "UTF8", Check::Encoding),
@@ -200,7 +201,7 @@ fn canonical_boolean(value: &str) -> Option<&'static str> {
 }
 
 /// Milliseconds of a duration setting; a bare number is milliseconds, as in Postgres.
-fn duration_ms(value: &str) -> Option<u64> {
+pub(super) fn duration_ms(value: &str) -> Option<u64> {
     let trimmed = value.trim();
     if let Ok(number) = trimmed.parse::<u64>() {
         return Some(number);

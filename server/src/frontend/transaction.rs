@@ -24,6 +24,8 @@ pub(super) struct Transaction {
 #[derive(Debug, Default)]
 struct Block {
     failed: bool,
+    /// Opened by the protocol for the statements up to the next Sync, not by BEGIN.
+    implicit: bool,
     read_only: bool,
     /// The catalog with this block's changes applied; `None` until the first DDL.
     catalog: Option<Arc<Catalog>>,
@@ -170,7 +172,16 @@ fn no_block(message: &str) -> Notice {
 
 impl Session {
     pub(super) fn begin(&mut self, read_only: bool) -> Result<Outcome, Report> {
-        if self.transaction.block.is_some() {
+        if let Some(block) = self
+            .transaction
+            .block
+            .as_mut()
+            .filter(|block| block.implicit)
+        {
+            // As in Postgres, what came before in the same cycle belongs to the block.
+            block.implicit = false;
+            block.read_only = read_only;
+        } else if self.transaction.block.is_some() {
             self.notice(Notice::warning(
                 "25001",
                 "there is already a transaction in progress",
@@ -184,12 +195,33 @@ impl Session {
         Ok(command("BEGIN"))
     }
 
+    /// Opens the block of the statements up to the next Sync; does nothing in a block.
+    pub fn begin_implicit(&mut self) {
+        self.transaction.block.get_or_insert_with(|| Block {
+            implicit: true,
+            ..Block::default()
+        });
+    }
+
+    /// Ends the block that `begin_implicit` opened, if it is still open.
+    ///
+    /// # Errors
+    /// What the commit raises; then nothing of the block has happened.
+    pub async fn end_implicit(&mut self) -> Result<(), Report> {
+        match &self.transaction.block {
+            Some(block) if block.implicit && block.failed => self.rollback().map(drop),
+            Some(block) if block.implicit => self.commit().await.map(drop),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) async fn commit(&mut self) -> Result<Outcome, Report> {
         let Some(mut block) = self.transaction.block.take() else {
             self.notice(no_block("there is no transaction in progress"));
             return Ok(command("COMMIT"));
         };
         if block.failed {
+            self.cursors.end_block(false);
             self.restore_settings(block.settings_before);
             return Ok(command("ROLLBACK"));
         }
@@ -215,6 +247,7 @@ impl Session {
                 .apply_ddl(changes, effects, rows, &mut self.floor)
                 .await
         };
+        self.cursors.end_block(committed.is_ok());
         if let Err(report) = committed {
             self.restore_settings(block.settings_before);
             return Err(report);
@@ -228,6 +261,9 @@ impl Session {
     }
 
     pub(super) fn rollback(&mut self) -> Result<Outcome, Report> {
+        if self.transaction.is_open() {
+            self.cursors.end_block(false);
+        }
         match self.transaction.block.take() {
             Some(block) => self.restore_settings(block.settings_before),
             None => self.notice(no_block("there is no transaction in progress")),

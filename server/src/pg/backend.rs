@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use thalweg_catalog::SqlType;
+use thalweg_planner::OutputColumn;
 
 use crate::frontend::{
-    Description, Notice, Outcome, Parsed, Report, Server, Session, SessionOptions,
+    CopyIn, Description, Notice, Outcome, Parsed, Report, Server, Session, SessionOptions,
     TransactionStatus,
 };
 
@@ -69,6 +71,31 @@ pub trait Backend: Send {
         parsed: &Parsed,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Report>;
+    /// Inserts the rows of a COPY FROM; returns their number.
+    ///
+    /// # Errors
+    /// What the INSERT raises; then nothing was inserted.
+    async fn copy_rows(&mut self, copy: &CopyIn, batches: Vec<RecordBatch>) -> Result<u64, Report> {
+        let _ = (copy, batches);
+        Err(super::error::report(
+            "0A000",
+            "COPY FROM is not supported here",
+        ))
+    }
+    /// Opens a block for the statements up to the next Sync.
+    fn begin_implicit(&mut self) {}
+    /// Commits that block, or rolls it back when it has failed.
+    ///
+    /// # Errors
+    /// What the commit raises.
+    async fn end_implicit(&mut self) -> Result<(), Report> {
+        Ok(())
+    }
+    /// Result columns of a cursor that SQL declared.
+    fn cursor_columns(&self, name: &str) -> Option<Vec<OutputColumn>> {
+        let _ = name;
+        None
+    }
     /// Messages since the last call.
     fn take_notices(&mut self) -> Vec<Notice>;
     /// Reported settings that changed since the last call.
@@ -133,6 +160,22 @@ impl Backend for Session {
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Report> {
         Session::execute(self, parsed, parameters).await
+    }
+
+    async fn copy_rows(&mut self, copy: &CopyIn, batches: Vec<RecordBatch>) -> Result<u64, Report> {
+        Session::copy_rows(self, copy, batches).await
+    }
+
+    fn begin_implicit(&mut self) {
+        Session::begin_implicit(self);
+    }
+
+    async fn end_implicit(&mut self) -> Result<(), Report> {
+        Session::end_implicit(self).await
+    }
+
+    fn cursor_columns(&self, name: &str) -> Option<Vec<OutputColumn>> {
+        Session::cursor_columns(self, name)
     }
 
     fn take_notices(&mut self) -> Vec<Notice> {

@@ -15,13 +15,13 @@ use futures::future::poll_immediate;
 use pgwire::messages::PgWireFrontendMessage as Message;
 use pgwire::messages::response::{ReadyForQuery, TransactionStatus as Status};
 use pgwire::messages::startup::ParameterStatus;
-use thalweg_sql::{SessionStatement, Statement};
+use thalweg_sql::{CopySubject, SessionStatement, Statement};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backend::Backend;
 use super::cancel::{Running, RunningStatement};
-use super::error::{Severity, put_error, put_notice, report, violation};
+use super::error::{Severity, put_error_at, put_notice, report, violation};
 use super::frames::{Frame, encode};
 use super::limits::PgLimits;
 use super::prepared::{Portals, PreparedStatements};
@@ -72,6 +72,8 @@ pub(super) struct Connection<'a> {
     pub(super) limits: PgLimits,
     pub(super) statements: PreparedStatements,
     pub(super) portals: Portals,
+    /// Where the error that is about to be told happened.
+    pub(super) context: Option<String>,
     running: Arc<Running>,
     stop: CancellationToken,
     skip_to_sync: bool,
@@ -95,6 +97,7 @@ impl<'a> Connection<'a> {
             limits,
             statements,
             portals,
+            context: None,
             running,
             stop,
             skip_to_sync: false,
@@ -130,6 +133,9 @@ impl<'a> Connection<'a> {
         let message = match frame {
             Frame::Message(Message::Sync(_)) => {
                 self.skip_to_sync = false;
+                if let Err(report) = contained(self.backend.end_implicit()).await.flatten() {
+                    self.put_failure(&report);
+                }
                 return self.ready().await;
             }
             Frame::Message(Message::Terminate(_)) => return Err(End::Gone),
@@ -145,7 +151,13 @@ impl<'a> Connection<'a> {
             Frame::Message(message) => message,
         };
         let done = match message {
-            Message::Query(query) => return self.simple_query(&query.query).await,
+            Message::Query(query) => {
+                // A client that sends no Sync before it has ended the cycle as well.
+                if let Err(report) = contained(self.backend.end_implicit()).await.flatten() {
+                    self.put_failure(&report);
+                }
+                return self.simple_query(&query.query).await;
+            }
             Message::Parse(parse) => self.parse(parse),
             Message::Bind(bind) => self.bind(bind),
             Message::Describe(describe) => self.describe(&describe),
@@ -176,7 +188,13 @@ impl<'a> Connection<'a> {
     /// Tells the client of an error, which also fails the transaction block.
     pub(super) fn put_failure(&mut self, report: &Report) {
         self.put_notices();
-        put_error(&mut self.output.buffer, Severity::Error, report);
+        let context = self.context.take();
+        put_error_at(
+            &mut self.output.buffer,
+            Severity::Error,
+            report,
+            context.as_deref(),
+        );
         self.backend.fail_transaction();
     }
 
@@ -218,6 +236,7 @@ impl<'a> Connection<'a> {
             deadline: self
                 .backend
                 .statement_timeout()
+                .filter(|_| !endless(statement))
                 .map(|timeout| Instant::now() + timeout),
             heed_departure: only_reads(statement),
         };
@@ -266,7 +285,7 @@ impl<'a> Connection<'a> {
                 ))
             }
             Statement::Session(SessionStatement::Close(Some(name)))
-                if !self.portals.contains(name) =>
+                if !self.portals.contains(name) && self.backend.cursor_columns(name).is_none() =>
             {
                 Err(report("34000", format!("cursor \"{name}\" does not exist")))
             }
@@ -297,12 +316,29 @@ fn only_reads(statement: &Statement) -> bool {
     matches!(
         statement,
         Statement::Query(_)
+            | Statement::Subscribe(_)
+            | Statement::Fetch(_)
             | Statement::Explain(_)
             | Statement::ShowObjects(_)
             | Statement::Describe(_)
             | Statement::WaitFor(_)
             | Statement::Flush
-    )
+    ) || matches!(statement, Statement::Copy(copy) if match &copy.subject {
+        CopySubject::Relation { .. } => true,
+        CopySubject::Statement(inner) => only_reads(inner),
+        CopySubject::From { .. } => false,
+    })
+}
+
+/// Subscriptions have no end that a timeout could wait for.
+fn endless(statement: &Statement) -> bool {
+    match statement {
+        Statement::Subscribe(_) => true,
+        Statement::Copy(copy) => {
+            matches!(&copy.subject, CopySubject::Statement(inner) if endless(inner))
+        }
+        _ => false,
+    }
 }
 
 fn panicked(_cause: Box<dyn Any + Send>) -> Report {

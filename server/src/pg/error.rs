@@ -60,6 +60,16 @@ fn clean(text: &str) -> String {
 
 /// Appends an ErrorResponse.
 pub(super) fn put_error(out: &mut BytesMut, severity: Severity, report: &Report) {
+    put_error_at(out, severity, report, None);
+}
+
+/// Appends an ErrorResponse that says where it happened.
+pub(super) fn put_error_at(
+    out: &mut BytesMut,
+    severity: Severity,
+    report: &Report,
+    context: Option<&str>,
+) {
     let mut fields = vec![
         (b'S', severity.word().to_owned()),
         (b'V', severity.word().to_owned()),
@@ -68,6 +78,7 @@ pub(super) fn put_error(out: &mut BytesMut, severity: Severity, report: &Report)
     ];
     fields.extend(report.detail.as_deref().map(|detail| (b'D', clean(detail))));
     fields.extend(report.hint.as_deref().map(|hint| (b'H', clean(hint))));
+    fields.extend(context.map(|context| (b'W', clean(context))));
     fields.extend(report.position.map(|position| (b'P', position.to_string())));
     encode(out, &ErrorResponse::new(fields));
 }

@@ -22,6 +22,7 @@ use super::error::{report, violation};
 use super::frames::encode;
 use super::prepared::{Portal, PortalState, Prepared};
 use super::rows::{Rows, Sent};
+use super::wire::Interrupts;
 use crate::frontend::{Outcome, Parsed, Report, TransactionStatus};
 
 const UNKNOWN_OID: u32 = 705;
@@ -55,6 +56,15 @@ impl Connection<'_> {
             },
             Some(parsed) => {
                 self.check_block(&parsed)?;
+                if let Some(columns) = self.executed_columns(&parsed.statement) {
+                    let prepared = Prepared {
+                        parsed: Some(parsed),
+                        ..columns?
+                    };
+                    self.statements.insert(name, prepared);
+                    encode(&mut self.output.buffer, &ParseComplete::new());
+                    return Ok(());
+                }
                 let description = contained_call(|| self.backend.describe(&parsed, &declared))
                     .map_err(|mut report| {
                         report.position = report.position.map(|position| position + parsed.start);
@@ -74,7 +84,7 @@ impl Connection<'_> {
     }
 
     /// In a failed block only statements that end it get through; telling at Parse saves the client a round trip.
-    fn check_block(&self, parsed: &Parsed) -> Result<(), Report> {
+    pub(super) fn check_block(&self, parsed: &Parsed) -> Result<(), Report> {
         let ends = matches!(
             &parsed.statement,
             Statement::Session(
@@ -139,7 +149,17 @@ impl Connection<'_> {
             let formats = vec![Format::Text; prepared.columns.as_ref().map_or(0, Vec::len)];
             (prepared, formats)
         } else {
-            let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
+            let Some(portal) = self.portals.get(name) else {
+                // SQL's cursors are portals as well.
+                let columns = self.backend.cursor_columns(name);
+                let columns = columns.ok_or_else(|| no_portal(name))?;
+                let formats = vec![Format::Text; columns.len()];
+                encode(
+                    &mut self.output.buffer,
+                    &row_description(&columns, &formats),
+                );
+                return Ok(());
+            };
             (&portal.prepared, portal.formats.clone())
         };
         match &prepared.columns {
@@ -192,8 +212,27 @@ impl Connection<'_> {
             }
             PortalState::Bound => {
                 let parameters = std::mem::take(&mut portal.parameters);
-                let outcome = self.run(parsed, parameters, &interrupts).await?;
+                // What is followed by more than a Sync stands or falls with it.
+                if changes(&parsed.statement) && !self.input.sync_is_next() {
+                    self.backend.begin_implicit();
+                }
+                let outcome = self.run_bound(parsed, parameters, &interrupts).await?;
                 self.put_notices();
+                let outcome = match outcome {
+                    Outcome::CopyOut {
+                        columns,
+                        stream,
+                        options,
+                    } => Outcome::Command {
+                        tag: self
+                            .copy_out(&columns, stream, &options, &interrupts)
+                            .await?,
+                    },
+                    Outcome::CopyIn(copy) => Outcome::Command {
+                        tag: self.copy_in(&copy, &interrupts).await?,
+                    },
+                    other => other,
+                };
                 match self.opened(portal, outcome)? {
                     Some(rows) => rows,
                     None => return Ok(()),
@@ -215,11 +254,34 @@ impl Connection<'_> {
         Ok(())
     }
 
+    /// Runs a statement; PREPARE and EXECUTE by what this connection has prepared.
+    async fn run_bound(
+        &mut self,
+        parsed: &Parsed,
+        parameters: Vec<datafusion::common::ScalarValue>,
+        interrupts: &Interrupts,
+    ) -> Result<Outcome, Failure> {
+        match &parsed.statement {
+            Statement::Prepare(prepare) => {
+                self.prepare_sql(prepare)?;
+                Ok(Outcome::Command {
+                    tag: "PREPARE".into(),
+                })
+            }
+            Statement::Execute(execute) => {
+                let (inner, parameters) = self.executed(execute, interrupts).await?;
+                self.run(&inner, parameters, interrupts).await
+            }
+            _ => self.run(parsed, parameters, interrupts).await,
+        }
+    }
+
     /// The rows of an outcome, or `None` when its end has been told already.
     fn opened(&mut self, portal: &Portal, outcome: Outcome) -> Result<Option<Box<Rows>>, Report> {
         match outcome {
             Outcome::Empty => encode(&mut self.output.buffer, &EmptyQueryResponse::new()),
             Outcome::Command { tag } => encode(&mut self.output.buffer, &CommandComplete::new(tag)),
+            Outcome::CopyOut { .. } | Outcome::CopyIn(_) => {}
             Outcome::Rows {
                 columns,
                 stream,
@@ -251,7 +313,23 @@ impl Connection<'_> {
     }
 }
 
-fn no_statement(name: &str) -> Report {
+/// True for statements that a transaction can take back.
+fn changes(statement: &Statement) -> bool {
+    matches!(
+        statement,
+        Statement::Insert(_)
+            | Statement::Update(_)
+            | Statement::Delete(_)
+            | Statement::Truncate(_)
+            | Statement::Execute(_)
+            | Statement::CreateTable(_)
+            | Statement::CreateView(_)
+            | Statement::CreateSchema { .. }
+            | Statement::Drop(_)
+    )
+}
+
+pub(super) fn no_statement(name: &str) -> Report {
     match name {
         "" => report("26000", "unnamed prepared statement does not exist"),
         name => report(
@@ -283,7 +361,7 @@ fn named(declared: &[Option<SqlType>]) -> Vec<SqlType> {
 }
 
 /// A client may declare more parameters than the text uses, and binds as many as it declared.
-fn described(mut inferred: Vec<SqlType>, declared: &[Option<SqlType>]) -> Vec<SqlType> {
+pub(super) fn described(mut inferred: Vec<SqlType>, declared: &[Option<SqlType>]) -> Vec<SqlType> {
     if inferred.len() < declared.len() {
         inferred.extend(named(&declared[inferred.len()..]));
     }

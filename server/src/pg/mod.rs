@@ -6,6 +6,8 @@
 mod backend;
 mod cancel;
 mod connection;
+mod copy_in;
+mod copy_out;
 mod decode;
 mod describe;
 mod encode;
@@ -16,6 +18,7 @@ mod limits;
 mod prepared;
 mod rows;
 mod simple;
+mod sql_prepared;
 mod startup;
 mod wire;
 

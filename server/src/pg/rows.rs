@@ -12,6 +12,7 @@ use futures::future::poll_immediate;
 use thalweg_planner::{OutputColumn, Planner};
 
 use super::connection::{Connection, Failure, contained};
+use super::copy_out::CopyWriter;
 use super::describe::visible;
 use super::encode::{BatchEncoder, Column, Format, Zone};
 use super::wire::Interrupts;
@@ -22,6 +23,8 @@ pub(super) struct Rows {
     columns: Vec<Column>,
     stream: SendableRecordBatchStream,
     tag: RowTag,
+    /// For COPY, how a row is written instead of as DataRow.
+    copy: Option<CopyWriter>,
     current: Option<(RecordBatch, usize)>,
 }
 
@@ -56,8 +59,21 @@ impl Rows {
             columns,
             stream,
             tag,
+            copy: None,
             current: None,
         }
+    }
+
+    /// The rows of COPY TO STDOUT.
+    pub(super) fn copied(
+        columns: &[OutputColumn],
+        stream: SendableRecordBatchStream,
+        writer: CopyWriter,
+    ) -> Self {
+        let formats = vec![writer.format(); columns.len()];
+        let mut rows = Self::new(columns, formats, stream, RowTag::Counted("COPY"));
+        rows.copy = Some(writer);
+        rows
     }
 }
 
@@ -70,6 +86,8 @@ impl Connection<'_> {
         interrupts: &Interrupts,
     ) -> Result<Sent, Failure> {
         let zone = Zone::named(self.backend.setting("TimeZone").as_deref().unwrap_or("UTC"));
+        // A client that asked for portions gets what there is of an endless result.
+        let early = self.backend.setting("portal_early_suspend").as_deref() == Some("on");
         let mut sent = 0;
         loop {
             if let Some(interrupt) = interrupts.pending(self.input).await {
@@ -81,7 +99,7 @@ impl Connection<'_> {
                     if limit == Some(sent) {
                         return Ok(Sent::Suspended);
                     }
-                    put_row(&encoder, *next, &mut self.output.buffer)?;
+                    put_row(rows.copy.as_mut(), &encoder, *next, &mut self.output.buffer)?;
                     *next += 1;
                     sent += 1;
                     if self.output.buffer.len() > self.limits.flush_bytes {
@@ -92,6 +110,18 @@ impl Connection<'_> {
             }
             if limit == Some(sent) {
                 return Ok(Sent::Suspended);
+            }
+            if sent > 0 && limit.is_some() && early {
+                match poll_immediate(contained(rows.stream.next())).await {
+                    Some(next) => rows.current = batch(next?)?.map(|batch| (batch, 0)),
+                    None => return Ok(Sent::Suspended),
+                }
+                if rows.current.is_some() {
+                    continue;
+                }
+                return Ok(Sent::All {
+                    tag: rows.tag.finish(sent),
+                });
             }
             match self.next_batch(rows, interrupts).await? {
                 Some(batch) => rows.current = Some((batch, 0)),
@@ -118,16 +148,28 @@ impl Connection<'_> {
                     .await??
             }
         };
-        Ok(next
-            .transpose()
-            .map_err(|error: DataFusionError| Planner::classify(&error))?)
+        Ok(batch(next)?)
     }
 }
 
-/// Appends one DataRow; a value that cannot be sent leaves nothing behind.
-fn put_row(encoder: &BatchEncoder<'_>, row: usize, out: &mut BytesMut) -> Result<(), Report> {
+fn batch(
+    next: Option<Result<RecordBatch, DataFusionError>>,
+) -> Result<Option<RecordBatch>, Report> {
+    next.transpose().map_err(|error| Planner::classify(&error))
+}
+
+/// Appends one row; a value that cannot be sent leaves nothing behind.
+fn put_row(
+    copy: Option<&mut CopyWriter>,
+    encoder: &BatchEncoder<'_>,
+    row: usize,
+    out: &mut BytesMut,
+) -> Result<(), Report> {
     let start = out.len();
-    let done = encoder.data_row(row, out);
+    let done = match copy {
+        Some(copy) => copy.put_row(encoder, row, out),
+        None => encoder.data_row(row, out),
+    };
     if done.is_err() {
         out.truncate(start);
     }

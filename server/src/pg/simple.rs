@@ -4,6 +4,8 @@
 
 use pgwire::messages::response::{CommandComplete, EmptyQueryResponse};
 
+use thalweg_sql::Statement;
+
 use super::connection::{Connection, Failure, contained_call};
 use super::describe::row_description;
 use super::encode::Format;
@@ -40,9 +42,32 @@ impl Connection<'_> {
 
     async fn simple_statement(&mut self, parsed: &Parsed) -> Result<(), Failure> {
         let (_running, interrupts) = self.interruptible(&parsed.statement);
-        let outcome = self.run(parsed, Vec::new(), &interrupts).await?;
+        let outcome = match &parsed.statement {
+            Statement::Prepare(prepare) => {
+                self.check_block(parsed)?;
+                self.prepare_sql(prepare)?;
+                Outcome::Command {
+                    tag: "PREPARE".into(),
+                }
+            }
+            Statement::Execute(execute) => {
+                self.check_block(parsed)?;
+                let (inner, parameters) = self.executed(execute, &interrupts).await?;
+                self.run(&inner, parameters, &interrupts).await?
+            }
+            _ => self.run(parsed, Vec::new(), &interrupts).await?,
+        };
         self.put_notices();
         let tag = match outcome {
+            Outcome::CopyOut {
+                columns,
+                stream,
+                options,
+            } => {
+                self.copy_out(&columns, stream, &options, &interrupts)
+                    .await?
+            }
+            Outcome::CopyIn(copy) => self.copy_in(&copy, &interrupts).await?,
             Outcome::Empty => {
                 encode(&mut self.output.buffer, &EmptyQueryResponse::new());
                 return Ok(());

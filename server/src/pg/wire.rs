@@ -176,6 +176,11 @@ impl Input {
         }
     }
 
+    /// True when the next message is here and is a Sync.
+    pub(super) fn sync_is_next(&self) -> bool {
+        self.buffer.first() == Some(&b'S')
+    }
+
     /// Exactly `count` bytes, left in the buffer; used before the first regular message.
     pub(super) async fn at_least(&mut self, count: usize) -> Result<&mut BytesMut, Gone> {
         while self.buffer.len() < count {

@@ -105,6 +105,33 @@ impl<'a> BatchEncoder<'a> {
     }
 }
 
+impl BatchEncoder<'_> {
+    /// Number of columns.
+    pub(super) fn width(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Appends one value in its column's format, without a length; false for NULL, which appends nothing.
+    pub(super) fn value(
+        &self,
+        row: usize,
+        column: usize,
+        out: &mut BytesMut,
+    ) -> Result<bool, Report> {
+        let Some((values, format)) = self.columns.get(column) else {
+            return Ok(false);
+        };
+        if values.is_null(row) {
+            return Ok(false);
+        }
+        match format {
+            Format::Text => text::put(out, values, row, self.zone),
+            Format::Binary => binary::put(out, values, row)?,
+        }
+        Ok(true)
+    }
+}
+
 /// Appends a length and a value, or -1 for NULL.
 fn put_field(
     out: &mut BytesMut,
