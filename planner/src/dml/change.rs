@@ -63,14 +63,7 @@ pub(crate) fn update(
         let mut items: Vec<SelectItem> = old_columns(relation, &alias);
         for (at, own) in relation.columns.iter().enumerate() {
             let value = match (&own.generated, set.iter().find(|(i, _)| *i == at)) {
-                (Some(_), Some(_)) => {
-                    let mut report = crate::error::report(
-                        "428C9",
-                        format!("column \"{}\" can only be updated to DEFAULT", own.name),
-                    );
-                    report.detail = Some(format!("Column \"{}\" is a generated column.", own.name));
-                    return Err(report.into());
-                }
+                (Some(_), Some(_)) => return Err(only_default(&own.name)),
                 (Some(text), None) => substituted(stored(text)?, relation, &alias, &set),
                 (None, Some((_, value))) => value.clone(),
                 (None, None) => own_column(&alias, &own.name),
@@ -259,6 +252,34 @@ pub(crate) fn assignments(
                 ));
             }
         }
+    }
+    Ok(out)
+}
+
+fn only_default(column: &str) -> PlanError {
+    let mut report = crate::error::report(
+        "428C9",
+        format!("column \"{column}\" can only be updated to DEFAULT"),
+    );
+    report.detail = Some(format!("Column \"{column}\" is a generated column."));
+    report.into()
+}
+
+/// Assignments together with those of the generated columns, which follow from them.
+pub(crate) fn with_generated(
+    relation: &Relation,
+    alias: &str,
+    set: Vec<(usize, ast::Expr)>,
+) -> Result<Vec<(usize, ast::Expr)>> {
+    let mut out = set.clone();
+    for (at, column) in relation.columns.iter().enumerate() {
+        let Some(text) = &column.generated else {
+            continue;
+        };
+        if set.iter().any(|(i, _)| *i == at) {
+            return Err(only_default(&column.name));
+        }
+        out.push((at, substituted(stored(text)?, relation, alias, &set)));
     }
     Ok(out)
 }

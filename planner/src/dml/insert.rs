@@ -331,11 +331,12 @@ fn conflict(
             let schema = Arc::new(own.join(&qualified(&relation.columns, "excluded")?)?);
             let mut exprs = Vec::new();
             let mut positions = Vec::new();
-            for (at, value) in super::change::assignments(relation, &update.assignments)? {
+            let mut set = super::change::assignments(relation, &update.assignments)?;
+            // A bare column name means the existing row's.
+            set.iter_mut()
+                .for_each(|(_, value)| own_columns(value, relation, alias));
+            for (at, value) in super::change::with_generated(relation, alias, set)? {
                 let column = &relation.columns[at];
-                // A bare column name means the existing row's.
-                let mut value = value;
-                own_columns(&mut value, relation, alias);
                 positions.push(at);
                 exprs.push((value, Some((column.ty.clone(), column.name.clone()))));
             }

@@ -11,7 +11,7 @@ use arrow_flight::{
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::service::FlightSql;
+use super::run::FlightSql;
 
 /// Wraps the Flight SQL commands.
 pub(super) struct Front(pub(super) FlightSql);

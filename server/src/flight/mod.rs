@@ -6,6 +6,7 @@ mod bind;
 mod encode;
 mod front;
 mod keys;
+mod run;
 mod service;
 mod sessions;
 
@@ -21,7 +22,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::frontend::Server;
 use front::Front;
-use service::FlightSql;
+use run::FlightSql;
 
 /// Largest message a client may send.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;

@@ -17,7 +17,6 @@ use thalweg_sql::{Declare, Fetch, Parsed, Report, Statement};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
-use super::query::parameter_types;
 use super::session::{Session, command};
 use super::{Outcome, RowTag, TransactionStatus, rows};
 
@@ -137,7 +136,7 @@ impl Session {
                 (columns, stream, true)
             }
             Statement::Query(query) => {
-                let plan = self.plan_query(&parsed.text, query, parameter_types(&parameters))?;
+                let plan = self.plan_query(&parsed.text, query, self.bound_types(&parameters))?;
                 let (columns, stream) = self.run_query(plan, parameters).await?;
                 (columns, stream, false)
             }

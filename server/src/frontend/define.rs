@@ -247,12 +247,6 @@ impl Definer<'_> {
         let mut columns: Vec<Column> = Vec::with_capacity(elements.columns.len());
         for definition in &elements.columns {
             let name = &definition.name.value;
-            if definition.generated.is_some() {
-                return Err(unsupported(
-                    "a generated column",
-                    "Compute the expression in a view.",
-                ));
-            }
             if !definition.options.is_empty() {
                 return Err(report(
                     "42601",
@@ -272,11 +266,58 @@ impl Definer<'_> {
             columns.push(Column {
                 not_null: definition.not_null,
                 default: definition.default.as_ref().map(ToString::to_string),
+                generated: definition.generated.as_ref().map(ToString::to_string),
                 ..Column::data(name, 0, ty)
             });
         }
         number(&mut columns);
+        self.check_generated(elements, &columns)?;
         Ok(columns)
+    }
+
+    /// A generated column is computed from columns that are not.
+    fn check_generated(&self, elements: &TableElements, columns: &[Column]) -> Result<(), Report> {
+        let plain: Vec<Column> = columns
+            .iter()
+            .filter(|column| column.generated.is_none())
+            .cloned()
+            .collect();
+        for (definition, column) in elements.columns.iter().zip(columns) {
+            let Some(expr) = &definition.generated else {
+                continue;
+            };
+            if definition.default.is_some() {
+                let name = &column.name;
+                return Err(report(
+                    "42601",
+                    format!(
+                        "both default and generation expression specified for column \"{name}\""
+                    ),
+                ));
+            }
+            let planned = self
+                .planner
+                .column_expr(self.context, &plain, expr, &column.ty);
+            if let Err(error) = planned {
+                let all = self
+                    .planner
+                    .column_expr(self.context, columns, expr, &column.ty);
+                if all.is_err() {
+                    return Err(error.report());
+                }
+                let mut refusal = report(
+                    "42P17",
+                    format!(
+                        "cannot use generated column in the expression of column \"{}\"",
+                        column.name
+                    ),
+                );
+                refusal.detail =
+                    Some("A generated column cannot reference another generated column.".into());
+                return Err(refusal);
+            }
+        }
+        Ok(())
     }
 
     fn check_conditions(&self, elements: &TableElements, columns: &[Column]) -> Result<(), Report> {

@@ -90,6 +90,15 @@ impl Session {
             .map_err(|error| error.report())
     }
 
+    /// Types of bound parameters, so that planning at execution agrees with what was described.
+    pub(super) fn bound_types(&self, parameters: &[ScalarValue]) -> Vec<Option<SqlType>> {
+        // A value alone cannot tell jsonb or varchar from text.
+        if !self.described.is_empty() && self.described.len() == parameters.len() {
+            return self.described.iter().cloned().map(Some).collect();
+        }
+        parameter_types(parameters)
+    }
+
     pub(super) fn read_options(&self) -> ReadOptions {
         let consistency = match self.setting("consistency").as_deref() {
             Some("strict") => Consistency::Strict,
@@ -110,7 +119,8 @@ impl Session {
         query: &ast::Query,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Report> {
-        let plan = self.plan_query(&parsed.text, query, parameter_types(&parameters))?;
+        let types = self.bound_types(&parameters);
+        let plan = self.plan_query(&parsed.text, query, types)?;
         let (columns, stream) = self.run_query(plan, parameters).await?;
         Ok(Outcome::Rows {
             columns,
@@ -163,7 +173,7 @@ impl Session {
             _ => "DELETE",
         };
         self.transaction.note_write(verb)?;
-        let scope = self.scope(&parsed.text, parameter_types(&parameters));
+        let scope = self.scope(&parsed.text, self.bound_types(&parameters));
         let now = Some(self.server.clock.now_us());
         let plan = self.plan_dml(&parsed.statement, &scope, now)?;
         let plan = self
@@ -225,8 +235,8 @@ fn returning(plan: &DmlPlan) -> Option<&Returning> {
     returning.as_ref()
 }
 
-/// Types of bound parameters, so that planning at execution agrees with what was described.
-pub(super) fn parameter_types(parameters: &[ScalarValue]) -> Vec<Option<SqlType>> {
+/// Types of bound parameters as their values tell them.
+fn parameter_types(parameters: &[ScalarValue]) -> Vec<Option<SqlType>> {
     parameters
         .iter()
         .map(|value| match SqlType::from_arrow(&value.data_type()) {

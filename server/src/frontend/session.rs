@@ -37,6 +37,8 @@ pub struct Session {
     pub(super) floor: SessionFloor,
     pub(super) transaction: Transaction,
     pub(super) cursors: Cursors,
+    /// Types of the parameters of the statement that runs, when the wire knows them.
+    pub(super) described: Vec<SqlType>,
     notices: Vec<Notice>,
     changed: Vec<(String, String)>,
     pid: i32,
@@ -71,6 +73,7 @@ impl Session {
             floor: SessionFloor::default(),
             transaction: Transaction::default(),
             cursors: Cursors::default(),
+            described: Vec::new(),
             notices: Vec::new(),
             changed: Vec::new(),
             pid,
@@ -240,6 +243,22 @@ impl Session {
             self.transaction.fail();
         }
         result
+    }
+
+    /// Runs one statement with parameters of the types that it was described with.
+    ///
+    /// # Errors
+    /// As [`Session::execute`].
+    pub async fn execute_described(
+        &mut self,
+        parsed: &Parsed,
+        types: &[SqlType],
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, Report> {
+        self.described = types.to_vec();
+        let outcome = self.execute(parsed, parameters).await;
+        self.described.clear();
+        outcome
     }
 
     async fn dispatch(

@@ -71,6 +71,19 @@ pub trait Backend: Send {
         parsed: &Parsed,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Report>;
+    /// As `execute`, with the types that the parameters were described with.
+    ///
+    /// # Errors
+    /// Whatever running it raises.
+    async fn execute_described(
+        &mut self,
+        parsed: &Parsed,
+        types: &[SqlType],
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, Report> {
+        let _ = types;
+        self.execute(parsed, parameters).await
+    }
     /// Inserts the rows of a COPY FROM; returns their number.
     ///
     /// # Errors
@@ -160,6 +173,15 @@ impl Backend for Session {
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Report> {
         Session::execute(self, parsed, parameters).await
+    }
+
+    async fn execute_described(
+        &mut self,
+        parsed: &Parsed,
+        types: &[SqlType],
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, Report> {
+        Session::execute_described(self, parsed, types, parameters).await
     }
 
     async fn copy_rows(&mut self, copy: &CopyIn, batches: Vec<RecordBatch>) -> Result<u64, Report> {

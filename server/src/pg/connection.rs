@@ -15,6 +15,7 @@ use futures::future::poll_immediate;
 use pgwire::messages::PgWireFrontendMessage as Message;
 use pgwire::messages::response::{ReadyForQuery, TransactionStatus as Status};
 use pgwire::messages::startup::ParameterStatus;
+use thalweg_catalog::SqlType;
 use thalweg_sql::{CopySubject, SessionStatement, Statement};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -247,13 +248,16 @@ impl<'a> Connection<'a> {
     pub(super) async fn run(
         &mut self,
         parsed: &Parsed,
+        types: &[SqlType],
         parameters: Vec<ScalarValue>,
         interrupts: &Interrupts,
     ) -> Result<Outcome, Failure> {
         self.check_owned(&parsed.statement)?;
         let before = self.backend.transaction_status();
         let executed = {
-            let mut execution = pin!(contained(self.backend.execute(parsed, parameters)));
+            let mut execution = pin!(contained(
+                self.backend.execute_described(parsed, types, parameters)
+            ));
             match poll_immediate(execution.as_mut()).await {
                 Some(executed) => executed,
                 None => {

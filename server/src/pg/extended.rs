@@ -216,7 +216,10 @@ impl Connection<'_> {
                 if changes(&parsed.statement) && !self.input.sync_is_next() {
                     self.backend.begin_implicit();
                 }
-                let outcome = self.run_bound(parsed, parameters, &interrupts).await?;
+                let types = &portal.prepared.parameters;
+                let outcome = self
+                    .run_bound(parsed, types, parameters, &interrupts)
+                    .await?;
                 self.put_notices();
                 let outcome = match outcome {
                     Outcome::CopyOut {
@@ -258,6 +261,7 @@ impl Connection<'_> {
     async fn run_bound(
         &mut self,
         parsed: &Parsed,
+        types: &[SqlType],
         parameters: Vec<datafusion::common::ScalarValue>,
         interrupts: &Interrupts,
     ) -> Result<Outcome, Failure> {
@@ -269,10 +273,10 @@ impl Connection<'_> {
                 })
             }
             Statement::Execute(execute) => {
-                let (inner, parameters) = self.executed(execute, interrupts).await?;
-                self.run(&inner, parameters, interrupts).await
+                let (inner, types, parameters) = self.executed(execute, interrupts).await?;
+                self.run(&inner, &types, parameters, interrupts).await
             }
-            _ => self.run(parsed, parameters, interrupts).await,
+            _ => self.run(parsed, types, parameters, interrupts).await,
         }
     }
 

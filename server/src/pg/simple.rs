@@ -52,10 +52,10 @@ impl Connection<'_> {
             }
             Statement::Execute(execute) => {
                 self.check_block(parsed)?;
-                let (inner, parameters) = self.executed(execute, &interrupts).await?;
-                self.run(&inner, parameters, &interrupts).await?
+                let (inner, types, parameters) = self.executed(execute, &interrupts).await?;
+                self.run(&inner, &types, parameters, &interrupts).await?
             }
-            _ => self.run(parsed, Vec::new(), &interrupts).await?,
+            _ => self.run(parsed, &[], Vec::new(), &interrupts).await?,
         };
         self.put_notices();
         let tag = match outcome {

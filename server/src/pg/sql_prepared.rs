@@ -50,7 +50,7 @@ impl Connection<'_> {
         &mut self,
         execute: &Execute,
         interrupts: &Interrupts,
-    ) -> Result<(Parsed, Vec<ScalarValue>), Failure> {
+    ) -> Result<(Parsed, Vec<SqlType>, Vec<ScalarValue>), Failure> {
         let Some(prepared) = self.statements.get(&execute.name).cloned() else {
             return Err(no_statement(&execute.name).into());
         };
@@ -70,7 +70,7 @@ impl Connection<'_> {
             return Err(wrong.into());
         }
         if wanted == 0 {
-            return Ok((parsed.clone(), Vec::new()));
+            return Ok((parsed.clone(), Vec::new(), Vec::new()));
         }
         let arguments: Vec<String> = execute
             .arguments
@@ -80,7 +80,7 @@ impl Connection<'_> {
             .collect();
         let text = format!("SELECT {}", arguments.join(", "));
         let values = self.one_row(&text, interrupts).await?;
-        Ok((parsed.clone(), values))
+        Ok((parsed.clone(), prepared.parameters.clone(), values))
     }
 
     /// The values of a query's only row.

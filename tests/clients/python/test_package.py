@@ -169,7 +169,7 @@ def test_follows_a_view_without_a_gap(server, db, table):
     """Every change once, across connections that break in the middle."""
     db.execute(f"CREATE TABLE {table} (n int PRIMARY KEY, v int)")
     db.execute(f"CREATE MATERIALIZED VIEW {table}_view AS SELECT n, v * 2 AS w FROM {table}")
-    batch = 500
+    batch = max(500, CHANGES // 200)
 
     def write():
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
