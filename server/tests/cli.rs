@@ -272,8 +272,23 @@ fn check_finds_every_error_with_its_position_and_runs_nothing() {
 
 #[test]
 fn the_tv_demo_has_live_views_on_views() {
+    demo_moves("tv", "SELECT sum(starts) AS s FROM genre_activity");
+}
+
+#[test]
+fn the_shop_demo_fills_a_table_from_a_view() {
+    demo_moves("shop", "SELECT sum(orders) AS n FROM best_customers");
+}
+
+#[test]
+fn the_nexmark_demo_has_live_queries() {
+    demo_moves("nexmark", "SELECT sum(bids) AS n FROM q17");
+}
+
+/// Starts a demo, runs the queries it prints, and waits until a number grows.
+fn demo_moves(name: &str, query: &str) {
     let any = "127.0.0.1:0";
-    let mut running = Running::start(&["demo", "tv", "--pg", any, "--flight", any, "--http", any]);
+    let mut running = Running::start(&["demo", name, "--pg", any, "--flight", any, "--http", any]);
     let ready = running.line();
     let pg = Running::address(&ready, "pg");
     let mut printed = Vec::new();
@@ -291,14 +306,8 @@ fn the_tv_demo_has_live_views_on_views() {
         let output = thalweg(&["sql", "--server", &pg, "-c", query]);
         assert!(output.status.success(), "{query}: {}", text(&output.stderr));
     }
-    let starts = || -> i64 {
-        let output = thalweg(&[
-            "sql",
-            "--server",
-            &pg,
-            "-c",
-            "SELECT sum(starts) AS s FROM genre_activity",
-        ]);
+    let number = || -> i64 {
+        let output = thalweg(&["sql", "--server", &pg, "-c", query]);
         let stdout = text(&output.stdout);
         stdout
             .lines()
@@ -306,9 +315,9 @@ fn the_tv_demo_has_live_views_on_views() {
             .and_then(|line| line.trim().parse().ok())
             .unwrap_or(0)
     };
-    let first = starts();
+    let first = number();
     let deadline = Instant::now() + PATIENCE;
-    while starts() <= first {
+    while number() <= first {
         assert!(Instant::now() < deadline, "the views do not move");
     }
     assert_eq!(running.terminate(), Some(0));

@@ -62,7 +62,7 @@ struct ServeArguments {
 
 #[derive(Debug, Args, Clone)]
 struct DemoArguments {
-    /// Which demo: tv.
+    /// Which demo: tv, shop or nexmark.
     #[arg(default_value = "tv")]
     name: String,
     /// Keep the demo's state here instead of in a temporary folder.

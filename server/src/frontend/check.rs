@@ -21,6 +21,10 @@ impl Session {
                 .stage_source(create, &parsed.statement, false)
                 .await
                 .map(drop),
+            Statement::CreateSink(create) => self
+                .stage_sink(create, &parsed.statement, false)
+                .await
+                .map(drop),
             Statement::CreateTable(create) if create.query.is_some() => self
                 .stage_table_as(create, &parsed.statement)
                 .await
@@ -28,7 +32,6 @@ impl Session {
             Statement::CreateTable(_)
             | Statement::CreateView(_)
             | Statement::CreateMaterializedView(_)
-            | Statement::CreateSink(_)
             | Statement::CreateSchema { .. }
             | Statement::Drop(_)
             | Statement::Explain(_)

@@ -157,5 +157,10 @@ fn settings(server: &Server) -> Vec<ServerSetting> {
             format!("{} B", config.query_memory_bytes),
             "Memory of one query.",
         ),
+        setting(
+            "file_root",
+            config.file_root.display().to_string(),
+            "Folder below which file sources read.",
+        ),
     ]
 }

@@ -28,6 +28,16 @@ impl Session {
         create: &CreateSink,
         statement: &Statement,
     ) -> Result<Outcome, Report> {
+        self.stage_sink(create, statement, true).await
+    }
+
+    /// Defines a sink; with `resolve` its outside object is checked.
+    pub(super) async fn stage_sink(
+        &mut self,
+        create: &CreateSink,
+        statement: &Statement,
+        resolve: bool,
+    ) -> Result<Outcome, Report> {
         let scope = self.scope(&statement.to_string(), Vec::new());
         if self.taken(&scope, &create.name, create.if_not_exists)? {
             return Ok(command("CREATE SINK"));
@@ -49,7 +59,9 @@ impl Session {
             let context = self.server.connector_context();
             let opened =
                 thalweg_connectors::sink(&sink, &context).map_err(|error| error.report())?;
-            opened.check().await.map_err(|error| error.report())?;
+            if resolve {
+                opened.check().await.map_err(|error| error.report())?;
+            }
         }
         let effects = vec![create_effect(&sink, Some(plan))];
         let changes = vec![Change::CreateRelation(Box::new(sink))];

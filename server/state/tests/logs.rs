@@ -134,6 +134,45 @@ proptest! {
     }
 }
 
+/// A sink's log is its own, is read in order, and goes with its sink; an epoch carries records of its own transaction.
+#[test]
+fn the_log_of_a_sink_is_kept_apart() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("t.redb");
+    let read = |store: &Store, sink: u32| -> Result<Vec<(u64, Vec<u8>)>, StateError> {
+        let mut found = Vec::new();
+        store.read_sink(sink, |seq, record| {
+            found.push((seq, record.to_vec()));
+            Ok(())
+        })?;
+        Ok(found)
+    };
+    {
+        let store = Store::open(Arc::new(Database::create(&path)?))?;
+        for seq in 0..5_u64 {
+            store.append_sink(7, seq, &[seq as u8], seq == 4)?;
+        }
+        store.append_sink(8, 0, b"other", true)?;
+        store.replace_sink(7, 4, &[b"all".to_vec()])?;
+        let entry = EpochEntry {
+            epoch: 1,
+            sinks: vec![(7, 9, b"epoch".to_vec())],
+            ..EpochEntry::default()
+        };
+        store.append(&entry, true)?;
+    }
+    let store = Store::open(Arc::new(Database::create(&path)?))?;
+    let expected = vec![(4, b"all".to_vec()), (9, b"epoch".to_vec())];
+    assert_eq!(read(&store, 7)?, expected);
+    store.forget(&[7])?;
+    assert!(read(&store, 7)?.is_empty());
+    assert_eq!(read(&store, 8)?, vec![(0, b"other".to_vec())]);
+    let refused = store.read_sink(8, |_, _| Err("it is strange".into()));
+    let error = refused.expect_err("refused").to_string();
+    assert!(error.contains("record 0 of sink 8"), "{error}");
+    Ok(())
+}
+
 /// What others write in an epoch's transaction is there exactly when the epoch is.
 #[test]
 fn joint_records_share_the_epochs_fate() -> Outcome {

@@ -44,17 +44,20 @@ def until(condition, what: str, timeout_s: float = 60.0):
 
 
 class Server:
-    """`thalweg serve` on free ports over a data dir that survives restarts."""
+    """`thalweg serve` on free ports over a data dir that survives restarts; file sources read below `files`."""
 
     def __init__(self):
         self.data_dir = Path(tempfile.mkdtemp(prefix="thalweg-clients-"))
+        self.files = self.data_dir / "files"
+        self.files.mkdir()
+        (self.data_dir / "thalweg.toml").write_text(f"file_root = '{self.files}'\n")
         self.process = None
         self.pg = self.flight = self.http = None
 
     def start(self) -> "Server":
         """Starts and waits for the ready line."""
         address = ["--pg", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"]
-        command = [str(binary()), "serve", "--data-dir", str(self.data_dir / "data"), *address]
+        command = [str(binary()), "serve", "--data-dir", str(self.data_dir / "data"), "--config", str(self.data_dir / "thalweg.toml"), *address]
         self.log = open(self.data_dir / "server.log", "ab")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
         lines = queue.Queue()
