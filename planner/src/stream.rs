@@ -181,8 +181,6 @@ pub enum StreamNode {
         pair: DFSchemaRef,
         /// Whether NULL keys match each other.
         null_equal: bool,
-        /// `NOT IN`: a NULL key on the right means no row, and a left row with NULL keys comes out only when the right is empty.
-        null_aware: bool,
         /// Output columns.
         schema: DFSchemaRef,
         /// What is known.

@@ -107,9 +107,6 @@ fn memory(call: &AggregateFunction, input: &DFSchema) -> AggregateMemory {
 }
 
 pub(super) fn join(join: &Join) -> Result<StreamNode, String> {
-    if matches!(join.join_type, JoinType::LeftMark | JoinType::RightMark) {
-        return Err("mark join".to_owned());
-    }
     if join.null_aware {
         return Err("NOT IN".to_owned());
     }
@@ -152,7 +149,6 @@ pub(super) fn join(join: &Join) -> Result<StreamNode, String> {
         filter: join.filter.clone(),
         pair,
         null_equal: join.null_equality == NullEquality::NullEqualsNull,
-        null_aware: join.null_aware,
         schema: Arc::clone(&join.schema),
         left: Box::new(left),
         right: Box::new(right),

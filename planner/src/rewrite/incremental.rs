@@ -17,7 +17,6 @@ use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
 use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
 use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
-
 use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
 
 use super::simplify::Simplify;

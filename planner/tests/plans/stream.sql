@@ -17,3 +17,6 @@ EXPLAIN STREAM SELECT action, count(*) FROM clicks GROUP BY ROLLUP (action);
 EXPLAIN STREAM SELECT id FROM orders WHERE qty = (SELECT order_id FROM items);
 EXPLAIN STREAM SELECT id, row_number() OVER (ORDER BY id) AS r FROM orders;
 EXPLAIN STREAM SELECT DISTINCT ON (qty) qty, id, note FROM orders ORDER BY qty, note DESC, id;
+EXPLAIN STREAM SELECT id FROM orders WHERE qty NOT IN (SELECT order_id FROM items);
+EXPLAIN STREAM SELECT id FROM orders o WHERE qty NOT IN (SELECT order_id FROM items i WHERE i.id = o.id);
+EXPLAIN STREAM SELECT id FROM orders o WHERE qty > 3 OR EXISTS (SELECT 1 FROM items i WHERE i.order_id = o.id);

@@ -364,7 +364,11 @@ impl Queries<'_> {
             let not = self.one(&["", "NOT "]);
             let outer = self.column(aliases, &["i"]);
             let extra = self.condition(&["z"]);
-            return match self.random.random_range(0..5) {
+            let extra_outer = self.condition(aliases);
+            return match self.random.random_range(0..6) {
+                5 => format!(
+                    " WHERE {extra_outer} OR {not}EXISTS (SELECT 1 FROM {table} z WHERE z.i = {outer})"
+                ),
                 0 => format!(
                     " WHERE {not}EXISTS (SELECT 1 FROM {table} z WHERE z.i = {outer} AND {extra})"
                 ),

@@ -44,7 +44,7 @@ fn change(random: &mut ChaCha8Rng, session: &mut Session) {
         .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
-const VIEWS: [(&str, &str); 7] = [
+const VIEWS: [(&str, &str); 10] = [
     ("v_filter", "SELECT k, v + 1 AS w FROM t WHERE v > 3"),
     (
         "v_union",
@@ -61,6 +61,18 @@ const VIEWS: [(&str, &str); 7] = [
     ),
     ("v_over", "SELECT k FROM v_sum WHERE n > 2"),
     ("v_self", "SELECT a.v, b.k FROM t a JOIN t b ON a.k = b.v"),
+    (
+        "v_full",
+        "SELECT a.k, b.n FROM t a FULL JOIN v_sum b ON a.v = b.n AND b.s > a.k",
+    ),
+    (
+        "v_lone",
+        "SELECT k FROM v_sum s WHERE NOT EXISTS (SELECT 1 FROM t WHERE t.v = s.k AND t.k < s.n)",
+    ),
+    (
+        "v_values",
+        "SELECT v, count(DISTINCT k) AS n, min(k) AS a, max(k) FILTER (WHERE k < 4) AS z FROM t GROUP BY v",
+    ),
 ];
 
 /// For every prefix of random changes, also over a restart, each view equals its query.
