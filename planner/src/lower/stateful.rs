@@ -107,6 +107,9 @@ fn memory(call: &AggregateFunction, input: &DFSchema) -> AggregateMemory {
 }
 
 pub(super) fn join(join: &Join) -> Result<StreamNode, String> {
+    if matches!(join.join_type, JoinType::LeftMark | JoinType::RightMark) {
+        return Err("mark join".to_owned());
+    }
     if join.null_aware {
         return Err("NOT IN".to_owned());
     }
