@@ -118,6 +118,10 @@ pub(super) fn join(join: &Join) -> Result<StreamNode, String> {
     for (l, r) in &join.on {
         encodable(l, left.schema(), "join key")?;
         encodable(r, right.schema(), "join key")?;
+        let types = (l.get_type(left.schema()), r.get_type(right.schema()));
+        if !matches!(types, (Ok(l), Ok(r)) if l == r) {
+            return Err("join key of two types".to_owned());
+        }
     }
     for side in [&left, &right] {
         let types = side.schema().fields().iter().map(|f| f.data_type());
