@@ -1,7 +1,7 @@
 //! The engine's handle: what the server calls.
 //!
 //! Invariant: every call either takes effect at one epoch or fails with a report; dropping a call's future never leaves a change
-//! half made.
+//! half made. The futures are boxed: that they are Send is proved here once, not again at every depth of the callers' futures.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,6 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use datafusion::logical_expr::LogicalPlan;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use thalweg_catalog::{Catalog, Oid, Relation, Report};
 use thalweg_connectors::{Clock, Epoch, EpochInfo};
@@ -131,15 +133,15 @@ impl Engine {
     ///
     /// # Errors
     /// 55000 when an object is in state ERROR or late, 53200 when the query needs too much memory, and the query's own.
-    pub async fn read(
-        &self,
-        plan: &LogicalPlan,
-        reads: &[Oid],
-        floor: &mut SessionFloor,
-        options: &ReadOptions,
-        block: Option<&WriteTransaction>,
-    ) -> Result<Read, EngineError> {
-        read(self.shared(), plan, reads, floor, options, block).await
+    pub fn read<'a>(
+        &'a self,
+        plan: &'a LogicalPlan,
+        reads: &'a [Oid],
+        floor: &'a mut SessionFloor,
+        options: &'a ReadOptions,
+        block: Option<&'a WriteTransaction>,
+    ) -> BoxFuture<'a, Result<Read, EngineError>> {
+        read(self.shared(), plan, reads, floor, options, block).boxed()
     }
 
     /// Runs INSERT, UPDATE or DELETE; returns when it is on disk and visible. With `block` it is only staged there, for later
@@ -148,27 +150,27 @@ impl Engine {
     /// # Errors
     /// 23502, 23505, 23514 and 21000 for broken constraints, 40001 when another session changed what the block relies on, and
     /// the input's own.
-    pub async fn write(
-        &self,
-        plan: &DmlPlan,
-        floor: &mut SessionFloor,
-        options: &ReadOptions,
-        block: Option<&mut WriteTransaction>,
-    ) -> Result<Written, EngineError> {
-        write(self.shared(), plan, floor, options, block).await
+    pub fn write<'a>(
+        &'a self,
+        plan: &'a DmlPlan,
+        floor: &'a mut SessionFloor,
+        options: &'a ReadOptions,
+        block: Option<&'a mut WriteTransaction>,
+    ) -> BoxFuture<'a, Result<Written, EngineError>> {
+        write(self.shared(), plan, floor, options, block).boxed()
     }
 
     /// Follows a relation or query from an epoch on. Only epochs on disk are told of.
     ///
     /// # Errors
     /// 55000 when the changes from there on are not kept, or the relation is in state ERROR; 22023 for an epoch to come.
-    pub async fn subscribe(
-        &self,
+    pub fn subscribe<'a>(
+        &'a self,
         followed: Followed,
         options: FollowOptions,
-        floor: &mut SessionFloor,
-    ) -> Result<Subscription, EngineError> {
-        subscribe(self.shared(), followed, options, floor).await
+        floor: &'a mut SessionFloor,
+    ) -> BoxFuture<'a, Result<Subscription, EngineError>> {
+        subscribe(self.shared(), followed, options, floor).boxed()
     }
 
     /// Makes a table that `block` creates known to it, so that its later statements can write and read it.
@@ -189,66 +191,86 @@ impl Engine {
     /// # Errors
     /// 40001 when another session changed what the block relies on; then nothing has happened. Otherwise what building the
     /// new objects or the log reports, with the same effect.
-    pub async fn commit(
-        &self,
+    pub fn commit<'a>(
+        &'a self,
         block: WriteTransaction,
         definitions: Option<Definitions>,
-        floor: &mut SessionFloor,
-    ) -> Result<Epoch, EngineError> {
-        let wrote = !block.is_empty();
-        let info = commit(self.shared(), block, definitions).await?;
-        if wrote {
-            floor.raise(info.epoch.0);
+        floor: &'a mut SessionFloor,
+    ) -> BoxFuture<'a, Result<Epoch, EngineError>> {
+        async move {
+            let wrote = !block.is_empty();
+            let info = commit(self.shared(), block, definitions).await?;
+            if wrote {
+                floor.raise(info.epoch.0);
+            }
+            Ok(info.epoch)
         }
-        Ok(info.epoch)
+        .boxed()
     }
 
     /// Removes all rows of a table; returns their number.
-    pub async fn truncate(&self, table: Oid, floor: &mut SessionFloor) -> Result<u64, EngineError> {
-        truncate(self.shared(), table, floor).await
+    pub fn truncate<'a>(
+        &'a self,
+        table: Oid,
+        floor: &'a mut SessionFloor,
+    ) -> BoxFuture<'a, Result<u64, EngineError>> {
+        truncate(self.shared(), table, floor).boxed()
     }
 
     /// Returns when every view that is not in state ERROR reflects every write accepted so far, and so do the session's reads.
-    pub async fn flush(&self, floor: &mut SessionFloor) -> Result<(), EngineError> {
-        let shared = self.shared();
-        let epoch = shared.latest();
-        let views: Vec<_> = shared
-            .jobs
-            .read()
-            .values()
-            .map(|job| Arc::clone(&job.relation))
-            .collect();
-        for view in views {
-            if let Err(error) = reflected(shared, std::slice::from_ref(&view), epoch).await
-                && !matches!(error, EngineError::Failed { .. })
-            {
-                return Err(error);
+    pub fn flush<'a>(
+        &'a self,
+        floor: &'a mut SessionFloor,
+    ) -> BoxFuture<'a, Result<(), EngineError>> {
+        async move {
+            let shared = self.shared();
+            let epoch = shared.latest();
+            let views: Vec<_> = shared
+                .jobs
+                .read()
+                .values()
+                .map(|job| Arc::clone(&job.relation))
+                .collect();
+            for view in views {
+                if let Err(error) = reflected(shared, std::slice::from_ref(&view), epoch).await
+                    && !matches!(error, EngineError::Failed { .. })
+                {
+                    return Err(error);
+                }
             }
+            floor.raise(epoch);
+            Ok(())
         }
-        floor.raise(epoch);
-        Ok(())
+        .boxed()
     }
 
     /// Returns when the object reflects what its sources hold now; gives the epoch that does, which the session's reads are not
     /// older than.
-    pub async fn wait_for(&self, oid: Oid, floor: &mut SessionFloor) -> Result<Epoch, EngineError> {
-        let shared = self.shared();
-        let relation = shared.relation(oid).ok_or(EngineError::Unknown(oid))?;
-        let unread = shared
-            .sources
-            .read()
-            .get(&oid)
-            .is_some_and(|source| source.state.lock().consumers.is_empty());
-        if unread {
-            return Ok(Epoch(shared.latest()));
+    pub fn wait_for<'a>(
+        &'a self,
+        oid: Oid,
+        floor: &'a mut SessionFloor,
+    ) -> BoxFuture<'a, Result<Epoch, EngineError>> {
+        async move {
+            let shared = self.shared();
+            let relation = shared.relation(oid).ok_or(EngineError::Unknown(oid))?;
+            let unread = shared
+                .sources
+                .read()
+                .get(&oid)
+                .is_some_and(|source| source.state.lock().consumers.is_empty());
+            if unread {
+                return Ok(Epoch(shared.latest()));
+            }
+            let epoch = epoch_of_now(shared, &[oid], None).await?;
+            reflected(shared, &[relation], epoch).await?;
+            if let Some(job) = shared.job(oid).filter(|job| job.relation.kind == "sink") {
+                delivered(shared, &job, epoch).await?;
+            }
+            floor.raise(epoch);
+            Ok(Epoch(epoch))
         }
-        let epoch = epoch_of_now(shared, &[oid], None).await?;
-        reflected(shared, &[relation], epoch).await?;
-        if let Some(job) = shared.job(oid).filter(|job| job.relation.kind == "sink") {
-            delivered(shared, &job, epoch).await?;
-        }
-        floor.raise(epoch);
-        Ok(Epoch(epoch))
+        .boxed()
     }
 
     /// Newest published epoch.

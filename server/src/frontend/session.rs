@@ -2,13 +2,16 @@
 //!
 //! Invariant: a session never reads an epoch below one it has read or written (its floor), whatever wire it came in on.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use datafusion::common::ScalarValue;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use thalweg_catalog::{Catalog, SqlType};
 use thalweg_engine::SessionFloor;
 use thalweg_planner::{PlanContext, SystemRelations};
-use thalweg_sql::{Parsed, Report, SessionStatement, Statement};
+use thalweg_sql::{Parsed, Report, SessionStatement, Statement, Subscribe};
 
 use super::cursor::Cursors;
 use super::server::{ConnectionInfo, Server};
@@ -261,61 +264,68 @@ impl Session {
         outcome
     }
 
-    async fn dispatch(
-        &mut self,
-        parsed: &Parsed,
+    /// The future of a statement. Each kind of statement has a boxed one of its own: their sizes do not add up on the stack, and
+    /// that they are Send is proved here once, not again at every depth of the callers' futures.
+    fn dispatch<'a>(
+        &'a mut self,
+        parsed: &'a Parsed,
         parameters: Vec<ScalarValue>,
-    ) -> Result<Outcome, Report> {
-        match &parsed.statement {
-            Statement::Query(query) => self.query(parsed, query, parameters).await,
+    ) -> BoxFuture<'a, Result<Outcome, Report>> {
+        let statement = &parsed.statement;
+        match statement {
+            Statement::Query(query) => self.query(parsed, query, parameters).boxed(),
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
-                self.write(parsed, parameters).await
+                self.write(parsed, parameters).boxed()
             }
-            Statement::CreateSource(create) => self.create_source(create, &parsed.statement).await,
-            Statement::CreateTable(create) => self.create_table(create, &parsed.statement).await,
-            Statement::CreateView(create) => self.create_view(create, &parsed.statement).await,
+            Statement::CreateSource(create) => self.create_source(create, statement).boxed(),
+            Statement::CreateTable(create) => self.create_table(create, statement).boxed(),
+            Statement::CreateView(create) => self.create_view(create, statement).boxed(),
             Statement::CreateMaterializedView(create) => {
-                self.create_materialized_view(create, &parsed.statement)
-                    .await
+                self.create_materialized_view(create, statement).boxed()
             }
-            Statement::CreateSink(create) => self.create_sink(create, &parsed.statement).await,
+            Statement::CreateSink(create) => self.create_sink(create, statement).boxed(),
             Statement::CreateSchema {
                 name,
                 if_not_exists,
-            } => self.create_schema(&name.value, *if_not_exists).await,
-            Statement::Drop(drop) => self.drop_objects(drop).await,
-            Statement::ShowObjects(show) => self.show_objects(show),
-            Statement::Describe(name) => self.describe_object(name),
-            Statement::Explain(explain) => self.explain(parsed, explain).await,
-            Statement::Flush => {
-                self.server
-                    .engine
-                    .flush(&mut self.floor)
-                    .await
-                    .map_err(|error| error.report())?;
-                Ok(command("FLUSH"))
-            }
-            Statement::WaitFor(name) => self.wait_for(name).await,
-            Statement::Truncate(tables) => self.truncate(tables).await,
-            Statement::Subscribe(subscribe) => {
-                let (columns, stream) = self.open_subscription(&parsed.text, subscribe).await?;
-                Ok(Outcome::Rows {
-                    columns,
-                    stream,
-                    tag: RowTag::Counted("SUBSCRIBE"),
-                })
-            }
-            Statement::Copy(copy) => self.copy(parsed, copy).await,
-            Statement::Declare(declare) => self.declare(parsed, declare, parameters).await,
-            Statement::Fetch(fetch) => self.fetch(fetch).await,
+            } => self.create_schema(&name.value, *if_not_exists).boxed(),
+            Statement::Drop(drop) => self.drop_objects(drop).boxed(),
+            Statement::ShowObjects(show) => ready(self.show_objects(show)).boxed(),
+            Statement::Describe(name) => ready(self.describe_object(name)).boxed(),
+            Statement::Explain(explain) => self.explain(parsed, explain).boxed(),
+            Statement::Flush => self.flush().boxed(),
+            Statement::WaitFor(name) => self.wait_for(name).boxed(),
+            Statement::Truncate(tables) => self.truncate(tables).boxed(),
+            Statement::Subscribe(subscribe) => self.subscribe(&parsed.text, subscribe).boxed(),
+            Statement::Copy(copy) => self.copy(parsed, copy).boxed(),
+            Statement::Declare(declare) => self.declare(parsed, declare, parameters).boxed(),
+            Statement::Fetch(fetch) => self.fetch(fetch).boxed(),
             // The Postgres wire keeps prepared statements and runs these itself.
-            Statement::Prepare(_) | Statement::Execute(_) => Err(unsupported(
+            Statement::Prepare(_) | Statement::Execute(_) => ready(Err(unsupported(
                 "PREPARE on this connection",
                 "Use the protocol's prepared statements.",
-            )),
-            Statement::Session(statement) => self.session_statement(statement).await,
-            Statement::Unsupported { name, hint } => Err(unsupported(name, hint)),
+            )))
+            .boxed(),
+            Statement::Session(statement) => self.session_statement(statement).boxed(),
+            Statement::Unsupported { name, hint } => ready(Err(unsupported(name, hint))).boxed(),
         }
+    }
+
+    async fn subscribe(&mut self, text: &str, subscribe: &Subscribe) -> Result<Outcome, Report> {
+        let (columns, stream) = self.open_subscription(text, subscribe).await?;
+        Ok(Outcome::Rows {
+            columns,
+            stream,
+            tag: RowTag::Counted("SUBSCRIBE"),
+        })
+    }
+
+    async fn flush(&mut self) -> Result<Outcome, Report> {
+        self.server
+            .engine
+            .flush(&mut self.floor)
+            .await
+            .map_err(|error| error.report())?;
+        Ok(command("FLUSH"))
     }
 
     async fn wait_for(&mut self, name: &thalweg_sql::ast::ObjectName) -> Result<Outcome, Report> {
