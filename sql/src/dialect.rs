@@ -125,6 +125,26 @@ impl Dialect for ThalwegDialect {
     fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
         POSTGRES.get_next_precedence(parser)
     }
+    /// The right side of IS [NOT] DISTINCT FROM ends before AND and OR, as in Postgres; sqlparser takes all that follows.
+    fn parse_infix(
+        &self,
+        parser: &mut Parser,
+        expr: &Expr,
+        _precedence: u8,
+    ) -> Option<Result<Expr, ParserError>> {
+        const FROM: [Keyword; 3] = [Keyword::IS, Keyword::DISTINCT, Keyword::FROM];
+        const NOT_FROM: [Keyword; 4] =
+            [Keyword::IS, Keyword::NOT, Keyword::DISTINCT, Keyword::FROM];
+        let test: fn(Box<Expr>, Box<Expr>) -> Expr = if parser.parse_keywords(&FROM) {
+            Expr::IsDistinctFrom
+        } else if parser.parse_keywords(&NOT_FROM) {
+            Expr::IsNotDistinctFrom
+        } else {
+            return None;
+        };
+        let right = parser.parse_subexpr(self.prec_value(Precedence::Is));
+        Some(right.map(|right| test(Box::new(expr.clone()), Box::new(right))))
+    }
     fn prec_value(&self, prec: Precedence) -> u8 {
         POSTGRES.prec_value(prec)
     }

@@ -12,7 +12,9 @@ use thalweg_catalog::SqlType;
 
 use super::binder::{Binder, Typed, same_layout, tagged};
 use crate::error::raise;
-use crate::functions::{arithmetic, collection, format, json, now, series, temporal, text};
+use crate::functions::{
+    arithmetic, collection, encoding, format, json, now, series, temporal, text,
+};
 use crate::types::{
     Conversion, convertible, field_type, is_integer, is_text, numeric, numeric_rank, unify,
 };
@@ -477,6 +479,17 @@ impl Binder {
                     })
                     .collect::<Result<Vec<_>>>()?;
                 text::concat(exprs.len(), name == "concat_ws").call(exprs)
+            }
+            ("convert_from" | "convert_to", [value, name_of]) => {
+                let (native, from) = if name == "convert_from" {
+                    (encoding::convert_from(), T::Bytea)
+                } else {
+                    (encoding::convert_to(), T::Text)
+                };
+                native.call(vec![
+                    self.implicit(value.clone(), &from)?,
+                    self.implicit(name_of.clone(), &T::Text)?,
+                ])
             }
             ("position", [a, b]) => return self.text_function("strpos", &[b.clone(), a.clone()]),
             _ => return Ok(None),

@@ -8,6 +8,7 @@ mod array_text;
 pub(crate) mod cast;
 pub(crate) mod collection;
 pub(crate) mod decimal;
+pub(crate) mod encoding;
 pub(crate) mod exact;
 mod extreme;
 pub(crate) mod format;
@@ -32,6 +33,8 @@ pub(crate) const OWN_NAMES: &[&str] = &[
     "coalesce",
     "concat",
     "concat_ws",
+    "convert_from",
+    "convert_to",
     "current_date",
     "current_time",
     "current_timestamp",

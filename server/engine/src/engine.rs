@@ -22,9 +22,11 @@ use tokio::sync::oneshot;
 use crate::config::{EngineConfig, STACK_BYTES};
 use crate::create::{create, create_failed, receive};
 use crate::error::EngineError;
+
 use crate::inbox::Command;
 use crate::job::schedule;
 use crate::read::{Read, ReadOptions, SessionFloor, epoch_of_now, read, reflected};
+use crate::sealed::SealedArc;
 use crate::shared::Shared;
 use crate::sinks::delivered;
 use crate::status::{EngineStatus, status};
@@ -36,7 +38,7 @@ use crate::write::{Written, truncate, write};
 /// A running engine; clones share it.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    inner: Arc<Inner>,
+    inner: SealedArc<Inner>,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl Engine {
             spawn("thalweg-jobs", move || schedule(&jobs))?,
         ];
         Ok(Engine {
-            inner: Arc::new(Inner {
+            inner: SealedArc::new(Inner {
                 shared,
                 threads: Mutex::new(threads),
             }),

@@ -19,6 +19,7 @@ use crate::create::{Sinks, prepare_all, stored_table};
 use crate::error::EngineError;
 use crate::inbox::{Command, Definition, Submission, TableChange};
 use crate::relation::Version;
+use crate::sealed::SealedBox;
 use crate::shared::{Shared, Stored};
 use crate::table::{Encoded, KeyIndex, Table};
 use crate::write::{send, table_change};
@@ -26,7 +27,7 @@ use crate::write::{send, table_change};
 /// Rows staged by one `BEGIN ... COMMIT` block, per table. Dropping it undoes them.
 #[derive(Debug, Default)]
 pub struct WriteTransaction {
-    tables: BTreeMap<Oid, StagedTable>,
+    tables: SealedBox<BTreeMap<Oid, StagedTable>>,
 }
 
 /// One table's staged changes.
@@ -178,7 +179,7 @@ async fn run(
     definitions: Option<Definitions>,
 ) -> Result<EpochInfo, EngineError> {
     let (mut changes, mut fresh) = (Vec::new(), BTreeMap::new());
-    for (oid, table) in block.tables {
+    for (oid, table) in block.tables.into_inner() {
         let net = table.net()?;
         if net.is_empty() {
             continue;

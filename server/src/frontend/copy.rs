@@ -8,6 +8,8 @@ use std::sync::Arc;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::logical_expr::ScalarUDF;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use thalweg_catalog::{Oid, Relation, RelationKind};
 use thalweg_planner::{OutputColumn, PlanContext, SystemRelations};
 use thalweg_sql::{Copy, CopyOptions, CopySubject, Parsed, Report, Statement, ast, quote_ident};
@@ -129,16 +131,19 @@ impl Session {
     ///
     /// # Errors
     /// What the INSERT raises; then nothing was inserted.
-    pub async fn copy_rows(
-        &mut self,
-        copy: &CopyIn,
+    pub fn copy_rows<'a>(
+        &'a mut self,
+        copy: &'a CopyIn,
         batches: Vec<RecordBatch>,
-    ) -> Result<u64, Report> {
-        let result = self.insert_rows(copy, batches).await;
-        if result.is_err() {
-            self.transaction.fail();
+    ) -> BoxFuture<'a, Result<u64, Report>> {
+        async move {
+            let result = self.insert_rows(copy, batches).await;
+            if result.is_err() {
+                self.transaction.fail();
+            }
+            result
         }
-        result
+        .boxed()
     }
 
     async fn insert_rows(

@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use thalweg_catalog::{Catalog, Change, Oid, RelationKind};
-use thalweg_engine::WriteTransaction;
+use thalweg_engine::{SealedBox, WriteTransaction};
 use thalweg_sql::Report;
 
 use super::ddl::Effect;
@@ -17,7 +19,7 @@ use super::{Notice, Outcome, TransactionStatus};
 /// The block a session is in, if any.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
-    block: Option<Block>,
+    block: Option<SealedBox<Block>>,
 }
 
 /// What an open block has gathered.
@@ -187,19 +189,21 @@ impl Session {
                 "there is already a transaction in progress",
             ));
         } else {
-            self.transaction.block = Some(Block {
+            self.transaction.block = Some(SealedBox::new(Block {
                 read_only,
                 ..Block::default()
-            });
+            }));
         }
         Ok(command("BEGIN"))
     }
 
     /// Opens the block of the statements up to the next Sync; does nothing in a block.
     pub fn begin_implicit(&mut self) {
-        self.transaction.block.get_or_insert_with(|| Block {
-            implicit: true,
-            ..Block::default()
+        self.transaction.block.get_or_insert_with(|| {
+            SealedBox::new(Block {
+                implicit: true,
+                ..Block::default()
+            })
         });
     }
 
@@ -215,8 +219,12 @@ impl Session {
         }
     }
 
-    pub(super) async fn commit(&mut self) -> Result<Outcome, Report> {
-        let Some(mut block) = self.transaction.block.take() else {
+    pub(super) fn commit(&mut self) -> BoxFuture<'_, Result<Outcome, Report>> {
+        self.commit_block().boxed()
+    }
+
+    async fn commit_block(&mut self) -> Result<Outcome, Report> {
+        let Some(mut block) = self.transaction.block.take().map(SealedBox::into_inner) else {
             self.notice(no_block("there is no transaction in progress"));
             return Ok(command("COMMIT"));
         };
@@ -264,7 +272,7 @@ impl Session {
         if self.transaction.is_open() {
             self.cursors.end_block(false);
         }
-        match self.transaction.block.take() {
+        match self.transaction.block.take().map(SealedBox::into_inner) {
             Some(block) => self.restore_settings(block.settings_before),
             None => self.notice(no_block("there is no transaction in progress")),
         }

@@ -164,7 +164,7 @@ fn a_total_out_of_range_is_null_and_comes_back() {
     db.ok("CREATE MATERIALIZED VIEW s AS SELECT k, sum(v) AS s, count(*) AS n FROM t GROUP BY k");
     db.ok("CREATE MATERIALIZED VIEW strict WITH (on_compute_error = 'fail') AS SELECT sum(v) AS s FROM t");
     db.ok(&format!("INSERT INTO t VALUES (1, {nines}), (2, 5); FLUSH"));
-    db.ok(&format!("INSERT INTO t VALUES (1, {nines})"));
+    db.ok(&format!("INSERT INTO t VALUES (1, {nines}); FLUSH"));
     assert_eq!(db.rows("SELECT k, s, n FROM s"), ["1|null|2", "2|5|1"]);
     db.until("the strict view fails", |status| {
         let mut jobs = status.jobs.iter();
@@ -174,7 +174,7 @@ fn a_total_out_of_range_is_null_and_comes_back() {
     let of_s: Vec<_> = errors.iter().filter(|error| error.name == "s").collect();
     assert_eq!(of_s.len(), 1, "{errors:#?}");
     assert_eq!(of_s[0].sqlstate, "22003");
-    db.ok(&format!("INSERT INTO t VALUES (1, -{nines})"));
+    db.ok(&format!("INSERT INTO t VALUES (1, -{nines}); FLUSH"));
     assert_eq!(
         db.rows("SELECT k, s, n FROM s"),
         [format!("1|{nines}|3"), "2|5|1".to_owned()]
@@ -215,7 +215,7 @@ fn not_in_knows_null() {
         ),
     ];
     for (sql, plain, by_key) in steps {
-        db.ok(sql);
+        db.ok(&format!("{sql}; FLUSH"));
         let rows = |view: &str| db.rows(&format!("SELECT k, v FROM {view}"));
         assert_eq!(rows("plain"), rows("plain_said"), "{sql}");
         assert_eq!(rows("by_key"), rows("by_key_said"), "{sql}");
