@@ -44,7 +44,12 @@ pub struct Config {
     pub query_memory_bytes: usize,
     /// Local files that sources read lie below this folder.
     pub file_root: PathBuf,
+    /// Parts into which the state of each view is split, each worked on by a thread of its own.
+    pub workers: usize,
 }
+
+/// Most workers; each view's state is split into as many parts.
+const WORKERS_MAX: usize = 64;
 
 impl Config {
     /// Defaults on `data_dir` with every port chosen by the system.
@@ -60,6 +65,9 @@ impl Config {
             snapshot_history: Duration::from_secs(60),
             query_memory_bytes: 2 << 30,
             file_root: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+            workers: std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(WORKERS_MAX),
         }
     }
 
@@ -77,7 +85,7 @@ impl Config {
 
     fn merge(&mut self, file: FileConfig) -> Result<(), ConfigError> {
         if let Some(workers) = file.workers {
-            check_workers(workers)?;
+            self.set_workers(workers)?;
         }
         if let Some(count) = file.max_connections {
             self.max_connections = count;
@@ -105,6 +113,20 @@ impl Config {
         Ok(())
     }
 
+    /// Takes over a number of workers.
+    ///
+    /// # Errors
+    /// For a number that is out of range.
+    pub fn set_workers(&mut self, workers: usize) -> Result<(), ConfigError> {
+        if !(1..=WORKERS_MAX).contains(&workers) {
+            return Err(config_error(format!(
+                "workers: {workers} is not between 1 and {WORKERS_MAX}"
+            )));
+        }
+        self.workers = workers;
+        Ok(())
+    }
+
     /// Refuses addresses that would serve strangers: without authentication only loopback is trusted.
     ///
     /// # Errors
@@ -123,19 +145,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-/// Refuses worker counts this version does not run.
-///
-/// # Errors
-/// For anything but 1.
-pub fn check_workers(workers: usize) -> Result<(), ConfigError> {
-    if workers == 1 {
-        return Ok(());
-    }
-    Err(config_error(format!(
-        "workers = {workers} is not supported yet; this version runs one worker"
-    )))
 }
 
 fn duration(key: &str, text: &str) -> Result<Duration, ConfigError> {

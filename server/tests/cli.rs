@@ -211,7 +211,7 @@ fn probes_answer_over_http() {
 fn errors_of_the_user_exit_1_with_the_reason() {
     let scratch = Scratch::new();
     for (arguments, expected) in [
-        (vec!["serve", "--workers", "4"], "one worker"),
+        (vec!["serve", "--workers", "0"], "between 1 and 64"),
         (vec!["serve", "--pg", "0.0.0.0:0"], "not a loopback address"),
         (
             vec!["serve", "--config", "no-such-file.toml"],

@@ -55,9 +55,9 @@ struct ServeArguments {
     /// TOML file with server settings.
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Engine worker threads.
-    #[arg(long, default_value_t = 1)]
-    workers: usize,
+    /// Threads that keep a view up to date; by default one for each core.
+    #[arg(long)]
+    workers: Option<usize>,
 }
 
 #[derive(Debug, Args, Clone)]

@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, ServeArguments};
 use crate::boot::{self, Running, StartError};
-use crate::config::{Config, check_workers};
+use crate::config::Config;
 
 pub(super) async fn serve(arguments: ServeArguments) -> Result<(), Failure> {
     let config = config(&arguments)?;
@@ -19,7 +19,6 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), Failure> {
 }
 
 fn config(arguments: &ServeArguments) -> Result<Config, Failure> {
-    check_workers(arguments.workers).map_err(|error| Failure::User(error.to_string()))?;
     let mut config = Config {
         pg: arguments.pg,
         flight: arguments.flight,
@@ -29,6 +28,11 @@ fn config(arguments: &ServeArguments) -> Result<Config, Failure> {
     if let Some(path) = &arguments.config {
         config
             .merge_file(path)
+            .map_err(|error| Failure::User(error.to_string()))?;
+    }
+    if let Some(workers) = arguments.workers {
+        config
+            .set_workers(workers)
             .map_err(|error| Failure::User(error.to_string()))?;
     }
     config

@@ -54,6 +54,8 @@ fn job(job: &JobStatus) -> JobFacts {
         retry_at_us: None,
         backfill_done: job.backfill.map(|(done, _)| done),
         backfill_total: job.backfill.map(|(_, total)| total),
+        kept_by: job.mode,
+        state_bytes: u64::try_from(job.state_bytes).unwrap_or(u64::MAX),
         rows: u64::try_from(job.rows).unwrap_or(0),
     }
 }
@@ -136,7 +138,11 @@ fn settings(server: &Server) -> Vec<ServerSetting> {
         description: Some(description.to_owned()),
     };
     vec![
-        setting("workers", "1".into(), "Engine worker threads."),
+        setting(
+            "workers",
+            config.workers.to_string(),
+            "Threads that keep a view up to date.",
+        ),
         setting(
             "max_connections",
             config.max_connections.to_string(),

@@ -113,6 +113,7 @@ impl Server {
             snapshot_history: config.snapshot_history,
             query_memory_max: config.query_memory_bytes,
             file_root: config.file_root.clone(),
+            workers: config.workers,
             ..EngineConfig::default()
         };
         let engine = Engine::open(

@@ -9,7 +9,7 @@ use super::value::Cell;
 /// Relations of schema `sys`, in the format of pg15_schema.txt. `checkpoints`, `archive_files`, `task_runs`, `alerts` and
 /// `audit_log` have their columns but no rows yet.
 pub(crate) const SCHEMA: &str = "\
-sys.jobs 14001 v 0 id:oid! schema_name:name! name:name! kind:text! state:text! epoch:int8 error:text retry_at:timestamptz
+sys.jobs 14001 v 0 id:oid! schema_name:name! name:name! kind:text! state:text! epoch:int8 error:text retry_at:timestamptz kept_by:text! state_bytes:int8!
 sys.sources 14002 v 0 id:oid! schema_name:name! name:name! connector:text! format:text! encode:text! state:text! splits:int4! rows:int8! bytes:int8! errors:int8! watermark:timestamptz
 sys.source_lag 14003 v 0 source:name! split:text! offset:int8 end_offset:int8 lag:int8 watermark:timestamptz
 sys.epochs 14004 v 0 epoch:int8! at:timestamptz! durable:bool! rows:int8
@@ -45,6 +45,10 @@ pub struct JobFacts {
     pub backfill_total: Option<u64>,
     /// Rows a sink has delivered.
     pub rows: u64,
+    /// How it is kept up to date: `incremental`, `recompute`, or `none` when it could not be started.
+    pub kept_by: &'static str,
+    /// Bytes it remembers beside its content.
+    pub state_bytes: u64,
 }
 
 /// A source as it is being read.
@@ -238,6 +242,8 @@ fn jobs(facts: &SystemFacts, rows: &mut Rows) {
             ("epoch", job.epoch.into()),
             ("error", job.error.clone().into()),
             ("retry_at", job.retry_at_us.into()),
+            ("kept_by", job.kept_by.into()),
+            ("state_bytes", job.state_bytes.into()),
         ]);
     }
 }

@@ -73,12 +73,21 @@ struct Runner {
     batch: Batch,
     views: Vec<(String, String)>,
     comparisons: u64,
+    /// Chooses the number of workers.
+    turn: u64,
 }
 
-async fn open(data_dir: &Path) -> Result<Session, String> {
+/// Numbers of workers that programs run with; each start takes the next.
+const WORKERS: [usize; 3] = [1, 2, 4];
+
+async fn open(data_dir: &Path, turn: u64) -> Result<Session, String> {
     std::fs::create_dir_all(data_dir).map_err(|error| error.to_string())?;
+    let turn = usize::try_from(turn % WORKERS.len() as u64).unwrap_or(0);
     let options = ServerOptions {
-        config: Config::ephemeral(data_dir.to_owned()),
+        config: Config {
+            workers: WORKERS[turn],
+            ..Config::ephemeral(data_dir.to_owned())
+        },
         clock: Arc::new(SystemClock),
     };
     let runtime = tokio::runtime::Handle::current();
@@ -213,8 +222,9 @@ impl Runner {
 
     async fn restart(&mut self) -> Result<(), Stop> {
         self.close();
+        self.turn = self.turn.wrapping_add(1);
         self.session = Some(
-            open(&self.data_dir)
+            open(&self.data_dir, self.turn)
                 .await
                 .map_err(|error| Stop::Different(format!("restart: {error}")))?,
         );
@@ -251,7 +261,12 @@ pub async fn run_program(program: &Program, data_dir: &Path) -> Result<Verdict, 
     };
     let mut runner = Runner {
         data_dir: data_dir.to_owned(),
-        session: Some(open(data_dir).await.map_err(|error| different(0, error))?),
+        session: Some(
+            open(data_dir, program.seed)
+                .await
+                .map_err(|error| different(0, error))?,
+        ),
+        turn: program.seed,
         sqlite: Sqlite::open().map_err(|error| different(0, error))?,
         batch: Batch::new(),
         views: Vec::new(),

@@ -5,6 +5,7 @@ mod harness;
 mod random;
 mod restart;
 mod sources;
+mod subscriptions;
 mod tables;
 mod transactions;
 mod views;

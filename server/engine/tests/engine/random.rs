@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::harness::{Db, Session};
 
-fn seeded(test: &str) -> ChaCha8Rng {
+pub(crate) fn seeded(test: &str) -> ChaCha8Rng {
     let given = std::env::var("THALWEG_SEED")
         .ok()
         .and_then(|text| text.parse().ok());
@@ -19,7 +19,7 @@ fn seeded(test: &str) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)
 }
 
-fn change(random: &mut ChaCha8Rng, session: &mut Session) {
+pub(crate) fn change(random: &mut ChaCha8Rng, session: &mut Session) {
     let (k, v) = (random.random_range(0..6), random.random_range(0..10));
     let sql = match random.random_range(0..10) {
         0..=4 => {
