@@ -36,16 +36,10 @@ pub(super) struct Extent {
 pub(super) struct Events {
     refused: Mutex<Option<String>>,
     last_reason: Mutex<String>,
-    end_of_partition: Mutex<Option<u64>>,
     highs: Mutex<BTreeMap<i32, u64>>,
 }
 
 impl Events {
-    /// Offset of the end-of-partition event that was polled last.
-    pub(super) fn take_end_of_partition(&self) -> Option<u64> {
-        self.end_of_partition.lock().take()
-    }
-
     /// Why the login was refused, if it was.
     pub(super) fn refused(&self) -> Option<String> {
         self.refused.lock().clone()
@@ -81,9 +75,6 @@ impl ClientContext for Events {
 
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::PartitionEOF) => {
-                *self.end_of_partition.lock() = end_offset(reason)
-            }
             Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => {
                 *self.refused.lock() = Some(excerpt(reason, REASON_CHARS_MAX));
             }
@@ -93,16 +84,6 @@ impl ClientContext for Events {
 }
 
 impl ConsumerContext for Events {}
-
-/// The offset in librdkafka's `... reached end of partition at offset 42 (HighwaterMark 42)`. Its safe binding gives only the
-/// partition; without the offset a partition whose last records were compacted away would never seem read to its end.
-fn end_offset(reason: &str) -> Option<u64> {
-    let (_, rest) = reason.split_once("end of partition at offset ")?;
-    rest.split(|c: char| !c.is_ascii_digit())
-        .next()?
-        .parse()
-        .ok()
-}
 
 /// A connection that asks about one topic.
 pub(super) struct Cluster {
@@ -310,17 +291,5 @@ pub(super) fn client_error(error: &KafkaError) -> ConnectorError {
         other => ConnectorError::Kafka {
             detail: excerpt(&other.to_string(), REASON_CHARS_MAX),
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_offset_is_read_from_the_clients_words() {
-        let words = "Fetch from broker 1 reached end of partition at offset 42 (HighwaterMark 45)";
-        assert_eq!(end_offset(words), Some(42));
-        assert_eq!(end_offset("something else 42"), None);
     }
 }

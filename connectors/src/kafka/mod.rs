@@ -3,6 +3,7 @@
 //! Invariant: nothing is committed to a consumer group, no group is joined, and no topic is created by reading or writing it.
 
 mod client;
+mod ffi;
 mod options;
 mod place;
 mod reader;

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::by_split;
 use super::client::{Cluster, Events, Extent, Trouble, classify, client_error};
+use super::ffi::{Batch, Fetched, Intake, Record};
 use super::options::{KafkaOptions, OnGap};
 use super::place::{Place, after_refusal, begin};
 use super::row::RowBuilder;
@@ -28,6 +29,9 @@ const SURVEY_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) struct KafkaReader {
     options: Arc<KafkaOptions>,
     clock: Arc<dyn Clock>,
+    /// Taken from the client and not handed over yet.
+    held: Batch,
+    intake: Intake,
     consumer: Arc<BaseConsumer<Events>>,
     surveyor: Surveyor,
     seen_survey: u64,
@@ -53,15 +57,22 @@ struct Split {
 #[derive(Default)]
 struct Gathered {
     dead: Vec<DeadLetter>,
-    offsets: Offsets,
+    /// Next offset per partition that moved.
+    offsets: BTreeMap<i32, u64>,
     records: u64,
     skipped: u64,
     bytes: usize,
+    /// When the messages at hand are looked at.
+    taken_us: i64,
 }
 
 impl Gathered {
     fn is_empty(&self) -> bool {
         self.records == 0 && self.offsets.is_empty() && self.dead.is_empty()
+    }
+
+    fn is_full(&self, budget: Budget) -> bool {
+        self.records >= budget.rows as u64 || self.bytes >= budget.bytes
     }
 }
 
@@ -79,6 +90,10 @@ impl KafkaReader {
             .reading()
             .create_with_context(Events::default())
             .map_err(|error| client_error(&error))?;
+        let consumer = Arc::new(consumer);
+        let intake = Intake::new(Arc::clone(&consumer)).ok_or_else(|| {
+            ConnectorError::Internal("the Kafka client has no queue for messages".into())
+        })?;
         let surveyor = Surveyor::start(cluster, options.discovery_interval)?;
         let splits = at.into_iter().map(|(partition, next)| {
             (
@@ -92,7 +107,9 @@ impl KafkaReader {
         });
         Ok(Self {
             clock,
-            consumer: Arc::new(consumer),
+            held: Batch::empty(),
+            intake,
+            consumer,
             surveyor,
             seen_survey: 0,
             start,
@@ -212,13 +229,14 @@ impl KafkaReader {
             headers: None,
             at_us: self.clock.now_us(),
         });
-        gathered.offsets.insert(partition.to_string(), resume_at);
+        gathered.offsets.insert(partition, resume_at);
         Ok(resume_at)
     }
 
     /// Reads all placed partitions from their positions. Messages fetched under the previous assignment are dropped by the
-    /// client and fetched again.
-    fn assign(&self) -> Result<(), ConnectorError> {
+    /// client and fetched again, and so are those we hold: an end that follows them would be taken for theirs.
+    pub(super) fn assign(&mut self) -> Result<(), ConnectorError> {
+        self.held = Batch::empty();
         let mut assignment = TopicPartitionList::new();
         for (partition, split) in self.splits.iter().filter(|(_, split)| split.assigned) {
             let offset = Offset::Offset(i64::try_from(split.next).unwrap_or(i64::MAX));
@@ -231,11 +249,11 @@ impl KafkaReader {
             .map_err(|error| client_error(&error))
     }
 
-    fn accept(&mut self, message: &BorrowedMessage<'_>, gathered: &mut Gathered) {
-        let Ok(offset) = u64::try_from(message.offset()) else {
+    fn accept(&mut self, record: &Record<'_>, gathered: &mut Gathered) {
+        let Ok(offset) = u64::try_from(record.offset()) else {
             return;
         };
-        let Some(split) = self.splits.get_mut(&message.partition()) else {
+        let Some(split) = self.splits.get_mut(&record.partition()) else {
             return;
         };
         if offset < split.next {
@@ -243,28 +261,35 @@ impl KafkaReader {
         }
         split.next = offset + 1;
         gathered.records += 1;
-        gathered.bytes += message.payload_len() + message.key_len();
-        gathered
-            .offsets
-            .insert(message.partition().to_string(), split.next);
-        if message.payload().is_none() {
+        gathered.offsets.insert(record.partition(), split.next);
+        let Some(payload) = record.payload() else {
             gathered.skipped += 1;
-        } else {
-            gathered
-                .dead
-                .extend(self.rows.append(message, self.clock.now_us()));
-        }
+            return;
+        };
+        gathered.bytes += payload.len() + record.key().map_or(0, <[u8]>::len);
+        let topic = &self.options.topic;
+        let dead = self.rows.append(topic, record, payload, gathered.taken_us);
+        gathered.dead.extend(dead);
     }
 
-    fn on_event(
-        &mut self,
-        error: &KafkaError,
-        gathered: &mut Gathered,
-    ) -> Result<(), ConnectorError> {
-        if let KafkaError::PartitionEOF(partition) = error {
-            self.reached_end(*partition, gathered);
-            return Ok(());
+    /// Hands over what was taken, until the budget is used up.
+    fn hand_over(&mut self, budget: Budget, gathered: &mut Gathered) -> Result<(), ConnectorError> {
+        let mut batch = std::mem::replace(&mut self.held, Batch::empty());
+        while !gathered.is_full(budget) {
+            match batch.next() {
+                Some(Fetched::Record(record)) => self.accept(&record, gathered),
+                Some(Fetched::End { partition, offset }) => {
+                    self.reached_end(partition, offset, gathered);
+                }
+                Some(Fetched::Error(error)) => self.on_event(&error)?,
+                None => break,
+            }
         }
+        self.held = batch;
+        Ok(())
+    }
+
+    fn on_event(&mut self, error: &KafkaError) -> Result<(), ConnectorError> {
         match classify(error) {
             Trouble::Corrupt => return Err(client_error(error)),
             Trouble::OutOfRange | Trouble::Missing | Trouble::Denied => {
@@ -285,30 +310,14 @@ impl KafkaReader {
     }
 
     /// Everything before the end was handed over by now, and what lies between the last record and the end is not for us.
-    fn reached_end(&mut self, partition: i32, gathered: &mut Gathered) {
-        let end = self
-            .consumer
-            .context()
-            .take_end_of_partition()
-            .or_else(|| self.client_position(partition));
-        let (Some(end), Some(split)) = (end, self.splits.get_mut(&partition)) else {
+    fn reached_end(&mut self, partition: i32, end: i64, gathered: &mut Gathered) {
+        let (Ok(end), Some(split)) = (u64::try_from(end), self.splits.get_mut(&partition)) else {
             return;
         };
         split.high = split.high.max(end);
         if end > split.next {
             split.next = end;
-            gathered.offsets.insert(partition.to_string(), end);
-        }
-    }
-
-    fn client_position(&self, partition: i32) -> Option<u64> {
-        let positions = self.consumer.position().ok()?;
-        match positions
-            .find_partition(&self.options.topic, partition)?
-            .offset()
-        {
-            Offset::Offset(offset) => u64::try_from(offset).ok(),
-            _ => None,
+            gathered.offsets.insert(partition, end);
         }
     }
 }
@@ -316,24 +325,30 @@ impl KafkaReader {
 impl SourceReader for KafkaReader {
     fn poll(&mut self, budget: Budget) -> Result<SourceBatch, ConnectorError> {
         let deadline = Deadline::after(budget.time);
-        let consumer = Arc::clone(&self.consumer);
         let mut gathered = Gathered::default();
         loop {
             self.look_around(&mut gathered)?;
-            let left = deadline.left();
-            let wait = if gathered.is_empty() {
-                left.min(SURVEY_LOOK_INTERVAL)
-            } else {
-                Duration::ZERO
-            };
-            match consumer.poll(wait) {
-                Some(Ok(message)) => self.accept(&message, &mut gathered),
-                Some(Err(error)) => self.on_event(&error, &mut gathered)?,
-                None if !gathered.is_empty() => break,
-                None => {}
+            for error in self.intake.serve_events() {
+                self.on_event(&error)?;
             }
-            let full = gathered.records >= budget.rows as u64 || gathered.bytes >= budget.bytes;
-            if full || left.is_zero() {
+            let left = deadline.left();
+            if self.held.is_empty() {
+                let wait = if gathered.is_empty() {
+                    left.min(SURVEY_LOOK_INTERVAL)
+                } else {
+                    Duration::ZERO
+                };
+                let room = (budget.rows as u64).saturating_sub(gathered.records);
+                self.held = self
+                    .intake
+                    .take(usize::try_from(room).unwrap_or(usize::MAX), wait);
+                if self.held.is_empty() && !gathered.is_empty() {
+                    break;
+                }
+            }
+            gathered.taken_us = self.clock.now_us();
+            self.hand_over(budget, &mut gathered)?;
+            if gathered.is_full(budget) || left.is_zero() {
                 break;
             }
         }
@@ -343,7 +358,7 @@ impl SourceReader for KafkaReader {
             places,
             names: Default::default(),
             dead: gathered.dead,
-            offsets: gathered.offsets,
+            offsets: by_split(gathered.offsets),
             records: gathered.records,
             skipped: gathered.skipped,
         })

@@ -13,9 +13,9 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use base64::Engine;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
 use thalweg_catalog::{Column, ColumnRole, SqlType};
 
+use super::ffi::Record;
 use crate::error::ConnectorError;
 use crate::format::{ColumnBuilder, Fault, JsonDecoder, JsonOptions};
 use crate::source::{DeadLetter, RowPlace};
@@ -94,26 +94,29 @@ impl RowBuilder {
         })
     }
 
-    /// Appends a message that has a payload; the dead letter when it cannot become a row.
+    /// Appends a record with its payload; the dead letter when it cannot become a row.
     pub(super) fn append(
         &mut self,
-        message: &BorrowedMessage<'_>,
+        topic: &str,
+        record: &Record<'_>,
+        payload: &[u8],
         now_us: i64,
     ) -> Option<DeadLetter> {
-        let mut outcome = self.json.decode(message.payload().unwrap_or_default());
+        let mut outcome = self.json.decode(payload);
         for part in &mut self.parts {
-            outcome = outcome.and(part.append(message));
+            outcome = outcome.and(part.append(record));
         }
         self.keep.push(outcome.is_ok());
-        if outcome.is_ok() {
-            self.places.push(RowPlace {
-                partition: message.partition(),
-                offset: message.offset(),
-            });
+        match outcome {
+            Ok(()) => {
+                self.places.push(RowPlace {
+                    partition: record.partition(),
+                    offset: record.offset(),
+                });
+                None
+            }
+            Err(fault) => Some(dead_letter(topic, record, fault, now_us)),
         }
-        outcome
-            .err()
-            .map(|fault| dead_letter(message, fault, now_us))
     }
 
     /// The good rows so far and where they came from; the builder starts over.
@@ -196,39 +199,31 @@ impl Part {
         Ok(Some(part))
     }
 
-    fn append(&mut self, message: &BorrowedMessage<'_>) -> Result<(), Fault> {
+    fn append(&mut self, record: &Record<'_>) -> Result<(), Fault> {
         match self {
-            Part::Key(values) => values.append_bytes(message.key()).map(drop),
-            Part::Payload(values) => values.append_bytes(message.payload()).map(drop),
+            Part::Key(values) => values.append_bytes(record.key()).map(drop),
+            Part::Payload(values) => values.append_bytes(record.payload()).map(drop),
             Part::Header { name, values } => {
-                let headers = message.headers();
-                let header = headers
-                    .iter()
-                    .flat_map(|headers| headers.iter())
-                    .find(|header| header.key == name);
+                let headers = record.headers().unwrap_or_default();
+                let header = headers.iter().find(|(header, _)| header == name);
                 values
-                    .append_bytes(header.and_then(|header| header.value))
+                    .append_bytes(header.and_then(|(_, value)| *value))
                     .map(drop)
             }
             Part::Headers(values) => {
-                values.append_option(headers_json(message));
+                values.append_option(headers_json(record));
                 Ok(())
             }
             Part::Partition(values) => {
-                values.append_value(message.partition());
+                values.append_value(record.partition());
                 Ok(())
             }
             Part::Offset(values) => {
-                values.append_value(message.offset());
+                values.append_value(record.offset());
                 Ok(())
             }
             Part::Timestamp(values) => {
-                values.append_option(
-                    message
-                        .timestamp()
-                        .to_millis()
-                        .and_then(|ms| ms.checked_mul(1000)),
-                );
+                values.append_option(timestamp_us(record));
                 Ok(())
             }
         }
@@ -247,32 +242,32 @@ impl Part {
     }
 }
 
-fn dead_letter(message: &BorrowedMessage<'_>, fault: Fault, now_us: i64) -> DeadLetter {
+fn timestamp_us(record: &Record<'_>) -> Option<i64> {
+    record.timestamp_ms().and_then(|ms| ms.checked_mul(1000))
+}
+
+fn dead_letter(topic: &str, record: &Record<'_>, fault: Fault, now_us: i64) -> DeadLetter {
     let kept = |bytes: &[u8]| bytes.get(..DEAD_LETTER_BYTES_MAX).unwrap_or(bytes).to_vec();
     DeadLetter {
         reason: fault.reason.as_str().to_owned(),
         message: fault.message,
-        topic: message.topic().to_owned(),
-        partition: message.partition(),
-        offset: message.offset(),
-        key: message.key().map(kept),
-        payload: message.payload().map(kept),
-        headers: headers_json(message),
-        at_us: message
-            .timestamp()
-            .to_millis()
-            .and_then(|ms| ms.checked_mul(1000))
-            .unwrap_or(now_us),
+        topic: topic.to_owned(),
+        partition: record.partition(),
+        offset: record.offset(),
+        key: record.key().map(kept),
+        payload: record.payload().map(kept),
+        headers: headers_json(record),
+        at_us: timestamp_us(record).unwrap_or(now_us),
     }
 }
 
 /// Headers as a canonical JSON object: text where the value is text, base64 where it is not, null where there is none. Of
 /// several headers with one name the last is kept.
-fn headers_json(message: &BorrowedMessage<'_>) -> Option<String> {
-    let headers = message.headers()?;
+fn headers_json(record: &Record<'_>) -> Option<String> {
+    let headers = record.headers()?;
     let object: BTreeMap<&str, Option<String>> = headers
         .iter()
-        .map(|header| (header.key, header.value.map(header_text)))
+        .map(|(name, value)| (name.as_ref(), value.map(header_text)))
         .collect();
     serde_json::to_string(&object).ok()
 }

@@ -325,6 +325,132 @@ async fn message_parts_tombstones_and_bad_records() {
 }
 
 #[tokio::test]
+async fn a_batch_may_hold_tombstones_empty_records_and_the_end() {
+    let broker = Broker::start(1);
+    let mut expected = Vec::new();
+    for n in 0..300 {
+        if n % 7 == 3 {
+            let tombstone: BaseRecord<'_, str, str> = BaseRecord::to(TOPIC).partition(0).key("k");
+            let sent = broker.producer.send(tombstone);
+            sent.map_err(|(error, _)| error).expect("a queued record");
+        } else {
+            let empty = n % 11 == 5;
+            expected.extend((!empty).then_some(n));
+            let payload = if empty {
+                String::new()
+            } else {
+                format!("{{\"n\":{n}}}")
+            };
+            broker.send(0, [payload]);
+        }
+    }
+    broker.producer.flush(PATIENCE).expect("delivered records");
+    let source = broker.source(numbers(), &[]);
+    let mut reader = source.open(&Offsets::new()).expect("a reader");
+    let read = read_to(reader.as_mut(), &offsets(&[("0", 300)]));
+    assert_eq!(read.numbers(), expected);
+    assert_eq!((read.records, read.skipped), (300, 43));
+    let empty = |dead: &DeadLetter| dead.payload.as_deref() == Some(&[]);
+    assert!(
+        read.dead.iter().all(empty),
+        "an empty record is not a tombstone"
+    );
+    assert_eq!(expected.len() + read.dead.len() + 43, 300);
+}
+
+/// A reader whose polls end in the middle of what it has taken, because the budget is in bytes.
+fn small_reader(broker: &Broker, options: &[(&str, &str)]) -> reader::KafkaReader {
+    let source = broker.source(numbers(), options);
+    reader::KafkaReader::open(
+        Arc::clone(&source.options),
+        source.cluster().expect("a client"),
+        row::RowBuilder::new(&source.columns, source.json).expect("a builder"),
+        BTreeMap::new(),
+        BTreeMap::new(),
+        Arc::clone(&source.clock),
+    )
+    .expect("a reader")
+}
+
+const SMALL: Budget = Budget {
+    rows: 500,
+    bytes: 100,
+    time: Duration::from_millis(50),
+};
+
+#[tokio::test]
+async fn offsets_claim_what_was_handed_over_and_not_what_was_taken() {
+    let broker = Broker::start(1);
+    broker.send(0, rows(0..400));
+    let mut reader = small_reader(&broker, &[]);
+    let deadline = Deadline::after(PATIENCE);
+    let mut read = Read::default();
+    while read.rows() < 400 {
+        assert!(!deadline.left().is_zero(), "not in time: {:?}", read.at);
+        let batch = reader.poll(SMALL).expect("a poll succeeds");
+        assert!(batch.records < 30, "the budget ends a poll");
+        read.add(batch);
+        let next = read.at.get("0").copied().unwrap_or(0);
+        assert_eq!(next, read.rows() as u64, "the offset is where the rows are");
+    }
+    assert_eq!(read.numbers(), (0..400).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_new_assignment_in_the_middle_of_a_batch_loses_and_doubles_nothing() {
+    let broker = Broker::start(2);
+    broker.send(0, rows(0..300));
+    broker.send(1, rows(300..400));
+    let mut reader = small_reader(&broker, &[]);
+    let deadline = Deadline::after(PATIENCE);
+    let (mut read, mut polls) = (Read::default(), 0);
+    while read.at != offsets(&[("0", 300), ("1", 100)]) {
+        assert!(!deadline.left().is_zero(), "not in time: {:?}", read.at);
+        read.add(reader.poll(SMALL).expect("a poll succeeds"));
+        polls += 1;
+        // The ends of both partitions were taken with their records by now, and must not be believed.
+        if polls % 5 == 0 && read.rows() < 350 {
+            reader.assign().expect("an assignment");
+        }
+    }
+    let mut all = read.numbers();
+    for part in [0..300, 300..400] {
+        let part: Vec<i64> = all.iter().copied().filter(|n| part.contains(n)).collect();
+        assert!(part.is_sorted(), "a split is read in order");
+    }
+    all.sort_unstable();
+    assert_eq!(all, (0..400).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_error_among_the_messages_loses_nothing() {
+    let broker = Broker::start(1);
+    broker.send(0, rows(0..50));
+    let mut reader = small_reader(&broker, &[]);
+    let deadline = Deadline::after(PATIENCE);
+    let mut read = Read::default();
+    let refused =
+        rdkafka::bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    let fine = rdkafka::bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+    while read.rows() < 200 {
+        assert!(!deadline.left().is_zero(), "not in time: {:?}", read.at);
+        let before = read.rows();
+        read.add(reader.poll(SMALL).expect("a refusal is waited out"));
+        for threshold in [50, 100, 150] {
+            if before < threshold && read.rows() >= threshold {
+                // The error comes behind records that were fetched before it, and goes again.
+                broker.send(0, rows(threshold as i64..threshold as i64 + 50));
+                broker.mock.topic_error(TOPIC, refused).expect("an error");
+                read.add(reader.poll(SMALL).expect("a refusal is waited out"));
+                broker.mock.topic_error(TOPIC, fine).expect("no error");
+            }
+        }
+    }
+    assert_eq!(read.numbers(), (0..200).collect::<Vec<_>>());
+    assert!(read.dead.is_empty());
+}
+
+#[tokio::test]
 async fn an_outage_is_survived_and_shows_in_health() {
     let broker = Broker::start(1);
     broker.send(0, rows(0..10));
