@@ -40,6 +40,8 @@ pub(crate) struct ColumnBuilder {
     path: String,
     ty: SqlType,
     options: JsonOptions,
+    /// Where a record's layout puts the value.
+    slot: usize,
     values: Values,
 }
 
@@ -85,6 +87,8 @@ enum Values {
         validity: NullBufferBuilder,
     },
 }
+
+mod slot;
 
 /// What went wrong with one value.
 enum Problem {
@@ -169,6 +173,7 @@ impl ColumnBuilder {
             path: path.to_owned(),
             ty: ty.clone(),
             options,
+            slot: 0,
             values,
         })
     }

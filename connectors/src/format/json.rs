@@ -7,6 +7,9 @@
 //! `1.10` therefore reaches a numeric column as text, a later duplicate key simply replaces an earlier slice, and nothing is
 //! appended before the whole record is known to be well-formed. (`deserialize_any` would allocate a string per number here,
 //! because serde_json's `arbitrary_precision` is on.)
+//!
+//! Nearly all records are read by [`Layout`], which knows how their writer lays them out. The splitting here stays what defines
+//! a record's row: it reads what the layout does not, and every fault is reported from here.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,8 +20,11 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Vis
 use serde_json::value::RawValue;
 use thalweg_catalog::Column;
 
+pub(super) use self::layout::{Kind, Layout, Read, Slot};
+use self::layout::{Patience, Reading};
 use super::column::ColumnBuilder;
 use super::number::Misfit;
+use super::time::Days;
 pub(crate) use super::time::TimestampHandling;
 use super::{Fault, FaultReason, excerpt};
 use crate::error::ConnectorError;
@@ -71,6 +77,11 @@ impl Default for JsonOptions {
 pub(crate) struct JsonDecoder {
     members: Members,
     columns: Vec<DecodedColumn>,
+    layout: Layout,
+    /// What the layout has read of the last record.
+    slots: Vec<Slot>,
+    days: Days,
+    patience: Patience,
 }
 
 #[derive(Debug)]
@@ -87,7 +98,7 @@ impl JsonDecoder {
         options: JsonOptions,
     ) -> Result<Self, ConnectorError> {
         let members = Members::new(columns.clone().map(|column| column.name.as_str()), options);
-        let columns = columns
+        let mut columns = columns
             .map(|column| {
                 Ok(DecodedColumn {
                     name: column.name.clone(),
@@ -95,43 +106,60 @@ impl JsonDecoder {
                     builder: ColumnBuilder::new(&column.name, &column.ty, options)?,
                 })
             })
-            .collect::<Result<_, ConnectorError>>()?;
-        Ok(Self { members, columns })
+            .collect::<Result<Vec<_>, ConnectorError>>()?;
+        let mut slots = 0;
+        for column in &mut columns {
+            column.builder.take_slots(&mut slots);
+        }
+        let kinds = columns.iter().map(|column| column.builder.kind());
+        let layout = Layout::new(members.clone(), kinds);
+        Ok(Self {
+            members,
+            columns,
+            layout,
+            slots: vec![Slot::NULL; slots],
+            days: Days::default(),
+            patience: Patience::default(),
+        })
     }
 
     /// Appends the record's row, or a row of NULLs and faulty values that must be filtered out.
     pub(crate) fn decode(&mut self, payload: &[u8]) -> Result<(), Fault> {
-        let text = match self.split(payload) {
+        let text = match std::str::from_utf8(payload) {
             Ok(text) => text,
-            Err(fault) => {
+            Err(error) => {
                 self.append_null_row();
-                return Err(fault);
+                let at = error.valid_up_to();
+                return Err(Fault::decode(format!("invalid UTF-8 at byte {at}")));
             }
         };
-        let mut outcome = Ok(());
-        for (index, column) in self.columns.iter_mut().enumerate() {
-            let member = self.members.found(index).and_then(|range| text.get(range));
-            match column.builder.append(member) {
-                Ok(false) if column.not_null => {
-                    outcome = outcome.and(Err(Fault {
-                        reason: FaultReason::Constraint,
-                        message: format!(
-                            "null value in column \"{}\" violates not-null constraint",
-                            column.name
-                        ),
-                    }));
-                }
-                Ok(_) => {}
-                Err(fault) => outcome = outcome.and(Err(fault)),
+        if self.patience.tries() {
+            let read = self.layout.read(&mut Reading {
+                record: text,
+                slots: &mut self.slots,
+                days: &mut self.days,
+            });
+            self.patience.learn(read);
+            if read {
+                let slots = &self.slots;
+                return append_row(&mut self.columns, |_, builder| builder.fill(slots, text));
             }
         }
-        outcome
+        self.decode_by_splitting(text)
     }
 
-    fn split<'t>(&mut self, payload: &'t [u8]) -> Result<&'t str, Fault> {
-        let text = std::str::from_utf8(payload).map_err(|error| {
-            Fault::decode(format!("invalid UTF-8 at byte {}", error.valid_up_to()))
-        })?;
+    fn decode_by_splitting(&mut self, text: &str) -> Result<(), Fault> {
+        if let Err(fault) = self.split(text) {
+            self.append_null_row();
+            return Err(fault);
+        }
+        let members = &self.members;
+        append_row(&mut self.columns, |index, builder| {
+            builder.append(members.found(index).and_then(|range| text.get(range)))
+        })
+    }
+
+    fn split(&mut self, text: &str) -> Result<(), Fault> {
         if !text
             .trim_start_matches([' ', '\t', '\r', '\n'])
             .starts_with('{')
@@ -143,8 +171,7 @@ impl JsonDecoder {
         }
         self.members
             .split(text)
-            .map_err(|reason| Fault::decode(format!("invalid JSON: {reason}")))?;
-        Ok(text)
+            .map_err(|reason| Fault::decode(format!("invalid JSON: {reason}")))
     }
 
     /// Appends a row of NULLs, for a record whose payload is not to be read.
@@ -163,8 +190,32 @@ impl JsonDecoder {
     }
 }
 
+/// Appends to every column by `append`, which says whether the value is not NULL. The first fault is the row's.
+fn append_row(
+    columns: &mut [DecodedColumn],
+    append: impl Fn(usize, &mut ColumnBuilder) -> Result<bool, Fault>,
+) -> Result<(), Fault> {
+    let mut outcome = Ok(());
+    for (index, column) in columns.iter_mut().enumerate() {
+        match append(index, &mut column.builder) {
+            Ok(false) if column.not_null => {
+                outcome = outcome.and(Err(Fault {
+                    reason: FaultReason::Constraint,
+                    message: format!(
+                        "null value in column \"{}\" violates not-null constraint",
+                        column.name
+                    ),
+                }));
+            }
+            Ok(_) => {}
+            Err(fault) => outcome = outcome.and(Err(fault)),
+        }
+    }
+    outcome
+}
+
 /// Names of the members to look for in an object, and where the last object had them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Members {
     names: Vec<String>,
     exact: HashMap<String, usize>,
@@ -354,6 +405,9 @@ impl<'a> Token<'a> {
         }
     }
 }
+
+mod layout;
+mod scan;
 
 #[cfg(test)]
 pub(super) mod arbitrary;

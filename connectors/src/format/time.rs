@@ -115,6 +115,72 @@ fn date_time(text: &str) -> Result<(i64, Option<i64>), Misfit> {
     }
 }
 
+/// Reads timestamps as nearly all writers print them, remembering the last day.
+#[derive(Debug, Default)]
+pub(super) struct Days {
+    /// `YYYY-MM-DD`
+    text: [u8; 10],
+    /// Since the Unix epoch.
+    day: i64,
+}
+
+impl Days {
+    /// What [`timestamptz`] (when `zoned`) or [`timestamp`] reads from `YYYY-MM-DD HH:MM:SS[.ffffff][Z]`, or with a `T`; `None` for
+    /// any other form and for what is out of range.
+    pub(super) fn timestamp(&mut self, text: &[u8], zoned: bool) -> Option<i64> {
+        let (date, rest) = text.split_first_chunk::<10>()?;
+        let ([separator, h1, h2, b':', m1, m2, b':', s1, s2], rest) =
+            rest.split_first_chunk::<9>()?
+        else {
+            return None;
+        };
+        let (hour, minute, second) = (two(*h1, *h2)?, two(*m1, *m2)?, two(*s1, *s2)?);
+        if !matches!(separator, b'T' | b't' | b' ') || hour > 23 || minute > 59 || second > 59 {
+            return None;
+        }
+        let (fraction_us, zone) = match rest {
+            [b'.', rest @ ..] => fraction(rest)?,
+            rest => (0, rest),
+        };
+        match (zone, zoned) {
+            ([], false) | ([b'Z'], _) => {}
+            _ => return None,
+        }
+        let second_of_day = (hour * 60 + minute) * 60 + second;
+        Some(self.day(date)? * DAY_US + second_of_day * 1_000_000 + fraction_us)
+    }
+
+    fn day(&mut self, text: &[u8; 10]) -> Option<i64> {
+        if *text != self.text {
+            let mut scan = Scan(text);
+            self.day = scan.date().ok()?;
+            self.text = *text;
+        }
+        Some(self.day)
+    }
+}
+
+/// The number of two digits.
+fn two(tens: u8, ones: u8) -> Option<i64> {
+    let (tens, ones) = (tens.wrapping_sub(b'0'), ones.wrapping_sub(b'0'));
+    (tens < 10 && ones < 10).then(|| i64::from(tens) * 10 + i64::from(ones))
+}
+
+/// One to six digits as microseconds, and what follows them.
+fn fraction(text: &[u8]) -> Option<(i64, &[u8])> {
+    let (mut value, mut count) = (0, 0);
+    while let Some(digit @ b'0'..=b'9') = text.get(count) {
+        value = value * 10 + i64::from(digit - b'0');
+        count += 1;
+        if count > 6 {
+            return None;
+        }
+    }
+    const UNITS_US: [i64; 7] = [0, 100_000, 10_000, 1_000, 100, 10, 1];
+    let unit_us = UNITS_US.get(count).filter(|_| count > 0)?;
+    Some((value * unit_us, text.get(count..)?))
+}
+
 /// What is left of a text being read from the front.
 struct Scan<'a>(&'a [u8]);
 
@@ -219,6 +285,8 @@ impl Scan<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use TimestampHandling::{Guess, Micro, Milli, UtcString};
 
@@ -270,6 +338,52 @@ mod tests {
             ("1e300", Milli, Err(Misfit::Range)),
         ] {
             assert_eq!(timestamp_number(text, mode), expected, "{text} {mode:?}");
+        }
+    }
+
+    #[test]
+    fn remembered_days_give_what_reading_the_whole_text_gives() {
+        let mut days = Days::default();
+        for date in [
+            "2024-01-01",
+            "2024-01-01",
+            "1969-12-31",
+            "0000-01-01",
+            "9999-12-31",
+        ] {
+            for time in [
+                "00:00:00",
+                "23:59:59",
+                "12:34:56.7",
+                "12:34:56.123",
+                "12:34:56.123456",
+            ] {
+                for (separator, zone) in [(" ", ""), ("T", "Z"), ("t", "Z"), ("T", "")] {
+                    let text = format!("{date}{separator}{time}{zone}");
+                    let local = days.timestamp(text.as_bytes(), false);
+                    assert_eq!(local, timestamp(&text).ok(), "{text}");
+                    assert!(local.is_some(), "{text} is an ordinary form");
+                    let zoned = days.timestamp(text.as_bytes(), true);
+                    assert_eq!(zoned, timestamptz(&text, Guess).ok(), "{text}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn odd_forms_are_left_to_reading_the_whole_text(
+            text in "(2024|19[0-9]9|\\PC{4})-[01][0-9]-[0-3][0-9][ Tt_][0-2][0-9]:[0-6][0-9]:[0-6][0-9]([.,][0-9]{0,8})?(Z|z|\\+00|-05:30)?",
+        ) {
+            let mut days = Days::default();
+            for _ in 0..2 {
+                for (read, whole) in [
+                    (days.timestamp(text.as_bytes(), false), timestamp(&text)),
+                    (days.timestamp(text.as_bytes(), true), timestamptz(&text, UtcString)),
+                ] {
+                    prop_assert!(read.is_none() || read == whole.ok(), "{}", text);
+                }
+            }
         }
     }
 
