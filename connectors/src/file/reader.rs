@@ -142,50 +142,53 @@ impl FileReader {
         let Some(records) = &mut file.open else {
             return Ok(());
         };
+        let begun = file.at;
         while gathered.records < budget.rows as u64
             && gathered.bytes < budget.bytes
             && !(gathered.records % 256 == 255 && deadline.left().is_zero())
         {
             let from = records.at;
             let next = records.next().map_err(|error| unreadable(name, &error))?;
-            let (record, fault) = match next {
+            let (size, broken) = match next {
                 Next::End => {
                     // What has grown since is seen by opening it again.
                     file.open = None;
                     file.seen = file.at;
                     break;
                 }
-                Next::Record(record, next) => {
-                    file.at = next;
+                Next::Record(record) => {
                     let blank = record.iter().all(u8::is_ascii_whitespace);
                     let is_header = from == 0 && matches!(format, Format::Csv { header: true, .. });
-                    gathered.offsets.insert(name.to_owned(), next);
                     if blank || is_header {
+                        file.at = records.at;
                         continue;
                     }
-                    let outcome = self.rows.append(&record, format, file.header.as_ref());
-                    (record, outcome.err())
+                    let outcome = self.rows.append(record, format, file.header.as_ref());
+                    let broken = outcome.err().map(|fault| (record.to_vec(), fault));
+                    (record.len(), broken)
                 }
-                Next::Broken(record, next) => {
-                    file.at = next;
-                    gathered.offsets.insert(name.to_owned(), next);
+                Next::Broken(record) => {
                     let fault = Fault::decode("a record that has no end or is too long");
-                    (record, Some(fault))
+                    (record.len(), Some((record, fault)))
                 }
             };
+            file.at = records.at;
             gathered.records += 1;
-            gathered.bytes += record.len();
+            gathered.bytes += size;
             let offset = i64::try_from(from).unwrap_or(i64::MAX);
-            gathered.names.insert(file.number, name.to_owned());
-            match fault {
+            match broken {
                 None => gathered.places.push(RowPlace {
                     partition: file.number,
                     offset,
                 }),
-                Some(fault) => gathered
+                Some((record, fault)) => gathered
                     .dead
                     .push(letter(name, offset, record, fault, now_us)),
             }
+        }
+        if file.at > begun {
+            gathered.offsets.insert(name.to_owned(), file.at);
+            gathered.names.insert(file.number, name.to_owned());
         }
         Ok(())
     }

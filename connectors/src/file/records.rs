@@ -3,8 +3,9 @@
 //! Invariant: the end of a record depends on the bytes before it alone, so reading on from an offset gives what reading from the
 //! start would.
 
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,24 +18,31 @@ use thalweg_catalog::Column;
 use super::csv::{self, Header};
 use super::{Format, unreadable};
 use crate::error::ConnectorError;
-use crate::format::{Fault, JsonDecoder, JsonOptions};
+use crate::format::{Fault, JsonDecoder, JsonOptions, line_feed};
 
-/// A longer record is a dead letter.
-const RECORD_BYTES_MAX: u64 = 16 << 20;
+/// A longer record, its line end included, is a dead letter.
+const RECORD_BYTES_MAX: usize = 16 << 20;
+/// Bytes read at a time.
+const READ_BYTES: usize = 1 << 18;
 
 /// What is next in a file.
-pub(super) enum Next {
-    /// A record without its line end, and where the next begins.
-    Record(Vec<u8>, u64),
-    /// A record that is too long or never ends, its beginning, and where the next begins.
-    Broken(Vec<u8>, u64),
+pub(super) enum Next<'f> {
+    /// A record without its line end.
+    Record(&'f [u8]),
+    /// A record that is too long or never ends: its beginning.
+    Broken(Vec<u8>),
     /// Nothing that is complete.
     End,
 }
 
 /// A file being read from an offset on.
 pub(super) struct Records {
-    lines: BufReader<File>,
+    file: File,
+    /// What has been read and not taken is `buffer[from..filled]`.
+    buffer: Vec<u8>,
+    from: usize,
+    filled: usize,
+    /// Where the next record begins in the file.
     pub(super) at: u64,
     /// Where the file ends for us; a record that reaches it is complete without a line end.
     end: Option<u64>,
@@ -56,69 +64,113 @@ impl Records {
         };
         let file = open().map_err(|error| unreadable(name, &error))?;
         Ok(Self {
-            lines: BufReader::with_capacity(1 << 18, file),
+            file,
+            buffer: Vec::new(),
+            from: 0,
+            filled: 0,
             at,
             end,
             quotes: matches!(format, Format::Csv { .. }),
         })
     }
 
-    /// Takes the next record. After `End` the file has to be opened again at `at`.
-    pub(super) fn next(&mut self) -> std::io::Result<Next> {
-        let mut record = Vec::new();
+    /// Takes the next record; `at` is behind it then. After `End` the file has to be opened again at `at`.
+    pub(super) fn next(&mut self) -> std::io::Result<Next<'_>> {
+        // Bytes of the record that were looked at, and whether they leave a quote open.
+        let (mut seen, mut inside) = (0, false);
         loop {
-            let left = self.end.map_or(u64::MAX, |end| {
-                end.saturating_sub(self.at + record.len() as u64)
+            let read = self.buffer.get(self.from..self.filled).unwrap_or_default();
+            while let Some(feed) = line_feed(read, seen) {
+                inside ^= self.quotes && quotes(read.get(seen..feed).unwrap_or_default()) % 2 == 1;
+                seen = feed + 1;
+                if !inside {
+                    return Ok(self.take(seen));
+                }
+            }
+            inside ^= self.quotes && quotes(read.get(seen..).unwrap_or_default()) % 2 == 1;
+            seen = read.len();
+            if seen > RECORD_BYTES_MAX {
+                return self.skip();
+            }
+            if self.fill()? {
+                continue;
+            }
+            // The bytes end here; only a file whose end is known can end without a line end.
+            return Ok(match self.end {
+                None => Next::End,
+                Some(_) if seen == 0 => Next::End,
+                Some(_) if inside => Next::Broken(self.take_whole(seen).to_vec()),
+                Some(_) => self.take(seen),
             });
-            let room = (RECORD_BYTES_MAX + 1).saturating_sub(record.len() as u64);
-            let mut part = (&mut self.lines).take(left.min(room));
-            let taken = part.read_until(b'\n', &mut record)?;
-            let whole = record.ends_with(b"\n");
-            if record.len() as u64 > RECORD_BYTES_MAX {
-                return self.skip(record, whole);
-            }
-            let inside = self.quotes && quotes(&record) % 2 == 1;
-            if whole && !inside {
-                break;
-            }
-            if taken == 0 || !whole {
-                // The bytes end here; only a file whose end is known can end without a line end.
-                if self.end.is_none() || record.is_empty() {
-                    return Ok(Next::End);
-                }
-                if inside {
-                    let next = self.at + record.len() as u64;
-                    self.at = next;
-                    return Ok(Next::Broken(record, next));
-                }
-                break;
-            }
         }
-        self.at += record.len() as u64;
-        for end in [b'\n', b'\r'] {
-            if record.last() == Some(&end) {
-                record.pop();
-            }
-        }
-        Ok(Next::Record(record, self.at))
     }
 
-    /// Passes over the rest of a record that is too long, up to the end of its line.
-    fn skip(&mut self, record: Vec<u8>, mut whole: bool) -> std::io::Result<Next> {
-        let mut next = self.at + record.len() as u64;
-        while !whole {
-            let left = self.end.map_or(u64::MAX, |end| end.saturating_sub(next));
-            let mut rest = Vec::new();
-            let mut part = (&mut self.lines).take(left.min(RECORD_BYTES_MAX));
-            let taken = part.read_until(b'\n', &mut rest)?;
-            if taken == 0 && self.end.is_none() {
-                return Ok(Next::End);
-            }
-            next += taken as u64;
-            whole = taken == 0 || rest.ends_with(b"\n");
+    /// Reads more behind what is there; false when there is no more.
+    fn fill(&mut self) -> std::io::Result<bool> {
+        if self.from > 0 {
+            self.buffer.copy_within(self.from..self.filled, 0);
+            self.filled -= self.from;
+            self.from = 0;
         }
-        self.at = next;
-        Ok(Next::Broken(record, next))
+        let left = self.end.map_or(u64::MAX, |end| {
+            end.saturating_sub(self.at + self.filled as u64)
+        });
+        let size = READ_BYTES.min(usize::try_from(left).unwrap_or(READ_BYTES));
+        if self.buffer.len() < self.filled + size {
+            self.buffer.resize(self.filled + size, 0);
+        }
+        let Some(room) = self.buffer.get_mut(self.filled..self.filled + size) else {
+            return Ok(false);
+        };
+        let count = loop {
+            match self.file.read(room) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                answer => break answer?,
+            }
+        };
+        self.filled += count;
+        Ok(count > 0)
+    }
+
+    /// Takes a record of `length` bytes with its line end.
+    fn take(&mut self, length: usize) -> Next<'_> {
+        let mut record = self.take_whole(length);
+        if record.len() > RECORD_BYTES_MAX {
+            return Next::Broken(record.to_vec());
+        }
+        for end in [b'\n', b'\r'] {
+            record = record.strip_suffix(&[end]).unwrap_or(record);
+        }
+        Next::Record(record)
+    }
+
+    fn take_whole(&mut self, length: usize) -> &[u8] {
+        let start = self.from;
+        self.from += length;
+        self.at += length as u64;
+        self.buffer.get(start..self.from).unwrap_or_default()
+    }
+
+    /// Passes over a record that is too long, up to the end of its line.
+    fn skip(&mut self) -> std::io::Result<Next<'_>> {
+        let (length, at) = (self.filled - self.from, self.at);
+        let record = self.take_whole(length).to_vec();
+        loop {
+            let read = self.buffer.get(self.from..self.filled).unwrap_or_default();
+            if let Some(feed) = line_feed(read, 0) {
+                self.take_whole(feed + 1);
+                return Ok(Next::Broken(record));
+            }
+            let length = read.len();
+            self.take_whole(length);
+            if !self.fill()? {
+                if self.end.is_none() {
+                    self.at = at;
+                    return Ok(Next::End);
+                }
+                return Ok(Next::Broken(record));
+            }
+        }
     }
 }
 
@@ -133,7 +185,7 @@ pub(super) fn last_record_end(path: &Path, format: Format) -> Result<u64, Connec
     loop {
         match records.next().map_err(|error| unreadable(&name, &error))? {
             Next::End => return Ok(records.at),
-            Next::Record(..) | Next::Broken(..) => {}
+            Next::Record(_) | Next::Broken(_) => {}
         }
     }
 }
@@ -152,13 +204,13 @@ pub(super) fn header(
     };
     let mut records = Records::open(name, path, 0, end, format)?;
     match records.next().map_err(|error| unreadable(name, &error))? {
-        Next::Record(record, _) => Header::by_name(&record, delimiter, columns)
+        Next::Record(record) => Header::by_name(record, delimiter, columns)
             .map(Some)
             .map_err(|fault| ConnectorError::File {
                 path: name.to_owned(),
                 detail: format!("The header cannot be read: {}.", fault.message),
             }),
-        Next::Broken(..) => Err(ConnectorError::File {
+        Next::Broken(_) => Err(ConnectorError::File {
             path: name.to_owned(),
             detail: "The header has no end.".into(),
         }),
@@ -204,9 +256,9 @@ impl RowBuilder {
     ) -> Result<(), Fault> {
         let outcome = match (format, header) {
             (Format::Csv { delimiter, .. }, Some(header)) => {
-                csv::to_json(record, delimiter, header, &self.given())
+                csv::to_json(record, delimiter, header, &self.given()).map(Cow::Owned)
             }
-            _ => Ok(record.to_vec()),
+            _ => Ok(Cow::Borrowed(record)),
         };
         let outcome = match outcome {
             Ok(json) => self.json.decode(&json),
@@ -233,6 +285,12 @@ impl RowBuilder {
         let columns = columns.collect::<Option<Vec<_>>>();
         let columns =
             columns.ok_or_else(|| ConnectorError::Internal("a column has no values".into()))?;
+        if keep.iter().all(|good| *good) {
+            let options = RecordBatchOptions::new().with_row_count(Some(keep.len()));
+            let rows =
+                RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options);
+            return rows.map_err(broken);
+        }
         // Bad rows hold NULLs in NOT NULL columns, so the promise is made only after they are gone.
         let nullable = self.schema.fields().iter();
         let nullable = nullable.map(|field| field.as_ref().clone().with_nullable(true));
@@ -245,10 +303,12 @@ impl RowBuilder {
             let columns = good.columns().to_vec();
             RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
         };
-        good().map_err(|error: arrow::error::ArrowError| {
-            ConnectorError::Internal(format!("decoded batch: {error}"))
-        })
+        good().map_err(broken)
     }
+}
+
+fn broken(error: arrow::error::ArrowError) -> ConnectorError {
+    ConnectorError::Internal(format!("decoded batch: {error}"))
 }
 
 fn in_payload(columns: &[Column]) -> impl Iterator<Item = &Column> + Clone {

@@ -197,6 +197,38 @@ fn a_link_does_not_lead_out() {
     }
 }
 
+#[test]
+fn records_of_any_length_are_whole_or_dead() {
+    let folder = Folder::new("lengths");
+    let text = |length: usize| "x".repeat(length);
+    let lengths = [1, 262_120, 262_144, 17 << 20, 5, 600_000, 1 << 20, 3];
+    for (n, length) in lengths.iter().enumerate() {
+        let line = format!("{{\"n\":{n},\"t\":\"{}\"}}\n", text(*length));
+        folder.write("f", line.as_bytes());
+    }
+    folder.write("f", b"{\"n\":8,\"t\":\"no line end\"}");
+    let (source, start) = create(&folder, &[("path", "f")]);
+    let ends = block_on(source.end_offsets()).expect("ends");
+    let mut reader = source.open(&start).expect("opens");
+    let (mut read, mut dead, mut at) = (Vec::new(), Vec::new(), Offsets::new());
+    while at.get("f") != ends.get("f") {
+        let batch = reader.poll(POLL).expect("reads");
+        let numbers = batch.rows.column(0).as_primitive::<Int32Type>().clone();
+        let texts = batch.rows.column(1).as_string_view().clone();
+        read.extend((0..numbers.len()).map(|row| (numbers.value(row), texts.value(row).len())));
+        dead.extend(batch.dead);
+        at.extend(batch.offsets);
+    }
+    let good = lengths.iter().enumerate().filter(|(n, _)| *n != 3);
+    let mut expected: Vec<_> = good.map(|(n, length)| (n as i32, *length)).collect();
+    expected.push((8, 11));
+    assert_eq!(read, expected);
+    let [letter] = dead.as_slice() else {
+        panic!("one record is too long: {}", dead.len());
+    };
+    assert_eq!(letter.payload.as_ref().map(Vec::len), Some(1 << 20));
+}
+
 proptest! {
     /// Reading on from any offset a batch names gives the rest, whatever the sizes of the polls.
     #[test]

@@ -22,6 +22,7 @@ use thalweg_catalog::Column;
 
 pub(super) use self::layout::{Kind, Layout, Read, Slot};
 use self::layout::{Patience, Reading};
+pub(crate) use self::scan::line_feed;
 use super::column::ColumnBuilder;
 use super::number::Misfit;
 use super::time::Days;

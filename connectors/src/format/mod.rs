@@ -9,12 +9,14 @@ mod interval;
 mod json;
 mod json_out;
 mod number;
+mod rows;
 mod time;
 
 pub use canonical::canonical_json;
 pub(crate) use column::ColumnBuilder;
-pub(crate) use json::{JsonDecoder, JsonOptions};
+pub(crate) use json::{JsonDecoder, JsonOptions, line_feed};
 pub(crate) use json_out::{JsonEncoder, plain_text};
+pub use rows::JsonRows;
 
 /// Why a record cannot become a row.
 #[derive(Debug, Clone, PartialEq, Eq)]

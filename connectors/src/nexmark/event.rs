@@ -191,14 +191,14 @@ impl Events {
         Draw::new(mix(self.seed ^ mix(event ^ mix(field))))
     }
 
-    fn time_us(&self, event: u64) -> i64 {
+    pub(super) fn time_us(&self, event: u64) -> i64 {
         let since = u128::from(event) * 1_000_000 / u128::from(self.per_second.max(1));
         self.base_us
             .saturating_add(i64::try_from(since).unwrap_or(i64::MAX))
     }
 
     /// Auctions stay open for about as long as their hundred in-flight neighbours take to come.
-    fn expires_us(&self, event: u64) -> i64 {
+    pub(super) fn expires_us(&self, event: u64) -> i64 {
         let span_events = OPEN_AUCTIONS * ROUND / AUCTIONS;
         let span_us = span_events * 1_000_000 / self.per_second.max(1);
         let open_us = 1 + self.draw(event, 1).below(span_us.saturating_mul(2).max(1));
@@ -218,7 +218,7 @@ impl Events {
             .saturating_sub(1)
     }
 
-    fn number(&self, entity: Entity, name: &str, event: u64) -> u64 {
+    pub(super) fn number(&self, entity: Entity, name: &str, event: u64) -> u64 {
         let person = |hot: u64, salt: u64, shift: u64| {
             let newest = Self::newest_person(event);
             let mut draw = self.draw(event, salt);
@@ -254,7 +254,7 @@ impl Events {
         (10_f64.powf(self.draw(event, field).unit() * 6.0) * 100.0).round() as u64
     }
 
-    fn text(&self, entity: Entity, name: &str, event: u64) -> String {
+    pub(super) fn text(&self, entity: Entity, name: &str, event: u64) -> String {
         match (entity, name) {
             (Entity::Person, "name") => {
                 let mut draw = self.draw(event, 10);

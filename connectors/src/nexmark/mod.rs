@@ -4,6 +4,7 @@
 //! restart at an offset continues exactly where it stopped.
 
 mod event;
+mod text;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::source::{
     Budget, Offsets, RowPlace, SourceBatch, SourceConnector, SourceHealth, SourceReader,
 };
 use event::{Entity, Events};
+pub use text::NexmarkText;
 
 /// The one split of a generator.
 const SPLIT: &str = "0";

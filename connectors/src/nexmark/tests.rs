@@ -143,3 +143,46 @@ fn what_does_not_exist_is_refused() {
         assert_eq!(error.sqlstate(), sqlstate, "{error}");
     }
 }
+
+#[test]
+fn events_written_as_json_are_the_events_of_the_source() {
+    let struct_of = |entity: Entity| {
+        let fields = entity.fields().iter().map(|name| {
+            let ty = match entity.field_type(name) {
+                Some(arrow::datatypes::DataType::Int64) => SqlType::Int8,
+                Some(arrow::datatypes::DataType::Timestamp(..)) => SqlType::Timestamp,
+                _ => SqlType::Text,
+            };
+            ((*name).to_owned(), ty)
+        });
+        column(entity.name(), SqlType::Struct(fields.collect()))
+    };
+    let mut columns = vec![column("event_type", SqlType::Int4)];
+    columns.extend([Entity::Person, Entity::Auction, Entity::Bid].map(struct_of));
+    let made = source(columns.clone(), &[("seed", "7")]).expect("valid");
+    let made = read(&made, 0, 1_000).rows;
+
+    let mut rows = crate::JsonRows::new(&columns).expect("columns JSON can fill");
+    let written = NexmarkText::new(7);
+    let mut record = Vec::new();
+    for event in 0..1_000 {
+        record.clear();
+        written.append_event(event, &mut record);
+        rows.append(&record).expect("a good record");
+    }
+    for (made, read) in made.columns().iter().zip(rows.finish()) {
+        let (made, read) = (made.to_data(), read.to_data());
+        assert_eq!(
+            format!("{:?}", arrow::array::make_array(made)),
+            format!("{:?}", arrow::array::make_array(read))
+        );
+    }
+
+    record.clear();
+    written.append_bid(46, &mut record);
+    let bid = String::from_utf8(record).expect("text");
+    assert!(
+        bid.starts_with("{\"auction\":1") && bid.ends_with("\"}"),
+        "{bid}"
+    );
+}
