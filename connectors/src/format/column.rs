@@ -85,6 +85,8 @@ enum Values {
         fields: Vec<ColumnBuilder>,
         members: Members,
         validity: NullBufferBuilder,
+        /// Rows that are NULL here and not appended to the fields yet: one event of many kinds is NULL in all but one struct.
+        behind: usize,
     },
 }
 
@@ -164,6 +166,7 @@ impl ColumnBuilder {
                     .map(|(name, ty)| ColumnBuilder::new(&format!("{path}.{name}"), ty, options))
                     .collect::<Result<_, _>>()?,
                 validity: NullBufferBuilder::new(0),
+                behind: 0,
             },
             SqlType::InternalChar | SqlType::Reg(_) | SqlType::Unknown => {
                 return Err(unfit(path, ty));
@@ -205,7 +208,11 @@ impl ColumnBuilder {
                 fields,
                 members,
                 validity,
-            } => append_struct(fields, members, validity, &token),
+                behind,
+            } => {
+                catch_up(fields, behind);
+                append_struct(fields, members, validity, &token)
+            }
             scalar => scalar
                 .append(&token, json, self.options)
                 .inspect_err(|_| scalar.append_null()),
@@ -273,6 +280,16 @@ fn text(length_max: Option<u32>) -> Values {
     Values::Text {
         values: StringViewBuilder::new(),
         length_max,
+    }
+}
+
+/// Appends to the fields of a struct the rows that are NULL in it.
+fn catch_up(fields: &mut [ColumnBuilder], behind: &mut usize) {
+    let count = std::mem::take(behind);
+    if count > 0 {
+        fields
+            .iter_mut()
+            .for_each(|field| field.values.append_nulls(count));
     }
 }
 
@@ -431,11 +448,29 @@ impl Values {
                 validity.append_null();
             }
             Values::Struct {
-                fields, validity, ..
+                validity, behind, ..
             } => {
-                fields.iter_mut().for_each(ColumnBuilder::append_null);
                 validity.append_null();
+                *behind += 1;
             }
+        }
+    }
+
+    fn append_nulls(&mut self, count: usize) {
+        match self {
+            Values::Int2(values) => values.append_nulls(count),
+            Values::Int4(values) => values.append_nulls(count),
+            Values::Int8(values) => values.append_nulls(count),
+            Values::Float8(values) => values.append_nulls(count),
+            Values::Timestamp { values, .. } => values.append_nulls(count),
+            Values::Text { values, .. } => (0..count).for_each(|_| values.append_null()),
+            Values::Struct {
+                validity, behind, ..
+            } => {
+                validity.append_n_nulls(count);
+                *behind += count;
+            }
+            other => (0..count).for_each(|_| other.append_null()),
         }
     }
 
@@ -477,7 +512,9 @@ impl Values {
                 fields,
                 members,
                 validity,
+                behind,
             } => {
+                catch_up(fields, behind);
                 let length = validity.len();
                 let columns: Vec<ArrayRef> = fields.iter_mut().map(ColumnBuilder::finish).collect();
                 let types = members

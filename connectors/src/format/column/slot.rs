@@ -3,7 +3,7 @@
 //! Invariant: a slot's value is the one that [`ColumnBuilder::append`] makes of the slot's text, which does it wherever the layout
 //! has found no more than the text.
 
-use super::{ColumnBuilder, Values};
+use super::{ColumnBuilder, Values, catch_up};
 use crate::format::Fault;
 use crate::format::json::{Kind, Layout, Read, Slot};
 
@@ -62,10 +62,14 @@ impl ColumnBuilder {
             },
             (
                 Values::Struct {
-                    fields, validity, ..
+                    fields,
+                    validity,
+                    behind,
+                    ..
                 },
                 Read::Object,
             ) => {
+                catch_up(fields, behind);
                 let mut outcome = Ok(true);
                 for field in fields {
                     if let Err(fault) = field.fill(slots, record) {

@@ -10,6 +10,7 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 /// Digits that fit an `i64` whatever they are.
 const INTEGER_DIGITS_MAX: usize = 18;
 
+#[inline]
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
     let chunk = bytes.get(at..)?.first_chunk()?;
     Some(u64::from_le_bytes(*chunk))
@@ -37,7 +38,16 @@ pub(crate) fn line_feed(bytes: &[u8], mut at: usize) -> Option<usize> {
 }
 
 /// The first byte at or after `at` that ends a run of plain string content: a quote, a backslash, a control character.
+#[inline]
 fn string_mark(bytes: &[u8], mut at: usize) -> Option<usize> {
+    // Compilers make a few vector instructions of this; where the mark is does not matter yet.
+    while let Some(chunk) = bytes.get(at..)?.first_chunk::<32>() {
+        let mark = |byte: &u8| (*byte == b'"') | (*byte == b'\\') | (*byte < 0x20);
+        if chunk.iter().fold(false, |found, byte| found | mark(byte)) {
+            break;
+        }
+        at += 32;
+    }
     while let Some(word) = word(bytes, at) {
         let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
         let found = marks(word, b'"') | marks(word, b'\\') | control;
@@ -53,6 +63,7 @@ fn string_mark(bytes: &[u8], mut at: usize) -> Option<usize> {
 }
 
 /// The closing quote of the string whose content begins at `at`, and whether the content has no escapes.
+#[inline]
 pub(super) fn string_end(bytes: &[u8], mut at: usize) -> Option<(usize, bool)> {
     let mut plain = true;
     loop {
@@ -97,6 +108,7 @@ const fn eight_digits(word: u64) -> u64 {
 }
 
 /// A whole number of at most 18 digits, and its end; `None` for anything else, such as a number that goes on.
+#[inline]
 pub(super) fn integer(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
     let negative = bytes.get(at) == Some(&b'-');
     let first = at + usize::from(negative);
@@ -169,12 +181,14 @@ fn number_end(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// The end of `word` when it is what is at `at`.
+#[inline]
 pub(super) fn word_end(bytes: &[u8], at: usize, word: &[u8]) -> Option<usize> {
     let rest = bytes.get(at..)?;
     rest.starts_with(word).then_some(at + word.len())
 }
 
 /// The first byte at or after `at` that is not blank.
+#[inline]
 pub(super) fn blank_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\t' | b'\n' | b'\r') = bytes.get(at) {
         at += 1;
