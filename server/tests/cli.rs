@@ -340,3 +340,56 @@ fn examples_check() {
         );
     }
 }
+
+#[test]
+fn bench_checks_answers_and_reports_figures_as_json() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let report = folder.path().join("report.json");
+    let output = Command::new(BINARY)
+        .args([
+            "bench",
+            "run",
+            "--queries",
+            "join,count_bids,ddl",
+            "--scale",
+            "0.001",
+            "--json",
+        ])
+        .arg(&report)
+        .arg("--folder")
+        .arg(folder.path())
+        .output()
+        .expect("it runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = std::fs::read_to_string(&report).expect("a report");
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let cases = report["cases"].as_array().expect("cases");
+    let rows: Vec<_> = cases
+        .iter()
+        .map(|case| (case["query"].as_str(), case["rows"].as_i64()))
+        .collect();
+    // 1,500 events have 90 auctions, all of which are bid on; the join of 1,000 pairs has as many rows.
+    assert_eq!(rows[0], (Some("join"), Some(1_000)), "{text}");
+    assert_eq!(rows[1].0, Some("count_bids"), "{text}");
+    assert!(rows[1].1.is_some_and(|groups| groups > 50), "{text}");
+    assert!(
+        cases[2]["ddl_ms"].as_f64().is_some_and(|ms| ms > 0.0),
+        "{text}"
+    );
+    assert!(
+        cases.iter().take(2).all(|case| case["events_per_cpu_s"]
+            .as_f64()
+            .is_some_and(|rate| rate > 0.0)),
+        "{text}"
+    );
+
+    let unknown = Command::new(BINARY)
+        .args(["bench", "run", "--queries", "q99"])
+        .output()
+        .expect("it runs");
+    assert_eq!(unknown.status.code(), Some(1));
+}

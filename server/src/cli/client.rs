@@ -35,7 +35,7 @@ async fn with_server(server: SocketAddr, arguments: &SqlArguments) -> Result<(),
     Ok(())
 }
 
-async fn connect(server: SocketAddr) -> Result<Client, Failure> {
+pub(super) async fn connect(server: SocketAddr) -> Result<Client, Failure> {
     let settings = format!(
         "host={} port={} user=thalweg dbname=thalweg application_name='thalweg sql'",
         server.ip(),
@@ -113,7 +113,7 @@ async fn prompt(client: &Client) -> Result<(), Failure> {
     }
 }
 
-fn describe(error: &tokio_postgres::Error) -> String {
+pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(error) => describe_db(error),
         None => match std::error::Error::source(error) {

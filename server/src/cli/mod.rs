@@ -1,7 +1,8 @@
-//! The command line: `serve`, `demo`, `sql`, `check`.
+//! The command line: `serve`, `demo`, `sql`, `check`, `bench`.
 //!
 //! Invariant: each command maps its failures to the documented exit codes here and nowhere else.
 
+mod bench;
 mod check;
 mod client;
 mod demo;
@@ -36,6 +37,8 @@ enum Command {
         /// The SQL file.
         file: PathBuf,
     },
+    /// Measure what queries cost.
+    Bench(bench::BenchArguments),
 }
 
 #[derive(Debug, Args, Clone)]
@@ -146,6 +149,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Demo(arguments) => demo::demo(arguments).await,
         Command::Sql(arguments) => client::sql(arguments).await,
         Command::Check { file } => check::check(&file).await,
+        Command::Bench(arguments) => bench::bench(arguments).await,
     }
 }
 

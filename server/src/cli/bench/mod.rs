@@ -1,0 +1,220 @@
+//! `thalweg bench`: how much CPU time an event costs, measured in fresh processes.
+//!
+//! Invariant: a case's answer is compared with the batch answer of the same query before anything of it is timed, and every
+//! figure is of one process that did nothing else.
+
+mod case;
+mod process;
+mod queries;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use thalweg_connectors::NexmarkText;
+
+use self::queries::{CASES, Case, Input};
+use super::Failure;
+
+/// Events of a check.
+const CHECK_EVENTS: u64 = 20_000;
+
+#[derive(Debug, Args, Clone)]
+pub(super) struct BenchArguments {
+    #[command(subcommand)]
+    command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand, Clone)]
+enum BenchCommand {
+    /// Measure queries, each in a process of its own.
+    Run(RunArguments),
+    /// Write Nexmark events as JSON lines.
+    Gen {
+        /// Number of events.
+        #[arg(long, default_value_t = 1_500_000)]
+        events: u64,
+        /// Seed of the generator.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// The file.
+        #[arg(long)]
+        output: PathBuf,
+    },
+    /// Measure one query in this process.
+    #[command(hide = true)]
+    Case(CaseArguments),
+}
+
+#[derive(Debug, Args, Clone)]
+struct RunArguments {
+    /// Which queries, separated by commas; all without it.
+    #[arg(long, value_delimiter = ',')]
+    queries: Vec<String>,
+    /// Times the usual number of events.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// Where the input file is kept; a temporary folder without it.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Report as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args, Clone)]
+struct CaseArguments {
+    name: String,
+    #[arg(long)]
+    events: u64,
+    /// Folder with the input file.
+    #[arg(long)]
+    folder: PathBuf,
+    /// Compare the answer with the batch answer instead of timing.
+    #[arg(long)]
+    check: bool,
+}
+
+pub(super) async fn bench(arguments: BenchArguments) -> Result<(), Failure> {
+    match arguments.command {
+        BenchCommand::Run(arguments) => run(&arguments),
+        BenchCommand::Gen {
+            events,
+            seed,
+            output,
+        } => generate(&output, events, seed),
+        BenchCommand::Case(arguments) => {
+            let case = find(&arguments.name)?;
+            let folder = std::path::absolute(&arguments.folder).map_err(io("find the folder"))?;
+            let found = case::measure(case, arguments.events, &folder, arguments.check).await?;
+            println!("{found}");
+            Ok(())
+        }
+    }
+}
+
+fn io(what: &str) -> impl Fn(std::io::Error) -> Failure + '_ {
+    move |error| Failure::User(format!("could not {what}: {error}"))
+}
+
+fn find(name: &str) -> Result<&'static Case, Failure> {
+    CASES.iter().find(|case| case.name == name).ok_or_else(|| {
+        let known: Vec<&str> = CASES.iter().map(|case| case.name).collect();
+        Failure::User(format!(
+            "there is no query \"{name}\"; try one of {}",
+            known.join(", ")
+        ))
+    })
+}
+
+/// Writes a file of events, unless one of that name is there: the name tells the content.
+fn generate(output: &Path, events: u64, seed: u64) -> Result<(), Failure> {
+    use std::io::Write;
+    let describe = format!("write {}", output.display());
+    let failed = io(&describe);
+    let partial = output.with_extension("partial");
+    let mut file = std::io::BufWriter::new(std::fs::File::create(&partial).map_err(&failed)?);
+    let text = NexmarkText::new(seed);
+    let mut line = Vec::new();
+    for event in 0..events {
+        line.clear();
+        text.append_event(event, &mut line);
+        line.push(b'\n');
+        file.write_all(&line).map_err(&failed)?;
+    }
+    file.into_inner()
+        .map_err(|error| failed(error.into_error()))?;
+    std::fs::rename(partial, output).map_err(&failed)
+}
+
+/// Name of the file with this many events.
+fn file_name(events: u64) -> String {
+    format!("nexmark_10k_{events}.json")
+}
+
+fn run(arguments: &RunArguments) -> Result<(), Failure> {
+    let cases = match arguments.queries.as_slice() {
+        [] => CASES.iter().collect(),
+        names => names
+            .iter()
+            .map(|name| find(name))
+            .collect::<Result<Vec<_>, _>>()?,
+    };
+    if !(arguments.scale > 0.0 && arguments.scale <= 1000.0) {
+        return Err(Failure::User(
+            "--scale must be above 0 and at most 1000".into(),
+        ));
+    }
+    let scratch = crate::testing::scratch_dir();
+    let folder = arguments.folder.as_ref().unwrap_or(&scratch);
+    std::fs::create_dir_all(folder).map_err(io("create the folder"))?;
+    let measured = measure_all(&cases, folder, arguments.scale);
+    let _kept = std::fs::remove_dir_all(&scratch);
+    let report = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "debug": cfg!(debug_assertions),
+        "machine": process::machine(),
+        "cases": measured?,
+    });
+    match &arguments.json {
+        None => println!("{report:#}"),
+        Some(path) => {
+            std::fs::write(path, format!("{report:#}\n")).map_err(io("write the report"))?
+        }
+    }
+    Ok(())
+}
+
+fn measure_all(cases: &[&Case], folder: &Path, scale: f64) -> Result<Vec<Value>, Failure> {
+    let mut measured = Vec::new();
+    eprintln!("| query | events | M events/CPU-s | wall s | peak MB | state B/group | DDL ms |");
+    eprintln!("|---|---|---|---|---|---|---|");
+    for case in cases {
+        let events = ((case.events as f64 * scale) as u64).max(1);
+        let checked = events.min(CHECK_EVENTS);
+        if case.input == Input::File {
+            for events in [checked, events] {
+                let path = folder.join(file_name(events));
+                if !path.exists() {
+                    generate(&path, events, 1)?;
+                }
+            }
+        }
+        child(case, checked, folder, true)?;
+        let found = child(case, events, folder, false)?;
+        let figure = |name: &str| found.get(name).and_then(Value::as_f64);
+        let shown = |name: &str, unit: f64| {
+            figure(name).map_or("-".to_owned(), |value| format!("{:.2}", value / unit))
+        };
+        eprintln!(
+            "| {} | {events} | {} | {} | {} | {} | {} |",
+            case.name,
+            shown("events_per_cpu_s", 1e6),
+            shown("wall_s", 1.0),
+            shown("peak_rss_bytes", 1e6),
+            shown("state_bytes_per_group", 1.0),
+            shown("ddl_ms", 1.0),
+        );
+        measured.push(found);
+    }
+    Ok(measured)
+}
+
+/// Runs one case in a process of its own and returns what it printed.
+fn child(case: &Case, events: u64, folder: &Path, check: bool) -> Result<Value, Failure> {
+    let program = std::env::current_exe().map_err(io("find this program"))?;
+    let mut command = std::process::Command::new(program);
+    command.args(["bench", "case", case.name, "--events", &events.to_string()]);
+    command.arg("--folder").arg(folder);
+    if check {
+        command.arg("--check");
+    }
+    command.env("THALWEG_LOG", "warn");
+    command.stderr(std::process::Stdio::inherit());
+    let output = command.output().map_err(io("start a process"))?;
+    if !output.status.success() {
+        return Err(Failure::User(format!("query {} failed", case.name)));
+    }
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| Failure::Internal(format!("query {} told nothing: {error}", case.name)))
+}

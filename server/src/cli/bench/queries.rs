@@ -1,0 +1,140 @@
+//! What is measured: inputs and queries as SQL.
+//!
+//! Invariant: a query's text is the same for its check, its batch answer and its measurement.
+
+/// Where the events of a case come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// Read into memory before the clock starts: generators are not what is measured.
+    Memory,
+    /// JSON lines; reading and decoding them is measured.
+    File,
+    /// Nothing.
+    None,
+}
+
+/// What is done with a query's result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    /// Counted and dropped.
+    Blackhole,
+    /// Kept as a view.
+    View,
+}
+
+/// One measurement.
+#[derive(Debug)]
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) input: Input,
+    pub(super) output: Output,
+    /// Events of all sources together.
+    pub(super) events: u64,
+    /// Statements that create the sources, with `{events}`, `{half}` and `{file}` to be filled in.
+    pub(super) sources: &'static str,
+    /// Names of the sources.
+    pub(super) names: &'static [&'static str],
+    pub(super) query: &'static str,
+    /// Aggregates over the query's result that tell it apart from others.
+    pub(super) fingerprint: &'static str,
+}
+
+const NUMBERS: &str = "CREATE SOURCE r (k bigint, v bigint) WITH (connector = 'datagen', rows = {events}, seed = 1, \
+    fields.k.kind = 'random', fields.k.start = 1, fields.k.end = 100000, \
+    fields.v.kind = 'random', fields.v.start = 0, fields.v.end = 999);";
+
+const PAIRS: &str = "CREATE SOURCE l (k bigint, a bigint) WITH (connector = 'datagen', rows = {half}, seed = 1, \
+    fields.k.kind = 'sequence', fields.k.start = 1, \
+    fields.a.kind = 'random', fields.a.start = 0, fields.a.end = 999); \
+    CREATE SOURCE r (k bigint, b bigint) WITH (connector = 'datagen', rows = {half}, seed = 2, \
+    fields.k.kind = 'sequence', fields.k.start = 1, \
+    fields.b.kind = 'random', fields.b.start = 0, fields.b.end = 999);";
+
+const NEXMARK: &str = "CREATE SOURCE nexmark (event_type int, \
+    person STRUCT<id bigint, name text, email_address text, credit_card text, city text, state text, date_time timestamp, extra text>, \
+    auction STRUCT<id bigint, item_name text, description text, initial_bid bigint, reserve bigint, date_time timestamp, expires timestamp, seller bigint, category bigint, extra text>, \
+    bid STRUCT<auction bigint, bidder bigint, price bigint, channel text, url text, date_time timestamp, extra text>) \
+    WITH (connector = 'file', path = '{file}') FORMAT PLAIN ENCODE JSON;";
+
+pub(super) const CASES: [Case; 8] = [
+    Case {
+        name: "filter_project",
+        input: Input::Memory,
+        output: Output::Blackhole,
+        events: 20_000_000,
+        sources: NUMBERS,
+        names: &["r"],
+        query: "SELECT k, v * 2 AS w FROM r WHERE v < 500",
+        fingerprint: "count(*), sum(k), sum(w)",
+    },
+    Case {
+        name: "count_sum",
+        input: Input::Memory,
+        output: Output::View,
+        events: 10_000_000,
+        sources: NUMBERS,
+        names: &["r"],
+        query: "SELECT k, count(*) AS n, sum(v) AS total FROM r GROUP BY k",
+        fingerprint: "count(*), sum(k), sum(n), sum(total), sum(k * n)",
+    },
+    Case {
+        name: "join",
+        input: Input::Memory,
+        output: Output::View,
+        events: 2_000_000,
+        sources: PAIRS,
+        names: &["l", "r"],
+        query: "SELECT l.k, l.a, r.b FROM l JOIN r ON l.k = r.k",
+        fingerprint: "count(*), sum(k), sum(a), sum(b), sum(a * b)",
+    },
+    Case {
+        name: "q0",
+        input: Input::File,
+        output: Output::Blackhole,
+        events: 1_500_000,
+        sources: NEXMARK,
+        names: &["nexmark"],
+        query: "SELECT (bid).auction, (bid).bidder, (bid).price, (bid).date_time, (bid).extra FROM nexmark WHERE event_type = 2",
+        fingerprint: "count(*), sum(auction), sum(bidder), sum(price), min(date_time), max(date_time), sum(length(extra))",
+    },
+    Case {
+        name: "q1",
+        input: Input::File,
+        output: Output::Blackhole,
+        events: 1_500_000,
+        sources: NEXMARK,
+        names: &["nexmark"],
+        query: "SELECT (bid).auction, (bid).bidder, 0.908 * (bid).price AS price, (bid).date_time, (bid).extra FROM nexmark WHERE event_type = 2",
+        fingerprint: "count(*), sum(auction), sum(bidder), sum(price), min(date_time), max(date_time), sum(length(extra))",
+    },
+    Case {
+        name: "q2",
+        input: Input::File,
+        output: Output::Blackhole,
+        events: 1_500_000,
+        sources: NEXMARK,
+        names: &["nexmark"],
+        query: "SELECT (bid).auction, (bid).price FROM nexmark WHERE event_type = 2 AND (bid).auction % 123 = 0",
+        fingerprint: "count(*), sum(auction), sum(price)",
+    },
+    Case {
+        name: "count_bids",
+        input: Input::File,
+        output: Output::View,
+        events: 1_500_000,
+        sources: NEXMARK,
+        names: &["nexmark"],
+        query: "SELECT (bid).auction AS auction, count(*) AS n FROM nexmark WHERE event_type = 2 GROUP BY (bid).auction",
+        fingerprint: "count(*), sum(auction), sum(n), sum(auction * n)",
+    },
+    Case {
+        name: "ddl",
+        input: Input::None,
+        output: Output::View,
+        events: 20,
+        sources: "CREATE TABLE r (k bigint, v bigint);",
+        names: &["r"],
+        query: "SELECT k, count(*) AS n, sum(v) AS total FROM r GROUP BY k",
+        fingerprint: "count(*)",
+    },
+];
