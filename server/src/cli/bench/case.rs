@@ -8,9 +8,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::file_name;
 use super::process::{cpu_s, peak_rss_bytes};
 use super::queries::{Case, Input, Output};
+use super::{CaseArguments, file_name};
 use crate::boot::Running;
 use crate::cli::{Failure, client, serve};
 use crate::config::Config;
@@ -19,15 +19,18 @@ use crate::testing::scratch_dir;
 /// Runs a case and tells what it took, or that its answer is right.
 pub(super) async fn measure(
     case: &Case,
-    events: u64,
+    arguments: &CaseArguments,
     folder: &Path,
-    check: bool,
 ) -> Result<Value, Failure> {
+    let (events, check) = (arguments.events, arguments.check);
     let data_dir = scratch_dir();
-    let config = Config {
+    let mut config = Config {
         file_root: folder.to_owned(),
         ..Config::ephemeral(data_dir.clone())
     };
+    config
+        .set_workers(arguments.workers)
+        .map_err(|error| Failure::User(error.to_string()))?;
     let running = serve::start(config).await?;
     let found = with_server(&running, case, events, check).await;
     running.stop().await;

@@ -54,6 +54,9 @@ struct RunArguments {
     /// Times the usual number of events.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
+    /// Engine worker threads.
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
     /// Where the input file is kept; a temporary folder without it.
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -63,10 +66,12 @@ struct RunArguments {
 }
 
 #[derive(Debug, Args, Clone)]
-struct CaseArguments {
+pub(super) struct CaseArguments {
     name: String,
     #[arg(long)]
     events: u64,
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
     /// Folder with the input file.
     #[arg(long)]
     folder: PathBuf,
@@ -86,7 +91,7 @@ pub(super) async fn bench(arguments: BenchArguments) -> Result<(), Failure> {
         BenchCommand::Case(arguments) => {
             let case = find(&arguments.name)?;
             let folder = std::path::absolute(&arguments.folder).map_err(io("find the folder"))?;
-            let found = case::measure(case, arguments.events, &folder, arguments.check).await?;
+            let found = case::measure(case, &arguments, &folder).await?;
             println!("{found}");
             Ok(())
         }
@@ -148,11 +153,12 @@ fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let scratch = crate::testing::scratch_dir();
     let folder = arguments.folder.as_ref().unwrap_or(&scratch);
     std::fs::create_dir_all(folder).map_err(io("create the folder"))?;
-    let measured = measure_all(&cases, folder, arguments.scale);
+    let measured = measure_all(&cases, folder, arguments);
     let _kept = std::fs::remove_dir_all(&scratch);
     let report = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "debug": cfg!(debug_assertions),
+        "workers": arguments.workers,
         "machine": process::machine(),
         "cases": measured?,
     });
@@ -165,12 +171,16 @@ fn run(arguments: &RunArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn measure_all(cases: &[&Case], folder: &Path, scale: f64) -> Result<Vec<Value>, Failure> {
+fn measure_all(
+    cases: &[&Case],
+    folder: &Path,
+    arguments: &RunArguments,
+) -> Result<Vec<Value>, Failure> {
     let mut measured = Vec::new();
     eprintln!("| query | events | M events/CPU-s | wall s | peak MB | state B/group | DDL ms |");
     eprintln!("|---|---|---|---|---|---|---|");
     for case in cases {
-        let events = ((case.events as f64 * scale) as u64).max(1);
+        let events = ((case.events as f64 * arguments.scale) as u64).max(1);
         let checked = events.min(CHECK_EVENTS);
         if case.input == Input::File {
             for events in [checked, events] {
@@ -180,8 +190,8 @@ fn measure_all(cases: &[&Case], folder: &Path, scale: f64) -> Result<Vec<Value>,
                 }
             }
         }
-        child(case, checked, folder, true)?;
-        let found = child(case, events, folder, false)?;
+        child(case, checked, folder, arguments.workers, true)?;
+        let found = child(case, events, folder, arguments.workers, false)?;
         let figure = |name: &str| found.get(name).and_then(Value::as_f64);
         let shown = |name: &str, unit: f64| {
             figure(name).map_or("-".to_owned(), |value| format!("{:.2}", value / unit))
@@ -201,10 +211,17 @@ fn measure_all(cases: &[&Case], folder: &Path, scale: f64) -> Result<Vec<Value>,
 }
 
 /// Runs one case in a process of its own and returns what it printed.
-fn child(case: &Case, events: u64, folder: &Path, check: bool) -> Result<Value, Failure> {
+fn child(
+    case: &Case,
+    events: u64,
+    folder: &Path,
+    workers: usize,
+    check: bool,
+) -> Result<Value, Failure> {
     let program = std::env::current_exe().map_err(io("find this program"))?;
     let mut command = std::process::Command::new(program);
     command.args(["bench", "case", case.name, "--events", &events.to_string()]);
+    command.args(["--workers", &workers.to_string()]);
     command.arg("--folder").arg(folder);
     if check {
         command.arg("--check");
