@@ -68,6 +68,10 @@ class Instance:
         part.write_text(json.dumps(self.state, indent=1))
         part.rename(self.folder / STATE)
 
+    def roles(self, role: str | None = None) -> list[str]:
+        """The processes a verb means: one, or all in the order in which they are stopped."""
+        return self.state.get("roles", ["server"]) if role is None else [role]
+
     def running(self, role: str = "server") -> bool:
         """Whether the process of that role is alive."""
         process = self.state.get(role)
@@ -106,18 +110,19 @@ class Instance:
             time.sleep(0.02)
         return True
 
-    def stop(self) -> None:
-        """Ends the server: politely first, by force after ten seconds. A paused one is resumed to hear it."""
-        if self.signal(signal.SIGTERM):
-            self.signal(signal.SIGCONT)
-            if not self.await_exit(10.0):
-                self.kill()
+    def stop(self, role: str = "server") -> None:
+        """Ends a process: politely first, by force after ten seconds. A paused one is resumed to hear it."""
+        if self.signal(signal.SIGTERM, role):
+            self.signal(signal.SIGCONT, role)
+            if not self.await_exit(10.0, role):
+                self.kill(role)
 
-    def kill(self) -> bool:
-        """SIGKILL, and waits until the process is gone."""
-        done = self.signal(signal.SIGKILL)
-        self.await_exit(10.0)
-        return done
+    def kill(self, role: str | None = None) -> bool:
+        """SIGKILL to one process or all, and waits until they are gone; False when none ran."""
+        killed = [each for each in self.roles(role) if self.signal(signal.SIGKILL, each)]
+        for each in killed:
+            self.await_exit(10.0, each)
+        return bool(killed)
 
     def log_tail(self, log: str, lines: int = 25) -> str:
         """The last lines of a log file."""

@@ -13,6 +13,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+EVERYTHING_EXCLUDED = (
+    "<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions>"
+)
 
 
 class Unavailable(Exception):
@@ -32,10 +35,11 @@ def pom(service: str, coords: list[str]) -> str:
     """A project that depends on exactly `coords`: one pom per service, so that versions do not mix."""
     dependencies = []
     for coordinate in coords:
-        group, artifact, version = coordinate.split(":")
+        group, artifact, version = coordinate.rstrip("!").split(":")
+        alone = EVERYTHING_EXCLUDED if coordinate.endswith("!") else ""
         dependencies.append(
             f"<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>"
-            f"<version>{version}</version></dependency>"
+            f"<version>{version}</version>{alone}</dependency>"
         )
     return (
         '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'

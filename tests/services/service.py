@@ -12,6 +12,9 @@ import signal
 import sys
 from pathlib import Path
 
+import hbase
+import hdfs
+import jvm
 import kafka
 import kafka_wire
 import maven
@@ -20,8 +23,7 @@ from instance import Instance, await_end_of
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("THALWEG_SERVICES_CACHE", ROOT / ".cache" / "services"))
 RUNS = CACHE / "run"
-BUILT = {"kafka": kafka}
-PLANNED = ("hbase", "hdfs")
+BUILT = {"kafka": kafka, "hdfs": hdfs, "hbase": hbase}
 
 
 def fail(message: str, code: int = 1) -> None:
@@ -49,11 +51,10 @@ def the_instance(arguments) -> Instance:
 
 def report(instance: Instance) -> None:
     """Prints what a test needs to know."""
-    name = instance.state["service"].upper()
-    print(f"{name}_BOOTSTRAP={instance.state['address']}")
-    for key, value in instance.state.get("secure", {}).items():
-        print(f"{name}_{key}={value}")
-    print(f"{name}_RUN={instance.folder}", flush=True)
+    service = instance.state["service"]
+    for key, value in BUILT[service].values(instance).items():
+        print(f"{key}={value}")
+    print(f"{service.upper()}_RUN={instance.folder}", flush=True)
 
 
 def up(arguments) -> None:
@@ -61,10 +62,8 @@ def up(arguments) -> None:
     if arguments.run and len(arguments.services) > 1:
         fail("--run names the folder of one service: start the others with their own")
     for service in arguments.services:
-        if service in PLANNED:
-            fail(f"{service} is not built yet: only kafka can be started", 2)
         if service not in BUILT:
-            fail(f'there is no service "{service}": known are {", ".join([*BUILT, *PLANNED])}')
+            fail(f'there is no service "{service}": known are {", ".join(BUILT)}')
     for service in arguments.services:
         folder = Path(arguments.run).resolve() if arguments.run else RUNS / f"{service}-{secrets.token_hex(4)}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +73,7 @@ def up(arguments) -> None:
             instance.save(service=service)
             instance.watch(arguments.parent_pid)
         try:
-            BUILT[service].up(instance, CACHE, arguments.secure)
+            BUILT[service].up(instance, CACHE, arguments)
         except BaseException:
             instance.kill()
             instance.signal(signal.SIGKILL, "watcher")
@@ -100,36 +99,60 @@ def remove(instance: Instance, keep: bool) -> None:
         shutil.rmtree(instance.folder, ignore_errors=True)
 
 
+def the_role(arguments, instance: Instance) -> str | None:
+    """The process a verb means, None for all of the service."""
+    if arguments.role and arguments.role not in instance.roles():
+        fail(f'{instance.state["service"]} has no process "{arguments.role}": it has {", ".join(instance.roles())}')
+    return arguments.role
+
+
+def signal_all(arguments, number: int) -> None:
+    """Signals one process of a service, or all of them."""
+    instance = the_instance(arguments)
+    roles = instance.roles(the_role(arguments, instance))
+    if not any([instance.signal(number, role) for role in roles]):
+        fail("it was not running")
+
+
 def kill(arguments) -> None:
     """SIGKILL: what a crash of the machine does to the process."""
-    if not the_instance(arguments).kill():
+    instance = the_instance(arguments)
+    if not instance.kill(the_role(arguments, instance)):
         fail("it was not running")
 
 
 def pause(arguments) -> None:
     """SIGSTOP: the port stays open and nothing answers."""
-    if not the_instance(arguments).signal(signal.SIGSTOP):
-        fail("it was not running")
+    signal_all(arguments, signal.SIGSTOP)
 
 
 def resume(arguments) -> None:
     """SIGCONT."""
-    if not the_instance(arguments).signal(signal.SIGCONT):
-        fail("it was not running")
+    signal_all(arguments, signal.SIGCONT)
 
 
 def restart(arguments) -> None:
     """Stops if needed and starts again on the same data and port."""
     instance = the_instance(arguments)
-    BUILT[instance.state["service"]].restart(instance, CACHE)
+    BUILT[instance.state["service"]].restart(instance, CACHE, the_role(arguments, instance))
     report(instance)
 
 
 def status(arguments) -> None:
     """One line per instance."""
     for instance in instances(arguments.run, arguments.service):
-        word = "running" if instance.running() else "stopped"
-        print(f"{instance.state['service']} {word} {instance.state.get('address', '-')} {instance.folder}")
+        stopped = [role for role in instance.roles() if not instance.running(role)]
+        word = "stopped" if len(stopped) == len(instance.roles()) else "running"
+        without = f" without {','.join(stopped)}" if stopped and word == "running" else ""
+        print(f"{instance.state['service']} {word}{without} {instance.state.get('address', '-')} {instance.folder}")
+
+
+def client(arguments) -> None:
+    """Becomes the Java client of a running HBase: requests on standard input, answers on standard output."""
+    arguments.service = "hbase"
+    instance = the_instance(arguments)
+    command = hbase.admin(instance, CACHE)
+    os.execv(command[0], command)
 
 
 def topic(arguments) -> None:
@@ -156,11 +179,13 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--run", help="folder for data, log and pid (default: a new one in the cache)")
     verb.add_argument("--parent-pid", type=int, help="stop the service when this process ends")
     verb.add_argument("--secure", action="store_true", help="listen with SCRAM and TLS too; prints addresses and credentials")
+    verb.add_argument("--gateways", type=int, default=1, choices=range(1, 5), help="how many Thrift2 gateways HBase gets")
     verb.set_defaults(action=up)
     for name, action in (("kill", kill), ("pause", pause), ("resume", resume), ("restart", restart)):
         verb = verbs.add_parser(name, help=action.__doc__)
         verb.add_argument("service", nargs="?")
         verb.add_argument("--run")
+        verb.add_argument("--role", help="one process of the service: namenode, datanode, server, gateway, gateway2")
         verb.set_defaults(action=action)
     for name, action in (("down", down), ("status", status)):
         verb = verbs.add_parser(name, help=action.__doc__)
@@ -175,6 +200,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--config", action="append", default=[], metavar="key=value")
     verb.add_argument("--grow", action="store_true", help="raise the partition count of an existing topic")
     verb.set_defaults(action=topic)
+    verb = verbs.add_parser("hbase_client", help=client.__doc__)
+    verb.add_argument("--run")
+    verb.set_defaults(action=client)
     verb = verbs.add_parser("watch")
     verb.add_argument("folder")
     verb.add_argument("pid", type=int)
@@ -189,7 +217,7 @@ def main() -> None:
         arguments.action(arguments)
     except maven.Unavailable as error:
         fail(str(error), 2)
-    except (kafka.StartFailed, kafka_wire.KafkaError, OSError) as error:
+    except (jvm.StartFailed, kafka_wire.KafkaError, OSError) as error:
         fail(str(error))
 
 

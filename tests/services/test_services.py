@@ -1,18 +1,22 @@
-"""The service scripts themselves, against a real broker.
+"""The service scripts themselves, against real servers.
 
-Proves: the printed address answers, data and port survive kill -9, a paused broker keeps its port open but
-is silent, two brokers run side by side, nothing is left after `down` or after the parent process died.
+Proves: the printed address answers, data and port survive kill -9, a paused server keeps its port open but
+is silent, two brokers run side by side, one process of HBase can be killed alone, nothing is left after `down`
+or after the parent process died.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
+import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import hbase_wire  # noqa: E402
 import kafka_wire  # noqa: E402
 import maven  # noqa: E402
 from instance import Instance, free_ports, started_at  # noqa: E402
@@ -39,14 +43,20 @@ def until(condition, what, timeout_s=15.0):
         time.sleep(0.05)
 
 
-class Kafka(unittest.TestCase):
-    def up(self, *arguments):
-        folder = Path(tempfile.mkdtemp(prefix="thalweg-kafka-"))
+class Service(unittest.TestCase):
+    def start(self, service, *arguments):
+        folder = Path(tempfile.mkdtemp(prefix=f"thalweg-{service}-"))
         self.addCleanup(verb, "down", "--run", folder)
-        result, values = verb("up", "kafka", "--run", folder, *arguments, check=False)
+        result, values = verb("up", service, "--run", folder, *arguments, check=False)
         if result.returncode == 2 and not REQUIRED:
             self.skipTest(result.stderr.strip())
         self.assertEqual(result.returncode, 0, result.stderr)
+        return folder, values
+
+
+class Kafka(Service):
+    def up(self, *arguments):
+        folder, values = self.start("kafka", *arguments)
         return folder, values["KAFKA_BOOTSTRAP"]
 
     def test_life_of_a_broker(self):
@@ -86,18 +96,90 @@ class Kafka(unittest.TestCase):
         until(lambda: started_at(pid) is None and not folder.exists(), "the broker is gone")
 
 
+class HBase(Service):
+    def client(self, folder, *requests):
+        """The answers of the Java client, one list of lines per request, the last of which is `ok` or an error."""
+        result = subprocess.run(
+            [HERE / "hbase_client", "--run", folder], input="\n".join(requests), capture_output=True, text=True, timeout=120
+        )
+        answers, lines = [], []
+        for line in result.stdout.splitlines():
+            lines.append(line)
+            if line == "ok" or line.startswith("error "):
+                answers.append(lines)
+                lines = []
+        self.assertEqual(len(answers), len(requests), result.stderr)
+        return answers
+
+    def test_life_of_hbase(self):
+        folder, values = self.start("hbase", "--gateways", "2")
+        first, second = (int(address.split(":")[1]) for address in values["HBASE_THRIFT"].split(","))
+        self.assertTrue(hbase_wire.ready(first) and hbase_wire.ready(second))
+        rows = ["61 d 71 7631 1000 Put", "7a d 71 7632 2000 Put", "ok"]
+        made = self.client(folder, "create t d 1 6d", "put t 61 d 71 7631 1000", "put t 7a d 71 7632 2000", "scan t", "regions t")
+        self.assertEqual(made[:4], [["ok"], ["ok"], ["ok"], rows])
+        self.assertEqual(len(made[4]), 3)
+        self.assertIn("NoSuchColumnFamily", self.client(folder, "put t 61 zz 71 7631")[0][0])
+
+        verb("kill", "hbase", "--run", folder, "--role", "gateway")
+        self.assertRaises(OSError, hbase_wire.ready, first)
+        self.assertTrue(hbase_wire.ready(second), "the other gateway runs on")
+        self.assertIn("without gateway ", verb("status", "--run", folder)[0].stdout)
+        verb("pause", "hbase", "--run", folder, "--role", "gateway2")
+        self.assertRaises(TimeoutError, hbase_wire.ready, second, 0.5)
+        verb("resume", "hbase", "--run", folder, "--role", "gateway2")
+        until(lambda: hbase_wire.ready(second), "a resumed gateway answers")
+        self.assertEqual(verb("kill", "hbase", "--run", folder, "--role", "gateway", check=False)[0].returncode, 1)
+        self.assertIn("it has", verb("kill", "hbase", "--run", folder, "--role", "broker", check=False)[0].stderr)
+
+        verb("kill", "hbase", "--run", folder)
+        self.assertIn("hbase stopped", verb("status", "--run", folder)[0].stdout)
+        _, again = verb("restart", "hbase", "--run", folder)
+        self.assertEqual(again["HBASE_THRIFT"], values["HBASE_THRIFT"])
+        self.assertEqual(self.client(folder, "scan t"), [rows], "acknowledged rows survive kill -9 of everything")
+
+        pids = [Instance(folder).state[role]["pid"] for role in Instance(folder).roles()]
+        self.assertEqual(len(pids), 5)
+        verb("down", "--run", folder)
+        self.assertEqual([started_at(pid) for pid in pids], [None] * 5)
+        self.assertFalse(folder.exists())
+
+
+class Hdfs(Service):
+    def put(self, url, data):
+        return urllib.request.urlopen(urllib.request.Request(url, data=data, method="PUT"), timeout=30)
+
+    def test_life_of_hdfs(self):
+        folder, values = self.start("hdfs")
+        url = f"{values['HDFS_WEB']}/webhdfs/v1/d/file?user.name=root&op="
+        # The NameNode names the DataNode that takes the bytes.
+        with self.put(f"{url}CREATE&noredirect=true", b"") as answer:
+            location = json.load(answer)["Location"]
+        self.put(location, b"0123456789").close()
+        verb("kill", "hdfs", "--run", folder)
+        verb("restart", "hdfs", "--run", folder)
+        with urllib.request.urlopen(f"{url}OPEN", timeout=30) as answer:
+            self.assertEqual(answer.read(), b"0123456789")
+        parent = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+        other, _ = self.start("hdfs", "--parent-pid", parent.pid)
+        pids = [Instance(other).state[role]["pid"] for role in Instance(other).roles()]
+        parent.kill()
+        parent.communicate()
+        until(lambda: [started_at(pid) for pid in pids] == [None, None] and not other.exists(), "both processes are gone")
+
+
 class Scripts(unittest.TestCase):
-    def test_unbuilt_and_unknown_services_say_so(self):
-        for name, code, word in (("hbase", 2, "not built yet"), ("hdfs", 2, "not built yet"), ("kafak", 1, "no service")):
-            result, _ = verb("up", name, check=False)
-            self.assertEqual(result.returncode, code)
-            self.assertIn(word, result.stderr)
+    def test_unknown_services_say_so(self):
+        result, _ = verb("up", "kafak", check=False)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("no service", result.stderr)
 
     def test_ports_are_distinct(self):
         self.assertEqual(len(set(free_ports(50))), 50)
 
     def test_one_pom_per_service(self):
         self.assertIn("<artifactId>kafka_2.13</artifactId>", maven.pom("kafka", maven.coordinates("kafka")))
+        self.assertEqual(maven.pom("hbase", maven.coordinates("hbase")).count("<exclusion>"), 1)
         self.assertRaises(maven.Unavailable, maven.coordinates, "nothing")
 
 

@@ -1,0 +1,151 @@
+"""HBase on an HDFS of its own: ZooKeeper, master and two region servers in one JVM, and Thrift2 gateways in one JVM each.
+
+Invariant: `up` returns only after every gateway answered a request that goes through to the master.
+"""
+
+from pathlib import Path
+
+import hbase_wire
+import hdfs
+import jvm
+from instance import Instance, free_ports
+
+START_TIMEOUT_S = 120.0
+OPTIONS = [
+    "-Dorg.apache.hbase.thirdparty.io.netty.tryReflectionSetAccessible=true",
+    "--add-modules=jdk.unsupported",
+    *(
+        f"--add-opens=java.base/{package}=ALL-UNNAMED"
+        for package in (
+            "java.nio", "sun.nio.ch", "java.lang", "jdk.internal.ref", "java.lang.reflect", "java.util",
+            "java.util.concurrent", "jdk.internal.util.random", "java.net", "java.io",
+        )
+    ),
+    "--add-exports=java.base/jdk.internal.misc=ALL-UNNAMED",
+    "--add-exports=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
+    "--add-exports=java.base/sun.net.dns=ALL-UNNAMED",
+    "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
+]  # fmt: skip
+
+LOGGING = """\
+appender.console.type=Console
+appender.console.name=console
+appender.console.layout.type=PatternLayout
+appender.console.layout.pattern=%d{HH:mm:ss.SSS} %p %m (%c{1})%n
+rootLogger.level={level}
+rootLogger.appenderRef.console.ref=console
+"""
+
+
+def up(instance: Instance, cache: Path, arguments) -> None:
+    """Starts HBase in a fresh folder, or what is stopped of the one in this folder."""
+    if "address" in instance.state:
+        if not all(instance.running(role) for role in instance.state["roles"]):
+            restart(instance, cache)
+        return
+    gateways = [gateway_name(number) for number in range(arguments.gateways)]
+    instance.save(service="hbase", roles=[*gateways, "server", *hdfs.ROLES])
+    hdfs.make(instance, cache)
+
+    def attempt() -> None:
+        configure(instance, gateways)
+        start(instance, cache)
+
+    jvm.again(attempt)
+    instance.save(address=f"127.0.0.1:{instance.state['hbase_ports']['gateway']}")
+
+
+def gateway_name(number: int) -> str:
+    """The role of a gateway: `gateway`, `gateway2`, `gateway3`."""
+    return "gateway" if number == 0 else f"gateway{number + 1}"
+
+
+def values(instance: Instance) -> dict[str, str]:
+    """What a test needs to know."""
+    ports = instance.state["hbase_ports"]
+    gateways = [f"127.0.0.1:{ports[role]}" for role in instance.state["roles"] if role.startswith("gateway")]
+    return {"HBASE_THRIFT": ",".join(gateways), **hdfs.values(instance)}
+
+
+def configure(instance: Instance, gateways: list[str]) -> None:
+    """Writes the configuration folder, for new ports."""
+    ports = dict(zip(("zookeeper", *gateways), free_ports(1 + len(gateways))))
+    conf = instance.folder / "hbase-conf"
+    conf.mkdir(exist_ok=True)
+    (conf / "log4j2.properties").write_text(LOGGING.replace("{level}", "INFO"))
+    (conf / "client-log4j2.properties").write_text(LOGGING.replace("{level}", "ERROR"))
+    namenode = f"hdfs://127.0.0.1:{instance.state['hdfs_ports']['namenode']}"
+    properties = {
+        "hbase.cluster.distributed": "false",
+        # On a local folder a kill -9 loses acknowledged writes: there is no hflush there.
+        "hbase.rootdir": f"{namenode}/hbase",
+        "hbase.wal.dir": f"{namenode}/hbasewal",
+        "hbase.tmp.dir": instance.folder / "hbase-tmp",
+        "hbase.zookeeper.quorum": "127.0.0.1",
+        "hbase.zookeeper.property.clientPort": ports["zookeeper"],
+        "hbase.zookeeper.property.dataDir": instance.folder / "zookeeper",
+        "hbase.master.hostname": "localhost",
+        "hbase.regionserver.hostname": "localhost",
+        "hbase.master.ipc.address": "127.0.0.1",
+        "hbase.regionserver.ipc.address": "127.0.0.1",
+        "hbase.master.info.port": -1,
+        "hbase.regionserver.info.port": -1,
+        "hbase.thrift.info.port": -1,
+        "hbase.localcluster.assign.random.ports": "true",
+        "hbase.regionserver.thrift.framed": "true",
+        "hbase.regionserver.thrift.compact": "true",
+        "hbase.regionserver.thrift.server.type": "threadedselector",
+        "hbase.regionserver.thrift.framed.max_frame_size_in_mb": 64,
+        "hbase.client.operation.timeout": 30000,
+        "hbase.rpc.timeout": 10000,
+        "hbase.client.retries.number": 5,
+        "dfs.replication": 1,
+        "dfs.client.read.shortcircuit": "false",
+    }
+    (conf / "hbase-site.xml").write_text(jvm.site(properties))
+    instance.save(hbase_ports=ports)
+
+
+def start(instance: Instance, cache: Path) -> None:
+    """Runs the JVMs that do not run and waits for their answers."""
+    conf = instance.folder / "hbase-conf"
+    ports = instance.state["hbase_ports"]
+    try:
+        if not instance.running("server"):
+            main = ["org.apache.hadoop.hbase.master.HMaster", "start", "--localRegionServers=2"]
+            command = jvm.command("hbase", cache, conf, ["-Xmx768m", *OPTIONS], *main)
+            port = ports["zookeeper"]
+            jvm.start(instance, "server", "HBase", command, lambda: hbase_wire.listens(port), START_TIMEOUT_S)
+        for role in instance.state["roles"]:
+            if role.startswith("gateway") and not instance.running(role):
+                start_gateway(instance, cache, role)
+    except BaseException:
+        for role in instance.state["roles"]:
+            if role not in hdfs.ROLES:
+                instance.kill(role)
+        raise
+
+
+def start_gateway(instance: Instance, cache: Path, role: str) -> None:
+    """Runs one gateway."""
+    conf = instance.folder / "hbase-conf"
+    port = instance.state["hbase_ports"][role]
+    main = ["org.apache.hadoop.hbase.thrift2.ThriftServer", "-b", "127.0.0.1", "-p", str(port), "--infoport", "-1", "-f", "-c"]
+    command = jvm.command("hbase", cache, conf, ["-Xmx256m", *OPTIONS], *main)
+    jvm.start(instance, role, "the Thrift2 gateway", command, lambda: hbase_wire.ready(port), START_TIMEOUT_S)
+
+
+def restart(instance: Instance, cache: Path, role: str | None = None) -> None:
+    """Stops what runs of it (or one role), then starts what is stopped, on the same data and ports."""
+    for each in instance.state["roles"] if role is None else (role,):
+        instance.stop(each)
+    jvm.again(lambda: hdfs.start(instance, cache), wait_s=1.0)
+    jvm.again(lambda: start(instance, cache), wait_s=1.0)
+
+
+def admin(instance: Instance, cache: Path) -> list[str]:
+    """The command of the Java client that reads, writes and administers tables without any gateway."""
+    conf = instance.folder / "hbase-conf"
+    source = Path(__file__).with_name("HBaseClient.java")
+    logging = f"-Dlog4j2.configurationFile=file:{conf}/client-log4j2.properties"
+    return jvm.command("hbase", cache, conf, ["-Xmx256m", logging, *OPTIONS], str(source))
