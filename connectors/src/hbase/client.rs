@@ -1,0 +1,254 @@
+//! Typed calls to HBase, each answer checked against its question.
+//!
+//! Invariant: a get's rows stand at the positions of their keys; a scan's rows lie in its range, in its order, each once. An
+//! answer that breaks this is an error, never a result.
+
+use super::error::HbaseError;
+use super::gateways::Gateways;
+use super::reply::{Page, Region, decode, families, region};
+use super::request::{Call, Delete, NewTable, Projection, Put, Scan, TableName};
+use super::wire::{Kind, WireError};
+use crate::context::Deadline;
+
+/// A client of one HBase.
+#[derive(Debug)]
+pub(super) struct Client {
+    gateways: Gateways,
+}
+
+impl Client {
+    pub(super) fn new(gateways: Gateways) -> Self {
+        Self { gateways }
+    }
+
+    /// How many calls can be under way.
+    pub(super) fn capacity(&self) -> usize {
+        self.gateways.capacity()
+    }
+
+    /// The regions of a table, in key order.
+    pub(super) async fn regions(
+        &self,
+        table: &TableName,
+        deadline: Deadline,
+    ) -> Result<Vec<Region>, HbaseError> {
+        let call = Call::Regions(table);
+        let name = call.name();
+        let found = self
+            .gateways
+            .call(&call, deadline, |frame, protocol, sequence| {
+                decode(&frame, protocol, name, sequence, |reader, field| {
+                    let mut regions = Vec::new();
+                    reader.list(field, Kind::Struct, |reader| {
+                        regions.push(region(&frame, reader)?);
+                        Ok(())
+                    })?;
+                    Ok(regions)
+                })
+            })
+            .await?;
+        let mut regions = found.unwrap_or_default();
+        regions.sort_by(|a, b| a.start.cmp(&b.start));
+        Ok(regions)
+    }
+
+    /// Names of a table's families.
+    pub(super) async fn families(
+        &self,
+        table: &TableName,
+        deadline: Deadline,
+    ) -> Result<Vec<Vec<u8>>, HbaseError> {
+        let call = Call::Describe(table);
+        let name = call.name();
+        let found = self
+            .gateways
+            .call(&call, deadline, |frame, protocol, sequence| {
+                decode(
+                    &frame,
+                    protocol,
+                    name,
+                    sequence,
+                    |reader, field| match field.is(Kind::Struct) {
+                        true => families(&frame, reader),
+                        false => Err(WireError::Structure),
+                    },
+                )
+            })
+            .await?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// Whether a table exists.
+    pub(super) async fn exists(
+        &self,
+        table: &TableName,
+        deadline: Deadline,
+    ) -> Result<bool, HbaseError> {
+        let call = Call::Exists(table);
+        let name = call.name();
+        let found = self
+            .gateways
+            .call(&call, deadline, |frame, protocol, sequence| {
+                decode(&frame, protocol, name, sequence, |reader, field| {
+                    reader.bool(field)
+                })
+            })
+            .await?;
+        Ok(found.unwrap_or(false))
+    }
+
+    /// Makes a table, and its namespace, unless they are there.
+    pub(super) async fn create(
+        &self,
+        table: &NewTable,
+        deadline: Deadline,
+    ) -> Result<(), HbaseError> {
+        if let Some((namespace, _)) = table.table.text().split_once(':') {
+            self.make(&Call::CreateNamespace(namespace), deadline)
+                .await?;
+        }
+        self.make(&Call::Create(table), deadline).await
+    }
+
+    /// A call whose purpose is fulfilled when its object is there already, perhaps by an earlier try of it.
+    async fn make(&self, call: &Call<'_>, deadline: Deadline) -> Result<(), HbaseError> {
+        match self.command(call, deadline).await {
+            Err(HbaseError::Remote { detail, .. }) if detail.contains("Exist") => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// A call without a result.
+    async fn command(&self, call: &Call<'_>, deadline: Deadline) -> Result<(), HbaseError> {
+        let name = call.name();
+        self.gateways
+            .call(call, deadline, |frame, protocol, sequence| {
+                decode(&frame, protocol, name, sequence, |reader, field| {
+                    reader.skip(field.kind)
+                })
+            })
+            .await
+            .map(|_| ())
+    }
+
+    /// Rows by their keys; row `n` of the page is that of key `n`, without a key when there is none.
+    pub(super) async fn get(
+        &self,
+        table: &TableName,
+        keys: &[Vec<u8>],
+        projection: &Projection,
+        deadline: Deadline,
+    ) -> Result<Page, HbaseError> {
+        let call = Call::Get(table, keys, projection);
+        let name = call.name();
+        let check = |page: &Page| {
+            let fits = |(row, key): (_, &Vec<u8>)| match super::reply::Row::key(&row) {
+                None => true,
+                Some(found) => found == &key[..],
+            };
+            page.len() == keys.len() && page.rows().zip(keys).all(fits)
+        };
+        self.page(&call, name, deadline, check).await
+    }
+
+    /// One page of a scan.
+    pub(super) async fn scan(
+        &self,
+        table: &TableName,
+        scan: &Scan,
+        projection: &Projection,
+        deadline: Deadline,
+    ) -> Result<Page, HbaseError> {
+        let call = Call::Scan(table, scan, projection);
+        let name = call.name();
+        self.page(&call, name, deadline, |page| scan.accepts(page))
+            .await
+    }
+
+    async fn page(
+        &self,
+        call: &Call<'_>,
+        name: &str,
+        deadline: Deadline,
+        check: impl Fn(&Page) -> bool,
+    ) -> Result<Page, HbaseError> {
+        self.gateways
+            .call(call, deadline, |frame, protocol, sequence| {
+                let answer = Page::decode(frame, protocol, name, sequence)?;
+                match &answer {
+                    Ok(page) if !check(page) => Err(WireError::Structure),
+                    _ => Ok(answer),
+                }
+            })
+            .await
+    }
+
+    /// Writes cells. After an error any of them may be written; writing them again changes nothing.
+    pub(super) async fn put(
+        &self,
+        table: &TableName,
+        puts: &[Put],
+        deadline: Deadline,
+    ) -> Result<(), HbaseError> {
+        self.command(&Call::Put(table, puts), deadline).await
+    }
+
+    /// Deletes cells; as [`Client::put`].
+    pub(super) async fn delete(
+        &self,
+        table: &TableName,
+        deletes: &[Delete],
+        deadline: Deadline,
+    ) -> Result<(), HbaseError> {
+        let call = Call::Delete(table, deletes);
+        let name = call.name();
+        let left = self
+            .gateways
+            .call(&call, deadline, |frame, protocol, sequence| {
+                decode(&frame, protocol, name, sequence, |reader, field| {
+                    let mut left = 0;
+                    reader.list(field, Kind::Struct, |reader| {
+                        left += 1;
+                        reader.skip(Kind::Struct)
+                    })?;
+                    Ok(left)
+                })
+            })
+            .await?;
+        match left.unwrap_or(0) {
+            0 => Ok(()),
+            count => Err(HbaseError::Remote {
+                table: table.text().to_owned(),
+                detail: format!("{count} of {} rows were not deleted", deletes.len()),
+            }),
+        }
+    }
+}
+
+impl Scan {
+    /// Whether a page can be an answer to this scan.
+    fn accepts(&self, page: &Page) -> bool {
+        let mut last: Option<&[u8]> = None;
+        for row in page.rows() {
+            let Some(key) = row.key() else { return false };
+            let (low, high) = match self.reversed {
+                // Downwards the first row is included, and the lower bound is not.
+                true => (&self.stop, &self.start),
+                false => (&self.start, &self.stop),
+            };
+            let inside = match self.reversed {
+                true => (high.is_empty() || key <= &high[..]) && (low.is_empty() || key > &low[..]),
+                false => key >= &low[..] && (high.is_empty() || key < &high[..]),
+            };
+            let ordered = last.is_none_or(|last| match self.reversed {
+                true => key < last,
+                false => key > last,
+            });
+            if !inside || !ordered {
+                return false;
+            }
+            last = Some(key);
+        }
+        page.len() <= self.rows
+    }
+}

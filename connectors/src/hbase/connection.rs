@@ -1,0 +1,169 @@
+//! One connection to a Thrift2 gateway: one call at a time, each reply checked against its call.
+//!
+//! Invariant: after any failure, or a call whose future was dropped, the connection is not used again: a late reply would answer
+//! the next call.
+
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::error::Failure;
+use super::limits::{CONNECT_TIMEOUT, REPLY_BYTES_MAX};
+use super::reply::{Answer, Refusal, decode, message_length};
+use super::request::Call;
+use super::wire::{Protocol, WireError};
+
+/// How messages are told apart on the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    /// Each is preceded by its length.
+    Framed,
+    /// They follow each other.
+    Unframed,
+}
+
+/// What a gateway was started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Dialect {
+    pub(super) transport: Transport,
+    pub(super) protocol: Protocol,
+}
+
+/// An open connection that no call is under way on.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    dialect: Dialect,
+    sequence: i32,
+}
+
+/// `TThriftServerType.TWO`.
+const THRIFT2: i32 = 2;
+const READ_BYTES: usize = 64 << 10;
+
+impl Connection {
+    /// Connects, and asks whether a Thrift2 gateway is at the other end, which it answers without HBase.
+    pub(super) async fn open(address: &str, dialect: Dialect) -> Result<Self, Failure> {
+        let greet = async {
+            let stream = TcpStream::connect(address).await.map_err(broken)?;
+            stream.set_nodelay(true).map_err(broken)?;
+            let mut connection = Self {
+                stream,
+                dialect,
+                sequence: 0,
+            };
+            connection.check_server().await?;
+            Ok(connection)
+        };
+        timeout(CONNECT_TIMEOUT, greet)
+            .await
+            .unwrap_or(Err(Failure::Silent))
+    }
+
+    async fn check_server(&mut self) -> Result<(), Failure> {
+        let call = Call::ServerType;
+        let answer = self
+            .call(&call, |frame, protocol, sequence| {
+                decode(&frame, protocol, call.name(), sequence, |reader, field| {
+                    reader.i32(field)
+                })
+            })
+            .await;
+        match answer {
+            Ok(Ok(Some(THRIFT2))) => Ok(()),
+            Ok(Ok(_)) => Err(Failure::WrongEndpoint("it is a Thrift1 gateway".into())),
+            Ok(Err(Refusal::Application { message } | Refusal::Remote { message, .. })) => {
+                Err(Failure::WrongEndpoint(message))
+            }
+            // An older gateway with another encoding hangs up, as does one whose machine stops.
+            Err(Failure::BadReply(error)) => Err(Failure::WrongEndpoint(error.to_string())),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Makes a call; `decode` is given the reply and its sequence number.
+    pub(super) async fn call<T>(
+        &mut self,
+        call: &Call<'_>,
+        decode: impl FnOnce(Vec<u8>, Protocol, i32) -> Result<Answer<T>, WireError>,
+    ) -> Result<Answer<T>, Failure> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        let request = call
+            .encode(self.dialect.protocol, sequence)
+            .map_err(|error| Failure::Broken(error.to_string()))?;
+        self.send(&request).await?;
+        let reply = match self.dialect.transport {
+            Transport::Framed => self.read_frame().await?,
+            Transport::Unframed => self.read_message().await?,
+        };
+        decode(reply, self.dialect.protocol, sequence).map_err(Failure::BadReply)
+    }
+
+    async fn send(&mut self, request: &[u8]) -> Result<(), Failure> {
+        if self.dialect.transport == Transport::Framed {
+            let length = i32::try_from(request.len())
+                .map_err(|_| Failure::Broken("the request is too long".into()))?;
+            // One write: two small packets would wait for each other.
+            let mut framed = Vec::with_capacity(request.len() + 4);
+            framed.extend_from_slice(&length.to_be_bytes());
+            framed.extend_from_slice(request);
+            return self.stream.write_all(&framed).await.map_err(broken);
+        }
+        self.stream.write_all(request).await.map_err(broken)
+    }
+
+    async fn read_frame(&mut self) -> Result<Vec<u8>, Failure> {
+        let mut head = [0; 4];
+        self.stream.read_exact(&mut head).await.map_err(broken)?;
+        if &head == b"HTTP" {
+            return Err(Failure::WrongEndpoint("it speaks HTTP".into()));
+        }
+        let length = usize::try_from(i32::from_be_bytes(head))
+            .ok()
+            .filter(|length| *length <= REPLY_BYTES_MAX)
+            .ok_or(Failure::BadReply(WireError::Length))?;
+        // Grows with what arrives: a length alone must not cost memory.
+        let mut frame = Vec::with_capacity(length.min(READ_BYTES));
+        let mut limited = (&mut self.stream).take(length as u64);
+        while frame.len() < length {
+            if limited.read_buf(&mut frame).await.map_err(broken)? == 0 {
+                return Err(Failure::Broken("the connection broke off".into()));
+            }
+        }
+        Ok(frame)
+    }
+
+    async fn read_message(&mut self) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::with_capacity(READ_BYTES);
+        loop {
+            bytes.reserve(READ_BYTES);
+            if self.stream.read_buf(&mut bytes).await.map_err(broken)? == 0 {
+                return Err(match bytes.is_empty() {
+                    true => Failure::Closed,
+                    false => Failure::Broken("the connection broke off".into()),
+                });
+            }
+            match message_length(&bytes, self.dialect.protocol).map_err(Failure::BadReply)? {
+                Some(length) if length == bytes.len() => return Ok(bytes),
+                // There is one call at a time, so nothing can follow.
+                Some(_) => return Err(Failure::BadReply(WireError::Length)),
+                None if bytes.len() > REPLY_BYTES_MAX => {
+                    return Err(Failure::BadReply(WireError::Length));
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+fn broken(error: io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe => Failure::Closed,
+        _ => Failure::Broken(error.to_string()),
+    }
+}

@@ -1,0 +1,272 @@
+//! What can go wrong between us and HBase, with its SQLSTATE.
+//!
+//! Invariant: no text here holds a value of a row; tables, families, columns and gateways are named. Java stack traces end here.
+
+use super::limits::REMOTE_MESSAGE_MAX;
+use super::reply::Refusal;
+use super::wire::WireError;
+
+/// An error of HBase, of its gateways, or of a row that does not fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HbaseError {
+    /// No gateway answers.
+    #[error("could not reach HBase through Thrift gateway {servers}")]
+    Unreachable {
+        /// `thrift.servers` as given.
+        servers: String,
+        /// What happened last.
+        detail: String,
+    },
+    /// Something answers, and it is not a Thrift2 gateway with these settings.
+    #[error("{server} is not an HBase Thrift2 gateway with this transport and protocol")]
+    WrongEndpoint {
+        /// The address.
+        server: String,
+        /// What it did.
+        detail: String,
+    },
+    /// A gateway lives and HBase does not answer in time.
+    #[error("HBase table \"{table}\" did not answer in time")]
+    Timeout {
+        /// The table.
+        table: String,
+    },
+    /// The table is not there.
+    #[error("HBase table \"{table}\" does not exist")]
+    TableMissing {
+        /// The table.
+        table: String,
+    },
+    /// The table is disabled.
+    #[error("HBase table \"{table}\" is disabled")]
+    TableDisabled {
+        /// The table.
+        table: String,
+    },
+    /// The table lacks a family that a column is in.
+    #[error("HBase table \"{table}\" lacks a column family")]
+    FamilyMissing {
+        /// The table.
+        table: String,
+        /// HBase's words.
+        detail: String,
+    },
+    /// HBase does not take this row.
+    #[error("HBase table \"{table}\" refused a row")]
+    RowRefused {
+        /// The table.
+        table: String,
+        /// HBase's words.
+        detail: String,
+    },
+    /// Any other answer.
+    #[error("HBase request on table \"{table}\" failed")]
+    Remote {
+        /// The table.
+        table: String,
+        /// HBase's words.
+        detail: String,
+    },
+    /// An answer that breaks the protocol or the interface.
+    #[error("Thrift gateway {server} sent a reply that cannot be read")]
+    BadReply {
+        /// The address.
+        server: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// One row is more than a request may be.
+    #[error("a row of {bytes} bytes is over the limit of a request to HBase")]
+    RowTooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// A cell or key holds bytes that are no value of the column's type.
+    #[error("column \"{column}\" of HBase table \"{table}\" holds bytes that are not {expected}")]
+    BadValue {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// The type and encoding.
+        expected: String,
+    },
+    /// A value that the encoding of its column has no bytes for.
+    #[error("value of column \"{column}\" cannot be written to HBase as {encoding}")]
+    Unwritable {
+        /// The column.
+        column: String,
+        /// The encoding.
+        encoding: String,
+        /// Why.
+        detail: String,
+    },
+    /// A key column without a value.
+    #[error("null value in column \"{column}\" of the row key")]
+    NullKey {
+        /// The column.
+        column: String,
+    },
+    /// A row key that HBase cannot hold.
+    #[error("row key of {bytes} bytes is not between 1 and 32767 bytes")]
+    KeyLength {
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+impl HbaseError {
+    /// SQLSTATE of this error.
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            HbaseError::Unreachable { .. } => "08001",
+            HbaseError::WrongEndpoint { .. } | HbaseError::BadReply { .. } => "08P01",
+            HbaseError::Timeout { .. } => "58030",
+            HbaseError::TableMissing { .. } => "42P01",
+            HbaseError::TableDisabled { .. } => "55000",
+            HbaseError::FamilyMissing { .. } => "42703",
+            HbaseError::RowRefused { .. } | HbaseError::Remote { .. } => "58000",
+            HbaseError::RowTooLarge { .. } | HbaseError::KeyLength { .. } => "54000",
+            HbaseError::BadValue { .. } => "22P03",
+            HbaseError::Unwritable { .. } => "22023",
+            HbaseError::NullKey { .. } => "23502",
+        }
+    }
+
+    /// More about this occurrence.
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            HbaseError::Unreachable { detail, .. }
+            | HbaseError::WrongEndpoint { detail, .. }
+            | HbaseError::FamilyMissing { detail, .. }
+            | HbaseError::RowRefused { detail, .. }
+            | HbaseError::Remote { detail, .. }
+            | HbaseError::BadReply { detail, .. }
+            | HbaseError::Unwritable { detail, .. } => Some(detail.clone()),
+            _ => None,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            HbaseError::Unreachable { .. } => {
+                "Check thrift.servers, and that the gateways run and reach HBase."
+            }
+            HbaseError::WrongEndpoint { .. } => {
+                "Check thrift.transport and thrift.protocol against the gateway's start options: -f is framed, -c is compact. Thrift1, REST and HTTP ports do not serve."
+            }
+            HbaseError::Timeout { .. } => {
+                "Look at the region servers; the statement can be repeated."
+            }
+            HbaseError::TableMissing { .. } => "Create it in HBase, or set create = 'if-missing'.",
+            HbaseError::TableDisabled { .. } => "Enable the table in HBase.",
+            HbaseError::FamilyMissing { .. } => {
+                "Add the family in HBase, or name another with family or OPTIONS (column = 'family:qualifier')."
+            }
+            HbaseError::BadValue { .. } => {
+                "Set value.encoding, or OPTIONS (encoding = '...') on the column, to what the writer used."
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// Whether the row is at fault, so that its neighbours can be written without it.
+    pub(super) fn is_of_the_row(&self) -> bool {
+        matches!(
+            self,
+            HbaseError::RowRefused { .. }
+                | HbaseError::FamilyMissing { .. }
+                | HbaseError::RowTooLarge { .. }
+                | HbaseError::KeyLength { .. }
+                | HbaseError::NullKey { .. }
+                | HbaseError::Unwritable { .. }
+        )
+    }
+}
+
+/// Why a call on one connection came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// No connection, or it broke.
+    Broken(String),
+    /// The server closed the connection before it answered.
+    Closed,
+    /// The gateway gives no sign of life.
+    Silent,
+    /// The gateway lives; the answer did not come in time.
+    Late,
+    /// The reply cannot be read.
+    BadReply(WireError),
+    /// The server does not know the interface.
+    WrongEndpoint(String),
+}
+
+impl Failure {
+    /// As a detail line.
+    pub(super) fn text(&self, server: &str) -> String {
+        match self {
+            Failure::Broken(why) => format!("{server}: {why}"),
+            Failure::Closed => format!("{server} closed the connection"),
+            Failure::Silent => format!("{server} accepts connections and does not answer"),
+            Failure::Late => format!("{server} did not answer in time"),
+            Failure::BadReply(error) => format!("{server}: {error}"),
+            Failure::WrongEndpoint(why) => format!("{server}: {why}"),
+        }
+    }
+}
+
+/// What follows from a gateway's refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Consequence {
+    /// Trying again may help: a region moves, a server is gone.
+    Again(HbaseError),
+    /// It would be refused again.
+    Final(HbaseError),
+}
+
+/// Decides what a refusal means.
+pub(super) fn judge(refusal: &Refusal, table: &str, server: &str) -> Consequence {
+    let table = table.to_owned();
+    let (message, retry) = match refusal {
+        Refusal::Application { message } => {
+            let detail = first_line(message);
+            // What a Thrift1 gateway says to our calls.
+            let final_error = match message.contains("Invalid method name") {
+                true => HbaseError::WrongEndpoint {
+                    server: server.to_owned(),
+                    detail,
+                },
+                false => HbaseError::Remote { table, detail },
+            };
+            return Consequence::Final(final_error);
+        }
+        Refusal::Remote { message, retry } => (message, *retry),
+    };
+    let says = |word: &str| message.contains(word);
+    let detail = first_line(message);
+    if says("TableNotFoundException") {
+        Consequence::Final(HbaseError::TableMissing { table })
+    } else if says("TableNotEnabledException") {
+        Consequence::Final(HbaseError::TableDisabled { table })
+    } else if says("NoSuchColumnFamilyException") {
+        Consequence::Final(HbaseError::FamilyMissing { table, detail })
+    } else if says("size too large") || says("exceeds maximum") || says("exceeds limit") {
+        Consequence::Final(HbaseError::RowRefused { table, detail })
+    } else if says("IllegalArgumentException") || says("FailedSanityCheckException") {
+        Consequence::Final(HbaseError::RowRefused { table, detail })
+    } else if says("TableExistsException") || says("NamespaceExistException") {
+        Consequence::Final(HbaseError::Remote { table, detail })
+    } else if retry == Some(false) && says("DoNotRetryIOException") {
+        Consequence::Final(HbaseError::Remote { table, detail })
+    } else {
+        Consequence::Again(HbaseError::Remote { table, detail })
+    }
+}
+
+/// The first line of a Java message, bounded: what follows is a stack trace.
+fn first_line(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default().trim();
+    line.chars().take(REMOTE_MESSAGE_MAX).collect()
+}

@@ -1,0 +1,203 @@
+//! Calls that find a gateway which works.
+//!
+//! Invariant: a call is repeated only until its deadline, and every call here may be repeated: reads change nothing, writes carry
+//! their timestamps. A gateway that hangs or is gone costs its calls about two seconds, then others serve.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::breaker::Breaker;
+use super::connection::{Connection, Dialect};
+use super::error::{Consequence, Failure, HbaseError, judge};
+use super::limits::{CALL_TIMEOUT, CONNECTIONS_PER_GATEWAY, REMOTE_PAUSE, SIGN_OF_LIFE, SILENCE};
+use super::reply::Answer;
+use super::request::Call;
+use super::wire::{Protocol, WireError};
+use crate::context::Deadline;
+
+/// The gateways of `thrift.servers`.
+#[derive(Debug)]
+pub(super) struct Gateways {
+    servers: String,
+    gateways: Vec<Gateway>,
+    dialect: Dialect,
+    /// Pauses are measured from here.
+    started: Instant,
+}
+
+#[derive(Debug)]
+struct Gateway {
+    address: String,
+    idle: Mutex<Vec<Connection>>,
+    slots: Semaphore,
+    breaker: Mutex<Breaker>,
+}
+
+impl Gateway {
+    /// 0..=100, different for each gateway and process.
+    fn spread(&self) -> u32 {
+        let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(16_777_619);
+        let seed = std::process::id().wrapping_mul(2_654_435_761);
+        self.address.bytes().fold(seed, mix) % 101
+    }
+}
+
+impl Gateways {
+    /// No connection is made before the first call.
+    pub(super) fn new(addresses: &[String], dialect: Dialect) -> Self {
+        let gateway = |address: &String| Gateway {
+            address: address.clone(),
+            idle: Mutex::default(),
+            slots: Semaphore::new(CONNECTIONS_PER_GATEWAY),
+            breaker: Mutex::default(),
+        };
+        Self {
+            servers: addresses.join(", "),
+            gateways: addresses.iter().map(gateway).collect(),
+            dialect,
+            started: Instant::now(),
+        }
+    }
+
+    /// How many calls can be under way.
+    pub(super) fn capacity(&self) -> usize {
+        self.gateways.len() * CONNECTIONS_PER_GATEWAY
+    }
+
+    /// Makes a call, again and elsewhere if need be.
+    pub(super) async fn call<T>(
+        &self,
+        call: &Call<'_>,
+        deadline: Deadline,
+        decode: impl Fn(Vec<u8>, Protocol, i32) -> Result<Answer<T>, WireError>,
+    ) -> Result<T, HbaseError> {
+        let mut last = format!("no answer from {}", self.servers);
+        loop {
+            let Some(gateway) = self.choose(deadline).await else {
+                return Err(HbaseError::Unreachable {
+                    servers: self.servers.clone(),
+                    detail: last,
+                });
+            };
+            let began = self.started.elapsed();
+            match self.attempt(gateway, call, deadline, &decode).await {
+                Ok(answer) => {
+                    gateway.breaker.lock().succeeded();
+                    let refusal = match answer {
+                        Ok(value) => return Ok(value),
+                        Err(refusal) => refusal,
+                    };
+                    match judge(&refusal, call.table(), &gateway.address) {
+                        Consequence::Final(error) => return Err(error),
+                        Consequence::Again(error) if deadline.left() <= REMOTE_PAUSE => {
+                            return Err(error);
+                        }
+                        Consequence::Again(_) => sleep(REMOTE_PAUSE).await,
+                    }
+                }
+                Err(Failure::Late) => {
+                    return Err(HbaseError::Timeout {
+                        table: call.table().to_owned(),
+                    });
+                }
+                Err(Failure::WrongEndpoint(detail)) => {
+                    return Err(HbaseError::WrongEndpoint {
+                        server: gateway.address.clone(),
+                        detail,
+                    });
+                }
+                Err(failure) => {
+                    last = failure.text(&gateway.address);
+                    tracing::debug!(gateway = %gateway.address, call = call.name(), %last, "gateway call failed");
+                    let now = self.started.elapsed();
+                    gateway.breaker.lock().failed(began, now, gateway.spread());
+                }
+            }
+        }
+    }
+
+    /// A gateway that is not in a pause, the one with most room; waits for the first pause to end. `None` after the deadline.
+    async fn choose(&self, deadline: Deadline) -> Option<&Gateway> {
+        loop {
+            let now = self.started.elapsed();
+            let wait = |gateway: &Gateway| gateway.breaker.lock().wait(now);
+            let ready = self.gateways.iter().filter(|one| wait(one).is_zero());
+            let room = |gateway: &&Gateway| gateway.slots.available_permits();
+            if deadline.left().is_zero() {
+                return None;
+            }
+            if let Some(gateway) = ready.max_by_key(room) {
+                gateway.breaker.lock().taken(now);
+                return Some(gateway);
+            }
+            let pause = self.gateways.iter().map(wait).min()?;
+            sleep(pause.min(deadline.left())).await;
+        }
+    }
+
+    /// One try at one gateway.
+    async fn attempt<T>(
+        &self,
+        gateway: &Gateway,
+        call: &Call<'_>,
+        deadline: Deadline,
+        decode: &impl Fn(Vec<u8>, Protocol, i32) -> Result<Answer<T>, WireError>,
+    ) -> Result<Answer<T>, Failure> {
+        let Ok(Ok(_slot)) = timeout(deadline.left(), gateway.slots.acquire()).await else {
+            return Err(Failure::Late);
+        };
+        let kept = gateway.idle.lock().pop();
+        if let Some(mut connection) = kept {
+            let tried = connection.call(call, decode);
+            match self.watched(gateway, deadline, tried).await {
+                // The gateway hangs up on connections that are idle for a minute: that is no failure.
+                Err(Failure::Closed) => gateway.idle.lock().clear(),
+                Err(failure) => return Err(failure),
+                Ok(answer) => {
+                    gateway.idle.lock().push(connection);
+                    return Ok(answer);
+                }
+            }
+        }
+        let opening = Connection::open(&gateway.address, self.dialect);
+        let mut connection = timeout(deadline.left(), opening)
+            .await
+            .unwrap_or(Err(Failure::Silent))?;
+        let tried = connection.call(call, decode);
+        let answer = self.watched(gateway, deadline, tried).await?;
+        gateway.idle.lock().push(connection);
+        Ok(answer)
+    }
+
+    /// Waits for a call while its gateway gives signs of life. A call may take long because HBase does; a gateway that does not
+    /// even say what it is hangs, and only then is it given up.
+    async fn watched<T>(
+        &self,
+        gateway: &Gateway,
+        deadline: Deadline,
+        call: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let limit: Duration = CALL_TIMEOUT.min(deadline.left());
+        tokio::select! {
+            biased;
+            outcome = call => outcome,
+            () = self.silence(gateway) => Err(Failure::Silent),
+            () = sleep(limit) => Err(Failure::Late),
+        }
+    }
+
+    /// Returns when the gateway gives no sign of life.
+    async fn silence(&self, gateway: &Gateway) {
+        loop {
+            sleep(SILENCE).await;
+            let asked = Connection::open(&gateway.address, self.dialect);
+            if !matches!(timeout(SIGN_OF_LIFE, asked).await, Ok(Ok(_))) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The calls of HBase's Thrift2 interface (`hbase.thrift` of HBase 2.6) that we make, as data.
+//!
+//! Invariant: every put and delete carries an explicit timestamp, so that sending it again changes nothing.
+
+use super::wire::{Out, Protocol, encode};
+
+/// A column family, or one column of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ColumnName {
+    pub(super) family: Vec<u8>,
+    /// `None` for the whole family.
+    pub(super) qualifier: Option<Vec<u8>>,
+}
+
+/// Versions from `from` (inclusive) to `until` (exclusive), in cell time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TimeRange {
+    pub(super) from: i64,
+    pub(super) until: i64,
+}
+
+/// What of a row is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Projection {
+    /// Nothing means everything.
+    pub(super) columns: Vec<ColumnName>,
+    pub(super) time: Option<TimeRange>,
+    /// A serialized `Filter` message of HBase.
+    pub(super) filter: Option<Vec<u8>>,
+}
+
+/// One page of a scan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Scan {
+    /// Inclusive. Empty: from the first row.
+    pub(super) start: Vec<u8>,
+    /// Exclusive. Empty: to the last row.
+    pub(super) stop: Vec<u8>,
+    /// Downwards; then `start` is above `stop`.
+    pub(super) reversed: bool,
+    /// At most this many rows.
+    pub(super) rows: usize,
+}
+
+/// A cell to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NewCell {
+    pub(super) family: Vec<u8>,
+    pub(super) qualifier: Vec<u8>,
+    pub(super) value: Vec<u8>,
+}
+
+/// Cells of one row to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Put {
+    pub(super) row: Vec<u8>,
+    pub(super) cells: Vec<NewCell>,
+    pub(super) timestamp: i64,
+}
+
+/// Columns of one row to delete, all versions up to the timestamp.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Delete {
+    pub(super) row: Vec<u8>,
+    /// Never empty: a delete without columns would take the whole row, unmapped columns included.
+    pub(super) columns: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) timestamp: i64,
+}
+
+/// A table to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NewTable {
+    pub(super) table: TableName,
+    pub(super) families: Vec<Vec<u8>>,
+    pub(super) versions: Option<i32>,
+    pub(super) ttl_s: Option<i32>,
+    /// Code of `TCompressionAlgorithm`.
+    pub(super) compression: Option<i32>,
+    /// Code of `TBloomFilterType`.
+    pub(super) bloom: Option<i32>,
+    pub(super) splits: Vec<Vec<u8>>,
+}
+
+/// `namespace:name`, or a name in the namespace `default`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TableName {
+    text: String,
+}
+
+impl TableName {
+    /// A name as the option `table` gives it, or what is wrong with it. The rules are HBase's.
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+        let (namespace, name) = text.split_once(':').unwrap_or(("default", text));
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if namespace.is_empty() || !namespace.chars().all(word) {
+            return Err("a namespace has letters, digits and underscores");
+        }
+        if name.is_empty() || name.starts_with(['.', '-']) {
+            return Err("a table's name starts with a letter, a digit or an underscore");
+        }
+        if !name.chars().all(|c| word(c) || c == '-' || c == '.') {
+            return Err("a table's name has letters, digits, underscores, hyphens and dots");
+        }
+        Ok(Self {
+            text: text.to_owned(),
+        })
+    }
+
+    /// As given.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn write(&self, out: &mut Out<'_>) -> thrift::Result<()> {
+        match self.text.split_once(':') {
+            Some((namespace, name)) => {
+                out.bytes(1, namespace.as_bytes())?;
+                out.bytes(2, name.as_bytes())
+            }
+            None => out.bytes(2, self.text.as_bytes()),
+        }
+    }
+}
+
+/// A call to a gateway.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Call<'a> {
+    /// What kind of gateway it is; answered without HBase.
+    ServerType,
+    /// The regions of a table.
+    Regions(&'a TableName),
+    /// Families of a table.
+    Describe(&'a TableName),
+    /// Whether a table exists.
+    Exists(&'a TableName),
+    /// Makes a table.
+    Create(&'a NewTable),
+    /// Makes a namespace.
+    CreateNamespace(&'a str),
+    /// Rows by their keys; the answer has them in this order.
+    Get(&'a TableName, &'a [Vec<u8>], &'a Projection),
+    /// Rows of a range.
+    Scan(&'a TableName, &'a Scan, &'a Projection),
+    /// Writes cells.
+    Put(&'a TableName, &'a [Put]),
+    /// Deletes cells.
+    Delete(&'a TableName, &'a [Delete]),
+}
+
+impl Call<'_> {
+    /// Its name in the interface.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Call::ServerType => "getThriftServerType",
+            Call::Regions(_) => "getAllRegionLocations",
+            Call::Describe(_) => "getTableDescriptor",
+            Call::Exists(_) => "tableExists",
+            Call::Create(_) => "createTable",
+            Call::CreateNamespace(_) => "createNamespace",
+            Call::Get(..) => "getMultiple",
+            Call::Scan(..) => "getScannerResults",
+            Call::Put(..) => "putMultiple",
+            Call::Delete(..) => "deleteMultiple",
+        }
+    }
+
+    /// The table it is about.
+    pub(super) fn table(&self) -> &str {
+        match self {
+            Call::ServerType => "",
+            Call::CreateNamespace(name) => name,
+            Call::Create(new) => new.table.text(),
+            Call::Regions(table) | Call::Describe(table) | Call::Exists(table) => table.text(),
+            Call::Get(table, ..) | Call::Scan(table, ..) => table.text(),
+            Call::Put(table, _) | Call::Delete(table, _) => table.text(),
+        }
+    }
+
+    /// The call in bytes.
+    pub(super) fn encode(&self, protocol: Protocol, sequence: i32) -> thrift::Result<Vec<u8>> {
+        encode(protocol, self.name(), sequence, |out| match self {
+            Call::ServerType => Ok(()),
+            Call::Regions(table) => out.bytes(1, table.text.as_bytes()),
+            Call::Describe(table) | Call::Exists(table) => out.nested(1, |out| table.write(out)),
+            Call::Create(new) => new.write(out),
+            Call::CreateNamespace(name) => out.nested(1, |out| out.bytes(1, name.as_bytes())),
+            Call::Get(table, rows, projection) => {
+                out.bytes(1, table.text.as_bytes())?;
+                out.list(2, rows, |out, row| projection.write_get(out, row))
+            }
+            Call::Scan(table, scan, projection) => {
+                out.bytes(1, table.text.as_bytes())?;
+                out.nested(2, |out| scan.write(out, projection))?;
+                out.i32(3, small(scan.rows))
+            }
+            Call::Put(table, puts) => {
+                out.bytes(1, table.text.as_bytes())?;
+                out.list(2, puts, |out, put| put.write(out))
+            }
+            Call::Delete(table, deletes) => {
+                out.bytes(1, table.text.as_bytes())?;
+                out.list(2, deletes, |out, delete| delete.write(out))
+            }
+        })
+    }
+}
+
+/// Limits keep these far below the end of i32.
+fn small(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+impl Projection {
+    fn write_columns(&self, out: &mut Out<'_>, id: i16) -> thrift::Result<()> {
+        if self.columns.is_empty() {
+            return Ok(());
+        }
+        out.list(id, &self.columns, |out, column| {
+            out.bytes(1, &column.family)?;
+            match &column.qualifier {
+                Some(qualifier) => out.bytes(2, qualifier),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn write_time(&self, out: &mut Out<'_>, id: i16) -> thrift::Result<()> {
+        let Some(time) = self.time else { return Ok(()) };
+        out.nested(id, |out| {
+            out.i64(1, time.from)?;
+            out.i64(2, time.until)
+        })
+    }
+
+    fn write_get(&self, out: &mut Out<'_>, row: &[u8]) -> thrift::Result<()> {
+        out.bytes(1, row)?;
+        self.write_columns(out, 2)?;
+        self.write_time(out, 4)?;
+        match &self.filter {
+            Some(filter) => out.bytes(15, filter),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Scan {
+    fn write(&self, out: &mut Out<'_>, projection: &Projection) -> thrift::Result<()> {
+        // `TReadType.STREAM`: sequential reads that leave the block cache to the point reads.
+        const STREAM: i32 = 2;
+        out.bytes(1, &self.start)?;
+        out.bytes(2, &self.stop)?;
+        projection.write_columns(out, 3)?;
+        out.i32(4, small(self.rows))?;
+        projection.write_time(out, 6)?;
+        if self.reversed {
+            out.bool(11, true)?;
+        }
+        out.bool(12, false)?;
+        // HBase cannot read a stream backwards.
+        if !self.reversed {
+            out.i32(14, STREAM)?;
+        }
+        out.i32(15, small(self.rows))?;
+        match &projection.filter {
+            Some(filter) => out.bytes(18, filter),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Put {
+    fn write(&self, out: &mut Out<'_>) -> thrift::Result<()> {
+        out.bytes(1, &self.row)?;
+        out.list(2, &self.cells, |out, cell| {
+            out.bytes(1, &cell.family)?;
+            out.bytes(2, &cell.qualifier)?;
+            out.bytes(3, &cell.value)?;
+            out.i64(4, self.timestamp)
+        })?;
+        out.i64(3, self.timestamp)
+    }
+
+    /// About what it takes in a request.
+    pub(super) fn bytes(&self) -> usize {
+        let cell =
+            |cell: &NewCell| cell.family.len() + cell.qualifier.len() + cell.value.len() + 24;
+        self.row.len() + 24 + self.cells.iter().map(cell).sum::<usize>()
+    }
+}
+
+impl Delete {
+    fn write(&self, out: &mut Out<'_>) -> thrift::Result<()> {
+        // `TDeleteType.DELETE_COLUMNS`: all versions up to the timestamp.
+        const COLUMNS: i32 = 1;
+        out.bytes(1, &self.row)?;
+        out.list(2, &self.columns, |out, (family, qualifier)| {
+            out.bytes(1, family)?;
+            out.bytes(2, qualifier)?;
+            out.i64(3, self.timestamp)
+        })?;
+        out.i64(3, self.timestamp)?;
+        out.i32(4, COLUMNS)
+    }
+
+    /// About what it takes in a request.
+    pub(super) fn bytes(&self) -> usize {
+        let column = |(family, qualifier): &(Vec<u8>, Vec<u8>)| family.len() + qualifier.len() + 24;
+        self.row.len() + 24 + self.columns.iter().map(column).sum::<usize>()
+    }
+}
+
+impl NewTable {
+    fn write(&self, out: &mut Out<'_>) -> thrift::Result<()> {
+        out.nested(1, |out| {
+            out.nested(1, |out| self.table.write(out))?;
+            out.list(2, &self.families, |out, family| {
+                out.bytes(1, family)?;
+                for (id, value) in [
+                    (5, self.bloom),
+                    (6, self.compression),
+                    (10, self.versions),
+                    (13, self.ttl_s),
+                ] {
+                    if let Some(value) = value {
+                        out.i32(id, value)?;
+                    }
+                }
+                Ok(())
+            })
+        })?;
+        match self.splits.is_empty() {
+            true => Ok(()),
+            false => out.bytes_list(2, &self.splits),
+        }
+    }
+}

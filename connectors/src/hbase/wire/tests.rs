@@ -1,0 +1,331 @@
+//! The slice reader against the `thrift` crate's writer, and against damage.
+
+use proptest::prelude::*;
+use thrift::protocol::{
+    TBinaryInputProtocol, TBinaryOutputProtocol, TCompactInputProtocol, TCompactOutputProtocol,
+    TFieldIdentifier, TInputProtocol, TListIdentifier, TMapIdentifier, TMessageIdentifier,
+    TMessageType, TOutputProtocol, TStructIdentifier, TType,
+};
+
+use super::{Kind, MessageKind, Protocol, Reader, Verdict, WireError};
+use crate::hbase::reply::message_length;
+
+/// A value of any type that a message can hold.
+#[derive(Debug, Clone, PartialEq)]
+enum Value {
+    Bool(bool),
+    I8(i8),
+    I16(i16),
+    I32(i32),
+    I64(i64),
+    Double(f64),
+    Bytes(Vec<u8>),
+    Struct(Vec<(i16, Value)>),
+    List(Vec<i64>),
+    Structs(Vec<Vec<u8>>),
+    Map(Vec<(Vec<u8>, i32)>),
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        any::<bool>().prop_map(Value::Bool),
+        any::<i8>().prop_map(Value::I8),
+        any::<i16>().prop_map(Value::I16),
+        any::<i32>().prop_map(Value::I32),
+        any::<i64>().prop_map(Value::I64),
+        (-1e9..1e9).prop_map(Value::Double),
+        proptest::collection::vec(any::<u8>(), 0..300).prop_map(Value::Bytes),
+        proptest::collection::vec(any::<i64>(), 0..20).prop_map(Value::List),
+        proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9), 0..20)
+            .prop_map(Value::Structs),
+        proptest::collection::vec(
+            (proptest::collection::vec(any::<u8>(), 0..9), any::<i32>()),
+            0..20
+        )
+        .prop_map(Value::Map),
+    ];
+    leaf.prop_recursive(4, 32, 8, |inner| {
+        proptest::collection::vec((0i16..30_000, inner), 0..8).prop_map(Value::Struct)
+    })
+}
+
+fn type_of(value: &Value) -> TType {
+    match value {
+        Value::Bool(_) => TType::Bool,
+        Value::I8(_) => TType::I08,
+        Value::I16(_) => TType::I16,
+        Value::I32(_) => TType::I32,
+        Value::I64(_) => TType::I64,
+        Value::Double(_) => TType::Double,
+        Value::Bytes(_) => TType::String,
+        Value::Struct(_) => TType::Struct,
+        Value::List(_) | Value::Structs(_) => TType::List,
+        Value::Map(_) => TType::Map,
+    }
+}
+
+fn write(out: &mut dyn TOutputProtocol, value: &Value) -> thrift::Result<()> {
+    match value {
+        Value::Bool(value) => out.write_bool(*value),
+        Value::I8(value) => out.write_i8(*value),
+        Value::I16(value) => out.write_i16(*value),
+        Value::I32(value) => out.write_i32(*value),
+        Value::I64(value) => out.write_i64(*value),
+        Value::Double(value) => out.write_double(*value),
+        Value::Bytes(value) => out.write_bytes(value),
+        Value::Struct(fields) => write_fields(out, fields),
+        Value::List(items) => {
+            out.write_list_begin(&TListIdentifier::new(TType::I64, items.len() as i32))?;
+            items.iter().try_for_each(|item| out.write_i64(*item))?;
+            out.write_list_end()
+        }
+        Value::Structs(items) => {
+            out.write_list_begin(&TListIdentifier::new(TType::Struct, items.len() as i32))?;
+            for item in items {
+                write_fields(out, &[(1, Value::Bytes(item.clone()))])?;
+            }
+            out.write_list_end()
+        }
+        Value::Map(pairs) => {
+            let size = pairs.len() as i32;
+            out.write_map_begin(&TMapIdentifier::new(TType::String, TType::I32, size))?;
+            for (key, value) in pairs {
+                out.write_bytes(key)?;
+                out.write_i32(*value)?;
+            }
+            out.write_map_end()
+        }
+    }
+}
+
+fn write_fields(out: &mut dyn TOutputProtocol, fields: &[(i16, Value)]) -> thrift::Result<()> {
+    out.write_struct_begin(&TStructIdentifier::new(""))?;
+    for (id, value) in fields {
+        out.write_field_begin(&TFieldIdentifier {
+            name: None,
+            field_type: type_of(value),
+            id: Some(*id),
+        })?;
+        write(out, value)?;
+        out.write_field_end()?;
+    }
+    out.write_field_stop()?;
+    out.write_struct_end()
+}
+
+/// A reply as the `thrift` crate writes it.
+fn message(protocol: Protocol, sequence: i32, fields: &[(i16, Value)]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    {
+        let (mut compact, mut binary);
+        let out: &mut dyn TOutputProtocol = match protocol {
+            Protocol::Compact => {
+                compact = TCompactOutputProtocol::new(&mut frame);
+                &mut compact
+            }
+            Protocol::Binary => {
+                binary = TBinaryOutputProtocol::new(&mut frame, true);
+                &mut binary
+            }
+        };
+        let head = TMessageIdentifier::new("call", TMessageType::Reply, sequence);
+        out.write_message_begin(&head).expect("memory");
+        write_fields(out, fields).expect("memory");
+        out.write_message_end().expect("memory");
+    }
+    frame
+}
+
+/// Reads a structure back through the reader under test.
+fn read(
+    reader: &mut Reader<'_>,
+    frame: &[u8],
+    like: &[(i16, Value)],
+) -> Result<Vec<(i16, Value)>, WireError> {
+    let mut found = Vec::new();
+    let mut expected = like.iter();
+    reader.structure(|reader, field| {
+        let Some((_, like)) = expected.next() else {
+            return Ok(Verdict::Skip);
+        };
+        let value = match like {
+            Value::Bool(_) => Value::Bool(reader.bool(field)?),
+            Value::I32(_) => Value::I32(reader.i32(field)?),
+            Value::I64(_) => Value::I64(reader.i64(field)?),
+            Value::Bytes(_) => Value::Bytes(reader.span(field)?.of(frame).to_vec()),
+            Value::Struct(fields) => Value::Struct(read(reader, frame, fields)?),
+            Value::Structs(_) => {
+                let mut items = Vec::new();
+                reader.list(field, Kind::Struct, |reader| {
+                    let fields = read(reader, frame, &[(1, Value::Bytes(vec![]))])?;
+                    if let Some((_, Value::Bytes(item))) = fields.into_iter().next() {
+                        items.push(item);
+                    }
+                    Ok(())
+                })?;
+                Value::Structs(items)
+            }
+            // Types that no reply of HBase uses are skipped; what comes after them tells whether that was right.
+            other => {
+                found.push((field.id, other.clone()));
+                return Ok(Verdict::Skip);
+            }
+        };
+        found.push((field.id, value));
+        Ok(Verdict::Read)
+    })?;
+    Ok(found)
+}
+
+fn protocols() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::Compact), Just(Protocol::Binary)]
+}
+
+proptest! {
+    #[test]
+    fn what_the_thrift_crate_writes_is_read(
+        protocol in protocols(),
+        sequence in any::<i32>(),
+        fields in proptest::collection::vec((0i16..30_000, value()), 0..8),
+    ) {
+        let frame = message(protocol, sequence, &fields);
+        let mut reader = Reader::new(&frame, protocol);
+        let (kind, name, number) = reader.message().expect("a head");
+        prop_assert_eq!((kind, name, number), (MessageKind::Reply, &b"call"[..], sequence));
+        prop_assert_eq!(read(&mut reader, &frame, &fields).expect("fields"), fields);
+        prop_assert_eq!(reader.position(), frame.len());
+        prop_assert_eq!(message_length(&frame, protocol), Ok(Some(frame.len())));
+        let mut longer = frame.clone();
+        longer.extend_from_slice(b"\x82next");
+        prop_assert_eq!(message_length(&longer, protocol), Ok(Some(frame.len())));
+    }
+
+    /// A stream that has not all bytes yet never looks like a whole message, nor like a broken one.
+    #[test]
+    fn a_part_of_a_message_asks_for_more(
+        protocol in protocols(),
+        fields in proptest::collection::vec((0i16..30_000, value()), 0..6),
+        cut in any::<proptest::sample::Index>(),
+    ) {
+        let frame = message(protocol, 7, &fields);
+        let part = &frame[..cut.index(frame.len())];
+        prop_assert_eq!(message_length(part, protocol), Ok(None));
+    }
+
+    #[test]
+    fn damage_is_an_error_and_never_a_panic(
+        protocol in protocols(),
+        fields in proptest::collection::vec((0i16..4, value()), 0..6),
+        damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let mut frame = message(protocol, 7, &fields);
+        for (place, byte) in damage {
+            let place = place.index(frame.len());
+            frame[place] = byte;
+        }
+        let _ = message_length(&frame, protocol);
+        let _ = crate::hbase::reply::Page::decode(frame.clone(), protocol, "call", 7);
+    }
+
+    #[test]
+    fn noise_is_an_error_and_never_a_panic(protocol in protocols(), body in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let mut frame = message(protocol, 7, &[]);
+        frame.pop();
+        frame.extend_from_slice(&body);
+        let _ = message_length(&frame, protocol);
+        let _ = crate::hbase::reply::Page::decode(frame, protocol, "call", 7);
+        let _ = message_length(&body, protocol);
+    }
+}
+
+#[test]
+fn nesting_and_lengths_are_bounded() {
+    // Field 1 of type struct, over and over.
+    let mut frame = message(Protocol::Compact, 1, &[]);
+    frame.pop();
+    frame.extend(std::iter::repeat_n(0x1c, 1000));
+    assert_eq!(
+        message_length(&frame, Protocol::Compact),
+        Err(WireError::TooDeep)
+    );
+    // A list that claims 2^31 - 1 elements.
+    let mut frame = message(Protocol::Binary, 1, &[]);
+    frame.pop();
+    frame.extend_from_slice(&[15, 0, 0, 12, 0x7f, 0xff, 0xff, 0xff]);
+    let page = crate::hbase::reply::Page::decode(frame, Protocol::Binary, "call", 1);
+    assert_eq!(page.map(|_| ()), Err(WireError::Truncated));
+    // A string of negative length.
+    let mut frame = message(Protocol::Binary, 1, &[]);
+    frame.pop();
+    frame.extend_from_slice(&[11, 0, 1, 0xff, 0xff, 0xff, 0xff]);
+    assert_eq!(
+        message_length(&frame, Protocol::Binary),
+        Err(WireError::Length)
+    );
+}
+
+#[test]
+fn http_is_another_protocol() {
+    for protocol in [Protocol::Compact, Protocol::Binary] {
+        assert_eq!(
+            message_length(b"HTTP/1.1 400 Bad Request\r\n", protocol),
+            Err(WireError::WrongProtocol)
+        );
+    }
+}
+
+/// Requests as the `thrift` crate's own readers see them.
+#[test]
+fn requests_are_what_the_thrift_crate_reads() {
+    use crate::hbase::request::{Call, NewCell, Put, TableName};
+    let table = TableName::parse("ns:t").expect("a name");
+    let puts: Vec<Put> = (0..20)
+        .map(|n| Put {
+            row: vec![n; 3],
+            cells: vec![NewCell {
+                family: b"f".to_vec(),
+                qualifier: b"q".to_vec(),
+                value: vec![0xff; 200],
+            }],
+            timestamp: -5,
+        })
+        .collect();
+    for protocol in [Protocol::Compact, Protocol::Binary] {
+        let frame = Call::Put(&table, &puts)
+            .encode(protocol, 9)
+            .expect("memory");
+        let (mut compact, mut binary);
+        let input: &mut dyn TInputProtocol = match protocol {
+            Protocol::Compact => {
+                compact = TCompactInputProtocol::new(&frame[..]);
+                &mut compact
+            }
+            Protocol::Binary => {
+                binary = TBinaryInputProtocol::new(&frame[..], true);
+                &mut binary
+            }
+        };
+        let head = input.read_message_begin().expect("a head");
+        assert_eq!(
+            (head.name.as_str(), head.sequence_number),
+            ("putMultiple", 9)
+        );
+        input.read_struct_begin().expect("arguments");
+        assert_eq!(input.read_field_begin().expect("table").id, Some(1));
+        assert_eq!(input.read_bytes().expect("table"), b"ns:t");
+        assert_eq!(input.read_field_begin().expect("puts").id, Some(2));
+        assert_eq!(input.read_list_begin().expect("puts").size, 20);
+        input.read_struct_begin().expect("a put");
+        assert_eq!(input.read_field_begin().expect("row").id, Some(1));
+        assert_eq!(input.read_bytes().expect("row"), [0, 0, 0]);
+        assert_eq!(input.read_field_begin().expect("cells").id, Some(2));
+        assert_eq!(input.read_list_begin().expect("cells").size, 1);
+        input.read_struct_begin().expect("a cell");
+        for expected in [b"f".to_vec(), b"q".to_vec(), vec![0xff; 200]] {
+            input.read_field_begin().expect("bytes");
+            assert_eq!(input.read_bytes().expect("bytes"), expected);
+        }
+        assert_eq!(input.read_field_begin().expect("timestamp").id, Some(4));
+        assert_eq!(input.read_i64().expect("timestamp"), -5);
+    }
+}
