@@ -4,6 +4,8 @@
 
 use thalweg_catalog::Report;
 
+use crate::hbase::HbaseError;
+
 /// An error of a connector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectorError {
@@ -96,6 +98,9 @@ pub enum ConnectorError {
         /// What the broker has.
         detail: String,
     },
+    /// HBase, its gateways, or a row that does not fit there.
+    #[error(transparent)]
+    Hbase(#[from] HbaseError),
     /// The relation is of a kind that has no connector, or a broken promise inside this crate.
     #[error("{0}")]
     Internal(String),
@@ -133,6 +138,7 @@ impl ConnectorError {
             ConnectorError::File { .. } => "58030",
             ConnectorError::NullKey => "23502",
             ConnectorError::Gap { .. } => "58030",
+            ConnectorError::Hbase(error) => error.sqlstate(),
             ConnectorError::Internal(_) => "XX000",
         }
     }
@@ -165,6 +171,7 @@ impl ConnectorError {
                 Some("Paths are relative to file_root; add follow = 'true' to wait for files.".into()),
             ),
             ConnectorError::File { detail, .. } => (Some(detail.clone()), None),
+            ConnectorError::Hbase(error) => (error.detail(), error.hint()),
             ConnectorError::NullKey => (
                 None,
                 Some("Use KEY ENCODE JSON, or leave such rows out of the sink's query.".into()),

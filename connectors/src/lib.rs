@@ -32,7 +32,9 @@ pub use delta::{Delta, Epoch, EpochInfo, Weights};
 pub use error::ConnectorError;
 pub use file::FileSource;
 pub use format::{JsonRows, canonical_json};
-pub use hbase::HbaseError;
+pub use hbase::{
+    Comparison, Condition, HbaseError, HbaseRows, HbaseScan, HbaseTable, RefusedRow, Written,
+};
 pub use kafka::{KafkaSink, KafkaSource};
 pub use nexmark::{NexmarkSource, NexmarkText};
 pub use print::PrintSink;

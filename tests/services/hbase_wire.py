@@ -28,8 +28,10 @@ def ready(port: int, timeout_s: float = 20.0) -> bool:
         sock.sendall(request())
         body = exactly(sock, struct.unpack(">i", exactly(sock, 4))[0])
     header = 4 + len(NAME)
-    # Field 0 is the result, a list (type 9); an exception would be field 1.
-    return body[:2] == bytes([0x82, REPLY << 5 | 1]) and body[4:header] == NAME and body[header : header + 3] == b"\x09\x00\x28"
+    if body[:2] != bytes([0x82, REPLY << 5 | 1]) or body[4:header] != NAME:
+        return False
+    # Field 0 is the result, a list (type 9) of strings (element type 8); an exception would be field 1.
+    return body[header : header + 2] == b"\x09\x00" and body[header + 2] & 0x0F == 8
 
 
 def exactly(sock: socket.socket, count: int) -> bytes:

@@ -182,7 +182,7 @@ impl ColumnBuilder {
     }
 
     /// Appends the value of a JSON text; `None` and `null` are NULL. True when the value is not NULL.
-    pub(super) fn append(&mut self, json: Option<&str>) -> Result<bool, Fault> {
+    pub(crate) fn append(&mut self, json: Option<&str>) -> Result<bool, Fault> {
         let Some(json) = json else {
             self.append_null();
             return Ok(false);

@@ -277,6 +277,20 @@ fn object(
     Ok(())
 }
 
+/// A value alone, as JSON. `None` for NULL.
+pub(crate) fn json_text(
+    ty: &SqlType,
+    array: &dyn Array,
+    row: usize,
+) -> Result<Option<String>, ConnectorError> {
+    if row >= array.len() || array.is_null(row) {
+        return Ok(None);
+    }
+    let mut out = String::new();
+    value(ty, array, row, &mut out)?;
+    Ok(Some(out))
+}
+
 /// A value alone, as text that is no JSON: for a message key that is one column. `None` for NULL.
 pub(crate) fn plain_text(
     ty: &SqlType,

@@ -10,12 +10,13 @@ mod json;
 mod json_out;
 mod number;
 mod rows;
+pub(crate) mod text;
 mod time;
 
 pub use canonical::canonical_json;
 pub(crate) use column::ColumnBuilder;
 pub(crate) use json::{JsonDecoder, JsonOptions, line_feed};
-pub(crate) use json_out::{JsonEncoder, plain_text};
+pub(crate) use json_out::{JsonEncoder, json_text, plain_text};
 pub use rows::JsonRows;
 
 /// Why a record cannot become a row.

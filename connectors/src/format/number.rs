@@ -85,7 +85,12 @@ impl<'a> Decimal<'a> {
 
     /// True when nothing is left after the point.
     pub(super) fn is_whole(&self) -> bool {
-        let kept = self.whole.len() as i64 + self.exponent;
+        self.is_whole_at(0)
+    }
+
+    /// True when nothing is left after the point of the number times `10^shift`.
+    pub(super) fn is_whole_at(&self, shift: i64) -> bool {
+        let kept = self.whole.len() as i64 + self.exponent + shift;
         self.digits()
             .skip(usize::try_from(kept).unwrap_or(0))
             .all(|digit| digit == 0)

@@ -24,11 +24,6 @@ impl Breaker {
         }
     }
 
-    /// Whether all is well.
-    pub(super) fn is_healthy(&self) -> bool {
-        self.failures == 0
-    }
-
     /// A call goes there. After a failure it is a trial, and the next one waits for its outcome, or for as long as a pause
     /// should the outcome never be told.
     pub(super) fn taken(&mut self, now: Duration) {
@@ -76,7 +71,6 @@ mod tests {
         for pause in [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
             breaker.failed(now, now, 50);
             assert_eq!(breaker.wait(now), ms(pause));
-            assert!(!breaker.is_healthy());
             now += ms(pause);
             assert_eq!(breaker.wait(now), ms(0));
         }

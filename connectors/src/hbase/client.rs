@@ -46,7 +46,8 @@ impl Client {
                     Ok(regions)
                 })
             })
-            .await?;
+            .await;
+        let found = self.explained(table, deadline, found).await?;
         let mut regions = found.unwrap_or_default();
         regions.sort_by(|a, b| a.start.cmp(&b.start));
         Ok(regions)
@@ -84,17 +85,40 @@ impl Client {
         table: &TableName,
         deadline: Deadline,
     ) -> Result<bool, HbaseError> {
-        let call = Call::Exists(table);
+        self.question(&Call::Exists(table), deadline).await
+    }
+
+    async fn question(&self, call: &Call<'_>, deadline: Deadline) -> Result<bool, HbaseError> {
         let name = call.name();
         let found = self
             .gateways
-            .call(&call, deadline, |frame, protocol, sequence| {
+            .call(call, deadline, |frame, protocol, sequence| {
                 decode(&frame, protocol, name, sequence, |reader, field| {
                     reader.bool(field)
                 })
             })
             .await?;
         Ok(found.unwrap_or(false))
+    }
+
+    /// Finds out whether a failure of unclear cause is one of the table's state.
+    async fn explained<T>(
+        &self,
+        table: &TableName,
+        deadline: Deadline,
+        outcome: Result<T, HbaseError>,
+    ) -> Result<T, HbaseError> {
+        let Err(error @ HbaseError::Remote { .. }) = outcome else {
+            return outcome;
+        };
+        let name = || table.text().to_owned();
+        if self.exists(table, deadline).await == Ok(false) {
+            return Err(HbaseError::TableMissing { table: name() });
+        }
+        match self.question(&Call::IsDisabled(table), deadline).await {
+            Ok(true) => Err(HbaseError::TableDisabled { table: name() }),
+            _ => Err(error),
+        }
     }
 
     /// Makes a table, and its namespace, unless they are there.
@@ -148,7 +172,8 @@ impl Client {
             };
             page.len() == keys.len() && page.rows().zip(keys).all(fits)
         };
-        self.page(&call, name, deadline, check).await
+        let outcome = self.page(&call, name, deadline, check).await;
+        self.explained(table, deadline, outcome).await
     }
 
     /// One page of a scan.
@@ -161,8 +186,8 @@ impl Client {
     ) -> Result<Page, HbaseError> {
         let call = Call::Scan(table, scan, projection);
         let name = call.name();
-        self.page(&call, name, deadline, |page| scan.accepts(page))
-            .await
+        let outcome = self.page(&call, name, deadline, |page| scan.accepts(page));
+        self.explained(table, deadline, outcome.await).await
     }
 
     async fn page(
@@ -190,7 +215,8 @@ impl Client {
         puts: &[Put],
         deadline: Deadline,
     ) -> Result<(), HbaseError> {
-        self.command(&Call::Put(table, puts), deadline).await
+        let outcome = self.command(&Call::Put(table, puts), deadline).await;
+        self.explained(table, deadline, outcome).await
     }
 
     /// Deletes cells; as [`Client::put`].
@@ -214,8 +240,8 @@ impl Client {
                     Ok(left)
                 })
             })
-            .await?;
-        match left.unwrap_or(0) {
+            .await;
+        match self.explained(table, deadline, left).await?.unwrap_or(0) {
             0 => Ok(()),
             count => Err(HbaseError::Remote {
                 table: table.text().to_owned(),
@@ -231,19 +257,8 @@ impl Scan {
         let mut last: Option<&[u8]> = None;
         for row in page.rows() {
             let Some(key) = row.key() else { return false };
-            let (low, high) = match self.reversed {
-                // Downwards the first row is included, and the lower bound is not.
-                true => (&self.stop, &self.start),
-                false => (&self.start, &self.stop),
-            };
-            let inside = match self.reversed {
-                true => (high.is_empty() || key <= &high[..]) && (low.is_empty() || key > &low[..]),
-                false => key >= &low[..] && (high.is_empty() || key < &high[..]),
-            };
-            let ordered = last.is_none_or(|last| match self.reversed {
-                true => key < last,
-                false => key > last,
-            });
+            let inside = key >= &self.start[..] && (self.stop.is_empty() || key < &self.stop[..]);
+            let ordered = last.is_none_or(|last| key > last);
             if !inside || !ordered {
                 return false;
             }

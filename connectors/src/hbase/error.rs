@@ -4,6 +4,7 @@
 
 use super::limits::REMOTE_MESSAGE_MAX;
 use super::reply::Refusal;
+use super::request::Call;
 use super::wire::WireError;
 
 /// An error of HBase, of its gateways, or of a row that does not fit.
@@ -91,6 +92,16 @@ pub enum HbaseError {
         /// The type and encoding.
         expected: String,
     },
+    /// A row lacks a cell that its column must have.
+    #[error(
+        "a row of HBase table \"{table}\" has no cell for column \"{column}\", which is NOT NULL"
+    )]
+    MissingCell {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
     /// A value that the encoding of its column has no bytes for.
     #[error("value of column \"{column}\" cannot be written to HBase as {encoding}")]
     Unwritable {
@@ -129,7 +140,7 @@ impl HbaseError {
             HbaseError::RowTooLarge { .. } | HbaseError::KeyLength { .. } => "54000",
             HbaseError::BadValue { .. } => "22P03",
             HbaseError::Unwritable { .. } => "22023",
-            HbaseError::NullKey { .. } => "23502",
+            HbaseError::NullKey { .. } | HbaseError::MissingCell { .. } => "23502",
         }
     }
 
@@ -177,7 +188,6 @@ impl HbaseError {
         matches!(
             self,
             HbaseError::RowRefused { .. }
-                | HbaseError::FamilyMissing { .. }
                 | HbaseError::RowTooLarge { .. }
                 | HbaseError::KeyLength { .. }
                 | HbaseError::NullKey { .. }
@@ -227,25 +237,28 @@ pub(super) enum Consequence {
 }
 
 /// Decides what a refusal means.
-pub(super) fn judge(refusal: &Refusal, table: &str, server: &str) -> Consequence {
-    let table = table.to_owned();
+pub(super) fn judge(refusal: &Refusal, call: &Call<'_>, server: &str) -> Consequence {
+    let table = call.table().to_owned();
     let (message, retry) = match refusal {
         Refusal::Application { message } => {
             let detail = first_line(message);
             // What a Thrift1 gateway says to our calls.
-            let final_error = match message.contains("Invalid method name") {
-                true => HbaseError::WrongEndpoint {
-                    server: server.to_owned(),
-                    detail,
-                },
-                false => HbaseError::Remote { table, detail },
-            };
-            return Consequence::Final(final_error);
+            if message.contains("Invalid method name") {
+                let server = server.to_owned();
+                return Consequence::Final(HbaseError::WrongEndpoint { server, detail });
+            }
+            // The checks of HBase's client, such as that of a cell's size, reach us only as this.
+            return Consequence::Final(match call {
+                Call::Put(..) | Call::Delete(..) => HbaseError::RowRefused { table, detail },
+                _ => HbaseError::Remote { table, detail },
+            });
         }
         Refusal::Remote { message, retry } => (message, *retry),
     };
     let says = |word: &str| message.contains(word);
     let detail = first_line(message);
+    // Of a table that is missing or disabled often nothing but its name is said; the caller asks which it is.
+    let name_alone = message.trim() == table || says(&format!(": {table}: "));
     if says("TableNotFoundException") {
         Consequence::Final(HbaseError::TableMissing { table })
     } else if says("TableNotEnabledException") {
@@ -258,7 +271,7 @@ pub(super) fn judge(refusal: &Refusal, table: &str, server: &str) -> Consequence
         Consequence::Final(HbaseError::RowRefused { table, detail })
     } else if says("TableExistsException") || says("NamespaceExistException") {
         Consequence::Final(HbaseError::Remote { table, detail })
-    } else if retry == Some(false) && says("DoNotRetryIOException") {
+    } else if retry == Some(false) || name_alone {
         Consequence::Final(HbaseError::Remote { table, detail })
     } else {
         Consequence::Again(HbaseError::Remote { table, detail })

@@ -91,7 +91,7 @@ impl Gateways {
                         Ok(value) => return Ok(value),
                         Err(refusal) => refusal,
                     };
-                    match judge(&refusal, call.table(), &gateway.address) {
+                    match judge(&refusal, call, &gateway.address) {
                         Consequence::Final(error) => return Err(error),
                         Consequence::Again(error) if deadline.left() <= REMOTE_PAUSE => {
                             return Err(error);

@@ -397,7 +397,6 @@ async fn rows_that_were_not_asked_for_are_an_error() {
     let scan = Scan {
         start: b"b".to_vec(),
         stop: b"d".to_vec(),
-        reversed: false,
         rows: 2,
     };
     for (keys, good) in [

@@ -12,19 +12,11 @@ pub(super) struct ColumnName {
     pub(super) qualifier: Option<Vec<u8>>,
 }
 
-/// Versions from `from` (inclusive) to `until` (exclusive), in cell time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TimeRange {
-    pub(super) from: i64,
-    pub(super) until: i64,
-}
-
 /// What of a row is read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Projection {
     /// Nothing means everything.
     pub(super) columns: Vec<ColumnName>,
-    pub(super) time: Option<TimeRange>,
     /// A serialized `Filter` message of HBase.
     pub(super) filter: Option<Vec<u8>>,
 }
@@ -36,8 +28,6 @@ pub(super) struct Scan {
     pub(super) start: Vec<u8>,
     /// Exclusive. Empty: to the last row.
     pub(super) stop: Vec<u8>,
-    /// Downwards; then `start` is above `stop`.
-    pub(super) reversed: bool,
     /// At most this many rows.
     pub(super) rows: usize,
 }
@@ -78,7 +68,6 @@ pub(super) struct NewTable {
     pub(super) compression: Option<i32>,
     /// Code of `TBloomFilterType`.
     pub(super) bloom: Option<i32>,
-    pub(super) splits: Vec<Vec<u8>>,
 }
 
 /// `namespace:name`, or a name in the namespace `default`.
@@ -133,6 +122,8 @@ pub(super) enum Call<'a> {
     Describe(&'a TableName),
     /// Whether a table exists.
     Exists(&'a TableName),
+    /// Whether a table is disabled.
+    IsDisabled(&'a TableName),
     /// Makes a table.
     Create(&'a NewTable),
     /// Makes a namespace.
@@ -155,6 +146,7 @@ impl Call<'_> {
             Call::Regions(_) => "getAllRegionLocations",
             Call::Describe(_) => "getTableDescriptor",
             Call::Exists(_) => "tableExists",
+            Call::IsDisabled(_) => "isTableDisabled",
             Call::Create(_) => "createTable",
             Call::CreateNamespace(_) => "createNamespace",
             Call::Get(..) => "getMultiple",
@@ -170,7 +162,8 @@ impl Call<'_> {
             Call::ServerType => "",
             Call::CreateNamespace(name) => name,
             Call::Create(new) => new.table.text(),
-            Call::Regions(table) | Call::Describe(table) | Call::Exists(table) => table.text(),
+            Call::Regions(table) | Call::Describe(table) => table.text(),
+            Call::Exists(table) | Call::IsDisabled(table) => table.text(),
             Call::Get(table, ..) | Call::Scan(table, ..) => table.text(),
             Call::Put(table, _) | Call::Delete(table, _) => table.text(),
         }
@@ -181,7 +174,9 @@ impl Call<'_> {
         encode(protocol, self.name(), sequence, |out| match self {
             Call::ServerType => Ok(()),
             Call::Regions(table) => out.bytes(1, table.text.as_bytes()),
-            Call::Describe(table) | Call::Exists(table) => out.nested(1, |out| table.write(out)),
+            Call::Describe(table) | Call::Exists(table) | Call::IsDisabled(table) => {
+                out.nested(1, |out| table.write(out))
+            }
             Call::Create(new) => new.write(out),
             Call::CreateNamespace(name) => out.nested(1, |out| out.bytes(1, name.as_bytes())),
             Call::Get(table, rows, projection) => {
@@ -224,18 +219,9 @@ impl Projection {
         })
     }
 
-    fn write_time(&self, out: &mut Out<'_>, id: i16) -> thrift::Result<()> {
-        let Some(time) = self.time else { return Ok(()) };
-        out.nested(id, |out| {
-            out.i64(1, time.from)?;
-            out.i64(2, time.until)
-        })
-    }
-
     fn write_get(&self, out: &mut Out<'_>, row: &[u8]) -> thrift::Result<()> {
         out.bytes(1, row)?;
         self.write_columns(out, 2)?;
-        self.write_time(out, 4)?;
         match &self.filter {
             Some(filter) => out.bytes(15, filter),
             None => Ok(()),
@@ -251,15 +237,8 @@ impl Scan {
         out.bytes(2, &self.stop)?;
         projection.write_columns(out, 3)?;
         out.i32(4, small(self.rows))?;
-        projection.write_time(out, 6)?;
-        if self.reversed {
-            out.bool(11, true)?;
-        }
         out.bool(12, false)?;
-        // HBase cannot read a stream backwards.
-        if !self.reversed {
-            out.i32(14, STREAM)?;
-        }
+        out.i32(14, STREAM)?;
         out.i32(15, small(self.rows))?;
         match &projection.filter {
             Some(filter) => out.bytes(18, filter),
@@ -327,10 +306,7 @@ impl NewTable {
                 }
                 Ok(())
             })
-        })?;
-        match self.splits.is_empty() {
-            true => Ok(()),
-            false => out.bytes_list(2, &self.splits),
-        }
+        })
+        // No split keys: gateways up to 2.6.1 take the whole request for each of them.
     }
 }

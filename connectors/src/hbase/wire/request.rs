@@ -4,7 +4,7 @@
 
 use thrift::protocol::{
     TBinaryOutputProtocol, TCompactOutputProtocol, TFieldIdentifier, TListIdentifier,
-    TMapIdentifier, TMessageIdentifier, TMessageType, TOutputProtocol, TStructIdentifier, TType,
+    TMessageIdentifier, TMessageType, TOutputProtocol, TStructIdentifier, TType,
 };
 
 use super::Protocol;
@@ -110,41 +110,6 @@ impl Out<'_> {
             self.structure(|out| fields(out, item))?;
         }
         self.0.write_list_end()?;
-        self.0.write_field_end()
-    }
-
-    /// A list of byte strings.
-    pub(in crate::hbase) fn bytes_list(
-        &mut self,
-        id: i16,
-        items: &[Vec<u8>],
-    ) -> thrift::Result<()> {
-        self.field(id, TType::List)?;
-        let size = list_size(items.len())?;
-        self.0
-            .write_list_begin(&TListIdentifier::new(TType::String, size))?;
-        for item in items {
-            self.0.write_bytes(item)?;
-        }
-        self.0.write_list_end()?;
-        self.0.write_field_end()
-    }
-
-    /// A map of byte strings.
-    pub(in crate::hbase) fn bytes_map(
-        &mut self,
-        id: i16,
-        pairs: &[(&[u8], &[u8])],
-    ) -> thrift::Result<()> {
-        self.field(id, TType::Map)?;
-        let size = list_size(pairs.len())?;
-        self.0
-            .write_map_begin(&TMapIdentifier::new(TType::String, TType::String, size))?;
-        for (key, value) in pairs {
-            self.0.write_bytes(key)?;
-            self.0.write_bytes(value)?;
-        }
-        self.0.write_map_end()?;
         self.0.write_field_end()
     }
 }

@@ -1,0 +1,438 @@
+//! Values and row keys: what Java writes, order, and that push-down never loses a row.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use proptest::prelude::*;
+use thalweg_catalog::SqlType;
+
+use super::access::{Access, Comparison, Condition, decide};
+use super::key::{Joint, KeyCodec, Part, successor};
+use super::scalar::{Scalar, ScalarBuilder};
+use super::value::{Encoding, decode, encode};
+
+fn bytes(value: Scalar<'_>, ty: &SqlType, encoding: Encoding) -> Result<Vec<u8>, &'static str> {
+    let mut out = Vec::new();
+    encode(value, ty, encoding, &mut out).map(|()| out)
+}
+
+/// Written by `org.apache.hadoop.hbase.util.Bytes.toBytes`.
+#[test]
+fn bytes_are_those_of_java() {
+    let numeric = SqlType::numeric(12, 2);
+    let cases: Vec<(Scalar<'_>, SqlType, &[u8])> = vec![
+        (Scalar::Bool(true), SqlType::Bool, &[0xff]),
+        (Scalar::Bool(false), SqlType::Bool, &[0]),
+        (Scalar::Int2(-2), SqlType::Int2, &[0xff, 0xfe]),
+        (Scalar::Int4(258), SqlType::Int4, &[0, 0, 1, 2]),
+        (Scalar::Int8(-1), SqlType::Int8, &[0xff; 8]),
+        (Scalar::Float4(1.5), SqlType::Float4, &[0x3f, 0xc0, 0, 0]),
+        (
+            Scalar::Float8(-2.0),
+            SqlType::Float8,
+            &[0xc0, 0, 0, 0, 0, 0, 0, 0],
+        ),
+        (
+            Scalar::Numeric(1230),
+            numeric.clone(),
+            &[0, 0, 0, 2, 0x04, 0xce],
+        ),
+        (Scalar::Numeric(-1), numeric.clone(), &[0, 0, 0, 2, 0xff]),
+        (
+            Scalar::Numeric(128),
+            numeric.clone(),
+            &[0, 0, 0, 2, 0, 0x80],
+        ),
+        (Scalar::Numeric(0), numeric, &[0, 0, 0, 2, 0]),
+        (Scalar::Text("grün"), SqlType::Text, "grün".as_bytes()),
+        (Scalar::Date(1), SqlType::Date, &[0, 0, 0, 1]),
+        (Scalar::Time(1_000_000), SqlType::Time, &[0, 0, 0x03, 0xe8]),
+        (Scalar::Timestamp(-1_000), SqlType::Timestamptz, &[0xff; 8]),
+    ];
+    for (value, ty, expected) in cases {
+        assert_eq!(
+            bytes(value, &ty, Encoding::Bytes),
+            Ok(expected.to_vec()),
+            "{ty}"
+        );
+        assert_eq!(decode(expected, &ty, Encoding::Bytes), Some(value), "{ty}");
+    }
+}
+
+#[test]
+fn foreign_spellings_are_read_and_nothing_is_lost() {
+    let numeric = SqlType::numeric(6, 2);
+    let read = |bytes: &[u8], ty: &SqlType, encoding| decode(bytes, ty, encoding).is_some();
+    // 1.5 with scale 1, 150e0 with scale -1, and 1.555, which has a digit too many.
+    for (bytes, expected) in [
+        (&[0, 0, 0, 1, 15][..], Some(Scalar::Numeric(150))),
+        (&[0xff, 0xff, 0xff, 0xff, 15], Some(Scalar::Numeric(15_000))),
+        (&[0, 0, 0, 3, 0x06, 0x13], None),
+        (&[0, 0, 0, 2], None),
+        (&[0x7f, 0xff, 0xff, 0xff, 1], None),
+        (&[0, 0, 0, 0, 0x7f, 0xff, 0xff], None),
+    ] {
+        assert_eq!(
+            decode(bytes, &numeric, Encoding::Bytes),
+            expected,
+            "{bytes:?}"
+        );
+    }
+    assert!(!read(&[1, 2, 3], &SqlType::Int4, Encoding::Bytes));
+    assert!(!read(&[0xff], &SqlType::Text, Encoding::Bytes));
+    assert!(!read(b"a\0b", &SqlType::Text, Encoding::Bytes));
+    assert!(!read(b"abc", &SqlType::Varchar(Some(2)), Encoding::Text));
+    assert!(!read(b"1.555", &numeric, Encoding::Text));
+    assert!(read(b"1.550", &numeric, Encoding::Text));
+    assert!(!read(b"1e400", &SqlType::Float8, Encoding::Text));
+    assert!(read(b"-Infinity", &SqlType::Float8, Encoding::Text));
+    assert_eq!(
+        decode(
+            b"2020-01-01T00:00:00+01:00",
+            &SqlType::Timestamptz,
+            Encoding::Text
+        ),
+        decode(
+            b"2019-12-31 23:00:00Z",
+            &SqlType::Timestamptz,
+            Encoding::Text
+        ),
+    );
+    let finer = Scalar::Timestamp(1);
+    assert!(bytes(finer, &SqlType::Timestamp, Encoding::Bytes).is_err());
+    assert!(bytes(finer, &SqlType::Timestamp, Encoding::Ordered).is_ok());
+}
+
+/// A value of a type, owned.
+#[derive(Debug, Clone)]
+enum Owned {
+    Plain(Scalar<'static>),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Owned {
+    fn scalar(&self) -> Scalar<'_> {
+        match self {
+            Owned::Plain(scalar) => *scalar,
+            Owned::Text(text) => Scalar::Text(text),
+            Owned::Bytes(bytes) => Scalar::Bytes(bytes),
+        }
+    }
+}
+
+const DAY_US: i64 = 86_400_000_000;
+
+fn typed() -> impl Strategy<Value = (SqlType, Vec<Owned>)> {
+    fn many<T: 'static + Clone + std::fmt::Debug>(
+        ty: SqlType,
+        values: impl Strategy<Value = T> + 'static,
+        make: impl Fn(T) -> Owned + Clone + 'static,
+    ) -> BoxedStrategy<(SqlType, Vec<Owned>)> {
+        proptest::collection::vec(values.prop_map(make), 2..12)
+            .prop_map(move |values| (ty.clone(), values))
+            .boxed()
+    }
+    let text = "[a-c\u{1}|é]{0,4}";
+    let moment = -4_000_000_000_000i64..4_000_000_000_000;
+    prop_oneof![
+        many(SqlType::Bool, any::<bool>(), |v| Owned::Plain(
+            Scalar::Bool(v)
+        )),
+        many(SqlType::Int2, any::<i16>(), |v| Owned::Plain(Scalar::Int2(
+            v
+        ))),
+        many(SqlType::Int4, any::<i32>(), |v| Owned::Plain(Scalar::Int4(
+            v
+        ))),
+        many(SqlType::Int8, any::<i64>(), |v| Owned::Plain(Scalar::Int8(
+            v
+        ))),
+        many(SqlType::Float4, any::<f32>(), |v| Owned::Plain(
+            Scalar::Float4(v)
+        )),
+        many(SqlType::Float8, any::<f64>(), |v| Owned::Plain(
+            Scalar::Float8(v)
+        )),
+        many(
+            SqlType::numeric(18, 4),
+            -10i128.pow(18) + 1..10i128.pow(18),
+            |v| { Owned::Plain(Scalar::Numeric(v)) }
+        ),
+        many(SqlType::Text, text, Owned::Text),
+        many(SqlType::Varchar(Some(4)), text, Owned::Text),
+        many(
+            SqlType::Bytea,
+            proptest::collection::vec(0u8..3, 0..4),
+            Owned::Bytes
+        ),
+        many(SqlType::Date, -700_000i32..700_000, |v| Owned::Plain(
+            Scalar::Date(v)
+        )),
+        many(SqlType::Time, 0..DAY_US / 1000, |v| Owned::Plain(
+            Scalar::Time(v * 1000)
+        )),
+        many(SqlType::Timestamp, moment.clone(), |v| Owned::Plain(
+            Scalar::Timestamp(v * 1000)
+        )),
+        many(SqlType::Timestamptz, moment, |v| Owned::Plain(
+            Scalar::Timestamp(v * 1000)
+        )),
+        many(SqlType::Uuid, any::<[u8; 16]>(), |v| Owned::Plain(
+            Scalar::Uuid(v)
+        )),
+    ]
+}
+
+/// The order that queries see.
+fn compare(a: Scalar<'_>, b: Scalar<'_>) -> Ordering {
+    match (a, b) {
+        (Scalar::Bool(a), Scalar::Bool(b)) => a.cmp(&b),
+        (Scalar::Int2(a), Scalar::Int2(b)) => a.cmp(&b),
+        (Scalar::Int4(a), Scalar::Int4(b)) | (Scalar::Date(a), Scalar::Date(b)) => a.cmp(&b),
+        (Scalar::Int8(a), Scalar::Int8(b))
+        | (Scalar::Time(a), Scalar::Time(b))
+        | (Scalar::Timestamp(a), Scalar::Timestamp(b)) => a.cmp(&b),
+        (Scalar::Float4(a), Scalar::Float4(b)) => a.total_cmp(&b),
+        (Scalar::Float8(a), Scalar::Float8(b)) => a.total_cmp(&b),
+        (Scalar::Numeric(a), Scalar::Numeric(b)) => a.cmp(&b),
+        (Scalar::Text(a), Scalar::Text(b)) => a.cmp(b),
+        (Scalar::Bytes(a), Scalar::Bytes(b)) => a.cmp(b),
+        (Scalar::Uuid(a), Scalar::Uuid(b)) => a.cmp(&b),
+        _ => panic!("values of one column have one type"),
+    }
+}
+
+fn same(a: Scalar<'_>, b: Scalar<'_>) -> bool {
+    match (a, b) {
+        // NaN equals itself here.
+        (Scalar::Float4(a), Scalar::Float4(b)) => a == b || a.is_nan() && b.is_nan(),
+        (Scalar::Float8(a), Scalar::Float8(b)) => a == b || a.is_nan() && b.is_nan(),
+        _ => a == b,
+    }
+}
+
+fn array(ty: &SqlType, values: &[Scalar<'_>]) -> ArrayRef {
+    let mut builder = ScalarBuilder::new(ty);
+    for value in values {
+        assert!(builder.append(Some(*value)), "{value:?} is of type {ty}");
+    }
+    builder.finish()
+}
+
+fn codec(types: &[SqlType], joint: Joint, salt: u16) -> Option<KeyCodec> {
+    let part = |(index, ty): (usize, &SqlType)| Part {
+        name: format!("k{index}"),
+        ty: ty.clone(),
+    };
+    KeyCodec::new(types.iter().enumerate().map(part).collect(), joint, salt).ok()
+}
+
+fn joints() -> impl Strategy<Value = Joint> {
+    prop_oneof![
+        Just(Joint::Single(Encoding::Bytes)),
+        Just(Joint::Single(Encoding::Text)),
+        Just(Joint::Single(Encoding::Ordered)),
+        Just(Joint::Ordered),
+        Just(Joint::Separated(b'|')),
+        Just(Joint::Fixed),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn what_is_written_is_read((ty, values) in typed()) {
+        for encoding in [Encoding::Bytes, Encoding::Text, Encoding::Ordered] {
+            for value in &values {
+                let written = bytes(value.scalar(), &ty, encoding);
+                let written = written.expect("every value here has bytes");
+                let read = decode(&written, &ty, encoding);
+                prop_assert!(read.is_some_and(|read| same(read, value.scalar())), "{value:?} {written:?} {read:?}");
+                let column = array(&ty, &[value.scalar()]);
+                let back = Scalar::at(column.as_ref(), 0, &ty);
+                prop_assert!(back.is_some_and(|back| same(back, value.scalar())));
+            }
+        }
+    }
+
+    #[test]
+    fn ordered_bytes_sort_as_values((ty, values) in typed()) {
+        for encoding in [Encoding::Bytes, Encoding::Text, Encoding::Ordered] {
+            if !encoding.keeps_order(&ty) {
+                continue;
+            }
+            for a in &values {
+                for b in &values {
+                    let written = [a, b].map(|one| bytes(one.scalar(), &ty, encoding).expect("bytes"));
+                    prop_assert_eq!(written[0].cmp(&written[1]), compare(a.scalar(), b.scalar()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reading_any_bytes_is_a_value_or_none(ty in typed().prop_map(|typed| typed.0), noise in proptest::collection::vec(any::<u8>(), 0..24)) {
+        for encoding in [Encoding::Bytes, Encoding::Text, Encoding::Ordered] {
+            let _ = decode(&noise, &ty, encoding);
+        }
+    }
+
+    #[test]
+    fn keys_are_read_as_written_and_other_bytes_are_refused(
+        (first, a) in typed(),
+        (second, b) in typed(),
+        joint in joints(),
+        salt in prop_oneof![Just(0u16), Just(7), Just(256)],
+        noise in proptest::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let single = matches!(joint, Joint::Single(_));
+        let types = if single { vec![first] } else { vec![first, second] };
+        let Some(codec) = codec(&types, joint, salt) else { return Ok(()) };
+        for (a, b) in a.iter().zip(&b) {
+            let values = if single { vec![a.scalar()] } else { vec![a.scalar(), b.scalar()] };
+            // Text with the separator in it, and empty keys.
+            let Ok(key) = codec.encode(&values) else { continue };
+            let mut read = 0;
+            let decoded = codec.decode(&key, |part, value| {
+                assert!(same(value, values[part]), "{value:?} {values:?}");
+                read += 1;
+            });
+            prop_assert_eq!((decoded, read), (Ok(()), values.len()));
+        }
+        // Whatever decodes is spelled so.
+        let mut found = Vec::new();
+        let decoded = codec.decode(&noise, |index, value| {
+            let mut builder = ScalarBuilder::new(&types[index]);
+            builder.append(Some(value));
+            found.push(builder.finish());
+        });
+        if decoded.is_ok() {
+            let values: Vec<_> = found.iter().zip(&types).map(|(array, ty)| Scalar::at(array.as_ref(), 0, ty).expect("a value")).collect();
+            if !noise.is_empty() {
+                prop_assert_eq!(codec.encode(&values), Ok(noise));
+            }
+        }
+    }
+
+    /// The rows that are asked for include all that the conditions select, and no others when they are called exact.
+    #[test]
+    fn push_down_loses_no_row(
+        (first, a) in typed(),
+        (second, b) in typed(),
+        joint in joints(),
+        salt in prop_oneof![Just(0u16), Just(3)],
+        conditions in proptest::collection::vec((0usize..2, 0usize..7, any::<[proptest::sample::Index; 2]>()), 0..4),
+        prefix in "[a-c|é]{0,2}",
+    ) {
+        let single = matches!(joint, Joint::Single(_));
+        let types = if single { vec![first] } else { vec![first, second] };
+        let Some(codec) = codec(&types, joint, salt) else { return Ok(()) };
+        let columns = [&a, &b];
+        let comparisons = [Comparison::Equal, Comparison::Less, Comparison::LessOrEqual, Comparison::Greater, Comparison::GreaterOrEqual];
+        let mut asked = Vec::new();
+        let mut tests: Vec<Box<dyn Fn(&[Scalar<'_>]) -> bool>> = Vec::new();
+        for (column, kind, picks) in conditions {
+            let Some(ty) = types.get(column) else { continue };
+            let picked: Vec<Scalar<'_>> = picks.iter().map(|pick| pick.get(columns[column]).scalar()).collect();
+            if let Some(comparison) = comparisons.get(kind).copied() {
+                let value = picked[0];
+                asked.push(Condition::Compare { column, comparison, value: array(ty, &[value]) });
+                tests.push(Box::new(move |row| {
+                    let order = compare(row[column], value);
+                    match comparison {
+                        Comparison::Equal => order.is_eq(),
+                        Comparison::Less => order.is_lt(),
+                        Comparison::LessOrEqual => order.is_le(),
+                        Comparison::Greater => order.is_gt(),
+                        Comparison::GreaterOrEqual => order.is_ge(),
+                    }
+                }));
+            } else if kind == 5 {
+                asked.push(Condition::In { column, values: array(ty, &picked) });
+                tests.push(Box::new(move |row| picked.iter().any(|value| compare(row[column], *value).is_eq())));
+            } else if matches!(picked[0], Scalar::Text(_)) {
+                asked.push(Condition::Prefix { column, text: prefix.clone() });
+                let prefix = prefix.clone();
+                tests.push(Box::new(move |row| matches!(row[column], Scalar::Text(text) if text.starts_with(&prefix))));
+            }
+        }
+        let key_columns: Vec<usize> = (0..types.len()).collect();
+        let decision = decide(&codec, &key_columns, &asked);
+        prop_assert_eq!(decision.exact.len(), asked.len());
+        let all_exact = decision.exact.iter().all(|exact| *exact);
+        for a in &a {
+            for b in &b {
+                let row = if single { vec![a.scalar()] } else { vec![a.scalar(), b.scalar()] };
+                let Ok(key) = codec.encode(&row) else { continue };
+                // What is stored is read back in its one spelling.
+                let mut stored = Vec::new();
+                codec.decode(&key, |index, value| stored.push(array(&types[index], &[value]))).expect("our own key");
+                let row: Vec<_> = stored.iter().zip(&types).map(|(array, ty)| Scalar::at(array.as_ref(), 0, ty).expect("a value")).collect();
+                let selected = tests.iter().all(|test| test(&row));
+                let asked_for = match &decision.access {
+                    Access::Keys(keys) => keys.contains(&key),
+                    Access::Ranges(ranges) => ranges.iter().any(|range| key >= range.start && (range.stop.is_empty() || key < range.stop)),
+                };
+                prop_assert!(asked_for || !selected, "lost {row:?} of {asked:?} in {:?}", decision.access);
+                if all_exact {
+                    prop_assert_eq!(asked_for, selected, "{:?} of {:?} in {:?}", row, asked, decision.access);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn push_down_of_typical_queries() {
+    let user_day = codec(&[SqlType::Int8, SqlType::Date], Joint::Ordered, 0).expect("a key");
+    let value = |ty: &SqlType, scalar| array(ty, &[scalar]);
+    let equal = |column, value| Condition::Compare {
+        column,
+        comparison: Comparison::Equal,
+        value,
+    };
+    let user = equal(0, value(&SqlType::Int8, Scalar::Int8(5)));
+    let day = equal(1, value(&SqlType::Date, Scalar::Date(9)));
+    let since = Condition::Compare {
+        column: 1,
+        comparison: Comparison::GreaterOrEqual,
+        value: value(&SqlType::Date, Scalar::Date(9)),
+    };
+    let key = [&[0x80, 0, 0, 0, 0, 0, 0, 5][..], &[0x80, 0, 0, 9]].concat();
+    let decision = decide(&user_day, &[0, 1], &[user.clone(), day]);
+    assert_eq!(decision.access, Access::Keys(vec![key.clone()]));
+    assert_eq!(decision.exact, [true, true]);
+    let decision = decide(&user_day, &[0, 1], &[user.clone(), since.clone()]);
+    let Access::Ranges(ranges) = decision.access else {
+        panic!("a range")
+    };
+    assert_eq!(ranges.len(), 1);
+    assert_eq!(ranges[0].start, key);
+    assert_eq!(ranges[0].stop, [0x80, 0, 0, 0, 0, 0, 0, 6]);
+    // A condition on the second part alone selects nothing by key.
+    let decision = decide(&user_day, &[0, 1], &[since]);
+    assert_eq!(decision.exact, [false]);
+    let salted = codec(&[SqlType::Int8, SqlType::Date], Joint::Ordered, 16).expect("a key");
+    match decide(&salted, &[0, 1], &[user]).access {
+        Access::Ranges(ranges) => assert_eq!(ranges.len(), 16),
+        Access::Keys(_) => panic!("ranges"),
+    }
+    let empty: ArrayRef = Arc::new(arrow::array::Int64Array::new_null(1));
+    let null = equal(0, empty);
+    assert_eq!(
+        decide(&user_day, &[0, 1], &[null]).access,
+        Access::Ranges(Vec::new()),
+        "nothing equals NULL"
+    );
+}
+
+#[test]
+fn successors_end_a_prefix() {
+    assert_eq!(successor(b"ab"), b"ac");
+    assert_eq!(successor(&[1, 0xff, 0xff]), [2]);
+    assert!(successor(&[0xff, 0xff]).is_empty());
+    assert!(successor(&[]).is_empty());
+}

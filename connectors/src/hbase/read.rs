@@ -1,0 +1,360 @@
+//! Reads rows: by key in batches, by range in pages, in parallel over regions.
+//!
+//! Invariant: no state of a read is kept in a gateway. Each page starts behind the last row that came, so a gateway that dies, or
+//! a region that splits or moves, loses nothing and doubles nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::access::Access;
+use super::client::Client;
+use super::key::KeyRange;
+use super::layout::Layout;
+use super::limits::{BATCH_ROWS_MAX, PAGE_ROWS_FIRST, PAGE_ROWS_MAX, REQUEST_BYTES_MAX};
+use super::reply::{Page, Region};
+use super::request::{Projection, Scan};
+use super::rows::RowsBuilder;
+use crate::context::Deadline;
+use crate::error::ConnectorError;
+
+/// Scans and gets of one read that are under way at once.
+const PARALLEL: usize = 4;
+/// Batches that wait for the reader.
+const WAITING: usize = 4;
+
+/// What a read asks for.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    /// Columns of the table, in the order of the batches.
+    pub(super) wanted: Vec<usize>,
+    pub(super) access: Access,
+    /// At most this many rows are of use.
+    pub(super) limit: Option<usize>,
+    /// Bytes of a page of a scan.
+    pub(super) page_bytes: usize,
+    /// For each page or batch of keys.
+    pub(super) timeout: Duration,
+}
+
+/// One part of a read.
+#[derive(Debug, PartialEq, Eq)]
+enum Work {
+    Keys(Vec<Vec<u8>>),
+    Range(KeyRange),
+}
+
+/// The rows of a read, as they come. Dropping it ends the read.
+#[derive(Debug)]
+pub struct HbaseRows {
+    batches: mpsc::Receiver<Result<RecordBatch, ConnectorError>>,
+    received: Arc<AtomicU64>,
+    _tasks: JoinSet<()>,
+}
+
+impl HbaseRows {
+    /// The next batch; `None` after the last. After an error there is no other.
+    pub async fn next(&mut self) -> Option<Result<RecordBatch, ConnectorError>> {
+        self.batches.recv().await
+    }
+
+    /// Rows that HBase sent so far: what push-down saves is the rest of the table.
+    pub fn rows_received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+/// What the tasks of a read share.
+#[derive(Debug)]
+struct Shared {
+    client: Arc<Client>,
+    layout: Arc<Layout>,
+    request: Request,
+    projection: Projection,
+    work: Mutex<VecDeque<Work>>,
+    received: Arc<AtomicU64>,
+}
+
+/// Begins a read. Must be called in a tokio runtime.
+pub(super) fn read(client: Arc<Client>, layout: Arc<Layout>, request: Request) -> HbaseRows {
+    let (sender, batches) = mpsc::channel(WAITING);
+    let received = Arc::new(AtomicU64::new(0));
+    let shared = Arc::new(Shared {
+        projection: layout.projection(&request.wanted),
+        client,
+        layout,
+        request,
+        work: Mutex::default(),
+        received: Arc::clone(&received),
+    });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(lead(shared, sender));
+    HbaseRows {
+        batches,
+        received,
+        _tasks: tasks,
+    }
+}
+
+/// Finds out what there is to do and has it done.
+async fn lead(shared: Arc<Shared>, sender: mpsc::Sender<Result<RecordBatch, ConnectorError>>) {
+    match shared.plan().await {
+        Ok(work) => *shared.work.lock() = work.into(),
+        Err(error) => {
+            // A reader that is gone needs no error.
+            let _ = sender.send(Err(error)).await;
+            return;
+        }
+    }
+    let mut workers = JoinSet::new();
+    for _ in 0..PARALLEL.min(shared.work.lock().len()) {
+        workers.spawn(work(Arc::clone(&shared), sender.clone()));
+    }
+    // The others end when the channel does, or with this task.
+    while let Some(done) = workers.join_next().await {
+        let error = match done {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error,
+            Err(lost) => ConnectorError::Internal(format!("a read of HBase broke off: {lost}")),
+        };
+        let _ = sender.send(Err(error)).await;
+        return;
+    }
+}
+
+/// Takes parts of the read until none are left or the reader has gone.
+async fn work(
+    shared: Arc<Shared>,
+    sender: mpsc::Sender<Result<RecordBatch, ConnectorError>>,
+) -> Result<(), ConnectorError> {
+    loop {
+        let Some(part) = shared.work.lock().pop_front() else {
+            return Ok(());
+        };
+        let more = match part {
+            Work::Keys(keys) => shared.get(&keys, &sender).await?,
+            Work::Range(range) => shared.scan(range, &sender).await?,
+        };
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+impl Shared {
+    fn deadline(&self) -> Deadline {
+        Deadline::after(self.request.timeout)
+    }
+
+    async fn plan(&self) -> Result<Vec<Work>, ConnectorError> {
+        match &self.request.access {
+            Access::Keys(keys) => Ok(batches(keys, &self.projection)),
+            Access::Ranges(ranges) if ranges.is_empty() => Ok(Vec::new()),
+            Access::Ranges(ranges) => {
+                let table = &self.layout.table;
+                let regions = self.client.regions(table, self.deadline()).await?;
+                Ok(by_region(ranges, &regions))
+            }
+        }
+    }
+
+    /// Reads a batch of keys. False when nobody wants more.
+    async fn get(
+        &self,
+        keys: &[Vec<u8>],
+        sender: &mpsc::Sender<Result<RecordBatch, ConnectorError>>,
+    ) -> Result<bool, ConnectorError> {
+        let table = &self.layout.table;
+        let page = self
+            .client
+            .get(table, keys, &self.projection, self.deadline())
+            .await?;
+        self.pass_on(&page, sender).await
+    }
+
+    /// Reads a range page by page. False when nobody wants more.
+    async fn scan(
+        &self,
+        range: KeyRange,
+        sender: &mpsc::Sender<Result<RecordBatch, ConnectorError>>,
+    ) -> Result<bool, ConnectorError> {
+        let mut left = self.request.limit.unwrap_or(usize::MAX);
+        let mut rows = PAGE_ROWS_FIRST;
+        let mut scan = Scan {
+            start: range.start,
+            stop: range.stop,
+            rows: 0,
+        };
+        while left > 0 {
+            scan.rows = rows.min(left);
+            let page = self
+                .client
+                .scan(&self.layout.table, &scan, &self.projection, self.deadline())
+                .await?;
+            if !self.pass_on(&page, sender).await? {
+                return Ok(false);
+            }
+            // Fewer rows than asked for are the last of the range.
+            let Some(last) = page.last_key().filter(|_| page.len() == scan.rows) else {
+                return Ok(true);
+            };
+            left = left.saturating_sub(page.len());
+            scan.start = [last, &[0]].concat();
+            rows = page_rows(page.len(), page.bytes(), self.request.page_bytes);
+        }
+        Ok(true)
+    }
+
+    async fn pass_on(
+        &self,
+        page: &Page,
+        sender: &mpsc::Sender<Result<RecordBatch, ConnectorError>>,
+    ) -> Result<bool, ConnectorError> {
+        let mut builder = RowsBuilder::new(&self.layout, &self.request.wanted)?;
+        for row in page.rows() {
+            builder.append(&row)?;
+        }
+        if builder.len() == 0 {
+            return Ok(!sender.is_closed());
+        }
+        self.received
+            .fetch_add(builder.len() as u64, Ordering::Relaxed);
+        let batch = builder.finish()?;
+        Ok(sender.send(Ok(batch)).await.is_ok())
+    }
+}
+
+/// Rows of the next page, so that it has about the wanted size.
+fn page_rows(rows: usize, bytes: usize, wanted_bytes: usize) -> usize {
+    let fitting = wanted_bytes.saturating_mul(rows) / bytes.max(1);
+    // A page is no more than four times the last: rows may grow as a scan goes on.
+    fitting.min(rows.saturating_mul(4)).clamp(1, PAGE_ROWS_MAX)
+}
+
+/// Keys in batches that fit a request.
+fn batches(keys: &[Vec<u8>], projection: &Projection) -> Vec<Work> {
+    let columns = projection.columns.iter().map(|column| {
+        let qualifier = column.qualifier.as_ref().map_or(0, Vec::len);
+        column.family.len() + qualifier + 12
+    });
+    let filter = projection.filter.as_ref().map_or(0, Vec::len);
+    let each = columns.sum::<usize>() + filter + 24;
+    let (mut work, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for key in keys {
+        let more = key.len() + each;
+        if batch.len() == BATCH_ROWS_MAX || (bytes + more > REQUEST_BYTES_MAX && !batch.is_empty())
+        {
+            work.push(Work::Keys(std::mem::take(&mut batch)));
+            bytes = 0;
+        }
+        bytes += more;
+        batch.push(key.clone());
+    }
+    if !batch.is_empty() {
+        work.push(Work::Keys(batch));
+    }
+    work
+}
+
+/// Ranges cut at the borders of regions, in key order.
+fn by_region(ranges: &[KeyRange], regions: &[Region]) -> Vec<Work> {
+    let mut parts: Vec<KeyRange> = Vec::new();
+    for range in ranges {
+        let mut start = range.start.clone();
+        // Only the borders matter: a list of regions that is out of date, or has a gap, costs parallelism and no rows.
+        for region in regions {
+            let border = &region.start;
+            let inside = *border > start && (range.stop.is_empty() || *border < range.stop);
+            if inside {
+                let stop = border.clone();
+                parts.push(KeyRange {
+                    start: std::mem::replace(&mut start, border.clone()),
+                    stop,
+                });
+            }
+        }
+        parts.push(KeyRange {
+            start,
+            stop: range.stop.clone(),
+        });
+    }
+    parts.into_iter().map(Work::Range).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: &str, stop: &str) -> KeyRange {
+        KeyRange {
+            start: start.into(),
+            stop: stop.into(),
+        }
+    }
+
+    fn region(start: &str, end: &str) -> Region {
+        Region {
+            start: start.into(),
+            end: end.into(),
+        }
+    }
+
+    #[test]
+    fn ranges_are_cut_at_borders_and_nothing_is_lost() {
+        let regions = [region("", "d"), region("d", "m"), region("m", "")];
+        let cut = |ranges: &[KeyRange]| -> Vec<KeyRange> {
+            let work = by_region(ranges, &regions).into_iter();
+            work.filter_map(|work| match work {
+                Work::Range(range) => Some(range),
+                Work::Keys(_) => None,
+            })
+            .collect()
+        };
+        assert_eq!(
+            cut(&[range("", "")]),
+            [range("", "d"), range("d", "m"), range("m", "")]
+        );
+        assert_eq!(
+            cut(&[range("b", "e"), range("p", "q")]),
+            [range("b", "d"), range("d", "e"), range("p", "q")]
+        );
+        assert_eq!(cut(&[range("d", "m")]), [range("d", "m")]);
+        assert_eq!(
+            by_region(&[range("a", "z")], &[]),
+            [Work::Range(range("a", "z"))]
+        );
+    }
+
+    #[test]
+    fn pages_follow_the_size_of_rows() {
+        assert_eq!(page_rows(1_000, 40_000, 4 << 20), 4_000);
+        assert_eq!(page_rows(4_000, 160_000, 4 << 20), PAGE_ROWS_MAX);
+        assert_eq!(page_rows(1_000, 40_000_000, 4 << 20), 104);
+        assert_eq!(page_rows(1, 1 << 30, 4 << 20), 1);
+    }
+
+    #[test]
+    fn keys_are_asked_for_in_batches() {
+        let keys: Vec<Vec<u8>> = (0..2_500u32).map(|key| key.to_be_bytes().into()).collect();
+        let sizes = |work: Vec<Work>| -> Vec<usize> {
+            let sizes = work.iter().map(|work| match work {
+                Work::Keys(keys) => keys.len(),
+                Work::Range(_) => 0,
+            });
+            sizes.collect()
+        };
+        let small = Projection::default();
+        assert_eq!(sizes(batches(&keys, &small)), [1_000, 1_000, 500]);
+        let long = vec![vec![7; 30_000]; 100];
+        let found = sizes(batches(&long, &small));
+        assert_eq!(found.iter().sum::<usize>(), 100);
+        assert!(found.iter().all(|size| size * 30_000 <= REQUEST_BYTES_MAX));
+        assert!(batches(&[], &small).is_empty());
+    }
+}

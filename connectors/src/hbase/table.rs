@@ -1,0 +1,286 @@
+//! A table of HBase as a table of ours: what CREATE TABLE declares, and the reads and writes that statements make of it.
+//!
+//! Invariant: nothing of the table is kept here but its mapping; every read asks HBase. Timestamps given to cells never go back
+//! while the process lives, so of two statements the later one wins.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use parking_lot::Mutex;
+use thalweg_catalog::Column;
+
+use super::access::{Access, Condition, decide};
+use super::client::Client;
+use super::error::HbaseError;
+use super::gateways::Gateways;
+use super::layout::Layout;
+use super::limits::BATCH_ROWS_MAX;
+use super::options::TableOptions;
+use super::read::{HbaseRows, Request, read};
+use super::request::{NewTable, Projection};
+use super::write::{Change, RefusedRow, Writer, Written, mutations, row_key};
+use crate::context::{Clock, ConnectorContext, Deadline};
+use crate::error::ConnectorError;
+use crate::options::Options;
+
+/// Time for DDL, which HBase does in its own time.
+const DDL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A declared HBase table.
+#[derive(Debug)]
+pub struct HbaseTable {
+    client: Arc<Client>,
+    layout: Arc<Layout>,
+    options: TableOptions,
+    clock: Arc<dyn Clock>,
+    /// Timestamp of the last write, milliseconds.
+    last_ms: Mutex<i64>,
+}
+
+/// How a query reads the table.
+#[derive(Debug, Clone)]
+pub struct HbaseScan {
+    request: Request,
+    exact: Vec<bool>,
+}
+
+impl HbaseScan {
+    /// For each condition that was given, whether no row needs to be checked for it again.
+    pub fn exact(&self) -> &[bool] {
+        &self.exact
+    }
+
+    /// What HBase is asked for, for `EXPLAIN`.
+    pub fn describe(&self) -> String {
+        let access = match &self.request.access {
+            Access::Keys(keys) => format!("{} row keys", keys.len()),
+            Access::Ranges(ranges) => match &ranges[..] {
+                [all] if all.start.is_empty() && all.stop.is_empty() => "all rows".to_owned(),
+                ranges => format!("{} ranges of row keys", ranges.len()),
+            },
+        };
+        match self.request.limit {
+            Some(limit) => format!("{access}, {limit} of each"),
+            None => access,
+        }
+    }
+}
+
+impl HbaseTable {
+    /// A table with these columns; `key` are the positions of the primary key's, in its order. Contacts nobody.
+    ///
+    /// # Errors
+    /// 22023 for an option that cannot work, 42804 for a column that HBase cannot hold so.
+    pub fn new(
+        columns: &[Column],
+        key: &[usize],
+        options: &BTreeMap<String, String>,
+        context: &ConnectorContext,
+    ) -> Result<Self, ConnectorError> {
+        let options = TableOptions::read(Options(options))?;
+        let layout = Layout::new(columns, key, &options)?;
+        Ok(Self {
+            client: Arc::new(Client::new(Gateways::new(
+                &options.servers,
+                options.dialect,
+            ))),
+            layout: Arc::new(layout),
+            options,
+            clock: Arc::clone(&context.clock),
+            last_ms: Mutex::new(0),
+        })
+    }
+
+    /// Its columns.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.layout.schema)
+    }
+
+    /// Asks HBase whether the table and its families are there, and makes them under `create = 'if-missing'`; once, at CREATE.
+    ///
+    /// # Errors
+    /// 42P01 or 42703 for what is missing, 08001 when nobody answers.
+    pub async fn check(&self) -> Result<(), ConnectorError> {
+        let table = &self.layout.table;
+        let deadline = Deadline::after(DDL_TIMEOUT.min(self.options.timeout * 6));
+        if !self.client.exists(table, deadline).await? {
+            let Some(creation) = &self.options.create else {
+                return Err(ConnectorError::Hbase(HbaseError::TableMissing {
+                    table: table.text().to_owned(),
+                }));
+            };
+            let new = NewTable {
+                table: table.clone(),
+                families: self.layout.families(),
+                versions: creation.versions,
+                ttl_s: creation.ttl_s,
+                compression: creation.compression,
+                bloom: creation.bloom,
+            };
+            self.client.create(&new, deadline).await?;
+        }
+        let found = self.client.families(table, deadline).await?;
+        let families = self.layout.families();
+        match families.iter().find(|family| !found.contains(family)) {
+            None => Ok(()),
+            Some(missing) => Err(ConnectorError::Hbase(HbaseError::FamilyMissing {
+                table: table.text().to_owned(),
+                detail: format!(
+                    "There is no family \"{}\".",
+                    String::from_utf8_lossy(missing)
+                ),
+            })),
+        }
+    }
+
+    /// Decides how to read the columns `wanted` of the rows that fulfil all conditions. `limit` is of use only when every
+    /// condition turns out exact.
+    pub fn plan(
+        &self,
+        wanted: &[usize],
+        conditions: &[Condition],
+        limit: Option<usize>,
+    ) -> HbaseScan {
+        let decision = decide(&self.layout.key, &self.layout.key_columns, conditions);
+        let exact = decision.exact.iter().all(|exact| *exact);
+        HbaseScan {
+            request: Request {
+                wanted: wanted.to_vec(),
+                access: decision.access,
+                limit: limit.filter(|_| exact),
+                page_bytes: self.options.page_bytes,
+                timeout: self.options.timeout,
+            },
+            exact: decision.exact,
+        }
+    }
+
+    /// Begins to read. Must be called in a tokio runtime.
+    pub fn read(&self, scan: &HbaseScan) -> HbaseRows {
+        read(
+            Arc::clone(&self.client),
+            Arc::clone(&self.layout),
+            scan.request.clone(),
+        )
+    }
+
+    /// Writes rows, all columns in order; a row that is there is overwritten. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// What keeps HBase from taking any row; some may have been written.
+    pub async fn insert(&self, rows: &RecordBatch) -> Result<Written, ConnectorError> {
+        let now = self.next_ms();
+        let found = mutations(&self.layout, rows, Change::Upsert, |_| now)?;
+        self.writer().write(found.0, found.1).await
+    }
+
+    /// Replaces rows, also those with cells from a clock that is ahead of ours.
+    ///
+    /// # Errors
+    /// As [`HbaseTable::insert`].
+    pub async fn update(&self, rows: &RecordBatch) -> Result<Written, ConnectorError> {
+        self.change(rows, Change::Upsert).await
+    }
+
+    /// Deletes rows; of `rows`, all columns in order, only the key is read. Cells that no column is mapped to stay.
+    ///
+    /// # Errors
+    /// As [`HbaseTable::insert`].
+    pub async fn delete(&self, rows: &RecordBatch) -> Result<Written, ConnectorError> {
+        self.change(rows, Change::Delete).await
+    }
+
+    /// Writes rows at a timestamp that the caller keeps, so that a delivery can be repeated after a crash.
+    ///
+    /// # Errors
+    /// As [`HbaseTable::insert`].
+    pub async fn deliver(
+        &self,
+        upserts: &RecordBatch,
+        deletes: &RecordBatch,
+        timestamp_ms: i64,
+    ) -> Result<Written, ConnectorError> {
+        let mut written = Written::default();
+        // Deletions first, and a millisecond earlier: a key in both has its row.
+        for (rows, change, at) in [
+            (deletes, Change::Delete, timestamp_ms.saturating_sub(1)),
+            (upserts, Change::Upsert, timestamp_ms),
+        ] {
+            let (found, refused) = mutations(&self.layout, rows, change, |_| at)?;
+            let part = self.writer().write(found, refused).await?;
+            written.rows += part.rows;
+            written.refused.extend(part.refused);
+        }
+        Ok(written)
+    }
+
+    async fn change(&self, rows: &RecordBatch, change: Change) -> Result<Written, ConnectorError> {
+        let newest = self.newest(rows).await?;
+        let now = self.next_ms();
+        let at = |row: usize| {
+            let newest = newest.get(row).copied().flatten();
+            newest.map_or(now, |newest| now.max(newest.saturating_add(1)))
+        };
+        let (found, refused) = mutations(&self.layout, rows, change, at)?;
+        self.writer().write(found, refused).await
+    }
+
+    /// The newest timestamp in each row's cells.
+    async fn newest(&self, rows: &RecordBatch) -> Result<Vec<Option<i64>>, ConnectorError> {
+        let projection = Projection {
+            columns: self.layout.all_cells(),
+            filter: None,
+        };
+        let mut newest = vec![None; rows.num_rows()];
+        let mut keys: Vec<(usize, Vec<u8>)> = Vec::new();
+        for row in 0..rows.num_rows() {
+            // A row without a key is refused when it is written.
+            if let Ok(key) = row_key(&self.layout, rows, row) {
+                keys.push((row, key));
+            }
+        }
+        for batch in keys.chunks(BATCH_ROWS_MAX / 4) {
+            let asked: Vec<Vec<u8>> = batch.iter().map(|(_, key)| key.clone()).collect();
+            let deadline = Deadline::after(self.options.timeout);
+            let table = &self.layout.table;
+            let page = self
+                .client
+                .get(table, &asked, &projection, deadline)
+                .await?;
+            for (index, (row, _)) in batch.iter().enumerate() {
+                let cells = page.row(index).into_iter().flat_map(|row| row.cells());
+                if let Some(place) = newest.get_mut(*row) {
+                    *place = cells.map(|cell| cell.timestamp).max();
+                }
+            }
+        }
+        Ok(newest)
+    }
+
+    /// A timestamp after every earlier one: a deletion masks what is written at its own.
+    fn next_ms(&self) -> i64 {
+        let mut last = self.last_ms.lock();
+        // Two apart, because NULLs are deleted a millisecond before the rest is written.
+        *last = (self.clock.now_us() / 1000).max(last.saturating_add(2));
+        *last
+    }
+
+    fn writer(&self) -> Writer {
+        Writer {
+            client: Arc::clone(&self.client),
+            layout: Arc::clone(&self.layout),
+            batch_bytes: self.options.batch_bytes,
+            timeout: self.options.timeout,
+        }
+    }
+}
+
+impl Written {
+    /// The first row at fault, for a statement, which has no place for others.
+    pub fn first_refused(&self) -> Option<&RefusedRow> {
+        self.refused.iter().min_by_key(|refused| refused.row)
+    }
+}

@@ -1,0 +1,324 @@
+//! Writes rows: what each row means for its cells, and how cells reach HBase.
+//!
+//! Invariant: one operation per cell and delivery, with an explicit timestamp, so that sending any of it again changes nothing. A
+//! row that HBase refuses is told apart from its neighbours, which are written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use tokio::task::JoinSet;
+
+use super::client::Client;
+use super::error::HbaseError;
+use super::layout::{CellColumn, Layout};
+use super::limits::{BATCH_ROWS_MAX, REQUEST_BYTES_MAX};
+use super::options::{CellEncoding, NullMode};
+use super::request::{Delete, NewCell, Put};
+use super::scalar::Scalar;
+use super::value;
+use crate::context::Deadline;
+use crate::error::ConnectorError;
+use crate::format::json_text;
+
+/// What happens to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It has these values from now on.
+    Upsert,
+    /// It is gone.
+    Delete,
+}
+
+/// A row that was not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedRow {
+    /// Its position in the batch.
+    pub row: usize,
+    /// Why.
+    pub error: HbaseError,
+}
+
+/// Outcome of a write.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Rows that are in HBase now, or gone from it.
+    pub rows: usize,
+    /// Rows that are at fault themselves.
+    pub refused: Vec<RefusedRow>,
+}
+
+/// The operations of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mutation {
+    /// Position in the batch.
+    pub(super) row: usize,
+    pub(super) put: Option<Put>,
+    pub(super) delete: Option<Delete>,
+}
+
+impl Mutation {
+    fn bytes(&self) -> usize {
+        self.put.as_ref().map_or(0, Put::bytes) + self.delete.as_ref().map_or(0, Delete::bytes)
+    }
+}
+
+/// The row key of a row of the table.
+pub(super) fn row_key(
+    layout: &Layout,
+    batch: &RecordBatch,
+    row: usize,
+) -> Result<Vec<u8>, HbaseError> {
+    let mut values = Vec::with_capacity(layout.key_columns.len());
+    for (column, part) in layout.key_columns.iter().zip(layout.key.parts()) {
+        let array = batch.columns().get(*column);
+        match array.and_then(|array| Scalar::at(array.as_ref(), row, &part.ty)) {
+            Some(value) => values.push(value),
+            None => {
+                return Err(HbaseError::NullKey {
+                    column: part.name.clone(),
+                });
+            }
+        }
+    }
+    layout.key.encode(&values)
+}
+
+/// What writing a row at `timestamp` means. Cells that become NULL are deleted a millisecond earlier, so that the order in which
+/// the two requests arrive does not matter.
+pub(super) fn mutation(
+    layout: &Layout,
+    batch: &RecordBatch,
+    row: usize,
+    change: Change,
+    timestamp: i64,
+) -> Result<Mutation, ConnectorError> {
+    let key = row_key(layout, batch, row)?;
+    let (marker_family, marker) = layout.marker();
+    if change == Change::Delete {
+        let cells = layout.cells.iter();
+        let mut columns: Vec<_> = cells
+            .map(|cell| (cell.family.clone(), cell.qualifier.clone()))
+            .collect();
+        columns.push((marker_family.to_vec(), marker.to_vec()));
+        return Ok(Mutation {
+            row,
+            put: None,
+            delete: Some(Delete {
+                row: key,
+                columns,
+                timestamp,
+            }),
+        });
+    }
+    let mut cells = vec![NewCell {
+        family: marker_family.to_vec(),
+        qualifier: marker.to_vec(),
+        value: Vec::new(),
+    }];
+    let mut gone = Vec::new();
+    for cell in &layout.cells {
+        let value = cell_value(cell, batch, row, layout.null_mode)?;
+        match (value, layout.null_mode) {
+            (Some(value), _) => cells.push(NewCell {
+                family: cell.family.clone(),
+                qualifier: cell.qualifier.clone(),
+                value,
+            }),
+            (None, NullMode::Delete) => gone.push((cell.family.clone(), cell.qualifier.clone())),
+            (None, _) => {}
+        }
+    }
+    Ok(Mutation {
+        row,
+        delete: (!gone.is_empty()).then(|| Delete {
+            row: key.clone(),
+            columns: gone,
+            timestamp: timestamp.saturating_sub(1),
+        }),
+        put: Some(Put {
+            row: key,
+            cells,
+            timestamp,
+        }),
+    })
+}
+
+/// The bytes of a cell; `None` for a NULL that is not written.
+fn cell_value(
+    cell: &CellColumn,
+    batch: &RecordBatch,
+    row: usize,
+    null_mode: NullMode,
+) -> Result<Option<Vec<u8>>, ConnectorError> {
+    let array = batch
+        .columns()
+        .get(cell.column)
+        .ok_or_else(|| ConnectorError::Internal("a column of the table has no values".into()))?;
+    let value = match cell.encoding {
+        CellEncoding::Json => json_text(&cell.ty, array.as_ref(), row)?.map(String::into_bytes),
+        CellEncoding::Plain(encoding) => match Scalar::at(array.as_ref(), row, &cell.ty) {
+            None => None,
+            Some(scalar) => {
+                let mut bytes = Vec::new();
+                let encoded = value::encode(scalar, &cell.ty, encoding, &mut bytes);
+                encoded.map_err(|detail| HbaseError::Unwritable {
+                    column: cell.name.clone(),
+                    encoding: encoding.name().to_owned(),
+                    detail: detail.to_owned(),
+                })?;
+                Some(bytes)
+            }
+        },
+    };
+    match (value, null_mode) {
+        (None, NullMode::Empty) => Ok(Some(Vec::new())),
+        (Some(value), NullMode::Empty) if value.is_empty() => {
+            Err(ConnectorError::Hbase(HbaseError::Unwritable {
+                column: cell.name.clone(),
+                encoding: "a cell under null.mode = 'empty'".to_owned(),
+                detail: "an empty cell stands for NULL there".to_owned(),
+            }))
+        }
+        (value, _) => Ok(value),
+    }
+}
+
+/// Splits changes of a batch into mutations and rows at fault; of several changes of one key the last counts.
+pub(super) fn mutations(
+    layout: &Layout,
+    batch: &RecordBatch,
+    change: Change,
+    timestamp: impl Fn(usize) -> i64,
+) -> Result<(Vec<Mutation>, Vec<RefusedRow>), ConnectorError> {
+    let mut by_key: BTreeMap<Vec<u8>, Mutation> = BTreeMap::new();
+    let mut refused = Vec::new();
+    for row in 0..batch.num_rows() {
+        match mutation(layout, batch, row, change, timestamp(row)) {
+            Ok(mutation) => {
+                let key = match (&mutation.put, &mutation.delete) {
+                    (Some(put), _) => put.row.clone(),
+                    (None, Some(delete)) => delete.row.clone(),
+                    (None, None) => continue,
+                };
+                by_key.insert(key, mutation);
+            }
+            Err(ConnectorError::Hbase(error)) if error.is_of_the_row() => {
+                refused.push(RefusedRow { row, error });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((by_key.into_values().collect(), refused))
+}
+
+/// Cuts mutations, which are in key order, into deliveries of about `batch_bytes`.
+fn deliveries(
+    mutations: Vec<Mutation>,
+    batch_bytes: usize,
+    refused: &mut Vec<RefusedRow>,
+) -> Vec<Vec<Mutation>> {
+    let row_bytes_max = batch_bytes.max(REQUEST_BYTES_MAX);
+    let (mut done, mut batch, mut size) = (Vec::new(), Vec::new(), 0);
+    for mutation in mutations {
+        let bytes = mutation.bytes();
+        if bytes > row_bytes_max {
+            refused.push(RefusedRow {
+                row: mutation.row,
+                error: HbaseError::RowTooLarge { bytes },
+            });
+            continue;
+        }
+        if batch.len() == BATCH_ROWS_MAX || (size + bytes > batch_bytes && !batch.is_empty()) {
+            done.push(std::mem::take(&mut batch));
+            size = 0;
+        }
+        size += bytes;
+        batch.push(mutation);
+    }
+    if !batch.is_empty() {
+        done.push(batch);
+    }
+    done
+}
+
+/// What every delivery needs.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    pub(super) client: Arc<Client>,
+    pub(super) layout: Arc<Layout>,
+    pub(super) batch_bytes: usize,
+    pub(super) timeout: std::time::Duration,
+}
+
+impl Writer {
+    /// Writes mutations in key order, several deliveries at once. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// What keeps HBase from taking any row. Rows may have been written then, and may be written again.
+    pub(super) async fn write(
+        &self,
+        mutations: Vec<Mutation>,
+        mut refused: Vec<RefusedRow>,
+    ) -> Result<Written, ConnectorError> {
+        let mut waiting = deliveries(mutations, self.batch_bytes, &mut refused).into_iter();
+        let mut written = Written { rows: 0, refused };
+        let mut under_way = JoinSet::new();
+        loop {
+            while under_way.len() < self.client.capacity().min(8) {
+                let Some(batch) = waiting.next() else { break };
+                let writer = self.clone();
+                under_way.spawn(async move { writer.deliver(batch).await });
+            }
+            match under_way.join_next().await {
+                None => return Ok(written),
+                Some(Ok(Ok(part))) => {
+                    written.rows += part.rows;
+                    written.refused.extend(part.refused);
+                }
+                Some(Ok(Err(error))) => return Err(error.into()),
+                Some(Err(lost)) => {
+                    return Err(ConnectorError::Internal(format!(
+                        "a write to HBase broke off: {lost}"
+                    )));
+                }
+            }
+        }
+    }
+
+    /// One delivery. When HBase refuses it because of a row, halves of it are tried, down to that row: the answer does not name
+    /// the row.
+    async fn deliver(&self, batch: Vec<Mutation>) -> Result<Written, HbaseError> {
+        let mut written = Written::default();
+        let mut parts = vec![&batch[..]];
+        while let Some(part) = parts.pop() {
+            match (self.send(part).await, part) {
+                (Ok(()), _) => written.rows += part.len(),
+                (Err(error), _) if !error.is_of_the_row() => return Err(error),
+                (Err(error), [one]) => written.refused.push(RefusedRow {
+                    row: one.row,
+                    error,
+                }),
+                (Err(_), part) => {
+                    let (left, right) = part.split_at(part.len() / 2);
+                    parts.extend([right, left]);
+                }
+            }
+        }
+        Ok(written)
+    }
+
+    async fn send(&self, part: &[Mutation]) -> Result<(), HbaseError> {
+        let table = &self.layout.table;
+        let deadline = Deadline::after(self.timeout);
+        let deletes: Vec<Delete> = part.iter().filter_map(|one| one.delete.clone()).collect();
+        if !deletes.is_empty() {
+            self.client.delete(table, &deletes, deadline).await?;
+        }
+        let puts: Vec<Put> = part.iter().filter_map(|one| one.put.clone()).collect();
+        if !puts.is_empty() {
+            self.client.put(table, &puts, deadline).await?;
+        }
+        Ok(())
+    }
+}
