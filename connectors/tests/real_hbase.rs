@@ -322,6 +322,110 @@ async fn rows_are_written_read_and_deleted_as_java_sees_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_encoding_is_what_java_sees() {
+    let Some(service) = service() else { return };
+    let columns = [
+        column("shop", SqlType::Text, true),
+        column("id", SqlType::Int8, true),
+        column("b", SqlType::Int4, false),
+        column("s", SqlType::Int4, false),
+        column("o", SqlType::Int4, false),
+        column("j", SqlType::Int4, false),
+    ];
+    let encodings = "b=d:b#bytes, s=d:s#string, o=d:o#ordered, j=d:j#json";
+    let ints = |values: [Option<i32>; 2]| Arc::new(Int32Array::from(values.to_vec())) as ArrayRef;
+    for (joint, name, keys) in [
+        ("separated", "enc_separated", ["617c37", "627c2d31"]),
+        (
+            "ordered",
+            "enc_ordered",
+            ["6100008000000000000007", "6200007fffffffffffffff"],
+        ),
+    ] {
+        for null_mode in ["delete", "skip", "empty"] {
+            let options = [
+                ("columns", encodings),
+                ("key.encoding", joint),
+                ("null.mode", null_mode),
+                ("create", "if-missing"),
+            ];
+            let table = declare(service, name, &columns, &[0, 1], &options);
+            table.check().await.expect("made");
+            let batch = |values: [Option<i32>; 2]| {
+                let shops = StringViewArray::from(vec!["a", "b"]);
+                let ids = Int64Array::from(vec![7, -1]);
+                let mut arrays: Vec<ArrayRef> = vec![Arc::new(shops), Arc::new(ids)];
+                arrays.extend((0..4).map(|_| ints(values)));
+                RecordBatch::try_new(table.schema(), arrays).expect("a batch")
+            };
+            // As a sink delivers: at timestamps that it keeps, and again after a crash.
+            let (none, first) = (batch([None, None]).slice(0, 0), batch([Some(-5), Some(5)]));
+            let second = batch([Some(-5), None]);
+            for (rows, at) in [
+                (&first, 1_000),
+                (&first, 1_000),
+                (&second, 2_000),
+                (&second, 2_000),
+            ] {
+                let written = table.deliver(rows, &none, at).await.expect("delivered");
+                assert_eq!(written.rows, 2);
+            }
+            let mut expected: Vec<String> = [
+                ("5f", "-"),
+                ("62", "fffffffb"),
+                ("6a", "2d35"),
+                ("6f", "7ffffffb"),
+                ("73", "2d35"),
+            ]
+            .map(|(qualifier, value)| format!("{} d {qualifier} {value} 2000 Put", keys[0]))
+            .to_vec();
+            expected.push(format!("{} d 5f - 2000 Put", keys[1]));
+            for (qualifier, value) in [
+                ("62", "00000005"),
+                ("6a", "35"),
+                ("6f", "80000005"),
+                ("73", "35"),
+            ] {
+                match null_mode {
+                    "skip" => expected.push(format!("{} d {qualifier} {value} 1000 Put", keys[1])),
+                    "empty" => expected.push(format!("{} d {qualifier} - 2000 Put", keys[1])),
+                    _ => {}
+                }
+            }
+            assert_eq!(
+                service.java(&format!("scan {name}")),
+                expected,
+                "{null_mode}"
+            );
+            let (found, _) = rows(&table, &[1, 2, 3, 4, 5], &[], None)
+                .await
+                .expect("read");
+            for column in 1..5 {
+                let values = found.column(column).as_primitive::<Int32Type>();
+                let of = |id: i64| {
+                    let ids = found.column(0).as_primitive::<Int64Type>().values();
+                    let row = ids.iter().position(|one| *one == id).expect("the row");
+                    values.is_valid(row).then(|| values.value(row))
+                };
+                let kept = (null_mode == "skip").then_some(5);
+                assert_eq!((of(7), of(-1)), (Some(-5), kept), "{null_mode}");
+            }
+            // Both in one delivery: the row that is written stays.
+            table
+                .deliver(&first.slice(0, 1), &first, 3_000)
+                .await
+                .expect("delivered");
+            let (found, _) = rows(&table, &[1], &[], None).await.expect("read");
+            assert_eq!(
+                found.column(0).as_primitive::<Int64Type>().values()[..],
+                [7]
+            );
+            service.java(&format!("drop {name}"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn conditions_on_the_key_are_pushed_down() {
     let Some(service) = service() else { return };
     let columns = [

@@ -236,6 +236,17 @@ pub(super) enum Consequence {
     Final(HbaseError),
 }
 
+/// Words of exceptions that are about one row.
+const ROW_FAULTS: &[&str] = &[
+    "size too large",
+    "exceeds maximum",
+    "exceeds limit",
+    "IllegalArgumentException",
+    "FailedSanityCheckException",
+];
+/// What DDL says that came second.
+const ALREADY_THERE: &[&str] = &["TableExistsException", "NamespaceExistException"];
+
 /// Decides what a refusal means.
 pub(super) fn judge(refusal: &Refusal, call: &Call<'_>, server: &str) -> Consequence {
     let table = call.table().to_owned();
@@ -265,13 +276,9 @@ pub(super) fn judge(refusal: &Refusal, call: &Call<'_>, server: &str) -> Consequ
         Consequence::Final(HbaseError::TableDisabled { table })
     } else if says("NoSuchColumnFamilyException") {
         Consequence::Final(HbaseError::FamilyMissing { table, detail })
-    } else if says("size too large") || says("exceeds maximum") || says("exceeds limit") {
+    } else if ROW_FAULTS.iter().any(|word| says(word)) {
         Consequence::Final(HbaseError::RowRefused { table, detail })
-    } else if says("IllegalArgumentException") || says("FailedSanityCheckException") {
-        Consequence::Final(HbaseError::RowRefused { table, detail })
-    } else if says("TableExistsException") || says("NamespaceExistException") {
-        Consequence::Final(HbaseError::Remote { table, detail })
-    } else if retry == Some(false) || name_alone {
+    } else if retry == Some(false) || name_alone || ALREADY_THERE.iter().any(|word| says(word)) {
         Consequence::Final(HbaseError::Remote { table, detail })
     } else {
         Consequence::Again(HbaseError::Remote { table, detail })

@@ -93,13 +93,13 @@ impl Layout {
 
     fn check(&self) -> Result<(), ConnectorError> {
         for pair in self.cells.windows(2) {
-            if let [one, other] = pair {
-                if (&one.family, &one.qualifier) == (&other.family, &other.qualifier) {
-                    return Err(ConnectorError::option(format!(
-                        "columns \"{}\" and \"{}\" are the same cell",
-                        one.name, other.name
-                    )));
-                }
+            if let [one, other] = pair
+                && (&one.family, &one.qualifier) == (&other.family, &other.qualifier)
+            {
+                return Err(ConnectorError::option(format!(
+                    "columns \"{}\" and \"{}\" are the same cell",
+                    one.name, other.name
+                )));
             }
         }
         for cell in &self.cells {
@@ -278,4 +278,148 @@ fn no_family(what: &str) -> ConnectorError {
         format!("{what} has no column family"),
         "Set family = '...', or columns = 'name=family:qualifier'.",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::options::Options;
+    use crate::testing::column;
+
+    fn layout(given: &[(&str, &str)]) -> Result<Layout, ConnectorError> {
+        let columns = [
+            column("user_id", SqlType::Int8),
+            column("day", SqlType::Date),
+            column("clicks", SqlType::Int8),
+            column("note", SqlType::Text),
+            column("tags", SqlType::Array(Box::new(SqlType::Text))),
+        ];
+        let base = [
+            ("thrift.servers", "gw1:9090, gw2:9090"),
+            ("table", "shop:t"),
+        ];
+        let options: BTreeMap<String, String> = base
+            .iter()
+            .chain(given)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        Layout::new(&columns, &[0, 1], &TableOptions::read(Options(&options))?)
+    }
+
+    #[test]
+    fn columns_are_cells_in_the_order_of_hbase() {
+        let layout = layout(&[("family", "d"), ("columns", "note = a:n#string")]).expect("good");
+        let cells: Vec<String> = layout
+            .cells
+            .iter()
+            .map(|cell| {
+                let family = String::from_utf8_lossy(&cell.family);
+                let qualifier = String::from_utf8_lossy(&cell.qualifier);
+                format!("{} {family}:{qualifier} {:?}", cell.name, cell.encoding)
+            })
+            .collect();
+        assert_eq!(
+            cells,
+            [
+                "note a:n Plain(Text)",
+                "clicks d:clicks Plain(Bytes)",
+                "tags d:tags Json",
+            ]
+        );
+        assert_eq!(layout.marker(), (&b"d"[..], &b"_"[..]), "beside clicks");
+        assert_eq!(layout.families(), [b"a".to_vec(), b"d".to_vec()]);
+        assert_eq!(layout.projection(&[3]).columns.len(), 4, "every cell");
+        assert!(layout.projection(&[3]).filter.is_none());
+        assert!(layout.projection(&[0, 1]).filter.is_some());
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_is_refused() {
+        for (given, expected) in [
+            (&[][..], "column \"clicks\" has no column family"),
+            (
+                &[("family", "a:b")],
+                "family of column \"clicks\" is no name of a column family",
+            ),
+            (
+                &[("family", "d"), ("columns", "nope=d:x")],
+                "column \"nope\" of option \"columns\" does not exist",
+            ),
+            (
+                &[("family", "d"), ("columns", "day=d:x")],
+                "column \"day\" of option \"columns\" is in the row key, not in a cell",
+            ),
+            (
+                &[("family", "d"), ("columns", "note=d:clicks")],
+                "columns \"clicks\" and \"note\" are the same cell",
+            ),
+            (
+                &[("family", "d"), ("columns", "note=d:_")],
+                "column \"note\" is in the place of the marker cell",
+            ),
+            (
+                &[("family", "d"), ("columns", "tags=d:t#bytes")],
+                "column \"tags\" of type text[] can only be encoded as json",
+            ),
+            (
+                &[("family", "d"), ("columns", "note:d")],
+                "option \"columns\" cannot be read",
+            ),
+            (
+                &[("family", "d"), ("columns", "note=d:n#utf")],
+                "option \"columns\" must be 'bytes' or 'string' or 'ordered' or 'json'",
+            ),
+            (
+                &[("family", "d"), ("key.encoding", "single")],
+                "key.encoding = 'single' is for a primary key of one column",
+            ),
+            (
+                &[("family", "d"), ("key.encoding", "hashed")],
+                "option \"key.encoding\" must be 'single' or 'ordered' or 'separated' or 'fixed'",
+            ),
+            (
+                &[("family", "d"), ("key.separator", "||")],
+                "option \"key.separator\" must be one ASCII character",
+            ),
+            (
+                &[("family", "d"), ("key.salt_buckets", "300")],
+                "option \"key.salt_buckets\" must be at most 256",
+            ),
+            (
+                &[("family", "d"), ("table", "a:b:c")],
+                "option \"table\" is no name of an HBase table",
+            ),
+            (
+                &[("family", "d"), ("thrift.servers", "gw1")],
+                "option \"thrift.servers\" must be host:port, several with commas between",
+            ),
+            (
+                &[("family", "d"), ("write.batch.bytes", "1GB")],
+                "option \"write.batch.bytes\" must be between '1kB' and '64MB'",
+            ),
+            (
+                &[
+                    ("family", "d"),
+                    ("create", "if-missing"),
+                    ("create.ttl", "0"),
+                ],
+                "option \"create.ttl\" must be at least a second and at most 68 years",
+            ),
+            (
+                &[
+                    ("family", "d"),
+                    ("create", "if-missing"),
+                    ("create.splits", "a"),
+                ],
+                "option \"create.splits\" is not supported yet",
+            ),
+        ] {
+            match layout(given) {
+                Ok(_) => panic!("{given:?} was taken"),
+                Err(error) => assert_eq!(error.to_string(), expected),
+            }
+        }
+    }
 }

@@ -240,6 +240,9 @@ fn joints() -> impl Strategy<Value = Joint> {
     ]
 }
 
+/// Whether a row fulfils a condition.
+type Test<'a> = Box<dyn Fn(&[Scalar<'_>]) -> bool + 'a>;
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
@@ -333,7 +336,7 @@ proptest! {
         let columns = [&a, &b];
         let comparisons = [Comparison::Equal, Comparison::Less, Comparison::LessOrEqual, Comparison::Greater, Comparison::GreaterOrEqual];
         let mut asked = Vec::new();
-        let mut tests: Vec<Box<dyn Fn(&[Scalar<'_>]) -> bool>> = Vec::new();
+        let mut tests: Vec<Test<'_>> = Vec::new();
         for (column, kind, picks) in conditions {
             let Some(ty) = types.get(column) else { continue };
             let picked: Vec<Scalar<'_>> = picks.iter().map(|pick| pick.get(columns[column]).scalar()).collect();

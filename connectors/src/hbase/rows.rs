@@ -122,11 +122,11 @@ impl RowsBuilder {
             }
         }
         for (origin, values) in &mut self.columns {
-            if let Origin::Cell(index) = *origin {
-                if let Some(cell) = layout.cells.get(index) {
-                    let bytes = found.get(index).copied().flatten();
-                    append(values, cell, bytes, &layout)?;
-                }
+            if let Origin::Cell(index) = *origin
+                && let Some(cell) = layout.cells.get(index)
+            {
+                let bytes = found.get(index).copied().flatten();
+                append(values, cell, bytes, &layout)?;
             }
         }
         self.rows += 1;
