@@ -200,10 +200,11 @@ mod tests {
                 .contains("epoch_linger")
         );
         assert!(
-            merge("workers = 4")
-                .expect_err("one worker")
-                .contains("one worker")
+            merge("workers = 0")
+                .expect_err("no worker")
+                .contains("workers: 0")
         );
+        assert_eq!(merge("workers = 4").expect("valid").workers, 4);
     }
 
     #[test]
