@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::frontend::Server;
 
 /// Serves until `shutdown`.
-pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: CancellationToken) {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))

@@ -30,7 +30,7 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const STREAMS_MAX: u32 = 100;
 
 /// Serves until `shutdown`.
-pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: CancellationToken) {
     let service = FlightServiceServer::new(Front(FlightSql::new(server)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(usize::MAX);
