@@ -75,6 +75,8 @@ pub enum RelationKind {
     Source(ConnectorSpec),
     /// A table of our own.
     Table,
+    /// A table that an outside system keeps: it is read and written there.
+    External(ConnectorSpec),
     /// A named query.
     View {
         /// Canonical text of the query.
@@ -258,9 +260,10 @@ impl Relation {
     /// `pg_class.relkind`; `None` for sinks, which hold no rows and are not in `pg_class`.
     pub fn relkind(&self) -> Option<char> {
         match self.kind {
-            RelationKind::Source(_) | RelationKind::Table | RelationKind::Errors { .. } => {
-                Some('r')
-            }
+            RelationKind::Source(_)
+            | RelationKind::Table
+            | RelationKind::External(_)
+            | RelationKind::Errors { .. } => Some('r'),
             RelationKind::View { .. } => Some('v'),
             RelationKind::MaterializedView { .. } => Some('m'),
             RelationKind::Sink(_) => None,
@@ -271,7 +274,9 @@ impl Relation {
     pub fn kind_word(&self) -> &'static str {
         match self.kind {
             RelationKind::Source(_) => "source",
-            RelationKind::Table | RelationKind::Errors { .. } => "table",
+            RelationKind::Table | RelationKind::External(_) | RelationKind::Errors { .. } => {
+                "table"
+            }
             RelationKind::View { .. } => "view",
             RelationKind::MaterializedView { .. } => "materialized view",
             RelationKind::Sink(_) => "sink",

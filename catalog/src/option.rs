@@ -17,7 +17,7 @@ use crate::error::{CatalogError, bounded};
 
 pub use connector::{
     DATAGEN, KAFKA, check_field_options, connector_of, connector_spec, sink_format,
-    table_connector, validate_encode_options, validate_format,
+    validate_encode_options, validate_format,
 };
 pub use kafka::{KafkaProperty, kafka_property, kafka_sink_property};
 pub use registry::{Built, DATAGEN_FIELD, OPTIONS, OptionKind, OptionSpec, Place, options_of};
@@ -55,6 +55,17 @@ pub fn validate_sink_options(
     options: &[WithOption],
 ) -> Result<BTreeMap<String, String>, CatalogError> {
     validate(connector::sink_place(connector)?, options)
+}
+
+/// The checked options of a table that an outside system keeps, without `connector` itself.
+///
+/// # Errors
+/// As [`validate_source_options`].
+pub fn validate_table_options(
+    connector: &str,
+    options: &[WithOption],
+) -> Result<BTreeMap<String, String>, CatalogError> {
+    validate(connector::table_place(connector)?, options)
 }
 
 /// The checked options of `CREATE SINK ... INTO table`.

@@ -23,7 +23,8 @@ const BUILT_SINKS: &[&str] = &["blackhole", KAFKA, "print"];
 /// Promised by the dialect for some object, and not built for sources.
 const PROMISED_SOURCES: &[&str] = &["mqtt", "http_poll", "hdfs", "s3", "azure", "hbase"];
 const PROMISED_SINKS: &[&str] = &["hbase", "hdfs", "file", "s3", "azure", "webhook"];
-const PROMISED_TABLES: &[&str] = &[KAFKA, "hbase"];
+const BUILT_TABLES: &[&str] = &["hbase"];
+const PROMISED_TABLES: &[&str] = &[KAFKA];
 
 /// Row formats and encodings the dialect promises beside PLAIN and JSON.
 const PROMISED_FORMATS: &[&str] = &["UPSERT", "DEBEZIUM", "MAXWELL", "CANAL"];
@@ -69,11 +70,15 @@ pub(super) fn sink_place(connector: &str) -> Result<Place, CatalogError> {
     }
 }
 
-/// Why `CREATE TABLE ... WITH (connector = ...)` is refused: no table connector is built yet.
-pub fn table_connector(options: &[WithOption]) -> CatalogError {
-    match connector_of(options) {
-        Ok(connector) => no_connector(&connector, "table", &[], PROMISED_TABLES),
-        Err(error) => error,
+pub(super) fn table_place(connector: &str) -> Result<Place, CatalogError> {
+    match connector {
+        "hbase" => Ok(Place::HbaseTable),
+        _ => Err(no_connector(
+            connector,
+            "table",
+            BUILT_TABLES,
+            PROMISED_TABLES,
+        )),
     }
 }
 
@@ -87,10 +92,7 @@ fn no_connector(
     if promised.contains(&connector) {
         let hint = match (object, connector) {
             ("table", KAFKA) => Some("Use CREATE SOURCE ... WITH (connector = 'kafka', ...)."),
-            ("table", _) => None,
-            ("source", "hbase") => {
-                Some("HBase is read through CREATE TABLE, which is not built for it yet either.")
-            }
+            ("source", "hbase") => Some("Use CREATE TABLE ... WITH (connector = 'hbase', ...)."),
             _ => Some(use_built.as_str()),
         };
         return CatalogError::not_built(format!("connector {connector} {object}s are"), hint);

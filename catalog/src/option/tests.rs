@@ -391,12 +391,29 @@ fn connectors_by_name() {
         );
     }
     assert_eq!(
-        table_connector(&with(&[("connector", "hbase")])).to_string(),
-        "connector hbase tables are not built yet"
+        validate_table_options("kafka", &[])
+            .expect_err("kafka")
+            .to_string(),
+        "connector kafka tables are not built yet"
     );
     assert_eq!(
-        table_connector(&with(&[("connector", "x")])).sqlstate(),
+        validate_table_options("x", &[]).expect_err("x").sqlstate(),
         "22023"
+    );
+    let hbase = validate_table_options("hbase", &with(&[("table", "t")])).expect_err("servers");
+    assert_eq!(
+        hbase.to_string(),
+        "option \"thrift.servers\" of hbase table is missing"
+    );
+    let given = [
+        ("table", "t"),
+        ("thrift.servers", "a:1"),
+        ("create.ttl", "1 day"),
+    ];
+    let options = validate_table_options("hbase", &with(&given)).expect("good");
+    assert_eq!(
+        options.get("create.ttl").map(String::as_str),
+        Some("86400000 ms")
     );
     assert_eq!(
         connector_of(&[]).expect_err("missing").to_string(),
@@ -599,6 +616,7 @@ fn the_registry_is_consistent() {
         Place::DatagenSource,
         Place::BlackholeSink,
         Place::PrintSink,
+        Place::HbaseTable,
         Place::MaterializedView,
         Place::EncodeJson,
     ];

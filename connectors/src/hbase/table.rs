@@ -3,10 +3,12 @@
 //! Invariant: nothing of the table is kept here but its mapping; every read asks HBase. Timestamps given to cells never go back
 //! while the process lives, so of two statements the later one wins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::BooleanArray;
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
@@ -183,6 +185,31 @@ impl HbaseTable {
     /// As [`HbaseTable::insert`].
     pub async fn update(&self, rows: &RecordBatch) -> Result<Written, ConnectorError> {
         self.change(rows, Change::Upsert).await
+    }
+
+    /// Replaces the rows `old` by the rows `new`, whose keys may be others. The new ones are written first: a failure in between
+    /// leaves a row under both keys rather than under none.
+    ///
+    /// # Errors
+    /// As [`HbaseTable::insert`].
+    pub async fn replace(
+        &self,
+        old: &RecordBatch,
+        new: &RecordBatch,
+    ) -> Result<Written, ConnectorError> {
+        let written = self.update(new).await?;
+        let key = |batch: &RecordBatch, row| row_key(&self.layout, batch, row).ok();
+        let kept: HashSet<Vec<u8>> = (0..new.num_rows())
+            .filter_map(|row| key(new, row))
+            .collect();
+        let gone = |row: usize| key(old, row).is_some_and(|key| !kept.contains(&key));
+        let gone: BooleanArray = (0..old.num_rows()).map(|row| Some(gone(row))).collect();
+        if written.refused.is_empty() && gone.true_count() > 0 {
+            let gone = filter_record_batch(old, &gone)
+                .map_err(|error| ConnectorError::Internal(error.to_string()))?;
+            self.delete(&gone).await?;
+        }
+        Ok(written)
     }
 
     /// Deletes rows; of `rows`, all columns in order, only the key is read. Cells that no column is mapped to stay.

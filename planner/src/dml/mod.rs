@@ -35,7 +35,7 @@ pub(crate) fn target<'c>(
         .resolve(cx.search_path, name)
         .map_err(|e| PlanError::from(e.report()))?;
     let what = match &relation.kind {
-        RelationKind::Table => return Ok(relation),
+        RelationKind::Table | RelationKind::External(_) => return Ok(relation),
         RelationKind::Source(_) => "source",
         RelationKind::View { .. } => "view",
         RelationKind::MaterializedView { .. } => "materialized view",

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use crate::batch::{conform, session_at};
 use crate::dead::DeadLog;
 use crate::error::EngineError;
+use crate::external::External;
 use crate::inbox::{Command, Registration};
 use crate::into_table::TableOutlet;
 use crate::job::Job;
@@ -67,6 +68,12 @@ pub(crate) fn prepare_all(
             RelationKind::Source(_) => source(shared, catalog, &relation)?,
             RelationKind::Errors { source } => errors(shared, catalog, &relation, *source)?,
             RelationKind::View { .. } => continue,
+            RelationKind::External(spec) => {
+                // Of it only the connection is kept: no epoch and no log knows it.
+                let table = External::open(shared, &relation, spec)?;
+                shared.external.write().insert(relation.oid, table);
+                continue;
+            }
             RelationKind::MaterializedView { options, .. } => {
                 let strict = options
                     .get("on_compute_error")
@@ -119,7 +126,7 @@ pub(crate) fn create_failed(shared: &Shared, relation: &Relation, report: &Repor
     let kind = match &relation.kind {
         RelationKind::View { .. } => return,
         RelationKind::Source(_) => "source",
-        RelationKind::Table | RelationKind::Errors { .. } => "table",
+        RelationKind::Table | RelationKind::External(_) | RelationKind::Errors { .. } => "table",
         RelationKind::MaterializedView { .. } => "materialized view",
         RelationKind::Sink(_) => "sink",
     };

@@ -111,6 +111,10 @@ impl Engine {
 
     /// Forgets objects, their logs included. Unknown ones are ignored.
     pub fn drop_relations(&self, oids: &[Oid]) -> Result<(), EngineError> {
+        self.shared()
+            .external
+            .write()
+            .retain(|oid, _| !oids.contains(oid));
         let (reply, answer) = oneshot::channel();
         self.shared().inbox.command(Command::Drop {
             oids: oids.to_vec(),
@@ -160,6 +164,14 @@ impl Engine {
         block: Option<&'a mut WriteTransaction>,
     ) -> BoxFuture<'a, Result<Written, EngineError>> {
         write(self.shared(), plan, floor, options, block).boxed()
+    }
+
+    /// What a query asks outside systems for, a line for each table that they keep.
+    ///
+    /// # Errors
+    /// What optimizing the plan reports.
+    pub fn explain_external(&self, plan: &LogicalPlan) -> Result<Vec<String>, EngineError> {
+        crate::external::explain(self.shared(), plan)
     }
 
     /// Follows a relation or query from an epoch on. Only epochs on disk are told of.

@@ -15,6 +15,7 @@ mod dataflow;
 mod dead;
 mod engine;
 mod error;
+mod external;
 
 mod inbox;
 mod into_table;

@@ -176,8 +176,17 @@ pub(crate) async fn pin(
     let (created, published): (Vec<Oid>, Vec<Oid>) = reads
         .iter()
         .partition(|oid| block.is_some_and(|block| block.created(**oid).is_some()));
+    let (external, published): (Vec<Oid>, Vec<Oid>) = {
+        let known = shared.external.read();
+        published.iter().partition(|oid| known.contains_key(*oid))
+    };
     let (stored, scanned) = sort_out(shared, &published)?;
     let mut tables: BTreeMap<Oid, Arc<dyn TableProvider>> = BTreeMap::new();
+    for oid in external {
+        let known = shared.external.read();
+        let table = known.get(&oid).ok_or(EngineError::Unknown(oid))?;
+        tables.insert(oid, table.provider());
+    }
     for source in &scanned {
         tables.insert(
             source.oid,

@@ -22,6 +22,7 @@ use crate::chunk::RowCodec;
 use crate::config::EngineConfig;
 use crate::dead::DeadLog;
 use crate::error::EngineError;
+use crate::external::External;
 use crate::inbox::Inbox;
 use crate::job::Job;
 use crate::relation::Version;
@@ -100,6 +101,8 @@ pub(crate) struct Shared {
     pub(crate) batch: BatchRuntime,
     pub(crate) relations: RwLock<BTreeMap<Oid, Arc<Stored>>>,
     pub(crate) sources: RwLock<BTreeMap<Oid, Arc<Source>>>,
+    /// Tables that outside systems keep.
+    pub(crate) external: RwLock<BTreeMap<Oid, Arc<External>>>,
     pub(crate) jobs: RwLock<BTreeMap<Oid, Arc<Job>>>,
     /// Errors relations by source.
     pub(crate) dead: RwLock<BTreeMap<Oid, Arc<DeadLog>>>,
@@ -136,6 +139,7 @@ impl Shared {
             batch,
             relations: RwLock::default(),
             sources: RwLock::default(),
+            external: RwLock::default(),
             jobs: RwLock::default(),
             dead: RwLock::default(),
             epochs: Mutex::new(VecDeque::from([last])),

@@ -42,6 +42,21 @@ pub(crate) async fn write(
     options: &ReadOptions,
     block: Option<&mut WriteTransaction>,
 ) -> Result<Written, EngineError> {
+    let (oid, ..) = parts(plan);
+    let external = shared.external.read().get(&oid).cloned();
+    if let Some(external) = external {
+        if block.is_some() {
+            return Err(external.refuses("statements in a transaction block").into());
+        }
+        let (pinned, rows) = input(shared, plan, floor.floor.0, options, None).await?;
+        let rows = external.write(plan, &rows).await?;
+        floor.raise(pinned.epoch);
+        return Ok(Written {
+            rows,
+            returning: None,
+            epoch: Epoch(pinned.epoch),
+        });
+    }
     match block {
         Some(block) => stage(shared, plan, floor, options, block).await,
         None => write_now(shared, plan, floor, options).await,
@@ -164,6 +179,9 @@ pub(crate) async fn truncate(
     oid: Oid,
     floor: &mut SessionFloor,
 ) -> Result<u64, EngineError> {
+    if let Some(external) = shared.external.read().get(&oid) {
+        return Err(external.refuses("TRUNCATE statements").into());
+    }
     let stored = shared.relation(oid).ok_or(EngineError::Unknown(oid))?;
     let writers = &writable(shared, &stored)?.writers;
     let guard = writers.lock().await;

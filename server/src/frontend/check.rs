@@ -29,8 +29,11 @@ impl Session {
                 .stage_table_as(create, &parsed.statement)
                 .await
                 .map(drop),
-            Statement::CreateTable(_)
-            | Statement::CreateView(_)
+            Statement::CreateTable(create) => self
+                .stage_table(create, &parsed.statement, false)
+                .await
+                .map(drop),
+            Statement::CreateView(_)
             | Statement::CreateMaterializedView(_)
             | Statement::CreateSchema { .. }
             | Statement::Drop(_)

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use thalweg_catalog::{Catalog, Change, Oid, Relation, RelationKind, Schema};
+use thalweg_connectors::HbaseTable;
 use thalweg_engine::WriteTransaction;
 use thalweg_planner::ViewPlan;
 use thalweg_sql::{
@@ -226,14 +227,36 @@ impl Session {
         create: &CreateTable,
         statement: &Statement,
     ) -> Result<Outcome, Report> {
+        let Some(query) = &create.query else {
+            return self.stage_table(create, statement, true).await;
+        };
         let scope = self.scope(&statement.to_string(), Vec::new());
         if self.taken(&scope, &create.name, create.if_not_exists)? {
             return Ok(command("CREATE TABLE"));
         }
-        if let Some(query) = &create.query {
-            return self.create_table_as(create, query, statement).await;
+        self.create_table_as(create, query, statement).await
+    }
+
+    /// Defines a table; with `ask` one that an outside system keeps is looked for there, and made if it shall be.
+    pub(super) async fn stage_table(
+        &mut self,
+        create: &CreateTable,
+        statement: &Statement,
+        ask: bool,
+    ) -> Result<Outcome, Report> {
+        let scope = self.scope(&statement.to_string(), Vec::new());
+        if self.taken(&scope, &create.name, create.if_not_exists)? {
+            return Ok(command("CREATE TABLE"));
         }
         let table = self.define(&scope, |definer| definer.table(create, statement))?;
+        if let RelationKind::External(spec) = &table.kind {
+            let (key, context) = (table.key_positions(), self.server.connector_context());
+            let external = HbaseTable::new(&table.columns, &key, &spec.options, &context)
+                .map_err(|error| error.report())?;
+            if ask {
+                external.check().await.map_err(|error| error.report())?;
+            }
+        }
         let effects = vec![create_effect(&table, None)];
         self.change(
             "CREATE TABLE",
@@ -350,6 +373,27 @@ impl Session {
             .map_err(|error| error.report())
     }
 
+    /// Plans what is kept up to date, which a table that an outside system keeps cannot be: it does not tell of its changes.
+    pub(super) fn plan_continuous(
+        &self,
+        scope: &PlanScope,
+        query: &ast::Query,
+        columns: &[ast::Ident],
+    ) -> Result<ViewPlan, Report> {
+        let plan = self.plan_view(scope, query, columns)?;
+        let mut read = plan
+            .reads
+            .iter()
+            .filter_map(|oid| scope.catalog.relation(*oid));
+        match read.find(|relation| matches!(relation.kind, RelationKind::External(_))) {
+            None => Ok(plan),
+            Some(relation) => Err(unsupported(
+                &format!("a continuous query over HBase table \"{}\"", relation.name),
+                "HBase does not tell of its changes. Query the table when it is needed, or through a plain view.",
+            )),
+        }
+    }
+
     pub(super) async fn create_materialized_view(
         &mut self,
         create: &CreateView,
@@ -365,7 +409,7 @@ impl Session {
         if self.taken(&scope, &create.name, create.if_not_exists)? {
             return Ok(command("CREATE MATERIALIZED VIEW"));
         }
-        let plan = self.plan_view(&scope, &create.query, &create.columns)?;
+        let plan = self.plan_continuous(&scope, &create.query, &create.columns)?;
         let view = self.define(&scope, |definer| {
             definer.view(create, &plan, true, statement)
         })?;

@@ -192,11 +192,7 @@ impl Definer<'_> {
         statement: &Statement,
     ) -> Result<Relation, Report> {
         if !create.with.is_empty() || create.format.is_some() || !create.include.is_empty() {
-            let connector = connector_name(&create.with, "table")?;
-            return Err(unsupported(
-                &format!("CREATE TABLE with connector {connector}"),
-                "Use CREATE SOURCE to read a stream, or CREATE TABLE without a connector.",
-            ));
+            return super::external::define(self, create, statement);
         }
         if create.elements.watermark.is_some() {
             return Err(report(
@@ -243,7 +239,7 @@ impl Definer<'_> {
         Ok(builder.build())
     }
 
-    fn columns(&self, elements: &TableElements) -> Result<Vec<Column>, Report> {
+    pub(super) fn columns(&self, elements: &TableElements) -> Result<Vec<Column>, Report> {
         let mut columns: Vec<Column> = Vec::with_capacity(elements.columns.len());
         for definition in &elements.columns {
             let name = &definition.name.value;

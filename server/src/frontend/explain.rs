@@ -32,7 +32,14 @@ impl Session {
         match explain.statement.as_ref() {
             Statement::Query(query) if !explain.stream => {
                 let plan = self.plan_query(&parsed.text, query, Vec::new())?;
-                Ok(self.server.planner.explain(&plan.plan, explain.verbose))
+                let asked = self.server.engine.explain_external(&plan.plan);
+                let asked = asked.map_err(|error| error.report())?;
+                let mut text = self.server.planner.explain(&plan.plan, explain.verbose);
+                for line in asked {
+                    text.push('\n');
+                    text.push_str(&line);
+                }
+                Ok(text)
             }
             Statement::Query(query) => self.explain_stream(&parsed.text, query, &[]),
             Statement::CreateMaterializedView(create) | Statement::CreateView(create) => {

@@ -9,6 +9,7 @@ mod cursor;
 mod ddl;
 mod define;
 mod explain;
+mod external;
 mod facts;
 mod query;
 pub(crate) mod rows;

@@ -232,7 +232,10 @@ pub(super) fn is_kind(relation: &Relation, kind: ObjectKind) -> bool {
     matches!(
         (&relation.kind, kind),
         (RelationKind::Source(_), ObjectKind::Source)
-            | (RelationKind::Table, ObjectKind::Table)
+            | (
+                RelationKind::Table | RelationKind::External(_),
+                ObjectKind::Table
+            )
             | (RelationKind::View { .. }, ObjectKind::View)
             | (
                 RelationKind::MaterializedView { .. },

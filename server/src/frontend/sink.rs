@@ -46,7 +46,7 @@ impl Session {
             SinkInput::Relation(name) => select_all(name)?,
             SinkInput::Query(query) => query.clone(),
         };
-        let plan = self.plan_view(&scope, &query, &[])?;
+        let plan = self.plan_continuous(&scope, &query, &[])?;
         let draft = match &create.into {
             Some(table) => self.into_table(&scope, create, table, query, plan)?,
             None => self.outward(create, query, plan)?,
@@ -140,7 +140,7 @@ impl Session {
         }
         self.check_insert(scope, name, &query, &plan.output)?;
         let query = fitted(query, &plan.output, table)?;
-        let plan = self.plan_view(scope, &query, &[])?;
+        let plan = self.plan_continuous(scope, &query, &[])?;
         let spec = SinkSpec {
             connector: "table".to_owned(),
             options,

@@ -115,7 +115,7 @@ impl Session {
                 })
             }
             // These keep no rows of their own.
-            RelationKind::Source(_) | RelationKind::View { .. } => {
+            RelationKind::Source(_) | RelationKind::External(_) | RelationKind::View { .. } => {
                 self.query_target(text, select_all(query)?.as_ref())
             }
             RelationKind::Sink(_) => Err(Report {
@@ -130,7 +130,7 @@ impl Session {
 
     fn query_target(&self, text: &str, query: &ast::Query) -> Result<Target, Report> {
         let scope = self.scope(text, Vec::new());
-        let plan = self.plan_view(&scope, query, &[])?;
+        let plan = self.plan_continuous(&scope, query, &[])?;
         Ok(Target {
             columns: plan.output.clone(),
             followed: Followed::Query(Box::new(plan)),

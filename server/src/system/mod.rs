@@ -152,7 +152,7 @@ pub(crate) fn connector(relation: &Relation) -> Option<&ConnectorSpec> {
 pub(crate) fn kind_name(relation: &Relation) -> &'static str {
     match relation.kind {
         RelationKind::Source(_) => "source",
-        RelationKind::Table => "table",
+        RelationKind::Table | RelationKind::External(_) => "table",
         RelationKind::View { .. } => "view",
         RelationKind::MaterializedView { .. } => "materialized view",
         RelationKind::Sink(_) => "sink",
@@ -163,7 +163,10 @@ pub(crate) fn kind_name(relation: &Relation) -> &'static str {
 /// pg_class.relkind of a relation: standard letters only, because tools refuse others. A sink cannot be read and has none.
 pub(crate) fn relkind(relation: &Relation) -> Option<char> {
     match relation.kind {
-        RelationKind::Source(_) | RelationKind::Table | RelationKind::Errors { .. } => Some('r'),
+        RelationKind::Source(_)
+        | RelationKind::Table
+        | RelationKind::External(_)
+        | RelationKind::Errors { .. } => Some('r'),
         RelationKind::View { .. } => Some('v'),
         RelationKind::MaterializedView { .. } => Some('m'),
         RelationKind::Sink(_) => None,

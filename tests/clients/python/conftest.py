@@ -22,6 +22,21 @@ def server():
         running.close()
 
 
+@pytest.fixture(scope="module")
+def hbase():
+    """A real HBase; skipped visibly when it cannot be had, unless CI requires it."""
+    try:
+        running = process.HBase()
+    except process.Unavailable as error:
+        if os.environ.get("THALWEG_REQUIRE_SERVICES") == "1":
+            pytest.fail(str(error))
+        pytest.skip(f"SKIPPED, no HBase here: {error}")
+    try:
+        yield running
+    finally:
+        running.close()
+
+
 @pytest.fixture(scope="session")
 def kafka():
     """A real broker; skipped visibly when it cannot be had, unless CI requires it."""

@@ -119,6 +119,47 @@ class Unavailable(Exception):
     """The service cannot be had on this machine."""
 
 
+class HBase:
+    """A real HBase with two Thrift2 gateways, and its Java client as the independent reader and writer."""
+
+    def __init__(self):
+        self.folder = tempfile.mkdtemp(prefix="thalweg-hbase-")
+        arguments = ["hbase", "--run", self.folder, "--gateways", "2", "--parent-pid", str(os.getpid())]
+        result = subprocess.run([SERVICES / "up", *arguments], capture_output=True, text=True)
+        if result.returncode == 2:
+            raise Unavailable(result.stderr.strip())
+        assert result.returncode == 0, result.stderr
+        values = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+        self.servers = values["HBASE_THRIFT"]
+        self.java = subprocess.Popen(
+            [SERVICES / "hbase_client", "--run", self.folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def ask(self, request: str) -> list[str]:
+        """A request to the Java client."""
+        self.java.stdin.write(request + "\n")
+        self.java.stdin.flush()
+        lines = []
+        while (line := self.java.stdout.readline().rstrip("\n")) != "ok":
+            assert line and not line.startswith("error "), f"{request}: {line}"
+            lines.append(line)
+        return lines
+
+    def verb(self, name: str, role: str):
+        """kill, pause, resume or restart of one process."""
+        subprocess.run([SERVICES / name, "hbase", "--run", self.folder, "--role", role], check=True, capture_output=True)
+
+    def close(self):
+        """Ends HBase and removes its data."""
+        self.java.stdin.close()
+        self.java.wait(30)
+        subprocess.run([SERVICES / "down", "--run", self.folder], check=False, capture_output=True)
+
+
 class Kafka:
     """A real broker; a secure one also listens with SCRAM and TLS."""
 

@@ -165,6 +165,7 @@ pub(crate) fn description(facts: &SystemFacts, relation: &Relation) -> Option<St
     use thalweg_catalog::RelationKind;
     match &relation.kind {
         RelationKind::Source(spec) => Some(format!("source ({})", spec.connector)),
+        RelationKind::External(spec) => Some(format!("table in {}", spec.connector)),
         RelationKind::Errors { source } => Some(format!(
             "rows that source {} could not use",
             facts.relation(source.0)?.name

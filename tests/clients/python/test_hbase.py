@@ -1,0 +1,158 @@
+"""CREATE TABLE ... WITH (connector = 'hbase'): read and written in SQL, checked by HBase's own client, through lost gateways."""
+
+import datetime
+import decimal
+
+import psycopg
+import pytest
+
+import process
+
+
+@pytest.fixture()
+def sql(server):
+    """Runs SQL on one connection."""
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+
+        def run(text, *parameters):
+            cursor = connection.execute(text, parameters or None)
+            return cursor.fetchall() if cursor.description else cursor.rowcount
+
+        yield run
+
+
+def refused(sql, text):
+    """SQLSTATE of a statement that fails."""
+    with pytest.raises(psycopg.Error) as error:
+        sql(text)
+    return error.value.sqlstate
+
+
+def explained(sql, text):
+    """The lines of EXPLAIN about HBase."""
+    return [row[0] for row in sql("EXPLAIN " + text) if row[0].startswith("HBase ")]
+
+
+def define(sql, hbase, name, columns, **options):
+    """Declares a table."""
+    given = {"thrift.servers": hbase.servers, "table": name, **options}
+    listed = ", ".join(f"{key} = '{value}'" for key, value in given.items())
+    sql(f"CREATE TABLE {name} ({columns}) WITH (connector = 'hbase', {listed})")
+
+
+def test_a_table_of_another_program_is_read_and_changed(sql, hbase):
+    hbase.ask("create profiles info 3")
+    hbase.ask("put profiles 616e6e info 6e 416e6e 1000")
+    hbase.ask("put profiles 616e6e info 616765 0000001e 1000")
+    hbase.ask("put profiles 626f info 616765 00000007 4000000000000")
+    define(
+        sql,
+        hbase,
+        "profiles",
+        "rowkey text PRIMARY KEY, name text OPTIONS (column = 'info:n'), age int OPTIONS (column = 'info:age', encoding = 'bytes')",
+    )
+    assert sql("SELECT * FROM profiles ORDER BY rowkey") == [("ann", "Ann", 30), ("bo", None, 7)]
+    assert sql("SELECT name FROM profiles WHERE rowkey = %s", "ann") == [("Ann",)]
+    assert sql("SELECT count(*), sum(age) FROM profiles") == [(2, 37)]
+    assert sql("INSERT INTO profiles VALUES ('cy', 'Cy', NULL), ('ann', 'Anna', 31)") == 2
+    # A cell from a clock that is ahead is changed all the same.
+    assert sql("UPDATE profiles SET age = age + 1, name = 'Bo' WHERE age < 10") == 1
+    assert sql("SELECT * FROM profiles ORDER BY rowkey") == [("ann", "Anna", 31), ("bo", "Bo", 8), ("cy", "Cy", None)]
+    assert hbase.ask("get profiles 626f")[1].split()[:4] == ["626f", "info", "616765", "00000008"]
+    # The key may change too, also onto one that is there.
+    assert sql("UPDATE profiles SET rowkey = 'b' || rowkey WHERE rowkey <> 'cy'") == 2
+    assert sql("SELECT rowkey, age FROM profiles ORDER BY 1") == [("bann", 31), ("bbo", 8), ("cy", None)]
+    assert sql("DELETE FROM profiles WHERE age IS NULL OR age = 8") == 2
+    assert [line.split()[0] for line in hbase.ask("scan profiles")] == ["62616e6e"] * 3
+    assert sql("INSERT INTO profiles SELECT 'n' || n, 'N', n FROM generate_series(1, 3000) n") == 3000
+    assert sql("SELECT count(*), sum(age), min(rowkey), max(rowkey) FROM profiles") == [(3001, 4501531, "bann", "n999")]
+
+
+def test_keys_ranges_and_filters_are_pushed_down(sql, hbase):
+    columns = "user_id bigint, day date, clicks bigint NOT NULL, spend numeric(12, 2), seen timestamptz, PRIMARY KEY (user_id, day)"
+    define(sql, hbase, "user_day", columns, family="d", create="if-missing", **{"value.encoding": "string"})
+    sql(
+        "INSERT INTO user_day SELECT u, DATE '2024-01-01' + d, u * 10 + d, u / 4.0, TIMESTAMPTZ '2024-01-01 00:00:00.123456Z' "
+        "FROM generate_series(-20, 20) u, generate_series(0, 9) d"
+    )
+    assert sql("SELECT count(*) FROM user_day") == [(410,)]
+    for where, lines, count in [
+        ("user_id = 7 AND day = '2024-01-03'", ["HBase user_day: 1 row keys"], 1),
+        ("user_id IN (7, 9, 11, 13) AND day = '2024-01-03'", ["HBase user_day: 4 row keys"], 4),
+        # A list of two becomes a disjunction, which is not taken for one yet.
+        ("user_id IN (7, 9) AND day = '2024-01-03'", ["HBase user_day: all rows"], 2),
+        ("user_id = -7", ["HBase user_day: 1 ranges of row keys"], 10),
+        ("user_id BETWEEN -1 AND 1 AND clicks >= 0", ["HBase user_day: 1 ranges of row keys"], 20),
+        ("user_id < 0 AND day > '2024-01-08'", ["HBase user_day: 1 ranges of row keys"], 40),
+        ("clicks = 75", ["HBase user_day: all rows"], 1),
+        ("day = '2024-01-03'", ["HBase user_day: all rows"], 41),
+        ("user_id = NULL", [], 0),
+    ]:
+        query = f"SELECT * FROM user_day WHERE {where}"
+        assert (explained(sql, query), len(sql(query))) == (lines, count), where
+    row = (7, datetime.date(2024, 1, 3), 72, decimal.Decimal("1.75"))
+    assert sql("SELECT user_id, day, clicks, spend FROM user_day WHERE user_id = 7 AND day = '2024-01-03'") == [row]
+    assert len(sql("SELECT user_id FROM user_day LIMIT 5")) == 5
+    # Together with what we keep ourselves.
+    sql("CREATE TABLE names (id bigint PRIMARY KEY, name text)")
+    sql("INSERT INTO names VALUES (1, 'one'), (2, 'two')")
+    joined = "SELECT name, sum(clicks) FROM user_day JOIN names ON id = user_id GROUP BY name ORDER BY name"
+    assert sql(joined) == [("one", 145), ("two", 245)]
+    sql("CREATE VIEW busy AS SELECT user_id, clicks FROM user_day WHERE clicks > 205")
+    assert sql("SELECT count(*) FROM busy") == [(4,)]
+    assert refused(sql, "INSERT INTO user_day (user_id, day) VALUES (1, '2024-01-01')") == "23502"
+    assert refused(sql, "INSERT INTO user_day (user_id, clicks) VALUES (1, 1)") == "23502"
+
+
+def test_what_is_not_possible_is_said(sql, hbase):
+    hbase.ask("create plain d 1")
+    define(sql, hbase, "plain", "k text PRIMARY KEY, v int", family="d")
+    for text, state in [
+        ("CREATE TABLE x (k text PRIMARY KEY, v int) WITH (connector = 'hbase', thrift.servers = '%s', table = 'nowhere', family = 'd')" % hbase.servers, "42P01"),
+        ("CREATE TABLE x (k text PRIMARY KEY, v int) WITH (connector = 'hbase', thrift.servers = '%s', table = 'plain', family = 'zz')" % hbase.servers, "42703"),
+        ("CREATE TABLE x (k text, v int) WITH (connector = 'hbase', thrift.servers = 'h:1', table = 'plain', family = 'd')", "42601"),
+        ("CREATE TABLE x (k text PRIMARY KEY, v int) WITH (connector = 'hbase', thrift.servers = 'h:1', table = 'plain')", "22023"),
+        ("CREATE TABLE x (k text PRIMARY KEY, v int) WITH (connector = 'hbase', thrift.servers = 'h:1', tabel = 'plain')", "22023"),
+        ("CREATE TABLE x (k text PRIMARY KEY, v int OPTIONS (colum = 'd:v')) WITH (connector = 'hbase', thrift.servers = 'h:1', table = 'plain')", "22023"),
+        ("CREATE TABLE x (k text PRIMARY KEY, v int CHECK (v > 0)) WITH (connector = 'hbase', thrift.servers = 'h:1', table = 'plain', family = 'd')", "0A000"),
+        ("CREATE MATERIALIZED VIEW x AS SELECT * FROM plain", "0A000"),
+        ("SUBSCRIBE plain", "0A000"),
+        ("INSERT INTO plain VALUES ('a', 1) ON CONFLICT DO NOTHING", "0A000"),
+        ("INSERT INTO plain VALUES ('a', 1) RETURNING v", "0A000"),
+        ("TRUNCATE plain", "42809"),
+        ("INSERT INTO plain VALUES ('', 1)", "54000"),
+    ]:  # fmt: skip
+        assert refused(sql, text) == state, text
+    hbase.ask("put plain 61 d 76 0102")
+    assert refused(sql, "SELECT * FROM plain") == "22P03"
+    assert sql("SELECT k FROM plain") == [("a",)]
+    hbase.ask("disable plain")
+    assert refused(sql, "SELECT * FROM plain") == "55000"
+    assert refused(sql, "INSERT INTO plain VALUES ('b', 1)") == "55000"
+    hbase.ask("drop plain")
+    assert refused(sql, "SELECT * FROM plain") == "42P01"
+    sql("DROP TABLE plain")
+    assert refused(sql, "SELECT * FROM plain") == "42P01"
+
+
+def test_declarations_survive_and_lost_gateways_are_made_up_for(server, hbase):
+    def session(text):
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            cursor = connection.execute(text)
+            return cursor.fetchall() if cursor.description else cursor.rowcount
+
+    define(session, hbase, "kept", "k int PRIMARY KEY, v int", family="d", create="if-missing", **{"lookup.timeout": "30 s"})
+    session("INSERT INTO kept SELECT n, n FROM generate_series(0, 4999) n")
+    server.kill()
+    server.start()
+    expected = [(5000, sum(range(5000)))]
+    assert session("SELECT count(*), sum(v) FROM kept") == expected
+    for verb, role, back in [("kill", "gateway", "restart"), ("pause", "gateway2", "resume")]:
+        hbase.verb(verb, role)
+        assert session("SELECT count(*), sum(v) FROM kept") == expected
+        assert session("UPDATE kept SET v = -v WHERE k < 100") == 100
+        assert session("UPDATE kept SET v = -v WHERE k < 100") == 100
+        assert session("SELECT count(*), sum(v) FROM kept") == expected
+        hbase.verb(back, role)
+    assert session("SELECT 1") == [(1,)]
+    process.until(lambda: session("SELECT count(*) FROM kept") == [(5000,)], "all gateways are back")
