@@ -14,6 +14,7 @@ mod delta;
 mod error;
 mod file;
 mod format;
+mod generator;
 mod hbase;
 mod kafka;
 mod nexmark;

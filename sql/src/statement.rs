@@ -73,6 +73,21 @@ pub enum Statement {
     },
 }
 
+impl Statement {
+    /// True for statements that return rows and change no data.
+    pub fn only_returns_rows(&self) -> bool {
+        matches!(
+            self,
+            Statement::Query(_)
+                | Statement::Subscribe(_)
+                | Statement::Fetch(_)
+                | Statement::Explain(_)
+                | Statement::ShowObjects(_)
+                | Statement::Describe(_)
+        )
+    }
+}
+
 /// `CREATE SOURCE [IF NOT EXISTS] name (columns) INCLUDE ... WITH (...) FORMAT ... ENCODE ...`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CreateSource {

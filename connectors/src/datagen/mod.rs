@@ -15,24 +15,19 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use thalweg_catalog::{Column, ColumnRole, ConnectorSpec, Relation};
 
-use crate::context::{Clock, ConnectorContext, Deadline};
+use crate::context::{Clock, ConnectorContext};
 use crate::error::ConnectorError;
+use crate::generator::{self, Generator, GeneratorReader, Pace};
 use crate::options::Options;
-use crate::source::{
-    Budget, Offsets, RowPlace, SourceBatch, SourceConnector, SourceHealth, SourceReader,
-};
+use crate::source::{Offsets, SourceConnector, SourceReader};
 use column::ColumnGenerator;
 pub(crate) use column::checked_cast;
 pub(crate) use draw::{Draw, mix};
 
-/// The one split of a generator.
-const SPLIT: &str = "0";
 /// Pace of a generator that says neither `rows_per_second` nor `rows`.
 const DEFAULT_ROWS_PER_SECOND: u64 = 10;
 /// Step of the nominal time of a generator without a pace: all rows at once, their times a millisecond apart.
 const UNPACED_STEP_US: i128 = 1_000;
-/// Rows of one batch, however large the budget.
-const BATCH_ROWS_MAX: u64 = 65_536;
 
 /// A declared generator.
 #[derive(Debug)]
@@ -156,32 +151,38 @@ fn check_field_options(
 }
 
 impl Plan {
-    /// Rows that exist at `now_us`.
-    fn available(&self, now_us: i64) -> u64 {
-        let paced = match self.rows_per_second {
-            None => u64::MAX,
-            Some(rate) => {
-                let elapsed_us = i128::from(now_us) - i128::from(self.created_us);
-                u64::try_from(elapsed_us.max(0) * i128::from(rate) / 1_000_000).unwrap_or(u64::MAX)
-            }
-        };
-        paced.min(self.rows.unwrap_or(u64::MAX))
+    fn pace(&self) -> Option<Pace> {
+        self.rows_per_second.map(|per_second| Pace {
+            per_second,
+            start_us: self.created_us,
+        })
     }
 
     /// The moment a row is due, by the pace alone.
     fn nominal_us(&self, offset: u64) -> i64 {
-        let since_us = match self.rows_per_second {
-            None => i128::from(offset) * UNPACED_STEP_US,
-            // Rounded up: at its nominal time a row is available.
-            Some(rate) => {
-                ((i128::from(offset) + 1) * 1_000_000 + i128::from(rate) - 1) / i128::from(rate)
+        match self.pace() {
+            None => {
+                let at_us = i128::from(self.created_us) + i128::from(offset) * UNPACED_STEP_US;
+                i64::try_from(at_us).unwrap_or(i64::MAX)
             }
-        };
-        let at_us = i128::from(self.created_us) + since_us;
-        i64::try_from(at_us).unwrap_or(i64::MAX)
+            Some(pace) => pace.due_us(offset),
+        }
+    }
+}
+
+impl Generator for Plan {
+    const BATCH_ROWS_MAX: u64 = 65_536;
+
+    fn available(&self, now_us: i64) -> u64 {
+        let paced = self.pace().map_or(u64::MAX, |pace| pace.due(now_us));
+        paced.min(self.rows.unwrap_or(u64::MAX))
     }
 
-    /// Rows `from..from + count`.
+    fn due_us(&self, row: u64) -> Option<i64> {
+        let finished = self.rows.is_some_and(|rows| row >= rows);
+        (!finished).then(|| self.nominal_us(row))
+    }
+
     fn batch(&self, from: u64, count: u64) -> Result<RecordBatch, ConnectorError> {
         let rows: Vec<Row> = (from..from.saturating_add(count))
             .map(|offset| Row {
@@ -204,92 +205,15 @@ impl Plan {
 #[async_trait]
 impl SourceConnector for DatagenSource {
     async fn resolve_start(&self) -> Result<Offsets, ConnectorError> {
-        Ok(Offsets::from([(SPLIT.to_owned(), 0)]))
+        Ok(generator::start())
     }
 
     async fn end_offsets(&self) -> Result<Offsets, ConnectorError> {
-        Ok(Offsets::from([(
-            SPLIT.to_owned(),
-            self.plan.available(self.clock.now_us()),
-        )]))
+        Ok(generator::end(self.plan.as_ref(), self.clock.now_us()))
     }
 
     fn open(&self, at: &Offsets) -> Result<Box<dyn SourceReader>, ConnectorError> {
-        Ok(Box::new(DatagenReader {
-            plan: Arc::clone(&self.plan),
-            clock: Arc::clone(&self.clock),
-            next: at.get(SPLIT).copied().unwrap_or(0),
-        }))
-    }
-}
-
-/// An open generator.
-#[derive(Debug)]
-struct DatagenReader {
-    plan: Arc<Plan>,
-    clock: Arc<dyn Clock>,
-    next: u64,
-}
-
-impl DatagenReader {
-    fn due(&self) -> u64 {
-        self.plan
-            .available(self.clock.now_us())
-            .saturating_sub(self.next)
-    }
-
-    /// Waits until a row is due or the deadline passes.
-    fn wait(&self, deadline: Deadline) -> u64 {
-        loop {
-            let due = self.due();
-            let left = deadline.left();
-            if due > 0 || left.is_zero() {
-                return due;
-            }
-            let finished = self.plan.rows.is_some_and(|rows| self.next >= rows);
-            let until_next_us = self
-                .plan
-                .nominal_us(self.next)
-                .saturating_sub(self.clock.now_us());
-            let until_next = std::time::Duration::from_micros(until_next_us.max(1) as u64);
-            std::thread::sleep(if finished { left } else { left.min(until_next) });
-        }
-    }
-}
-
-impl SourceReader for DatagenReader {
-    fn poll(&mut self, budget: Budget) -> Result<SourceBatch, ConnectorError> {
-        let due = self.wait(Deadline::after(budget.time));
-        let count = due.min(budget.rows as u64).min(BATCH_ROWS_MAX);
-        let rows = self.plan.batch(self.next, count)?;
-        let places = (self.next..self.next.saturating_add(count))
-            .map(|offset| RowPlace {
-                partition: 0,
-                offset: i64::try_from(offset).unwrap_or(i64::MAX),
-            })
-            .collect();
-        let mut offsets = Offsets::new();
-        if count > 0 {
-            self.next += count;
-            offsets.insert(SPLIT.to_owned(), self.next);
-        }
-        Ok(SourceBatch {
-            rows,
-            places,
-            names: Default::default(),
-            dead: Vec::new(),
-            offsets,
-            records: count,
-            skipped: 0,
-        })
-    }
-
-    fn health(&self) -> SourceHealth {
-        SourceHealth::Running
-    }
-
-    fn high_watermarks(&self) -> Offsets {
-        Offsets::from([(SPLIT.to_owned(), self.plan.available(self.clock.now_us()))])
+        Ok(Box::new(GeneratorReader::new(&self.plan, &self.clock, at)))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The generator is deterministic, paced by the clock, and continues at any offset as if never stopped.
 
+use crate::{Budget, SourceBatch};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

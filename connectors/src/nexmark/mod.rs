@@ -16,20 +16,15 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use async_trait::async_trait;
 use thalweg_catalog::{Column, ColumnRole, ConnectorSpec, Relation, SqlType};
 
-use crate::context::{Clock, ConnectorContext, Deadline};
+use crate::context::{Clock, ConnectorContext};
 use crate::datagen::checked_cast;
 use crate::error::ConnectorError;
+use crate::generator::{self, Generator, GeneratorReader, Pace};
 use crate::options::Options;
-use crate::source::{
-    Budget, Offsets, RowPlace, SourceBatch, SourceConnector, SourceHealth, SourceReader,
-};
+use crate::source::{Offsets, SourceConnector, SourceReader};
 use event::{Entity, Events};
 pub use text::NexmarkText;
 
-/// The one split of a generator.
-const SPLIT: &str = "0";
-/// Rows of one batch, however large the budget.
-const BATCH_ROWS_MAX: u64 = 8_192;
 /// Events per second of event time without a rate; peers are compared at this figure.
 const EVENTS_PER_SECOND: u64 = 10_000;
 /// Event time of the first event without a rate: 2015-07-15T00:00:00Z.
@@ -51,8 +46,7 @@ struct Plan {
     only: Option<Entity>,
     /// Number of events in all, of every entity.
     count: u64,
-    rate: Option<u64>,
-    created_us: i64,
+    pace: Option<Pace>,
 }
 
 /// How a column is made.
@@ -99,8 +93,10 @@ impl NexmarkSource {
             },
             only,
             count: options.u64("events")?.unwrap_or(u64::MAX),
-            rate,
-            created_us,
+            pace: rate.map(|per_second| Pace {
+                per_second,
+                start_us: created_us,
+            }),
         };
         Ok(Self {
             plan: Arc::new(plan),
@@ -175,33 +171,6 @@ impl Plan {
             .map_or(events, |entity| entity.rows_within(events))
     }
 
-    /// Rows that exist at `now_us`.
-    fn available(&self, now_us: i64) -> u64 {
-        let due = match self.rate {
-            None => u64::MAX,
-            Some(rate) => {
-                let elapsed_us = i128::from(now_us) - i128::from(self.created_us);
-                let due = elapsed_us.max(0) * i128::from(rate) / 1_000_000;
-                u64::try_from(due).unwrap_or(u64::MAX)
-            }
-        };
-        self.rows_within(due.min(self.count))
-    }
-
-    fn batch(&self, from: u64, count: u64) -> Result<RecordBatch, ConnectorError> {
-        let events: Vec<u64> = (from..from.saturating_add(count))
-            .map(|row| self.event(row))
-            .collect();
-        let columns = self.columns.iter().map(|made| self.column(made, &events));
-        let columns = columns.collect::<Result<Vec<_>, arrow::error::ArrowError>>();
-        let options = RecordBatchOptions::new().with_row_count(Some(events.len()));
-        columns
-            .and_then(|columns| {
-                RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-            })
-            .map_err(|error| ConnectorError::Internal(format!("generated batch: {error}")))
-    }
-
     fn column(&self, made: &Made, events: &[u64]) -> Result<ArrayRef, arrow::error::ArrowError> {
         match made {
             Made::Absent(ty) => Ok(arrow::array::new_null_array(&ty.arrow(), events.len())),
@@ -233,81 +202,53 @@ impl Plan {
     }
 }
 
+impl Generator for Plan {
+    const BATCH_ROWS_MAX: u64 = 8_192;
+
+    fn available(&self, now_us: i64) -> u64 {
+        let due = self.pace.map_or(u64::MAX, |pace| pace.due(now_us));
+        self.rows_within(due.min(self.count))
+    }
+
+    fn due_us(&self, row: u64) -> Option<i64> {
+        let finished = row >= self.rows_within(self.count);
+        let pace = self.pace.filter(|_| !finished)?;
+        Some(pace.due_us(self.event(row)))
+    }
+
+    fn batch(&self, from: u64, count: u64) -> Result<RecordBatch, ConnectorError> {
+        let events: Vec<u64> = (from..from.saturating_add(count))
+            .map(|row| self.event(row))
+            .collect();
+        let columns = self.columns.iter().map(|made| self.column(made, &events));
+        let columns = columns.collect::<Result<Vec<_>, arrow::error::ArrowError>>();
+        let options = RecordBatchOptions::new().with_row_count(Some(events.len()));
+        columns
+            .and_then(|columns| {
+                RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            })
+            .map_err(|error| ConnectorError::Internal(format!("generated batch: {error}")))
+    }
+}
+
 #[async_trait]
 impl SourceConnector for NexmarkSource {
     async fn resolve_start(&self) -> Result<Offsets, ConnectorError> {
-        Ok(Offsets::from([(SPLIT.to_owned(), 0)]))
+        Ok(generator::start())
     }
 
     async fn end_offsets(&self) -> Result<Offsets, ConnectorError> {
-        let now_us = self.clock.now_us();
-        if self.plan.rate.is_none() && self.plan.count == u64::MAX {
+        if self.plan.pace.is_none() && self.plan.count == u64::MAX {
             return Err(ConnectorError::option_hint(
                 "a Nexmark source without events and rate has no end",
                 "Add events = ... or rate = ....",
             ));
         }
-        let end = self.plan.available(now_us);
-        Ok(Offsets::from([(SPLIT.to_owned(), end)]))
+        Ok(generator::end(self.plan.as_ref(), self.clock.now_us()))
     }
 
     fn open(&self, at: &Offsets) -> Result<Box<dyn SourceReader>, ConnectorError> {
-        Ok(Box::new(NexmarkReader {
-            plan: Arc::clone(&self.plan),
-            clock: Arc::clone(&self.clock),
-            next: at.get(SPLIT).copied().unwrap_or(0),
-        }))
-    }
-}
-
-/// An open generator.
-struct NexmarkReader {
-    plan: Arc<Plan>,
-    clock: Arc<dyn Clock>,
-    next: u64,
-}
-
-impl SourceReader for NexmarkReader {
-    fn poll(&mut self, budget: Budget) -> Result<SourceBatch, ConnectorError> {
-        let deadline = Deadline::after(budget.time);
-        let due = loop {
-            let available = self.plan.available(self.clock.now_us());
-            let (due, left) = (available.saturating_sub(self.next), deadline.left());
-            if due > 0 || left.is_zero() {
-                break due;
-            }
-            std::thread::sleep(left.min(std::time::Duration::from_millis(5)));
-        };
-        let count = due.min(budget.rows as u64).min(BATCH_ROWS_MAX);
-        let rows = self.plan.batch(self.next, count)?;
-        let places = (self.next..self.next + count).map(|offset| RowPlace {
-            partition: 0,
-            offset: i64::try_from(offset).unwrap_or(i64::MAX),
-        });
-        let places = places.collect();
-        let mut offsets = Offsets::new();
-        if count > 0 {
-            self.next += count;
-            offsets.insert(SPLIT.to_owned(), self.next);
-        }
-        Ok(SourceBatch {
-            rows,
-            places,
-            names: Default::default(),
-            dead: Vec::new(),
-            offsets,
-            records: count,
-            skipped: 0,
-        })
-    }
-
-    fn health(&self) -> SourceHealth {
-        SourceHealth::Running
-    }
-
-    fn high_watermarks(&self) -> Offsets {
-        let end = self.plan.available(self.clock.now_us());
-        Offsets::from([(SPLIT.to_owned(), end)])
+        Ok(Box::new(GeneratorReader::new(&self.plan, &self.clock, at)))
     }
 }
 

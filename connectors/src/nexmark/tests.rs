@@ -1,5 +1,6 @@
 //! The stream's shape, and that a row depends on its offset alone.
 
+use crate::{Budget, SourceBatch};
 use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::time::Duration;

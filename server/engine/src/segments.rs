@@ -175,13 +175,7 @@ impl History {
 
     /// Net changes in `(since, through]`, both known; `None` when `since` is older than the history.
     pub(crate) fn delta(&self, since: u64, through: u64) -> Option<Vec<Delta>> {
-        if since < self.changes_after {
-            return None;
-        }
-        let inside = self
-            .changes
-            .iter()
-            .filter(|(epoch, _)| *epoch > since && *epoch <= through);
+        let inside = self.inside(since, through)?;
         Some(
             inside
                 .flat_map(|(_, deltas)| deltas.iter().cloned())
@@ -191,14 +185,17 @@ impl History {
 
     /// Changes in `(since, through]` by epoch; `None` when `since` is older than the history.
     pub(crate) fn changes(&self, since: u64, through: u64) -> Option<Vec<(u64, Arc<Vec<Delta>>)>> {
-        if since < self.changes_after {
-            return None;
-        }
-        let inside = self
-            .changes
-            .iter()
-            .filter(|(epoch, _)| *epoch > since && *epoch <= through);
-        Some(inside.cloned().collect())
+        Some(self.inside(since, through)?.cloned().collect())
+    }
+
+    fn inside(
+        &self,
+        since: u64,
+        through: u64,
+    ) -> Option<impl Iterator<Item = &(u64, Arc<Vec<Delta>>)>> {
+        let inside =
+            move |(epoch, _): &&(u64, Arc<Vec<Delta>>)| *epoch > since && *epoch <= through;
+        (since >= self.changes_after).then(|| self.changes.iter().filter(inside))
     }
 
     /// Changes of all later epochs are kept.

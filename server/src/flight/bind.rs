@@ -24,16 +24,6 @@ use crate::frontend::{CopyIn, Session};
 /// Bytes of the batches of one call.
 const PUT_BYTES_MAX: usize = 1 << 30;
 
-fn plain(sqlstate: &'static str, message: String) -> Report {
-    Report {
-        sqlstate,
-        message,
-        detail: None,
-        hint: None,
-        position: None,
-    }
-}
-
 /// Everything a client puts: its schema, and its batches.
 pub(super) async fn batches(
     data: PeekableFlightDataStream,
@@ -42,13 +32,10 @@ pub(super) async fn batches(
     let mut stream = FlightRecordBatchStream::new_from_flight_data(data);
     let (mut batches, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = stream.next().await {
-        let batch = batch.map_err(|error| plain("22P03", error.to_string()))?;
+        let batch = batch.map_err(|error| Report::new("22P03", error.to_string()))?;
         bytes += batch.get_array_memory_size();
         if bytes > PUT_BYTES_MAX {
-            let mut large = plain(
-                "53200",
-                "the rows that were put take too much memory".into(),
-            );
+            let mut large = Report::new("53200", "the rows that were put take too much memory");
             large.hint = Some("Send them in several calls.".into());
             return Err(large);
         }
@@ -65,7 +52,7 @@ pub(super) fn parameters(
     let mut rows = Vec::new();
     for batch in batches {
         if batch.num_columns() != types.len() {
-            return Err(plain(
+            return Err(Report::new(
                 "08P01",
                 format!(
                     "{} parameters were bound, but the statement has {}",
@@ -86,7 +73,7 @@ pub(super) fn parameters(
                 .iter()
                 .map(|column| ScalarValue::try_from_array(column, row))
                 .collect::<Result<Vec<_>, _>>()
-                .map_err(|error| plain("XX000", error.to_string()))?;
+                .map_err(|error| Report::new("XX000", error.to_string()))?;
             rows.push(values);
         }
     }
@@ -107,7 +94,7 @@ fn converted(column: &ArrayRef, ty: &SqlType, name: &str) -> Result<ArrayRef, Re
         ..CastOptions::default()
     };
     cast_with_options(column, &wanted, &options).map_err(|error| {
-        let mut report = plain(
+        let mut report = Report::new(
             "22023",
             format!(
                 "column \"{name}\" of type {} cannot be taken as {ty}",
@@ -142,7 +129,7 @@ pub(super) async fn ingest(
     command: &CommandStatementIngest,
     data: PeekableFlightDataStream,
 ) -> Result<i64, Report> {
-    let unbuilt = |what: &str| plain("0A000", format!("{what} is not supported"));
+    let unbuilt = |what: &str| Report::new("0A000", format!("{what} is not supported"));
     if command.temporary {
         return Err(unbuilt("ingest into a temporary table"));
     }
@@ -199,7 +186,7 @@ async fn ingest_into(
         target(session)?
     } else if options.if_exists == TableExistsOption::Fail as i32 {
         let message = format!("relation \"{}\" already exists", command.table);
-        return Err(plain("42P07", message));
+        return Err(Report::new("42P07", message));
     } else {
         existing?
     };
@@ -250,5 +237,5 @@ fn as_target(batch: &RecordBatch, target: &CopyIn) -> Result<RecordBatch, Report
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     let schema = crate::frontend::rows::schema(&target.columns);
     RecordBatch::try_new_with_options(schema, columns, &options)
-        .map_err(|error| plain("22023", error.to_string()))
+        .map_err(|error| Report::new("22023", error.to_string()))
 }

@@ -15,7 +15,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt as _, stream};
 use thalweg_catalog::{Relation, RelationKind};
-use thalweg_sql::{Report, Statement};
+use thalweg_sql::Report;
 use tonic::{Request, Response, Status};
 
 use super::encode;
@@ -36,19 +36,6 @@ pub(super) fn failed(report: Report) -> Status {
 
 pub(super) fn internal(error: impl std::fmt::Display) -> Status {
     Status::internal(error.to_string())
-}
-
-/// True for statements that only read, whose run can wait until the rows are fetched.
-fn is_lazy(statement: &Statement) -> bool {
-    matches!(
-        statement,
-        Statement::Query(_)
-            | Statement::Subscribe(_)
-            | Statement::Fetch(_)
-            | Statement::Explain(_)
-            | Statement::ShowObjects(_)
-            | Statement::Describe(_)
-    )
 }
 
 /// Rows affected, from a command tag such as `INSERT 0 3` or `UPDATE 2`; -1 when the tag has no count.
@@ -199,7 +186,7 @@ impl FlightSql {
         ticket: Vec<u8>,
     ) -> Result<Response<FlightInfo>, Status> {
         let prepared = client.find(handle).map_err(failed)?;
-        if !is_lazy(&prepared.parsed.statement)
+        if !prepared.parsed.statement.only_returns_rows()
             && prepared.columns.is_none()
             && prepared.affected.is_none()
         {

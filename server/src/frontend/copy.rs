@@ -37,16 +37,6 @@ pub struct CopyIn {
     oid: Oid,
 }
 
-fn plain(sqlstate: &'static str, message: String) -> Report {
-    Report {
-        sqlstate,
-        message,
-        detail: None,
-        hint: None,
-        position: None,
-    }
-}
-
 impl Session {
     pub(super) async fn copy(&mut self, parsed: &Parsed, copy: &Copy) -> Result<Outcome, Report> {
         let inner = match &copy.subject {
@@ -78,9 +68,9 @@ impl Session {
             Outcome::Rows {
                 columns, stream, ..
             } => Ok(copied(columns, stream, copy)),
-            _ => Err(plain(
+            _ => Err(Report::new(
                 "0A000",
-                "COPY query must have a RETURNING clause".into(),
+                "COPY query must have a RETURNING clause",
             )),
         }
     }
@@ -102,7 +92,7 @@ impl Session {
                 relation.kind_word(),
                 relation.name
             );
-            return Err(plain("42809", message));
+            return Err(Report::new("42809", message));
         }
         let positions = positions(relation, names)?;
         let chosen = positions.iter().filter_map(|at| relation.columns.get(*at));
@@ -152,16 +142,15 @@ impl Session {
         batches: Vec<RecordBatch>,
     ) -> Result<u64, Report> {
         if self.transaction.status() == TransactionStatus::Failed {
-            return Err(plain(
+            return Err(Report::new(
                 "25P02",
-                "current transaction is aborted, commands ignored until end of transaction block"
-                    .into(),
+                "current transaction is aborted, commands ignored until end of transaction block",
             ));
         }
         self.transaction.note_write("COPY FROM")?;
         if self.catalog().relation(copy.oid).is_none() {
             let message = format!("relation \"{}\" does not exist", copy.table);
-            return Err(plain("42P01", message));
+            return Err(Report::new("42P01", message));
         }
         let names: Vec<String> = copy
             .columns
@@ -221,7 +210,7 @@ impl Session {
                 .map_err(|error| error.report())?;
             if !matches!(relation.kind, RelationKind::Table) {
                 let message = format!("\"{}\" is not a table", relation.name);
-                return Err(plain("42809", message));
+                return Err(Report::new("42809", message));
             }
             if !tables.iter().any(|table| table.oid == relation.oid) {
                 tables.push(relation);
@@ -291,7 +280,7 @@ fn positions(relation: &Relation, names: &[ast::Ident]) -> Result<Vec<usize>, Re
             .iter()
             .position(|column| column.name == name.value);
         let Some((at, column)) = at.and_then(|at| Some((at, relation.columns.get(at)?))) else {
-            return Err(plain(
+            return Err(Report::new(
                 "42703",
                 format!(
                     "column \"{}\" of relation \"{}\" does not exist",
@@ -300,7 +289,7 @@ fn positions(relation: &Relation, names: &[ast::Ident]) -> Result<Vec<usize>, Re
             ));
         };
         if column.generated.is_some() {
-            let mut report = plain(
+            let mut report = Report::new(
                 "42P10",
                 format!("column \"{}\" is a generated column", column.name),
             );
@@ -308,7 +297,7 @@ fn positions(relation: &Relation, names: &[ast::Ident]) -> Result<Vec<usize>, Re
             return Err(report);
         }
         if found.contains(&at) {
-            return Err(plain(
+            return Err(Report::new(
                 "42701",
                 format!("column \"{}\" specified more than once", name.value),
             ));

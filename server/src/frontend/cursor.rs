@@ -88,17 +88,7 @@ impl Cursors {
 
 /// 34000.
 pub(super) fn no_cursor(name: &str) -> Report {
-    plain("34000", format!("cursor \"{name}\" does not exist"))
-}
-
-fn plain(sqlstate: &'static str, message: String) -> Report {
-    Report {
-        sqlstate,
-        message,
-        detail: None,
-        hint: None,
-        position: None,
-    }
+    Report::new("34000", format!("cursor \"{name}\" does not exist"))
 }
 
 impl Session {
@@ -115,20 +105,20 @@ impl Session {
     ) -> Result<Outcome, Report> {
         let in_block = self.transaction.status() == TransactionStatus::InBlock;
         if !in_block && !declare.hold {
-            let mut report = plain(
+            let mut report = Report::new(
                 "25P01",
-                "DECLARE CURSOR can only be used in transaction blocks".into(),
+                "DECLARE CURSOR can only be used in transaction blocks",
             );
             report.hint = Some("BEGIN first, or declare the cursor WITH HOLD.".into());
             return Err(report);
         }
         if self.cursors.by_name.contains_key(&declare.name) {
             let message = format!("cursor \"{}\" already exists", declare.name);
-            return Err(plain("42P03", message));
+            return Err(Report::new("42P03", message));
         }
         if self.cursors.by_name.len() >= CURSORS_MAX {
             let message = format!("a session may hold at most {CURSORS_MAX} cursors");
-            return Err(plain("54000", message));
+            return Err(Report::new("54000", message));
         }
         let (columns, stream, live) = match &declare.statement {
             Statement::Subscribe(subscribe) => {
@@ -169,7 +159,7 @@ impl Session {
             None => None,
             Some(text) => {
                 let ms = super::settings::duration_ms(text).ok_or_else(|| {
-                    let mut report = plain("22023", format!("invalid timeout: \"{text}\""));
+                    let mut report = Report::new("22023", format!("invalid timeout: \"{text}\""));
                     report.hint = Some("Write a duration such as '1s'.".into());
                     report
                 })?;
@@ -178,7 +168,7 @@ impl Session {
         };
         let guard = Arc::clone(&cursor.rows).try_lock_owned().map_err(|_| {
             let message = format!("cursor \"{}\" is being fetched from", fetch.name);
-            plain("55006", message)
+            Report::new("55006", message)
         })?;
         let columns = cursor.columns.clone();
         let taking = Taking {

@@ -29,16 +29,6 @@ pub(super) struct Definer<'a> {
     pub(super) oids: &'a mut OidAllocator,
 }
 
-pub(super) fn report(sqlstate: &'static str, message: String) -> Report {
-    Report {
-        sqlstate,
-        message,
-        detail: None,
-        hint: None,
-        position: None,
-    }
-}
-
 pub(super) fn refused(error: CatalogError) -> Report {
     error.report()
 }
@@ -51,13 +41,13 @@ impl Definer<'_> {
             .creation_target(self.search_path, name)
             .map_err(refused)?;
         if name.len() > 63 {
-            return Err(report(
+            return Err(Report::new(
                 "42622",
                 format!("identifier \"{name}\" is longer than 63 bytes"),
             ));
         }
         if schema.is_system() && schema.name != "public" {
-            return Err(report(
+            return Err(Report::new(
                 "42501",
                 format!("permission denied to create in schema \"{}\"", schema.name),
             ));
@@ -93,7 +83,7 @@ impl Definer<'_> {
         if create.elements.primary_key.is_some() {
             return Err(Report {
                 hint: Some("Use CREATE TABLE with the connector for keyed data.".into()),
-                ..report("42601", "a source has no primary key".into())
+                ..Report::new("42601", "a source has no primary key")
             });
         }
         let mut columns = self.columns(&create.elements)?;
@@ -124,9 +114,9 @@ impl Definer<'_> {
             None if connector == "kafka" => {
                 return Err(Report {
                     hint: Some("Add FORMAT PLAIN ENCODE JSON.".into()),
-                    ..report(
+                    ..Report::new(
                         "42601",
-                        "a kafka source needs a FORMAT ... ENCODE ... clause".into(),
+                        "a kafka source needs a FORMAT ... ENCODE ... clause",
                     )
                 });
             }
@@ -138,7 +128,7 @@ impl Definer<'_> {
                     .iter()
                     .find(|column| column.name == watermark.column.value)
                     .ok_or_else(|| {
-                        report(
+                        Report::new(
                             "42703",
                             format!(
                                 "watermark column \"{}\" does not exist",
@@ -195,14 +185,14 @@ impl Definer<'_> {
             return super::external::define(self, create, statement);
         }
         if create.elements.watermark.is_some() {
-            return Err(report(
+            return Err(Report::new(
                 "42601",
-                "a table without a connector has no watermark".into(),
+                "a table without a connector has no watermark",
             ));
         }
         let columns = self.columns(&create.elements)?;
         if columns.is_empty() {
-            return Err(report("42601", "a table needs at least one column".into()));
+            return Err(Report::new("42601", "a table needs at least one column"));
         }
         self.check_conditions(&create.elements, &columns)?;
         let mut builder = self.builder(&create.name, RelationKind::Table, statement)?;
@@ -229,9 +219,9 @@ impl Definer<'_> {
         statement: &Statement,
     ) -> Result<Relation, Report> {
         if !create.elements.columns.is_empty() {
-            return Err(report(
+            return Err(Report::new(
                 "42601",
-                "CREATE TABLE AS takes its columns from the query".into(),
+                "CREATE TABLE AS takes its columns from the query",
             ));
         }
         let mut builder = self.builder(&create.name, RelationKind::Table, statement)?;
@@ -244,13 +234,16 @@ impl Definer<'_> {
         for definition in &elements.columns {
             let name = &definition.name.value;
             if !definition.options.is_empty() {
-                return Err(report(
+                return Err(Report::new(
                     "42601",
                     format!("column \"{name}\" takes no OPTIONS here"),
                 ));
             }
             let Some(written) = &definition.data_type else {
-                return Err(report("42601", format!("column \"{name}\" needs a type")));
+                return Err(Report::new(
+                    "42601",
+                    format!("column \"{name}\" needs a type"),
+                ));
             };
             let ty = SqlType::from_ast(written).map_err(refused)?;
             if let Some(default) = &definition.default {
@@ -284,7 +277,7 @@ impl Definer<'_> {
             };
             if definition.default.is_some() {
                 let name = &column.name;
-                return Err(report(
+                return Err(Report::new(
                     "42601",
                     format!(
                         "both default and generation expression specified for column \"{name}\""
@@ -301,7 +294,7 @@ impl Definer<'_> {
                 if all.is_err() {
                     return Err(error.report());
                 }
-                let mut refusal = report(
+                let mut refusal = Report::new(
                     "42P17",
                     format!(
                         "cannot use generated column in the expression of column \"{}\"",
@@ -340,9 +333,9 @@ impl Definer<'_> {
         } else if create.with.is_empty() {
             RelationKind::View { query }
         } else {
-            return Err(report(
+            return Err(Report::new(
                 "42601",
-                "a view without MATERIALIZED takes no WITH options".into(),
+                "a view without MATERIALIZED takes no WITH options",
             ));
         };
         let dependencies = self.dependencies(&create.query, &plan.reads);
@@ -437,13 +430,10 @@ pub(super) fn connector_name(with: &[WithOption], object: &str) -> Result<String
         .map(|option| &option.value)
     {
         Some(Text(name) | Ident(name)) => Ok(name.to_ascii_lowercase()),
-        Some(_) => Err(report(
-            "22023",
-            "option \"connector\" must be a name".into(),
-        )),
+        Some(_) => Err(Report::new("22023", "option \"connector\" must be a name")),
         None => Err(Report {
             hint: Some("Add WITH (connector = '...').".into()),
-            ..report(
+            ..Report::new(
                 "22023",
                 format!("a {object} needs the option \"connector\""),
             )

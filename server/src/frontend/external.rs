@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use thalweg_catalog::{ConnectorSpec, Relation, RelationKind, option};
 use thalweg_sql::{CreateTable, OptionValue, Report, Statement, TableElements, WithOption};
 
-use super::define::{Definer, connector_name, refused, report};
+use super::define::{Definer, connector_name, refused};
 use super::session::unsupported;
 
 /// Defines the table; nothing outside is asked.
@@ -19,13 +19,13 @@ pub(super) fn define(
     let connector = connector_name(&create.with, "table")?;
     let mut options = option::validate_table_options(&connector, &create.with).map_err(refused)?;
     if create.format.is_some() || !create.include.is_empty() {
-        return Err(report(
+        return Err(Report::new(
             "42601",
             format!("a table with connector {connector} has no FORMAT and no INCLUDE"),
         ));
     }
     if create.elements.watermark.is_some() {
-        return Err(report(
+        return Err(Report::new(
             "42601",
             format!("a table with connector {connector} has no watermark"),
         ));
@@ -39,7 +39,7 @@ pub(super) fn define(
     let Some(key) = &create.elements.primary_key else {
         return Err(Report {
             hint: Some("Declare the columns of the row key: PRIMARY KEY (...).".into()),
-            ..report("42601", "an HBase table needs a primary key".into())
+            ..Report::new("42601", "an HBase table needs a primary key")
         });
     };
     place_columns(&create.elements, &mut options)?;
@@ -95,7 +95,7 @@ fn place_columns(
                 other => {
                     return Err(Report {
                         hint: Some("Known options of a column are column and encoding.".into()),
-                        ..report(
+                        ..Report::new(
                             "22023",
                             format!("unknown option \"{other}\" of column \"{name}\""),
                         )
@@ -107,13 +107,13 @@ fn place_columns(
         let Some(place) = place else {
             return Err(Report {
                 hint: Some("Add column = 'family:qualifier', or set family = '...'.".into()),
-                ..report("22023", format!("column \"{name}\" has no column family"))
+                ..Report::new("22023", format!("column \"{name}\" has no column family"))
             });
         };
         // These part the entries of the option `columns`.
         let parted = |text: &str| text.contains([',', '=', '#']);
         if parted(name) || parted(&place) || encoding.as_deref().is_some_and(parted) {
-            return Err(report(
+            return Err(Report::new(
                 "22023",
                 format!("place of column \"{name}\" must not contain a comma, = or #"),
             ));
@@ -130,7 +130,7 @@ fn place_columns(
 fn text(option: &WithOption, column: &str) -> Result<String, Report> {
     match &option.value {
         OptionValue::String(text) | OptionValue::Ident(text) => Ok(text.clone()),
-        _ => Err(report(
+        _ => Err(Report::new(
             "22023",
             format!(
                 "option \"{}\" of column \"{column}\" must be text",

@@ -70,13 +70,7 @@ pub struct Server {
 }
 
 pub(super) fn internal(message: impl Into<String>) -> Report {
-    Report {
-        sqlstate: "XX000",
-        message: message.into(),
-        detail: None,
-        hint: None,
-        position: None,
-    }
+    Report::new("XX000", message)
 }
 
 /// A block's definitions do not fit the catalog any more.

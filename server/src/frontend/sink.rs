@@ -12,7 +12,7 @@ use thalweg_sql::{CreateSink, Report, SinkInput, Statement, ast};
 
 use super::Outcome;
 use super::ddl::{create_effect, select_all};
-use super::define::{Definer, connector_name, output_columns, refused, report};
+use super::define::{Definer, connector_name, output_columns, refused};
 use super::session::{PlanScope, Session, command};
 
 /// What is known of a sink before it is in the catalog.
@@ -117,9 +117,9 @@ impl Session {
         plan: ViewPlan,
     ) -> Result<Draft, Report> {
         if create.format.is_some() {
-            return Err(report(
+            return Err(Report::new(
                 "42601",
-                "a sink into a table has no FORMAT clause".into(),
+                "a sink into a table has no FORMAT clause",
             ));
         }
         let options = option::validate_into_options(&create.with).map_err(refused)?;
@@ -127,12 +127,12 @@ impl Session {
         let table = catalog.resolve(&scope.search_path, name).map_err(refused)?;
         if !table.is_writable() {
             let message = format!("\"{}\" is not a table", table.name);
-            return Err(report("42809", message));
+            return Err(Report::new("42809", message));
         }
         if feeds(catalog, &plan.reads, table.oid) {
             return Err(Report {
                 detail: Some("Its own rows would come back to it for ever.".into()),
-                ..report(
+                ..Report::new(
                     "42P17",
                     format!("the query of the sink reads table \"{}\"", table.name),
                 )
@@ -238,7 +238,7 @@ fn key_columns(names: &str, output: &[OutputColumn]) -> Result<Vec<usize>, Repor
             return Err(Report {
                 hint: thalweg_sql::suggest(name, known)
                     .map(|near| format!("Perhaps you meant \"{near}\".")),
-                ..report(
+                ..Report::new(
                     "42703",
                     format!("column \"{name}\" in option \"primary_key\" does not exist"),
                 )
@@ -246,7 +246,7 @@ fn key_columns(names: &str, output: &[OutputColumn]) -> Result<Vec<usize>, Repor
         };
         if positions.contains(&position) {
             let message = format!("column \"{name}\" appears twice in option \"primary_key\"");
-            return Err(report("42701", message));
+            return Err(Report::new("42701", message));
         }
         positions.push(position);
     }
@@ -282,7 +282,7 @@ fn not_unique(key: &[usize], output: &[OutputColumn]) -> Report {
             "Key the sink by the columns of GROUP BY or DISTINCT, or by a table's primary key."
                 .into(),
         ),
-        ..report(
+        ..Report::new(
             "42P10",
             format!(
                 "({}) is not known to be unique in the query",
@@ -302,7 +302,7 @@ fn require_append_only(known: &Properties, form: &str) -> Result<(), Report> {
             "Use EMIT ON WINDOW CLOSE, force_append_only = 'true' to leave deletions out, or a key."
                 .into(),
         ),
-        ..report("0A000", format!("{form} cannot take rows back"))
+        ..Report::new("0A000", format!("{form} cannot take rows back"))
     })
 }
 

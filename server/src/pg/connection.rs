@@ -317,21 +317,15 @@ impl<'a> Connection<'a> {
 
 /// True when nothing is lost by dropping the statement half way.
 fn only_reads(statement: &Statement) -> bool {
-    matches!(
-        statement,
-        Statement::Query(_)
-            | Statement::Subscribe(_)
-            | Statement::Fetch(_)
-            | Statement::Explain(_)
-            | Statement::ShowObjects(_)
-            | Statement::Describe(_)
-            | Statement::WaitFor(_)
-            | Statement::Flush
-    ) || matches!(statement, Statement::Copy(copy) if match &copy.subject {
-        CopySubject::Relation { .. } => true,
-        CopySubject::Statement(inner) => only_reads(inner),
-        CopySubject::From { .. } => false,
-    })
+    match statement {
+        Statement::WaitFor(_) | Statement::Flush => true,
+        Statement::Copy(copy) => match &copy.subject {
+            CopySubject::Relation { .. } => true,
+            CopySubject::Statement(inner) => only_reads(inner),
+            CopySubject::From { .. } => false,
+        },
+        statement => statement.only_returns_rows(),
+    }
 }
 
 /// Subscriptions have no end that a timeout could wait for.

@@ -28,13 +28,7 @@ impl Severity {
 
 /// A report with nothing but its code and message.
 pub(super) fn report(sqlstate: &'static str, message: impl Into<String>) -> Report {
-    Report {
-        sqlstate,
-        message: message.into(),
-        detail: None,
-        hint: None,
-        position: None,
-    }
+    Report::new(sqlstate, message)
 }
 
 /// 08P01: the client broke the protocol.
