@@ -7,6 +7,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// Epochs build and drop batches of megabytes; an allocator that gives their pages back pays for fresh ones each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = match thalweg::cli::Arguments::try_parse() {
         Ok(arguments) => arguments,

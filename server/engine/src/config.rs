@@ -42,6 +42,8 @@ pub struct EngineConfig {
     pub compact_factor: usize,
     /// Local files that sources read lie below this folder.
     pub file_root: PathBuf,
+    /// Rows of one source that stay in memory for views that have not taken them; beyond that they are read again.
+    pub stream_bytes_max: usize,
     /// Changes that may wait for one subscription's reader, bytes.
     pub subscription_bytes_max: usize,
     /// How long `shutdown` waits for its threads.
@@ -68,6 +70,7 @@ impl Default for EngineConfig {
             errors_max: 10_000,
             compact_factor: 4,
             file_root: PathBuf::from("."),
+            stream_bytes_max: 256 << 20,
             subscription_bytes_max: 32 << 20,
             shutdown_wait: Duration::from_secs(8),
         }

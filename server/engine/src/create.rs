@@ -78,12 +78,15 @@ pub(crate) fn prepare_all(
                 let strict = options
                     .get("on_compute_error")
                     .is_some_and(|value| value.eq_ignore_ascii_case("fail"));
-                let kind = "materialized view";
-                job(shared, &relation, kind, view, strict, &earlier)?
+                job(shared, &relation, JobKind::View { strict }, view, &earlier)?
             }
             RelationKind::Sink(spec) => {
-                let what = job(shared, &relation, "sink", view, false, &earlier)?;
                 let outlet = outlet(shared, &relation, spec, &earlier)?;
+                let kind = match outlet {
+                    Outlet::Rows(_) => JobKind::Changes,
+                    Outlet::Messages(_) | Outlet::Table(_) => JobKind::Sink,
+                };
+                let what = job(shared, &relation, kind, view, &earlier)?;
                 sinks.extend(what.job.clone().map(|job| (job, outlet)));
                 what
             }
@@ -333,7 +336,7 @@ fn source(
     let connector =
         thalweg_connectors::source(relation, &context).map_err(|error| error.report())?;
     let shape = Shape::new(&shared.planner, catalog, relation)?;
-    let history = Stored::new(relation.oid, &relation.name, "source", shape.schema(), None)?;
+    let history = Stored::of_changes(relation.oid, &relation.name, "source", shape.schema())?;
     let (on_error, _) = error_options(spec);
     let rate_limit = spec.integer("source_rate_limit");
     let logged = match shared.store.source_offsets(relation.oid.0)? {
@@ -347,7 +350,7 @@ fn source(
         target: logged,
         ..SourceState::default()
     };
-    let source = Source {
+    let source = Arc::new(Source {
         oid: relation.oid,
         connector,
         start: Offsets::from_iter(spec.start.clone()),
@@ -356,9 +359,12 @@ fn source(
         shape,
         history,
         state: parking_lot::Mutex::new(state),
-    };
+        keeper: parking_lot::Mutex::default(),
+        gathering: parking_lot::Mutex::default(),
+    });
+    source.history.streams(&source);
     Ok(Registration {
-        source: Some(Arc::new(source)),
+        source: Some(source),
         ..Registration::default()
     })
 }
@@ -391,29 +397,43 @@ fn errors(
     })
 }
 
+/// What a job is for.
+#[derive(Debug, Clone, Copy)]
+enum JobKind {
+    View {
+        /// Compute errors stop it.
+        strict: bool,
+    },
+    /// A sink that compares contents.
+    Sink,
+    /// A sink that takes changes, so that no content is kept for it.
+    Changes,
+}
+
 fn job(
     shared: &Shared,
     relation: &Relation,
-    kind: &'static str,
+    kind: JobKind,
     view: Option<ViewPlan>,
-    strict_errors: bool,
     earlier: &[Registration],
 ) -> Result<Registration, EngineError> {
+    let (label, strict) = match kind {
+        JobKind::View { strict } => ("materialized view", strict),
+        JobKind::Sink | JobKind::Changes => ("sink", false),
+    };
     let view = view.ok_or_else(|| {
-        EngineError::internal(format!("the {kind} \"{}\" has no plan", relation.name))
+        EngineError::internal(format!("the {label} \"{}\" has no plan", relation.name))
     })?;
     let fields: Vec<_> = view
         .output
         .iter()
         .map(|column| column.ty.field(&column.name, true))
         .collect();
-    let stored = Stored::new(
-        relation.oid,
-        &relation.name,
-        kind,
-        Arc::new(Schema::new(fields)),
-        None,
-    )?;
+    let (oid, name, schema) = (relation.oid, &relation.name, Arc::new(Schema::new(fields)));
+    let stored = match kind {
+        JobKind::Changes => Stored::of_changes(oid, name, label, schema)?,
+        JobKind::View { .. } | JobKind::Sink => Stored::new(oid, name, label, schema, None)?,
+    };
     let inputs = view
         .reads
         .iter()
@@ -423,7 +443,7 @@ fn job(
                 .ok_or(EngineError::Unknown(*oid))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let job = Job::new(&shared.planner, stored, view, inputs, strict_errors)?;
+    let job = Job::new(shared, stored, view, inputs, strict)?;
     Ok(Registration {
         job: Some(job),
         ..Registration::default()

@@ -2,7 +2,8 @@
 //!
 //! Invariant: whatever is published at an epoch is the plan's result over the inputs of exactly that epoch. A run that fails,
 //! panics included, changes nothing but its own job, which backs off and tries again. State exists only while it stands where the
-//! published content does; without state a run starts from the inputs' content, and that is also how a view begins.
+//! published content does; without state a run starts from the inputs' content, and that is also how a view begins. What a
+//! source no longer holds is read again (`backfill`).
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,18 +16,19 @@ use parking_lot::Mutex;
 use thalweg_catalog::Oid;
 use thalweg_connectors::Delta;
 use thalweg_planner::stream::Keeping;
-use thalweg_planner::{ErrorSink, Planner, StreamNode, ViewPlan};
+use thalweg_planner::{ErrorSink, StreamNode, ViewPlan};
 
-use crate::batch::{RunLimits, collect_blocking, conform, with_relations};
+use crate::backfill::Places;
 use crate::choose::{Range, common, newest, roundest_after};
 use crate::compute_errors::ComputeErrors;
-use crate::dataflow::{Dataflow, StepContext};
+use crate::config::STACK_BYTES;
 use crate::error::EngineError;
-use crate::relation::Version;
+use crate::run::Standing;
+use crate::scan::ScanProgress;
 use crate::shared::{Shared, Stored};
-use crate::snapshot::SnapshotTable;
 use crate::stateless::{Stateless, is_stateless};
 use crate::status::ErrorRecord;
+use crate::subscription::HIDDEN_OIDS;
 
 /// The worker steps smaller changes itself; larger ones would hold up the next epoch.
 const WORKER_ROWS_MAX: usize = 131_072;
@@ -37,30 +39,39 @@ const WORKER_TIME_MAX: Duration = Duration::from_millis(10);
 /// Steps of fewer rows take about as long as one of this many.
 const ROWS_PER_STEP: usize = 256;
 
-/// A view, or the query of a sink.
+/// A view, the query of a sink or of a subscription, or what keeps the rows of a source.
 #[derive(Debug)]
 pub(crate) struct Job {
+    /// Its own: what keeps a source's rows has the source's OID as a relation, but not as a job.
+    pub(crate) oid: Oid,
     pub(crate) relation: Arc<Stored>,
     pub(crate) uses_now: bool,
-    /// What is run: the guarded plan reporting to `errors`, or the one whose compute errors stop the view.
-    logical: LogicalPlan,
-    errors: Arc<ComputeErrors>,
+    /// What is run: the guarded plan reporting to `errors`, or the one whose compute errors stop the view. `None` for what
+    /// keeps its input's rows as they are.
+    pub(crate) logical: Option<LogicalPlan>,
+    pub(crate) errors: Arc<ComputeErrors>,
     pub(crate) inputs: Vec<Arc<Stored>>,
+    /// Jobs that keep the rows of sources among the inputs.
+    pub(crate) keepers: Vec<Arc<Job>>,
     /// No state: stepped by the change of its inputs.
     pub(crate) linear: bool,
     /// How it is kept when it is kept by changes and needs state.
-    stateful: Option<StreamNode>,
-    dataflow: Mutex<Option<Standing>>,
-    state_bytes: AtomicUsize,
-    strict_errors: bool,
+    pub(crate) stateful: Option<StreamNode>,
+    pub(crate) dataflow: Mutex<Option<Standing>>,
+    /// Where the published content stands, for when the changes since then are gone; only over sources.
+    pub(crate) stands: Mutex<Option<(u64, Places)>>,
+    /// The scans that its first result waits for.
+    pub(crate) backfill: Mutex<Vec<Arc<ScanProgress>>>,
+    pub(crate) state_bytes: AtomicUsize,
+    pub(crate) strict_errors: bool,
     pub(crate) created: AtomicU64,
     /// Newest epoch a sink has accepted.
     pub(crate) delivered: AtomicU64,
     /// Why the sink does not accept changes.
     pub(crate) delivery_failure: Mutex<Option<String>>,
     dropped: AtomicBool,
-    state: Mutex<JobState>,
-    stateless: Mutex<Option<Stateless>>,
+    pub(crate) state: Mutex<JobState>,
+    pub(crate) stateless: Mutex<Option<Stateless>>,
 }
 
 #[derive(Debug, Default)]
@@ -72,16 +83,9 @@ pub(crate) struct JobState {
     /// The newest epoch when the last run began.
     last_latest: Option<u64>,
     /// Rows of the last step, and how long it took.
-    last_step: Option<(usize, Duration)>,
+    pub(crate) last_step: Option<(usize, Duration)>,
     pub(crate) runs: u64,
     pub(crate) run_time: Duration,
-}
-
-/// A dataflow, and the epoch of the inputs that its state is of.
-#[derive(Debug)]
-struct Standing {
-    dataflow: Dataflow,
-    epoch: u64,
 }
 
 /// What a job does next.
@@ -97,12 +101,13 @@ enum Next {
 impl Job {
     /// With `strict_errors` compute errors stop the view instead of giving NULL.
     pub(crate) fn new(
-        planner: &Planner,
+        shared: &Shared,
         relation: Arc<Stored>,
         plan: ViewPlan,
-        inputs: Vec<Arc<Stored>>,
+        mut inputs: Vec<Arc<Stored>>,
         strict_errors: bool,
     ) -> Result<Arc<Self>, EngineError> {
+        let planner = &shared.planner;
         let linear = !inputs.is_empty()
             && plan.stream.keeping == Keeping::RowByRow
             && is_stateless(&plan.stream.root);
@@ -116,24 +121,69 @@ impl Job {
         let stream = (plan.stream.keeping == Keeping::Incremental && !inputs.is_empty())
             .then(|| planner.stream(&logical))
             .filter(|stream| stream.keeping == Keeping::Incremental);
-        Ok(Arc::new(Self {
+        // What is computed from all rows needs them kept.
+        let mut keepers = Vec::new();
+        if !linear && stream.is_none() {
+            for input in &mut inputs {
+                if let Some(source) = input.source() {
+                    let keeper = source.keeper(shared)?;
+                    *input = Arc::clone(&keeper.relation);
+                    keepers.push(keeper);
+                }
+            }
+        }
+        let job = Self {
+            keepers,
             stateful: stream.map(|stream| stream.root),
-            dataflow: Mutex::new(None),
-            state_bytes: AtomicUsize::new(0),
             strict_errors,
-            relation,
             uses_now: plan.uses_now,
-            logical,
+            logical: Some(logical),
             errors,
-            inputs,
             linear,
+            ..Self::idle(relation.oid, relation, inputs)
+        };
+        Ok(Arc::new(job))
+    }
+
+    /// Keeps the rows of a source under the source's OID.
+    pub(crate) fn keeper(shared: &Shared, source: &Arc<Stored>) -> Result<Arc<Self>, EngineError> {
+        let schema = source.schema();
+        let relation = Stored::new(source.oid, &source.name, source.kind, schema, None)?;
+        let number = shared.hidden.fetch_add(1, Ordering::SeqCst);
+        let job = Self {
+            linear: true,
+            ..Self::idle(
+                Oid(HIDDEN_OIDS | number),
+                relation,
+                vec![Arc::clone(source)],
+            )
+        };
+        Ok(Arc::new(job))
+    }
+
+    fn idle(oid: Oid, relation: Arc<Stored>, inputs: Vec<Arc<Stored>>) -> Self {
+        Self {
+            oid,
+            keepers: Vec::new(),
+            stateful: None,
+            dataflow: Mutex::new(None),
+            stands: Mutex::new(None),
+            backfill: Mutex::default(),
+            state_bytes: AtomicUsize::new(0),
+            strict_errors: false,
+            relation,
+            uses_now: false,
+            logical: None,
+            errors: Arc::new(ComputeErrors::default()),
+            inputs,
+            linear: false,
             created: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             delivery_failure: Mutex::new(None),
             dropped: AtomicBool::new(false),
             state: Mutex::default(),
             stateless: Mutex::new(None),
-        }))
+        }
     }
 
     pub(crate) fn cancel(&self) {
@@ -180,15 +230,40 @@ impl Job {
         match self.next(shared) {
             Next::Idle => self.end(),
             Next::Extend(epoch) => {
-                self.relation.history.lock().extend(epoch);
+                self.extend(epoch);
                 self.end();
                 shared.bump();
             }
-            Next::Run(epoch) => {
-                let (job, shared) = (Arc::clone(self), Arc::clone(shared));
-                let batch = shared.batch.handle().clone();
-                batch.spawn_blocking(move || job.run(&shared, epoch));
-            }
+            Next::Run(epoch) => self.start_run(shared, epoch),
+        }
+    }
+
+    /// Nothing changed through `epoch`, so the state is that epoch's too.
+    fn extend(&self, epoch: u64) {
+        if let Some(standing) = self.dataflow.lock().as_mut() {
+            standing.epoch = epoch;
+        }
+        if let Some((stands, _)) = self.stands.lock().as_mut() {
+            *stands = epoch;
+        }
+        self.relation.history.lock().extend(epoch);
+    }
+
+    fn start_run(self: &Arc<Self>, shared: &Arc<Shared>, epoch: u64) {
+        let (job, engine) = (Arc::clone(self), Arc::clone(shared));
+        let run = move || job.run(&engine, epoch);
+        if !self.has_to_read(epoch) {
+            shared.batch.handle().spawn_blocking(run);
+            return;
+        }
+        // An outside system may let it wait for long, and threads for runs are few.
+        let spawned = std::thread::Builder::new()
+            .name("thalweg-backfill".into())
+            .stack_size(STACK_BYTES)
+            .spawn(run);
+        if let Err(error) = spawned {
+            self.settle(shared, epoch, Err(EngineError::internal(error)));
+            self.end();
         }
     }
 
@@ -240,7 +315,7 @@ impl Job {
         roundest_after(known, young).or_else(|| roundest_after(known, after))
     }
 
-    fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.state.lock().backoff.is_some()
     }
 
@@ -308,190 +383,6 @@ impl Job {
         *self.relation.failure.lock() = Some(reason);
     }
 
-    /// Brings the view to `target`.
-    fn advance(&self, shared: &Arc<Shared>, target: u64) -> Result<(), EngineError> {
-        let latest = shared.latest();
-        let (done, old) = {
-            let history = self.relation.history.lock();
-            (history.through(latest), history.newest())
-        };
-        // After a failure the changes hold the row that failed even when a later one takes it back; the content does not.
-        let changes = done
-            .filter(|_| self.linear && !self.has_failed())
-            .and_then(|done| self.input_changes(done, target));
-        let mut standing = None;
-        let deltas = match (changes, &self.stateful) {
-            (Some(changes), _) => Some(self.step(shared, target, &changes)?),
-            (None, Some(root)) => self
-                .flow(shared, target, &old, root)?
-                .map(|(deltas, flow)| {
-                    standing = Some(flow);
-                    deltas
-                }),
-            (None, None) => self.recompute(shared, target, &old)?,
-        };
-        let Some(deltas) = deltas else {
-            return Ok(());
-        };
-        // A dropped view must not come back, and one that the worker has taken over meanwhile is ahead of this run.
-        let mut history = self.relation.history.lock();
-        if !self.is_dropped() && !history.is_live() && history.through(shared.latest()) == done {
-            history.publish(target, deltas)?;
-            *self.dataflow.lock() = standing;
-        }
-        Ok(())
-    }
-
-    /// The change of a view with state, and the state to keep once it is published. The state is taken out of the job for the
-    /// step, so that a step which fails or panics leaves none. `None` when the inputs' versions of that epoch are gone.
-    fn flow(
-        &self,
-        shared: &Shared,
-        target: u64,
-        old: &Version,
-        root: &StreamNode,
-    ) -> Result<Option<(Vec<Delta>, Standing)>, EngineError> {
-        let standing = self.dataflow.lock().take().filter(|_| !self.has_failed());
-        let changes = standing
-            .as_ref()
-            .and_then(|standing| self.input_changes(standing.epoch, target));
-        let codec = &self.relation.codec;
-        if let (Some(Standing { mut dataflow, .. }), Some(changes)) = (standing, changes) {
-            let deltas = dataflow.step(&self.step_context(&changes), codec)?;
-            self.record_compute_errors(shared, target, self.errors.take_step());
-            return Ok(Some(self.stands(dataflow, target, deltas)));
-        }
-        let latest = shared.latest();
-        let mut content = BTreeMap::new();
-        for input in &self.inputs {
-            let Some(version) = input.at(target, latest) else {
-                return Ok(None);
-            };
-            let deltas = version.content()?;
-            if !deltas.iter().all(|delta| delta.weights.all_positive()) {
-                return Err(EngineError::InvalidAccumulation {
-                    object: input.label(),
-                });
-            }
-            content.insert(input.oid, deltas);
-        }
-        let schema = self.relation.schema();
-        let mut dataflow = Dataflow::new(&shared.planner, root, schema, shared.config.workers)?;
-        let rows = dataflow.step(&self.step_context(&content), codec)?;
-        let deltas = old.diff_to_content(rows)?;
-        self.record_compute_errors(shared, target, self.errors.take_run());
-        Ok(Some(self.stands(dataflow, target, deltas)))
-    }
-
-    fn stands(&self, dataflow: Dataflow, epoch: u64, deltas: Vec<Delta>) -> (Vec<Delta>, Standing) {
-        self.state_bytes
-            .store(dataflow.state().bytes, Ordering::SeqCst);
-        (deltas, Standing { dataflow, epoch })
-    }
-
-    fn step_context<'a>(&'a self, changes: &'a BTreeMap<Oid, Vec<Delta>>) -> StepContext<'a> {
-        StepContext {
-            changes,
-            errors: &self.errors,
-            strict: self.strict_errors,
-        }
-    }
-
-    fn input_changes(&self, since: u64, through: u64) -> Option<BTreeMap<Oid, Vec<Delta>>> {
-        self.inputs
-            .iter()
-            .map(|input| Some((input.oid, input.history.lock().delta(since, through)?)))
-            .collect()
-    }
-
-    fn step(
-        &self,
-        shared: &Shared,
-        epoch: u64,
-        changes: &BTreeMap<Oid, Vec<Delta>>,
-    ) -> Result<Vec<Delta>, EngineError> {
-        if changes
-            .values()
-            .all(|deltas| deltas.iter().all(|delta| delta.num_rows() == 0))
-        {
-            return Ok(Vec::new());
-        }
-        let mut stateless = self.stateless.lock();
-        if stateless.is_none() {
-            let schema = self.relation.schema();
-            *stateless = Some(Stateless::new(
-                &shared.batch,
-                &shared.planner,
-                &self.logical,
-                &self.inputs,
-                schema,
-            )?);
-        }
-        let Some(plan) = stateless.as_ref() else {
-            return Ok(Vec::new());
-        };
-        let started = Instant::now();
-        let deltas = plan.step(&shared.batch, changes, &self.errors)?;
-        self.state.lock().last_step = Some((rows_of(changes), started.elapsed()));
-        self.record_compute_errors(shared, epoch, self.errors.take_step());
-        Ok(deltas)
-    }
-
-    /// `None` when the inputs' versions of that epoch were dropped before the run began: another epoch has to be chosen.
-    fn recompute(
-        &self,
-        shared: &Shared,
-        target: u64,
-        old: &Version,
-    ) -> Result<Option<Vec<Delta>>, EngineError> {
-        let latest = shared.latest();
-        let mut tables = BTreeMap::new();
-        for input in &self.inputs {
-            let Some(version) = input.at(target, latest) else {
-                return Ok(None);
-            };
-            tables.insert(input.oid, SnapshotTable::new(input, &version)?);
-        }
-        let plan = with_relations(self.logical.clone(), &mut |oid| match tables.get(&oid) {
-            Some(table) => Ok(Arc::clone(table) as _),
-            None => Err(datafusion::error::DataFusionError::Internal(format!(
-                "a view reads OID {} without saying so",
-                oid.0
-            ))),
-        })?;
-        let at_ms = shared
-            .at_ms(target)
-            .unwrap_or_else(|| shared.latest_info().at_ms);
-        let limits = RunLimits {
-            now_us: at_ms.saturating_mul(1000),
-            memory: shared.config.job_memory_max,
-        };
-        let plan = shared.planner.bind_now(plan, limits.now_us)?;
-        let rows = collect_blocking(&shared.batch, &shared.planner, &plan, limits)?;
-        let schema = self.relation.schema();
-        let rows = rows
-            .iter()
-            .map(|batch| conform(batch, &schema))
-            .collect::<Result<Vec<_>, _>>()?;
-        let deltas = old.diff_to_rows(rows)?;
-        self.record_compute_errors(shared, target, self.errors.take_run());
-        Ok(Some(deltas))
-    }
-
-    /// Records what the rows that gave NULL raised.
-    fn record_compute_errors(
-        &self,
-        shared: &Shared,
-        epoch: u64,
-        errors: Vec<(&'static str, String, u64)>,
-    ) {
-        for (sqlstate, message, rows) in errors {
-            let at_us = shared.clock.now_us();
-            let record = ErrorRecord::of(&self.relation, sqlstate, message, at_us, Some(epoch));
-            shared.record_error(ErrorRecord { rows, ..record });
-        }
-    }
-
     /// Steps a stateless view inside the worker's epoch, when all its inputs are known there and it is up to date itself.
     pub(crate) fn step_with_worker(&self, shared: &Arc<Shared>, epoch: u64) {
         let before = epoch - 1;
@@ -544,7 +435,8 @@ impl Job {
     }
 }
 
-fn rows_of(changes: &BTreeMap<Oid, Vec<Delta>>) -> usize {
+/// Rows of all inputs' changes.
+pub(crate) fn rows_of(changes: &BTreeMap<Oid, Vec<Delta>>) -> usize {
     changes.values().flatten().map(Delta::num_rows).sum()
 }
 
@@ -569,6 +461,8 @@ pub(crate) fn schedule(shared: &Arc<Shared>) {
     while !shared.is_stopping() {
         let jobs: Vec<_> = shared.jobs.read().values().cloned().collect();
         jobs.iter().for_each(|job| job.consider(shared));
+        // Whoever still holds a job is taken for someone who needs it.
+        drop(jobs);
         seen = shared.wait_for_bump(seen, LOOK_AGAIN);
     }
 }

@@ -4,6 +4,7 @@
 //! it touches. See [`Engine`] for the calls, `worker` for epochs, `job` for views, `segments` for what is kept.
 
 mod adhoc;
+mod backfill;
 mod batch;
 mod choose;
 mod chunk;
@@ -24,6 +25,8 @@ mod ledger;
 mod messages;
 mod read;
 mod relation;
+mod run;
+mod scan;
 mod sealed;
 mod segments;
 mod shape;

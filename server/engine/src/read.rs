@@ -16,7 +16,7 @@ use thalweg_catalog::Oid;
 use thalweg_connectors::{Delta, Epoch};
 use tokio::time::Instant;
 
-use crate::adhoc::bounded;
+use crate::adhoc::{bounded, ending_at};
 use crate::batch::{RunLimits, joined, stream, with_relations};
 use crate::choose::{common, newest};
 use crate::error::EngineError;
@@ -204,6 +204,8 @@ pub(crate) async fn pin(
             one_epoch(shared, &stored, least, deadline).await?
         }
     };
+    let (stored, versions) =
+        without_streams(shared, stored, versions, epoch, options, &mut tables)?;
     let contents: BTreeMap<Oid, Arc<Version>> = stored
         .iter()
         .zip(&versions)
@@ -235,6 +237,35 @@ pub(crate) async fn pin(
         tables,
         contents,
     })
+}
+
+/// Takes out the sources, which keep no rows: they are read from outside, up to where they were at the epoch.
+fn without_streams(
+    shared: &Arc<Shared>,
+    stored: Vec<Arc<Stored>>,
+    versions: Vec<Arc<Version>>,
+    epoch: u64,
+    options: &ReadOptions,
+    tables: &mut BTreeMap<Oid, Arc<dyn TableProvider>>,
+) -> Result<(Vec<Arc<Stored>>, Vec<Arc<Version>>), EngineError> {
+    let (mut kept, mut contents) = (Vec::new(), Vec::new());
+    for (relation, version) in stored.into_iter().zip(versions) {
+        let Some(source) = relation.source() else {
+            kept.push(relation);
+            contents.push(version);
+            continue;
+        };
+        let epoch = match options.consistency {
+            Consistency::Eventual => shared.latest(),
+            Consistency::Snapshot | Consistency::Strict => epoch,
+        };
+        let ends = source
+            .offsets_at(epoch)
+            .ok_or_else(|| lagging(shared, std::slice::from_ref(&relation), epoch))?;
+        let rows = ending_at(shared, &source, ends, options.wait_timeout)?;
+        tables.insert(relation.oid, rows);
+    }
+    Ok((kept, contents))
 }
 
 type Part = (Arc<Stored>, Arc<Version>, Vec<Delta>);
@@ -405,7 +436,7 @@ pub(crate) async fn epoch_of_now(
                 if dropped || state.consumers.is_empty() {
                     break;
                 }
-                if state.caught_up && reached(&state.bound, &ends, &source.start) {
+                if state.started && reached(&state.bound, &ends, &source.start) {
                     break;
                 }
             }
@@ -472,6 +503,11 @@ fn still_there(shared: &Shared, relations: &[Arc<Stored>]) -> Result<(), EngineE
 
 /// Why the sources under `oid` have nothing to show yet, when that may last.
 fn obstacle(shared: &Shared, oid: Oid) -> Option<String> {
+    let mut scans = Vec::new();
+    shared.backfills(oid, &mut scans);
+    if let Some(reason) = scans.iter().find_map(|scan| scan.obstacle()) {
+        return Some(reason);
+    }
     let mut roots = Vec::new();
     shared.roots(oid, &mut roots);
     let sources = shared.sources.read();
@@ -506,27 +542,27 @@ fn lagging(shared: &Shared, relations: &[Arc<Stored>], least: u64) -> EngineErro
         return EngineError::Stopping;
     };
     // A view that waits for its source is not the one to look at.
-    let mut roots = Vec::new();
+    let (mut roots, mut scans) = (Vec::new(), Vec::new());
     shared.roots(relation.oid, &mut roots);
+    shared.backfills(relation.oid, &mut scans);
     let behind = roots
         .iter()
         .filter_map(|oid| shared.relation(*oid))
-        .find(|root| root.through(latest).is_none());
+        .find(|root| root.through(latest).is_none())
+        .map(|root| root.label());
+    let behind = behind.or(scans.first().map(|scan| scan.label.clone()));
     let wanted = if least > 0 {
         format!(" Epoch {least} was asked for.")
     } else {
         String::new()
     };
     let detail = match (behind, relation.through(latest)) {
-        (Some(root), _) => {
-            let label = root.label();
-            match obstacle(shared, root.oid) {
-                Some(reason) => format!("The {label} cannot be read: {reason}.{wanted}"),
-                None => {
-                    format!("The {label} is still being read up to where it was before.{wanted}")
-                }
+        (Some(label), _) => match obstacle(shared, relation.oid) {
+            Some(reason) => format!("The {label} cannot be read: {reason}.{wanted}"),
+            None => {
+                format!("The {label} is still being read up to where it was before.{wanted}")
             }
-        }
+        },
         (None, Some(through)) => format!("It has reached epoch {through}.{wanted}"),
         (None, None) => format!("It has not been computed yet.{wanted}"),
     };

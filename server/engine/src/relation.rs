@@ -119,6 +119,22 @@ impl Version {
             .collect())
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// What has been added up, netted only where something was taken away.
+    pub(crate) fn changes(&self) -> Result<Vec<Delta>, ArrowError> {
+        if self.chunks.iter().all(|chunk| chunk.positive) {
+            return Ok(self
+                .chunks
+                .iter()
+                .map(|chunk| chunk.delta.clone())
+                .collect());
+        }
+        self.content()
+    }
+
     /// The content as net changes from nothing.
     pub(crate) fn content(&self) -> Result<Vec<Delta>, ArrowError> {
         consolidate(&self.codec, &self.terms(1))

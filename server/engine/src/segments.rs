@@ -1,7 +1,8 @@
 //! The recent history of one relation: at which epochs its content is known, and what it is there.
 //!
 //! Invariant: at any epoch inside a known range the content is exact. A relation that the worker steps is *live*: its last range
-//! reaches to the newest published epoch without being touched. One that a job computes may have gaps between ranges.
+//! reaches to the newest published epoch without being touched. One that a job computes may have gaps between ranges. A history
+//! of changes alone has no content: what it was at an epoch is known elsewhere, in the offsets of a source or by a sink.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ struct Segment {
 /// Versions and changes of one relation over the snapshot window.
 #[derive(Debug)]
 pub(crate) struct History {
+    /// False for a history of changes alone.
+    keeps_content: bool,
     empty: Arc<Version>,
     segments: VecDeque<Segment>,
     known: VecDeque<Range>,
@@ -38,12 +41,21 @@ pub(crate) struct History {
 impl History {
     pub(crate) fn new(codec: Arc<RowCodec>) -> Self {
         Self {
+            keeps_content: true,
             empty: Arc::new(Version::empty(codec)),
             segments: VecDeque::new(),
             known: VecDeque::new(),
             changes: VecDeque::new(),
             changes_after: 0,
             live: false,
+        }
+    }
+
+    /// Without content: every version is empty, and the first change counts as one.
+    pub(crate) fn of_changes(codec: Arc<RowCodec>) -> Self {
+        Self {
+            keeps_content: false,
+            ..Self::new(codec)
         }
     }
 
@@ -88,10 +100,14 @@ impl History {
     /// happened in between: when the relation is live or was known at the epoch before.
     pub(crate) fn publish(&mut self, epoch: u64, deltas: Vec<Delta>) -> Result<(), ArrowError> {
         if self.segments.is_empty() || deltas.iter().any(|delta| delta.num_rows() > 0) {
-            let version = Arc::new(self.newest().with(&deltas)?);
+            let version = match self.keeps_content {
+                true => Arc::new(self.newest().with(&deltas)?),
+                false => Arc::clone(&self.empty),
+            };
             if self.segments.is_empty() {
-                self.changes_after = epoch;
-            } else {
+                self.changes_after = epoch - u64::from(!self.keeps_content);
+            }
+            if self.changes_after < epoch {
                 self.changes.push_back((epoch, Arc::new(deltas)));
             }
             self.segments.push_back(Segment {
@@ -205,6 +221,12 @@ impl History {
 
     /// Forgets what only epochs before `horizon` need; the newest content always stays.
     pub(crate) fn collect(&mut self, horizon: u64) {
+        self.collect_known(horizon);
+        self.forget_changes(horizon);
+    }
+
+    /// The same, but keeps the changes.
+    pub(crate) fn collect_known(&mut self, horizon: u64) {
         while self
             .segments
             .get(1)
@@ -219,14 +241,26 @@ impl History {
             range.0 = range.0.max(segment.from).min(range.1.max(segment.from));
             range.1 = range.1.max(range.0);
         }
-        while self
-            .changes
-            .front()
-            .is_some_and(|(epoch, _)| *epoch <= horizon)
-        {
-            if let Some((epoch, _)) = self.changes.pop_front() {
-                self.changes_after = epoch;
-            }
+    }
+
+    /// Forgets the changes through `epoch`, and more of the oldest when the rest takes more than `bytes_max`.
+    pub(crate) fn forget_changes_over(&mut self, epoch: u64, bytes_max: usize) {
+        self.forget_changes(epoch);
+        let mut bytes = 0_usize;
+        let over = self.changes.iter().rev().find(|(_, deltas)| {
+            bytes = bytes.saturating_add(bytes_of(deltas));
+            bytes > bytes_max
+        });
+        if let Some(epoch) = over.map(|(epoch, _)| *epoch) {
+            self.forget_changes(epoch);
+        }
+    }
+
+    /// Forgets the changes through `epoch`.
+    pub(crate) fn forget_changes(&mut self, epoch: u64) {
+        while let Some((oldest, _)) = self.changes.front().filter(|(oldest, _)| *oldest <= epoch) {
+            self.changes_after = *oldest;
+            self.changes.pop_front();
         }
     }
 
@@ -235,11 +269,17 @@ impl History {
         let changes: usize = self
             .changes
             .iter()
-            .flat_map(|(_, deltas)| deltas.iter())
-            .map(|delta| delta.batch.get_array_memory_size())
+            .map(|(_, deltas)| bytes_of(deltas))
             .sum();
         self.newest().bytes() + changes
     }
+}
+
+fn bytes_of(deltas: &[Delta]) -> usize {
+    deltas
+        .iter()
+        .map(|delta| delta.batch.get_array_memory_size())
+        .sum()
 }
 
 #[cfg(test)]
@@ -380,5 +420,29 @@ mod tests {
         );
         assert_eq!(history.delta(4, 9).map(|deltas| deltas.len()), Some(1));
         assert!(history.delta(3, 9).is_none());
+    }
+
+    /// A history of changes tells every change since its first, until it is told to forget.
+    #[test]
+    fn changes_alone_are_told_until_forgotten() {
+        let codec = codec();
+        let mut history = History::of_changes(Arc::clone(&codec));
+        for epoch in 3..8_u64 {
+            let rows: Vec<_> = (0..100).map(|row| (row, epoch as i64)).collect();
+            history
+                .publish(epoch, vec![delta(&codec, &rows)])
+                .expect("publishes");
+        }
+        let told = |history: &History, since| history.delta(since, 7).map(|deltas| deltas.len());
+        assert_eq!(history.known(20), vec![(3, 7)]);
+        assert_eq!((told(&history, 2), told(&history, 5)), (Some(5), Some(2)));
+        let version = history.at(5, 20).expect("is known");
+        assert_eq!(values(&version), Some(vec![]));
+        history.forget_changes(4);
+        assert_eq!((told(&history, 3), told(&history, 4)), (None, Some(3)));
+        let one = history.bytes() / 3;
+        history.forget_changes_over(4, one * 2);
+        assert_eq!((told(&history, 4), told(&history, 5)), (None, Some(2)));
+        assert_eq!(history.known(20), vec![(3, 7)]);
     }
 }

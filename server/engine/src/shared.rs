@@ -4,8 +4,8 @@
 //! after it, sees each epoch whole or not at all.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -26,6 +26,7 @@ use crate::external::External;
 use crate::inbox::Inbox;
 use crate::job::Job;
 use crate::relation::Version;
+use crate::scan::ScanProgress;
 use crate::segments::History;
 use crate::source::Source;
 use crate::status::ErrorRecord;
@@ -44,6 +45,8 @@ pub(crate) struct Stored {
     pub(crate) table: Option<Table>,
     /// Why it is in state ERROR.
     pub(crate) failure: Mutex<Option<String>>,
+    /// The source whose rows pass through it without staying.
+    stream: OnceLock<Weak<Source>>,
 }
 
 impl Stored {
@@ -55,16 +58,55 @@ impl Stored {
         table: Option<Table>,
     ) -> Result<Arc<Self>, EngineError> {
         let codec = Arc::new(RowCodec::new(schema)?);
-        let history = Mutex::new(History::new(Arc::clone(&codec)));
-        Ok(Arc::new(Self {
+        let history = History::new(Arc::clone(&codec));
+        Ok(Self::with_history(oid, name, kind, codec, history, table))
+    }
+
+    /// A relation whose history has changes only.
+    pub(crate) fn of_changes(
+        oid: Oid,
+        name: &str,
+        kind: &'static str,
+        schema: SchemaRef,
+    ) -> Result<Arc<Self>, EngineError> {
+        let codec = Arc::new(RowCodec::new(schema)?);
+        let history = History::of_changes(Arc::clone(&codec));
+        Ok(Self::with_history(oid, name, kind, codec, history, None))
+    }
+
+    fn with_history(
+        oid: Oid,
+        name: &str,
+        kind: &'static str,
+        codec: Arc<RowCodec>,
+        history: History,
+        table: Option<Table>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             oid,
             name: name.into(),
             kind,
             codec,
-            history,
+            history: Mutex::new(history),
             table,
             failure: Mutex::new(None),
-        }))
+            stream: OnceLock::new(),
+        })
+    }
+
+    /// Says whose rows these are; once, before anyone else has the relation.
+    pub(crate) fn streams(&self, source: &Arc<Source>) {
+        let _ = self.stream.set(Arc::downgrade(source));
+    }
+
+    /// The source that has to be asked for rows older than the changes here.
+    pub(crate) fn source(&self) -> Option<Arc<Source>> {
+        self.stream.get().and_then(Weak::upgrade)
+    }
+
+    /// True when rows pass through and do not stay.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.stream.get().is_some()
     }
 
     pub(crate) fn schema(&self) -> SchemaRef {
@@ -253,11 +295,46 @@ impl Shared {
             });
         }
         let job = self.job(oid)?;
+        for keeper in &job.keepers {
+            if let Some(reason) = keeper.relation.failure.lock().clone() {
+                let object = keeper.relation.label();
+                return Some(EngineError::Failed { object, reason });
+            }
+        }
         // Inputs are older than their view, so this ends.
         job.inputs
             .iter()
             .filter(|input| input.oid != oid)
             .find_map(|input| self.failure(input.oid))
+    }
+
+    /// Puts a relation into state ERROR.
+    pub(crate) fn fail(&self, relation: &Stored, sqlstate: &str, reason: String) {
+        tracing::error!(relation = %relation.name, reason, "relation is in state ERROR");
+        let at_us = self.clock.now_us();
+        self.record_error(ErrorRecord::of(
+            relation,
+            sqlstate,
+            reason.clone(),
+            at_us,
+            None,
+        ));
+        *relation.failure.lock() = Some(reason);
+        self.bump();
+    }
+
+    /// What the sources under `oid` are being read for, as long as it has no content for want of it.
+    pub(crate) fn backfills(&self, oid: Oid, out: &mut Vec<Arc<ScanProgress>>) {
+        let Some(job) = self.job(oid) else { return };
+        if job.relation.through(self.latest()).is_some() {
+            return;
+        }
+        for job in job.keepers.iter().chain([&job]) {
+            out.extend(job.backfill.lock().iter().cloned());
+        }
+        for input in job.inputs.iter().filter(|input| input.oid != oid) {
+            self.backfills(input.oid, out);
+        }
     }
 
     /// The relations without inputs that `oid` is computed from, itself when it is one.

@@ -18,7 +18,7 @@ use crate::status::ErrorRecord;
 
 /// Where a sink's rows go.
 pub(crate) enum Outlet {
-    /// A connector that takes changes; after a restart it gets the whole content again.
+    /// A connector that takes changes; after a restart, or when its query failed, it gets the whole content again.
     Rows(Box<dyn Sink>),
     /// A connector that takes messages.
     Messages(Box<MessageOutlet>),
@@ -45,13 +45,15 @@ async fn deliver(shared: Arc<Shared>, job: Arc<Job>, mut outlet: Outlet) {
             }
             continue;
         };
-        let before = delivered.as_ref().map(|(_, version)| version);
         let sent = tokio::select! {
-            sent = send(&shared, &mut outlet, epoch, &version, before) => sent,
+            sent = send(&shared, &job, &mut outlet, (epoch, &version), delivered.as_ref()) => sent,
             () = over(&shared, &job) => return,
         };
         match sent {
             Ok(()) => {
+                if matches!(outlet, Outlet::Rows(_)) {
+                    job.relation.history.lock().forget_changes(epoch);
+                }
                 delivered = Some((epoch, version));
                 backoff = shared.config.backoff_min;
                 job.delivered.store(epoch, Ordering::SeqCst);
@@ -119,6 +121,15 @@ async fn over(shared: &Shared, job: &Job) {
     }
 }
 
+/// What a connector of changes has not got, oldest first. Its job keeps that until it is delivered, and no content.
+fn changes_since(job: &Job, done: Option<u64>, epoch: u64) -> Result<Vec<Delta>, EngineError> {
+    let history = job.relation.history.lock();
+    let since = done.unwrap_or(history.changes_after());
+    history.delta(since, epoch).ok_or_else(|| {
+        EngineError::internal("the changes that a sink waits for are not kept any more")
+    })
+}
+
 /// The newest durable epoch after `done` at which the content is known.
 fn next(shared: &Shared, job: &Job, done: Option<u64>) -> Option<(u64, Arc<Version>)> {
     let durable = shared.durable.load(Ordering::SeqCst);
@@ -133,15 +144,19 @@ fn next(shared: &Shared, job: &Job, done: Option<u64>) -> Option<(u64, Arc<Versi
 
 async fn send(
     shared: &Arc<Shared>,
+    job: &Job,
     outlet: &mut Outlet,
-    epoch: u64,
-    version: &Arc<Version>,
-    delivered: Option<&Arc<Version>>,
+    (epoch, version): (u64, &Arc<Version>),
+    delivered: Option<&(u64, Arc<Version>)>,
 ) -> Result<(), EngineError> {
+    let before = delivered.map(|(_, version)| version);
     match outlet {
-        Outlet::Rows(sink) => write(shared, sink.as_mut(), epoch, version, delivered).await,
-        Outlet::Messages(messages) => messages.deliver(version, delivered).await,
-        Outlet::Table(table) => table.deliver(shared, version, delivered).await,
+        Outlet::Rows(sink) => {
+            let changes = changes_since(job, delivered.map(|(epoch, _)| *epoch), epoch)?;
+            write(shared, sink.as_mut(), epoch, changes).await
+        }
+        Outlet::Messages(messages) => messages.deliver(version, before).await,
+        Outlet::Table(table) => table.deliver(shared, version, before).await,
     }
 }
 
@@ -160,10 +175,8 @@ async fn write(
     shared: &Shared,
     sink: &mut dyn Sink,
     epoch: u64,
-    version: &Version,
-    delivered: Option<&Arc<Version>>,
+    changes: Vec<Delta>,
 ) -> Result<(), EngineError> {
-    let changes = changes(version, delivered)?;
     if changes.iter().all(|delta| delta.num_rows() == 0) {
         return Ok(());
     }

@@ -1,9 +1,10 @@
-//! A consumed source: its driver thread, where it has read to, and how it is doing.
+//! A consumed source: its driver thread, which offsets each epoch ends at, and how it is doing.
 //!
-//! Invariant: rows reach the worker in the order the reader gave them, each once per generation; a generation starts at the
-//! stored start or at the offsets the last one delivered, and what a stopped generation still delivers is ignored.
+//! Invariant: a source is followed from where it ended when reading began, or where the epoch log says; what lies before is
+//! scanned for each view that needs it. Rows reach the worker in the order the reader gave them, each once per generation; a
+//! generation starts at the offsets the last one delivered, and what a stopped generation still delivers is ignored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,11 +12,15 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use thalweg_catalog::{ConnectorSpec, Oid};
 use thalweg_connectors::{
-    Budget, ConnectorError, Offsets, SourceConnector, SourceHealth, SourceReader,
+    Budget, ConnectorError, DeadLetter, Offsets, SourceBatch, SourceConnector, SourceHealth,
+    SourceReader,
 };
 
 use crate::dead::Retention;
+use crate::error::EngineError;
 use crate::inbox::Delivery;
+use crate::job::Job;
+use crate::scan::Gathering;
 use crate::shape::Shape;
 use crate::shared::{Shared, Stored};
 use crate::status::ErrorRecord;
@@ -48,9 +53,13 @@ pub(crate) struct Source {
     pub(crate) rate_limit: Option<u64>,
     /// Generated columns and constraints.
     pub(crate) shape: Shape,
-    /// Every row since the start, for the views; content only while something consumes it.
+    /// Recent rows, for the views that follow; they stay until every one of these has them.
     pub(crate) history: Arc<Stored>,
     pub(crate) state: Mutex<SourceState>,
+    /// Keeps every row, while there are views that can only be computed from all of them.
+    pub(crate) keeper: Mutex<Option<Arc<Job>>>,
+    /// The scan that still takes readers.
+    pub(crate) gathering: Mutex<Option<Gathering>>,
 }
 
 /// Where a source is.
@@ -65,13 +74,19 @@ pub(crate) struct SourceState {
     pub(crate) received: Offsets,
     /// Offsets bound to published epochs.
     pub(crate) bound: Offsets,
-    /// What must have been read before the content is readable; `None` until known.
+    /// The same for each epoch of the window at which they changed, oldest first.
+    pub(crate) positions: VecDeque<(u64, Offsets)>,
+    /// Where to begin to follow, which every read includes; `None` until known.
     pub(crate) target: Option<Offsets>,
     /// Why the target is not known yet.
     pub(crate) target_failure: Option<String>,
-    pub(crate) caught_up: bool,
-    /// Rows read so far while catching up.
-    pub(crate) held: Vec<datafusion::arrow::record_batch::RecordBatch>,
+    /// It is followed, from `live_from` on.
+    pub(crate) started: bool,
+    pub(crate) live_from: Offsets,
+    /// Records that scans have read, each as often as it was.
+    pub(crate) scanned: u64,
+    /// How far before `live_from` scans have counted records.
+    pub(crate) counted: Offsets,
     pub(crate) high: Offsets,
     pub(crate) health: Option<SourceHealth>,
     pub(crate) records: u64,
@@ -86,9 +101,53 @@ impl SourceState {
     /// What keeps a source that is not readable yet from getting there, when that is not just the amount of it.
     pub(crate) fn obstacle(&self) -> Option<&str> {
         match &self.health {
-            _ if self.caught_up || self.consumers.is_empty() => None,
+            _ if self.started || self.consumers.is_empty() => None,
             Some(SourceHealth::Degraded(reason)) => Some(reason),
             _ => self.target_failure.as_deref(),
+        }
+    }
+
+    /// Begins to follow at the target.
+    pub(crate) fn start(&mut self, start: &Offsets, target: &Offsets) {
+        let mut at = start.clone();
+        for (split, end) in target {
+            let here = at.entry(split.clone()).or_default();
+            *here = (*here).max(*end);
+        }
+        self.live_from = at.clone();
+        self.delivered = at.clone();
+        self.received = at;
+        self.started = true;
+    }
+
+    /// Everything received so far belongs to `epoch`.
+    pub(crate) fn bind(&mut self, epoch: u64) {
+        self.bound = self.received.clone();
+        self.positions.push_back((epoch, self.bound.clone()));
+    }
+
+    /// Forgets where epochs before `horizon` ended.
+    pub(crate) fn collect(&mut self, horizon: u64) {
+        while self
+            .positions
+            .get(1)
+            .is_some_and(|(epoch, _)| *epoch <= horizon)
+        {
+            self.positions.pop_front();
+        }
+    }
+
+    /// Counts what a scan read from before `live_from`, the first time only.
+    pub(crate) fn count_scanned(&mut self, batch: &SourceBatch) {
+        let new = |(split, next): (&String, &u64)| {
+            *next <= self.live_from.get(split).copied().unwrap_or(0)
+                && *next > self.counted.get(split).copied().unwrap_or(0)
+        };
+        if batch.offsets.iter().any(new) {
+            self.records += batch.records;
+            self.skipped += batch.skipped;
+            self.dead += batch.dead.len() as u64;
+            self.counted.extend(batch.offsets.clone());
         }
     }
 }
@@ -97,6 +156,46 @@ impl Source {
     /// True when nothing runs or the driver belongs to an older generation.
     fn is_stale(&self, generation: u64) -> bool {
         self.state.lock().generation != generation
+    }
+
+    /// The offsets that `epoch` ends at; `None` before the source was followed, or when that is too long ago.
+    pub(crate) fn offsets_at(&self, epoch: u64) -> Option<Offsets> {
+        let state = self.state.lock();
+        let after = state.positions.partition_point(|(from, _)| *from <= epoch);
+        let (_, offsets) = state.positions.get(after.checked_sub(1)?)?;
+        Some(offsets.clone())
+    }
+
+    /// Stops reading; the views over the source are in state ERROR from here on.
+    pub(crate) fn fail(&self, shared: &Shared, sqlstate: &str, reason: String) {
+        let mut state = self.state.lock();
+        state.generation += 1;
+        state.health = Some(SourceHealth::Degraded(reason.clone()));
+        drop(state);
+        shared.fail(&self.history, sqlstate, reason);
+    }
+
+    /// Why a source that must not pass over a record stops at one.
+    pub(crate) fn stopped_at(&self, letter: &DeadLetter) -> String {
+        format!(
+            "{} stopped at {} partition {} offset {}: {}",
+            self.history.label(),
+            letter.topic,
+            letter.partition,
+            letter.offset,
+            letter.message
+        )
+    }
+
+    /// What keeps the rows, made at first need.
+    pub(crate) fn keeper(&self, shared: &Shared) -> Result<Arc<Job>, EngineError> {
+        let mut keeper = self.keeper.lock();
+        if let Some(keeper) = keeper.as_ref() {
+            return Ok(Arc::clone(keeper));
+        }
+        let made = Job::keeper(shared, &self.history)?;
+        *keeper = Some(Arc::clone(&made));
+        Ok(made)
     }
 
     /// Stops the driver without waiting for it.
@@ -225,8 +324,8 @@ pub(crate) fn spawn_driver(shared: &Arc<Shared>, source: &Arc<Source>) {
     }
 }
 
-/// A source that starts for the first time shows its rows once it has read what was there when it started. Until that is known
-/// nothing is shown, because nothing and all of it look alike.
+/// A source that starts for the first time is followed from its end, and views show their rows when they have what lies before.
+/// Until the end is known nothing is shown, because nothing and all of it look alike.
 async fn learn_target(shared: Arc<Shared>, source: Arc<Source>, generation: u64) {
     let mut progress = shared.subscribe();
     let mut backoff = shared.config.backoff_min;
@@ -242,7 +341,6 @@ async fn learn_target(shared: Arc<Shared>, source: Arc<Source>, generation: u64)
                     state.target_failure = None;
                 }
                 drop(state);
-                // With an empty target there is nothing to wait for; the worker finds that out at the next epoch.
                 let _ = shared.inbox.tick();
                 return;
             }
@@ -263,18 +361,18 @@ async fn learn_target(shared: Arc<Shared>, source: Arc<Source>, generation: u64)
     }
 }
 
-/// How often a driver that has used up its pace looks again.
-const PACE_CHECK: Duration = Duration::from_millis(10);
+/// How often a reader that has used up its pace looks again.
+pub(crate) const PACE_CHECK: Duration = Duration::from_millis(10);
 
 /// Rows that `source_rate_limit` leaves. What is not used within a second is lost, so a pause is not followed by a flood.
-struct Pace {
+pub(crate) struct Pace {
     per_second: f64,
     left: f64,
     last: Option<Instant>,
 }
 
 impl Pace {
-    fn new(per_second: u64) -> Self {
+    pub(crate) fn new(per_second: u64) -> Self {
         Self {
             per_second: per_second as f64,
             left: 0.0,
@@ -283,7 +381,7 @@ impl Pace {
     }
 
     /// Whole rows that may be read at `now`.
-    fn rows(&mut self, now: Instant) -> usize {
+    pub(crate) fn rows(&mut self, now: Instant) -> usize {
         let since = self
             .last
             .map_or(PACE_CHECK, |last| now.duration_since(last));
@@ -293,7 +391,7 @@ impl Pace {
         self.left.max(0.0) as usize
     }
 
-    fn took(&mut self, rows: u64) {
+    pub(crate) fn took(&mut self, rows: u64) {
         self.left -= rows as f64;
     }
 }
@@ -311,16 +409,20 @@ impl Driver {
             self.shared
                 .wires
                 .spawn(learn_target(shared, source, self.generation));
+        } else {
+            let _ = self.shared.inbox.tick();
+        }
+        // The worker starts the source, because an epoch has to say where.
+        let mut seen = 0;
+        while !self.stopped() && !self.source.state.lock().started {
+            seen = self.shared.wait_for_bump(seen, STOP_CHECK);
         }
         let mut backoff = self.shared.config.backoff_min;
         while !self.stopped() {
-            let at = {
+            let (at, records) = {
                 let state = self.source.state.lock();
-                let mut at = self.source.start.clone();
-                at.extend(state.delivered.clone());
-                at
+                (state.delivered.clone(), state.records)
             };
-            let records = self.source.state.lock().records;
             // A connector that panics is a broken reader, not a broken server.
             let run = std::panic::AssertUnwindSafe(|| {
                 self.source

@@ -39,7 +39,7 @@ pub struct EngineStatus {
 pub enum JobPhase {
     /// Its first run has not ended.
     Creating,
-    /// It waits for its sources to be read up to where they stood when reading began.
+    /// Its sources are being read up to where they are followed.
     Backfilling,
     /// It follows its inputs.
     Running,
@@ -111,6 +111,8 @@ pub struct SourceStatus {
     pub high_watermarks: Offsets,
     /// Records read.
     pub records: u64,
+    /// Records read for views that begin or were left behind, each as often as it was.
+    pub scanned: u64,
     /// Dead letters among them.
     pub dead: u64,
     /// Tombstones among them.
@@ -202,12 +204,14 @@ pub(crate) fn status(shared: &Shared) -> EngineStatus {
         durable: Epoch(shared.durable.load(Ordering::SeqCst)),
         jobs: jobs
             .iter()
+            // What keeps the rows of a source is part of the source.
+            .filter(|job| job.oid == job.relation.oid)
             .map(|job| job_status(shared, job, latest))
             .chain(idle_jobs)
             .collect(),
         sources: sources
             .iter()
-            .map(|source| source_status(source))
+            .map(|source| source_status(source, &jobs))
             .chain(idle_sources)
             .collect(),
         memory_bytes: relations.iter().map(|relation| relation.bytes).sum(),
@@ -224,13 +228,22 @@ fn relation_status(relation: &Stored, latest: EpochInfo) -> RelationStatus {
         .as_ref()
         .and_then(|table| table.key.as_ref())
         .map_or(0, |key| key.bytes());
+    let (mut rows, mut bytes) = (history.newest().net_rows(), history.bytes() + index);
+    let keeper = relation
+        .source()
+        .and_then(|source| source.keeper.lock().clone());
+    if let Some(keeper) = keeper {
+        let kept = keeper.relation.history.lock();
+        rows += kept.newest().net_rows();
+        bytes += kept.bytes();
+    }
     RelationStatus {
         oid: relation.oid,
         name: relation.name.clone(),
         kind: relation.kind,
         epoch: history.through(latest.epoch.0).map(Epoch),
-        rows: history.newest().net_rows(),
-        bytes: history.bytes() + index,
+        rows,
+        bytes,
     }
 }
 
@@ -241,13 +254,12 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
         .failure(relation.oid)
         .map(|error| error.report().detail.unwrap_or_default())
         .or_else(|| job.delivery_failure.lock().clone());
-    let mut roots = Vec::new();
-    shared.roots(relation.oid, &mut roots);
-    let backfill = if through.is_some() {
-        None
-    } else {
-        backfill(shared, &roots)
-    };
+    let mut scans = Vec::new();
+    shared.backfills(relation.oid, &mut scans);
+    let backfill = scans
+        .iter()
+        .map(|scan| scan.records())
+        .reduce(|a, b| (a.0 + b.0, a.1 + b.1));
     let phase = match (&error, through) {
         (Some(_), _) => JobPhase::Error,
         (None, Some(_)) => JobPhase::Running,
@@ -258,7 +270,7 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
     let reached_ms = through.and_then(|epoch| shared.at_ms(epoch));
     let delivered = job.delivered.load(Ordering::SeqCst);
     JobStatus {
-        oid: relation.oid,
+        oid: job.oid,
         name: relation.name.clone(),
         kind: relation.kind,
         phase,
@@ -311,38 +323,19 @@ fn failed_source(relation: &Stored) -> SourceStatus {
         offsets: Offsets::new(),
         high_watermarks: Offsets::new(),
         records: 0,
+        scanned: 0,
         dead: 0,
         skipped: 0,
         consumers: Vec::new(),
     }
 }
 
-/// Records read and wanted over the sources that have not caught up.
-fn backfill(shared: &Shared, roots: &[Oid]) -> Option<(u64, u64)> {
-    let sources = shared.sources.read();
-    let behind: Vec<_> = roots
-        .iter()
-        .filter_map(|oid| sources.get(oid))
-        .filter_map(|source| {
-            let state = source.state.lock();
-            let target = state.target.as_ref().filter(|_| !state.caught_up)?;
-            let start = |split: &String| source.start.get(split).copied().unwrap_or(0);
-            let wanted: u64 = target
-                .iter()
-                .map(|(split, end)| end.saturating_sub(start(split)))
-                .sum();
-            let read: u64 = state
-                .received
-                .iter()
-                .map(|(split, next)| next.saturating_sub(start(split)))
-                .sum();
-            Some((read.min(wanted), wanted))
-        })
-        .collect();
-    behind.into_iter().reduce(|a, b| (a.0 + b.0, a.1 + b.1))
-}
-
-fn source_status(source: &Source) -> SourceStatus {
+fn source_status(source: &Source, jobs: &[Arc<Job>]) -> SourceStatus {
+    let begins = |job: &Arc<Job>| {
+        let reads = job.inputs.iter().any(|input| input.oid == source.oid);
+        reads && !job.backfill.lock().is_empty()
+    };
+    let backfilling = jobs.iter().any(begins);
     let state = source.state.lock();
     let failure = source.history.failure.lock().clone();
     let (health, detail) = match (&failure, &state.health) {
@@ -352,7 +345,7 @@ fn source_status(source: &Source) -> SourceStatus {
         (None, _) if state.obstacle().is_some() => {
             ("DEGRADED", state.obstacle().map(str::to_owned))
         }
-        (None, _) if !state.caught_up => ("BACKFILLING", None),
+        (None, _) if backfilling || !state.started => ("BACKFILLING", None),
         (None, _) => ("RUNNING", None),
     };
     SourceStatus {
@@ -363,6 +356,7 @@ fn source_status(source: &Source) -> SourceStatus {
         offsets: state.bound.clone(),
         high_watermarks: state.high.clone(),
         records: state.records,
+        scanned: state.scanned,
         dead: state.dead,
         skipped: state.skipped,
         consumers: state.consumers.iter().copied().collect(),

@@ -214,13 +214,7 @@ async fn hidden_job(shared: &Arc<Shared>, plan: ViewPlan) -> Result<Prepared, En
         .iter()
         .map(|oid| shared.relation(*oid).ok_or(EngineError::Unknown(*oid)))
         .collect::<Result<Vec<_>, _>>()?;
-    let job = Job::new(
-        &shared.planner,
-        Arc::clone(&relation),
-        plan,
-        inputs.clone(),
-        false,
-    )?;
+    let job = Job::new(shared, Arc::clone(&relation), plan, inputs.clone(), false)?;
     let (reply, registered) = oneshot::channel();
     let what = Registration {
         job: Some(job),

@@ -9,18 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use parking_lot::MutexGuard;
 use thalweg_catalog::Oid;
-use thalweg_connectors::{DeadLetter, Delta, Epoch, EpochInfo, SourceHealth, Weights};
+use thalweg_connectors::{DeadLetter, Delta, Epoch, EpochInfo, Weights};
 use thalweg_state::{EpochEntry, Multiplicity, WeightedBatch};
 use tokio::sync::oneshot;
 
 use crate::error::EngineError;
 use crate::inbox::{Command, Definition, Delivery, Registration, TableChange, Work};
+use crate::job::Job;
 use crate::segments::History;
-use crate::shared::{Shared, Stored};
-use crate::source::{OnError, Source, SourceState, encode_offsets, reached, spawn_driver};
-use crate::status::ErrorRecord;
+use crate::shared::Shared;
+use crate::source::{OnError, Source, SourceState, encode_offsets, spawn_driver};
 use crate::subscription::HIDDEN_OIDS;
 use crate::transaction::Append;
 
@@ -259,8 +258,7 @@ impl Worker {
         let Some(source) = self.shared.sources.read().get(&delivery.source).cloned() else {
             return;
         };
-        let mut state = source.state.lock();
-        if state.generation != delivery.generation {
+        if source.state.lock().generation != delivery.generation {
             return;
         }
         let batch = delivery.batch;
@@ -275,84 +273,50 @@ impl Worker {
         let shaped = match shaped {
             Ok(shaped) => shaped,
             Err(error) => {
-                self.stop_source(&source, state, "XX000", error.to_string());
+                source.fail(&self.shared, "XX000", error.to_string());
                 return;
             }
         };
         if let Some(reason) = shaped.failure {
-            self.stop_source(&source, state, "23514", reason);
+            source.fail(&self.shared, "23514", reason);
             return;
         }
         let mut dead = batch.dead;
-        state.dead += shaped.dead.len() as u64;
+        source.state.lock().dead += shaped.dead.len() as u64;
         dead.extend(shaped.dead);
         if let Some(first) = dead.first() {
             match source.on_error {
                 OnError::Ignore => {}
                 OnError::DeadLetter => draft.dead.entry(source.oid).or_default().extend(dead),
                 OnError::Fail => {
-                    let at = format!(
-                        "{} partition {} offset {}",
-                        first.topic, first.partition, first.offset
-                    );
-                    let reason = format!(
-                        "{} stopped at {at}: {}",
-                        source.history.label(),
-                        first.message
-                    );
-                    self.stop_source(&source, state, "22000", reason);
+                    source.fail(&self.shared, "22000", source.stopped_at(first));
                     return;
                 }
             }
         }
-        if state.caught_up {
-            if shaped.rows.num_rows() > 0 {
-                draft
-                    .changes
-                    .entry(source.oid)
-                    .or_default()
-                    .push(Delta::insert(shaped.rows));
-            }
-            draft.moved.insert(source.oid, Arc::clone(&source));
-        } else if shaped.rows.num_rows() > 0 {
-            state.held.push(shaped.rows);
+        if shaped.rows.num_rows() > 0 {
+            draft
+                .changes
+                .entry(source.oid)
+                .or_default()
+                .push(Delta::insert(shaped.rows));
         }
-        state.received.extend(batch.offsets);
+        source.state.lock().received.extend(batch.offsets);
+        draft.moved.insert(source.oid, source);
     }
 
-    /// Stops reading; the views over the source are in state ERROR from here on.
-    fn stop_source(
-        &self,
-        source: &Source,
-        mut state: MutexGuard<'_, SourceState>,
-        sqlstate: &str,
-        reason: String,
-    ) {
-        state.generation += 1;
-        state.health = Some(SourceHealth::Degraded(reason.clone()));
-        drop(state);
-        self.fail(&source.history, sqlstate, reason);
-    }
-
-    /// Sources that have read up to where they must before anyone may look.
+    /// Sources that are wanted, and of which it is known by now where to begin to follow them.
     fn start_ready_sources(&self, draft: &mut Draft) {
         for source in self.shared.sources.read().values() {
             let mut state = source.state.lock();
-            if state.caught_up || state.consumers.is_empty() {
+            if state.started || state.consumers.is_empty() {
                 continue;
             }
-            let Some(target) = &state.target else {
+            let Some(target) = state.target.clone() else {
                 continue;
             };
-            if !reached(&state.received, target, &source.start) {
-                continue;
-            }
-            state.caught_up = true;
-            let rows = std::mem::take(&mut state.held)
-                .into_iter()
-                .map(Delta::insert)
-                .collect();
-            draft.changes.insert(source.oid, rows);
+            state.start(&source.start, &target);
+            draft.changes.entry(source.oid).or_default();
             draft.started.push(Arc::clone(source));
             draft.moved.insert(source.oid, Arc::clone(source));
         }
@@ -380,7 +344,7 @@ impl Worker {
                         .dead_expired
                         .extend(change.expired.into_iter().map(|key| (source.0, key)));
                 }
-                Err(error) => self.fail(&log.relation, "XX000", error.to_string()),
+                Err(error) => self.shared.fail(&log.relation, "XX000", error.to_string()),
             }
         }
     }
@@ -435,15 +399,14 @@ impl Worker {
             };
             let published = relation.history.lock().publish(epoch, deltas);
             if let Err(error) = published {
-                self.fail(&relation, "XX000", error.to_string());
+                self.shared.fail(&relation, "XX000", error.to_string());
             }
         }
         for source in &draft.started {
             source.history.history.lock().set_live(true, epoch);
         }
         for source in draft.moved.values() {
-            let mut state = source.state.lock();
-            state.bound = state.received.clone();
+            source.state.lock().bind(epoch);
         }
         let mut started = Vec::new();
         for what in std::mem::take(&mut draft.registrations) {
@@ -492,6 +455,19 @@ impl Worker {
             self.shared.dead.write().insert(source, log);
         }
         let Some(job) = what.job else { return };
+        for keeper in &job.keepers {
+            if self.shared.job(keeper.oid).is_none() {
+                self.start_job(keeper, epoch, started);
+            }
+        }
+        self.start_job(&job, epoch, started);
+        self.shared
+            .relations
+            .write()
+            .insert(job.relation.oid, Arc::clone(&job.relation));
+    }
+
+    fn start_job(&self, job: &Arc<Job>, epoch: u64, started: &mut Vec<Arc<Source>>) {
         job.created.store(epoch, Ordering::SeqCst);
         for source in self.shared.sources.read().values() {
             if !job.inputs.iter().any(|input| input.oid == source.oid) {
@@ -501,13 +477,9 @@ impl Worker {
             if state.consumers.is_empty() {
                 started.push(Arc::clone(source));
             }
-            state.consumers.insert(job.relation.oid);
+            state.consumers.insert(job.oid);
         }
-        self.shared
-            .relations
-            .write()
-            .insert(job.relation.oid, Arc::clone(&job.relation));
-        self.shared.jobs.write().insert(job.relation.oid, job);
+        self.shared.jobs.write().insert(job.oid, Arc::clone(job));
     }
 
     fn drop_objects(&self, oids: &[Oid]) -> Result<(), EngineError> {
@@ -524,8 +496,39 @@ impl Worker {
         Ok(self.shared.store.forget(&numbers)?)
     }
 
-    /// Takes objects out of memory.
+    /// Takes objects out of memory, and what only they needed.
     fn detach(&self, oids: &[Oid]) {
+        self.detach_all(oids);
+        let idle = self.idle_keepers();
+        if !idle.is_empty() {
+            self.detach_all(&idle);
+        }
+    }
+
+    /// What keeps the rows of a source that no view is computed from any more. One that a view about to be created holds stays.
+    fn idle_keepers(&self) -> Vec<Oid> {
+        let mut idle = Vec::new();
+        for source in self.shared.sources.read().values() {
+            let mut keeper = source.keeper.lock();
+            let jobs = self.shared.jobs.read();
+            let Some(oid) = keeper.as_ref().map(|keeper| keeper.oid) else {
+                continue;
+            };
+            let used = jobs
+                .values()
+                .any(|job| job.keepers.iter().any(|keeper| keeper.oid == oid));
+            // Views that are not registered yet have taken theirs from here, under this lock.
+            let held = keeper.as_ref().map_or(0, Arc::strong_count);
+            let registered = usize::from(jobs.contains_key(&oid));
+            if !used && held <= 1 + registered {
+                *keeper = None;
+                idle.push(oid);
+            }
+        }
+        idle
+    }
+
+    fn detach_all(&self, oids: &[Oid]) {
         for oid in oids {
             if let Some(job) = self.shared.jobs.write().remove(oid) {
                 job.cancel();
@@ -553,23 +556,9 @@ impl Worker {
                 ..SourceState::default()
             };
             drop(state);
-            *source.history.history.lock() = History::new(Arc::clone(&source.history.codec));
+            *source.history.history.lock() = History::of_changes(Arc::clone(&source.history.codec));
             *source.history.failure.lock() = None;
         }
-        self.shared.bump();
-    }
-
-    fn fail(&self, relation: &Stored, sqlstate: &str, reason: String) {
-        tracing::error!(relation = %relation.name, reason, "relation is in state ERROR");
-        let at_us = self.shared.clock.now_us();
-        self.shared.record_error(ErrorRecord::of(
-            relation,
-            sqlstate,
-            reason.clone(),
-            at_us,
-            None,
-        ));
-        *relation.failure.lock() = Some(reason);
         self.shared.bump();
     }
 
@@ -617,7 +606,38 @@ impl Worker {
             epochs.front().map_or(0, |info| info.epoch.0)
         };
         for relation in self.shared.relations.read().values() {
-            relation.history.lock().collect(horizon);
+            // How long the rows of a source stay is up to the views that read it.
+            if !relation.is_stream() {
+                relation.history.lock().collect(horizon);
+            }
+        }
+        let idle = self.idle_keepers();
+        if !idle.is_empty() {
+            self.detach_all(&idle);
+        }
+        self.collect_streams(horizon);
+    }
+
+    fn collect_streams(&self, horizon: u64) {
+        let latest = self.shared.latest();
+        let mut taken: BTreeMap<Oid, u64> = BTreeMap::new();
+        for job in self.shared.jobs.read().values() {
+            let through = job.relation.through(latest).unwrap_or(0);
+            if job.oid != job.relation.oid {
+                job.relation.history.lock().collect(horizon);
+            }
+            for input in job.inputs.iter().filter(|input| input.is_stream()) {
+                let all = taken.entry(input.oid).or_insert(u64::MAX);
+                *all = (*all).min(through);
+            }
+        }
+        let bytes_max = self.shared.config.stream_bytes_max;
+        for source in self.shared.sources.read().values() {
+            source.state.lock().collect(horizon);
+            let all = taken.get(&source.oid).copied().unwrap_or(u64::MAX);
+            let mut history = source.history.history.lock();
+            history.collect_known(horizon);
+            history.forget_changes_over(all.min(latest), bytes_max);
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use thalweg_engine::EngineConfig;
+
 use crate::harness::Db;
 
 const DATAGEN: &str = "CREATE SOURCE s (id BIGINT, v BIGINT) WITH (connector = 'datagen', rows = 5000, \
@@ -78,6 +80,124 @@ fn a_paced_source_keeps_flowing() {
         last = numbers[0];
         assert!(std::time::Instant::now() < deadline, "only {last} rows");
     }
+}
+
+/// A figure of the relation that a source's views read.
+fn held(db: &Db) -> (i64, usize) {
+    let status = db.engine.status();
+    let mut relations = status.relations.iter();
+    let source = relations.find(|relation| relation.kind == "source");
+    source.map_or((0, 0), |source| (source.rows, source.bytes))
+}
+
+/// Views that are kept by changes need no rows of their source in memory; one that is recomputed does, as long as it is there.
+#[test]
+fn rows_of_a_source_stay_only_for_views_that_need_all_of_them() {
+    let mut db = Db::new();
+    generator(&mut db);
+    db.ok("CREATE MATERIALIZED VIEW n AS SELECT v, count(*) AS n FROM s GROUP BY v; WAIT FOR n");
+    assert_eq!(db.rows("SELECT sum(n) FROM n"), ["5000"]);
+    assert_eq!(held(&db), (0, 0));
+    let top = "SELECT id, row_number() OVER (PARTITION BY v ORDER BY id) AS r FROM s";
+    db.ok(&format!(
+        "CREATE MATERIALIZED VIEW top AS {top}; CREATE MATERIALIZED VIEW again AS {top}"
+    ));
+    db.ok("WAIT FOR top; WAIT FOR again");
+    let adhoc = db.rows(&format!("SELECT sum(id * r) FROM ({top})"));
+    assert_eq!(db.rows("SELECT sum(id * r) FROM top"), adhoc);
+    assert_eq!(db.rows("SELECT sum(id * r) FROM again"), adhoc);
+    assert!(
+        db.engine
+            .status()
+            .jobs
+            .iter()
+            .any(|job| job.mode == "recompute")
+    );
+    let (rows, bytes) = held(&db);
+    assert!(rows == 5000 && bytes > 0, "{rows} rows, {bytes} bytes");
+    db.ok("DROP MATERIALIZED VIEW top");
+    assert_eq!(held(&db).0, 5000);
+    db.ok("DROP MATERIALIZED VIEW again");
+    db.until("the rows to leave", |status| {
+        status.sources[0].consumers.len() == 1
+    });
+    assert_eq!(held(&db), (0, 0));
+    assert_eq!(db.rows("SELECT sum(n) FROM n"), ["5000"]);
+}
+
+/// After a restart all views begin at once, and their source is read once, not once for each.
+#[test]
+fn views_that_begin_together_share_a_scan() {
+    let mut db = Db::new();
+    generator(&mut db);
+    for view in 0..10 {
+        db.ok(&format!(
+            "CREATE MATERIALIZED VIEW v{view} AS SELECT count(*) AS n FROM s WHERE v % 10 = {view}"
+        ));
+    }
+    db.ok("FLUSH");
+    let counts = |db: &Db| {
+        (0..10)
+            .map(|view| db.rows(&format!("SELECT n FROM v{view}")))
+            .collect::<Vec<_>>()
+    };
+    let before = counts(&db);
+    let db = db.reopen();
+    assert_eq!(counts(&db), before);
+    let scanned = db.engine.status().sources[0].scanned;
+    assert!(
+        (5000..=15_000).contains(&scanned),
+        "{scanned} records for ten views"
+    );
+    assert_eq!(db.engine.status().sources[0].records, 5000);
+}
+
+/// A view that finds the changes it waits for gone reads them again, and shows neither a gap nor a double.
+#[test]
+fn a_view_that_was_left_behind_reads_again() {
+    let config = EngineConfig {
+        stream_bytes_max: 0,
+        ..EngineConfig::default()
+    };
+    let mut db = Db::with(config);
+    db.ok("CREATE SOURCE s (id BIGINT, v BIGINT) WITH (connector = 'datagen', rows_per_second = 3000, \
+           fields.id.kind = 'sequence', fields.v.kind = 'random', fields.v.start = 0, fields.v.end = 9, seed = 3)");
+    db.ok("CREATE TABLE t (v BIGINT PRIMARY KEY, w BIGINT); INSERT INTO t SELECT i, 1 FROM generate_series(0, 9) AS g(i)");
+    db.ok("CREATE MATERIALIZED VIEW rows AS SELECT id FROM s");
+    db.ok("CREATE MATERIALIZED VIEW kept AS SELECT id, rank() OVER (ORDER BY id) AS r FROM s WHERE v = 0");
+    db.ok("CREATE MATERIALIZED VIEW joined AS SELECT count(*) AS n, sum(w) AS w, max(s.id) AS m FROM s JOIN t USING (v)");
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let (mut session, mut last, mut weight) = (db.session(), 0_i64, 1_i64);
+    while last < 15_000 {
+        let rows = session.rows(
+            "SELECT j.n, j.w, j.m, (SELECT count(*) FROM rows), (SELECT max(id) FROM rows), \
+            (SELECT count(*) - coalesce(max(r), 0) FROM kept) FROM joined j",
+        );
+        let numbers: Vec<i64> = rows[0]
+            .split('|')
+            .map(|text| text.parse().unwrap_or(0))
+            .collect();
+        let [n, w, m, count, max, apart] = numbers[..] else {
+            panic!("{rows:?}")
+        };
+        assert!(
+            n >= last && n == count && m == max && apart == 0,
+            "{rows:?}"
+        );
+        assert!(
+            w == n * weight && (n == 0 || m - n <= 1),
+            "{rows:?} at weight {weight}"
+        );
+        if n > last + 2000 {
+            weight += 1;
+            session
+                .run(&format!("UPDATE t SET w = {weight}"))
+                .expect("updates");
+            last = n;
+        }
+        assert!(std::time::Instant::now() < deadline, "only {last} rows");
+    }
+    assert!(db.engine.status().sources[0].scanned > 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 /// Where the events of a case come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Input {
-    /// Read into memory before the clock starts: generators are not what is measured.
+    /// Kept by views before the clock starts: generators are not what is measured.
     Memory,
     /// JSON lines; reading and decoding them is measured.
     File,
@@ -32,23 +32,26 @@ pub(super) struct Case {
     pub(super) events: u64,
     /// Statements that create the sources, with `{events}`, `{half}` and `{file}` to be filled in.
     pub(super) sources: &'static str,
-    /// Names of the sources.
+    /// Names of what the query reads.
     pub(super) names: &'static [&'static str],
     pub(super) query: &'static str,
     /// Aggregates over the query's result that tell it apart from others.
     pub(super) fingerprint: &'static str,
 }
 
-const NUMBERS: &str = "CREATE SOURCE r (k bigint, v bigint) WITH (connector = 'datagen', rows = {events}, seed = 1, \
+const NUMBERS: &str = "CREATE SOURCE numbers (k bigint, v bigint) WITH (connector = 'datagen', rows = {events}, seed = 1, \
     fields.k.kind = 'random', fields.k.start = 1, fields.k.end = 100000, \
-    fields.v.kind = 'random', fields.v.start = 0, fields.v.end = 999);";
+    fields.v.kind = 'random', fields.v.start = 0, fields.v.end = 999); \
+    CREATE MATERIALIZED VIEW r AS SELECT * FROM numbers;";
 
-const PAIRS: &str = "CREATE SOURCE l (k bigint, a bigint) WITH (connector = 'datagen', rows = {half}, seed = 1, \
+const PAIRS: &str = "CREATE SOURCE left_numbers (k bigint, a bigint) WITH (connector = 'datagen', rows = {half}, seed = 1, \
     fields.k.kind = 'sequence', fields.k.start = 1, \
     fields.a.kind = 'random', fields.a.start = 0, fields.a.end = 999); \
-    CREATE SOURCE r (k bigint, b bigint) WITH (connector = 'datagen', rows = {half}, seed = 2, \
+    CREATE SOURCE right_numbers (k bigint, b bigint) WITH (connector = 'datagen', rows = {half}, seed = 2, \
     fields.k.kind = 'sequence', fields.k.start = 1, \
-    fields.b.kind = 'random', fields.b.start = 0, fields.b.end = 999);";
+    fields.b.kind = 'random', fields.b.start = 0, fields.b.end = 999); \
+    CREATE MATERIALIZED VIEW l AS SELECT * FROM left_numbers; \
+    CREATE MATERIALIZED VIEW r AS SELECT * FROM right_numbers;";
 
 const NEXMARK: &str = "CREATE SOURCE nexmark (event_type int, \
     person STRUCT<id bigint, name text, email_address text, credit_card text, city text, state text, date_time timestamp, extra text>, \

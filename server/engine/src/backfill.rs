@@ -1,0 +1,321 @@
+//! Brings a view to where its inputs are by reading its sources again: when it begins, after a failure, and when it fell behind.
+//!
+//! Invariant: every row of a source reaches the view once, from the scan or from the changes that follow it, because both are
+//! cut at the offsets of the same epoch. Nothing is published before all inputs stand at one epoch, and nobody else waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use thalweg_catalog::Oid;
+use thalweg_connectors::{Delta, Offsets};
+use tokio::sync::oneshot;
+
+use crate::choose::{common, newest};
+use crate::create::receive;
+use crate::dataflow::Dataflow;
+use crate::error::EngineError;
+use crate::inbox::{Command, Registration};
+use crate::job::Job;
+use crate::relation::Version;
+use crate::run::{Outcome, positive_content};
+use crate::scan::{Patience, Scan, ScanProgress, join};
+use crate::shared::{Shared, Stored};
+use crate::source::Source;
+
+/// Where the inputs of a view stand.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Places {
+    streams: BTreeMap<Oid, StreamPlace>,
+    contents: BTreeMap<Oid, Arc<Version>>,
+}
+
+/// Where an epoch ends in a source.
+#[derive(Debug, Clone)]
+struct StreamPlace {
+    epoch: u64,
+    offsets: Offsets,
+}
+
+/// What turns the rows of the inputs into those of the view.
+enum Stepper {
+    Flow(Box<Dataflow>),
+    Rows,
+}
+
+struct Backfill<'a> {
+    job: &'a Job,
+    shared: &'a Arc<Shared>,
+    stepper: Stepper,
+    places: Places,
+    /// The view's changes so far.
+    output: Version,
+}
+
+impl Job {
+    pub(crate) fn reads_streams(&self) -> bool {
+        self.inputs.iter().any(|input| input.is_stream())
+    }
+
+    /// True when a run to `target` cannot go by the changes that are in memory.
+    pub(crate) fn has_to_read(&self, target: u64) -> bool {
+        if !self.reads_streams() {
+            return false;
+        }
+        let since = match &self.stateful {
+            Some(_) => self.dataflow.lock().as_ref().map(|standing| standing.epoch),
+            None => self.relation.history.lock().through(target),
+        };
+        let here = |since: u64| {
+            let kept = |input: &Arc<Stored>| since >= input.history.lock().changes_after();
+            self.inputs.iter().all(kept)
+        };
+        self.has_failed() || !since.is_some_and(here)
+    }
+
+    /// Where the inputs stand at an epoch of the window; `None` for a view over no source, which needs none of this.
+    pub(crate) fn places_at(&self, shared: &Shared, epoch: u64) -> Option<Places> {
+        if !self.reads_streams() {
+            return None;
+        }
+        let latest = shared.latest();
+        let mut places = Places::default();
+        for input in &self.inputs {
+            match input.source() {
+                Some(source) => {
+                    let offsets = source.offsets_at(epoch)?;
+                    let place = StreamPlace { epoch, offsets };
+                    places.streams.insert(input.oid, place);
+                }
+                None => {
+                    places.contents.insert(input.oid, input.at(epoch, latest)?);
+                }
+            }
+        }
+        Some(places)
+    }
+
+    /// Reads what is between the published content, which stands at `done`, and an epoch not before `target`. A view with state
+    /// needs its `flow` for that; otherwise it is read from the start.
+    pub(crate) fn read_again(
+        &self,
+        shared: &Arc<Shared>,
+        target: u64,
+        old: &Version,
+        done: Option<u64>,
+        flow: Option<Dataflow>,
+    ) -> Result<Option<Outcome>, EngineError> {
+        let _scans = Scans(self);
+        let places = done
+            .filter(|_| !self.has_failed() && self.stateful.is_some() == flow.is_some())
+            .and_then(|done| self.stood_at(shared, done));
+        let resumed = places.is_some();
+        let stepper = match (&self.stateful, flow.filter(|_| resumed)) {
+            (_, Some(flow)) => Stepper::Flow(Box::new(flow)),
+            (Some(root), None) => Stepper::Flow(Box::new(self.new_flow(shared, root)?)),
+            (None, None) => Stepper::Rows,
+        };
+        let mut run = Backfill {
+            job: self,
+            shared,
+            stepper,
+            places: places.unwrap_or_default(),
+            output: Version::empty(Arc::clone(&self.relation.codec)),
+        };
+        let mut least = target;
+        if !resumed {
+            least = least.max(run.begin()?);
+        }
+        let Some(epoch) = run.catch_up(least)? else {
+            return Ok(None);
+        };
+        let changes = run.output.changes()?;
+        let deltas = match resumed || old.is_empty() {
+            true => changes,
+            false => old.diff_to_content(changes)?,
+        };
+        let raised = match resumed {
+            true => self.errors.take_step(),
+            false => self.errors.take_run(),
+        };
+        self.record_compute_errors(shared, epoch, raised);
+        let places = Some(run.places);
+        Ok(Some(match run.stepper {
+            Stepper::Flow(flow) => self.outcome(*flow, epoch, deltas, places),
+            Stepper::Rows => Outcome {
+                epoch,
+                deltas,
+                standing: None,
+                places,
+            },
+        }))
+    }
+
+    /// Where the inputs stood when the published content was that of `done`.
+    fn stood_at(&self, shared: &Shared, done: u64) -> Option<Places> {
+        let stands = self.stands.lock().clone();
+        match stands.filter(|(epoch, _)| *epoch == done) {
+            Some((_, places)) => Some(places),
+            None => self.places_at(shared, done),
+        }
+    }
+}
+
+/// Forgets the scans of a job when its run ends, however it does.
+struct Scans<'a>(&'a Job);
+
+impl Drop for Scans<'_> {
+    fn drop(&mut self) {
+        self.0.backfill.lock().clear();
+    }
+}
+
+impl Backfill<'_> {
+    fn is_over(&self) -> bool {
+        self.job.is_dropped() || self.shared.is_stopping()
+    }
+
+    fn feed(&mut self, changes: &BTreeMap<Oid, Vec<Delta>>) -> Result<(), EngineError> {
+        let deltas = match &mut self.stepper {
+            Stepper::Flow(flow) => {
+                flow.step(&self.job.step_context(changes), &self.job.relation.codec)?
+            }
+            Stepper::Rows => self.job.apply(self.shared, changes)?,
+        };
+        self.output = self.output.with(&deltas)?;
+        Ok(())
+    }
+
+    /// Takes in what is there; returns the epoch before which not all of its dead letters are visible.
+    fn begin(&mut self) -> Result<u64, EngineError> {
+        let job = self.job;
+        let (streams, kept): (Vec<_>, Vec<_>) =
+            job.inputs.iter().partition(|input| input.is_stream());
+        let mut content = BTreeMap::new();
+        for input in kept {
+            let version = input.history.lock().newest();
+            content.insert(input.oid, positive_content(input, &version)?);
+            self.places.contents.insert(input.oid, version);
+        }
+        // Even without rows: an aggregate over nothing has a result.
+        self.feed(&content)?;
+        let mut dead = false;
+        for input in streams {
+            let Some(source) = input.source() else {
+                continue;
+            };
+            dead |= self.scan_from_start(input.oid, &source)?;
+        }
+        match dead {
+            true => self.next_epoch(),
+            false => Ok(0),
+        }
+    }
+
+    /// Takes in a source up to where it is followed, together with the other views that begin now; tells whether it had dead
+    /// letters.
+    fn scan_from_start(&mut self, oid: Oid, source: &Arc<Source>) -> Result<bool, EngineError> {
+        let scan = join(self.shared, source)?;
+        self.job.backfill.lock().push(Arc::clone(&scan.progress));
+        let (job, shared) = (self.job, self.shared);
+        let over = || job.is_dropped() || shared.is_stopping();
+        while let Some(rows) = scan.next(&over)? {
+            self.feed(&BTreeMap::from([(oid, vec![Delta::insert(rows)])]))?;
+        }
+        let place = StreamPlace {
+            epoch: scan.epoch,
+            offsets: scan.ends.clone(),
+        };
+        self.places.streams.insert(oid, place);
+        Ok(scan.progress.had_dead())
+    }
+
+    /// An epoch after everything that has been sent to the worker.
+    fn next_epoch(&self) -> Result<u64, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.inbox.command(Command::Register {
+            what: Box::new(Registration::default()),
+            reply,
+        })?;
+        Ok(receive(self.shared, answer)??.epoch.0)
+    }
+
+    /// Brings all inputs to one epoch, not before `least`, from which their changes are in memory; `None` when that is not
+    /// wanted any more.
+    fn catch_up(&mut self, least: u64) -> Result<Option<u64>, EngineError> {
+        let mut seen = 0;
+        while !self.is_over() {
+            // What has been taken in of a source cannot be given back.
+            let taken = self.places.streams.values().map(|place| place.epoch).max();
+            let least = least.max(taken.unwrap_or(0));
+            let latest = self.shared.latest();
+            let inputs = &self.job.inputs;
+            let lists: Vec<_> = inputs.iter().map(|input| input.known(latest)).collect();
+            let known = common(lists.iter().map(Vec::as_slice)).unwrap_or_default();
+            let target = newest(&known).filter(|epoch| *epoch >= least);
+            let Some((epoch, places)) =
+                target.and_then(|epoch| Some((epoch, self.job.places_at(self.shared, epoch)?)))
+            else {
+                seen = self
+                    .shared
+                    .wait_for_bump(seen, std::time::Duration::from_millis(100));
+                continue;
+            };
+            self.advance_to(places)?;
+            let kept = |input: &Arc<Stored>| epoch >= input.history.lock().changes_after();
+            if inputs.iter().all(kept) {
+                return Ok(Some(epoch));
+            }
+        }
+        Ok(None)
+    }
+
+    fn advance_to(&mut self, places: Places) -> Result<(), EngineError> {
+        let mut changes = BTreeMap::new();
+        for (oid, version) in &places.contents {
+            if let Some(before) = self.places.contents.get(oid) {
+                changes.insert(*oid, before.diff_to(version)?);
+            }
+        }
+        let mut behind = Vec::new();
+        for (oid, place) in &places.streams {
+            let Some(before) = self.places.streams.get(oid) else {
+                continue;
+            };
+            let input = self.job.inputs.iter().find(|input| input.oid == *oid);
+            let here = input.and_then(|input| {
+                let history = input.history.lock();
+                history.delta(before.epoch, place.epoch)
+            });
+            match here {
+                Some(deltas) => drop(changes.insert(*oid, deltas)),
+                None => behind.push((*oid, before.offsets.clone(), place.offsets.clone())),
+            }
+        }
+        if changes.values().flatten().any(|delta| delta.num_rows() > 0) {
+            self.feed(&changes)?;
+        }
+        for (oid, from, to) in behind {
+            self.scan_between(oid, &from, &to)?;
+        }
+        self.places = places;
+        Ok(())
+    }
+
+    /// Takes in what a source held between two epochs, for this view alone.
+    fn scan_between(&mut self, oid: Oid, from: &Offsets, to: &Offsets) -> Result<(), EngineError> {
+        let source = self.shared.sources.read().get(&oid).cloned();
+        let Some(source) = source else {
+            return Err(EngineError::Unknown(oid));
+        };
+        let (job, shared) = (self.job, self.shared);
+        let scan = Scan::new(shared, &source, from, to);
+        let progress: Arc<ScanProgress> = scan.progress();
+        job.backfill.lock().push(progress);
+        let over = || job.is_dropped();
+        let rows_max = shared.config.epoch_rows_max / 2;
+        scan.run(rows_max, &Patience::Endless, &over, &mut |rows| {
+            self.feed(&BTreeMap::from([(oid, vec![Delta::insert(rows)])]))?;
+            Ok(true)
+        })
+    }
+}
