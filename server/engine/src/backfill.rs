@@ -11,6 +11,7 @@ use thalweg_connectors::{Delta, Offsets};
 use tokio::sync::oneshot;
 
 use crate::choose::{common, newest};
+use crate::chunk::RowCodec;
 use crate::create::receive;
 use crate::dataflow::Dataflow;
 use crate::error::EngineError;
@@ -47,8 +48,35 @@ struct Backfill<'a> {
     shared: &'a Arc<Shared>,
     stepper: Stepper,
     places: Places,
-    /// The view's changes so far.
-    output: Version,
+    output: Output,
+}
+
+/// The view's changes so far.
+enum Output {
+    /// Of a view with state, which takes back and forth: netted as they come.
+    Netted(Version),
+    /// Of a view without: rows that were taken away are few.
+    Listed(Vec<Delta>),
+}
+
+impl Output {
+    fn add(&mut self, deltas: Vec<Delta>) -> Result<(), EngineError> {
+        match self {
+            Output::Netted(version) => *version = version.with(&deltas)?,
+            Output::Listed(list) => list.extend(deltas),
+        }
+        Ok(())
+    }
+
+    fn changes(self, codec: &Arc<RowCodec>) -> Result<Vec<Delta>, EngineError> {
+        match self {
+            Output::Listed(list) if list.iter().all(|delta| delta.weights.all_positive()) => {
+                Ok(list)
+            }
+            Output::Listed(list) => Ok(Version::empty(Arc::clone(codec)).with(&list)?.changes()?),
+            Output::Netted(version) => Ok(version.changes()?),
+        }
+    }
 }
 
 impl Job {
@@ -114,12 +142,17 @@ impl Job {
             (Some(root), None) => Stepper::Flow(Box::new(self.new_flow(shared, root)?)),
             (None, None) => Stepper::Rows,
         };
+        let codec = &self.relation.codec;
+        let output = match stepper {
+            Stepper::Flow(_) => Output::Netted(Version::empty(Arc::clone(codec))),
+            Stepper::Rows => Output::Listed(Vec::new()),
+        };
         let mut run = Backfill {
             job: self,
             shared,
             stepper,
             places: places.unwrap_or_default(),
-            output: Version::empty(Arc::clone(&self.relation.codec)),
+            output,
         };
         let mut least = target;
         if !resumed {
@@ -128,7 +161,7 @@ impl Job {
         let Some(epoch) = run.catch_up(least)? else {
             return Ok(None);
         };
-        let changes = run.output.changes()?;
+        let changes = run.output.changes(codec)?;
         let deltas = match resumed || old.is_empty() {
             true => changes,
             false => old.diff_to_content(changes)?,
@@ -181,8 +214,7 @@ impl Backfill<'_> {
             }
             Stepper::Rows => self.job.apply(self.shared, changes)?,
         };
-        self.output = self.output.with(&deltas)?;
-        Ok(())
+        self.output.add(deltas)
     }
 
     /// Takes in what is there; returns the epoch before which not all of its dead letters are visible.
