@@ -52,7 +52,9 @@ async fn with_server(
         .replace("{file}", &file_name(events));
     run(&client, &sources).await?;
     match (check, case.input) {
+        (true, Input::Live) => Ok(json!({ "query": case.name })),
         (true, _) => compare(&client, case).await,
+        (false, Input::Live) => freshness(&client, case, events).await,
         (false, Input::None) => statements(&client, case, events).await,
         (false, _) => query(running, &client, case, events).await,
     }
@@ -140,6 +142,57 @@ async fn query(
         "state_bytes": state_bytes,
         "state_bytes_per_group": per_group,
         "ddl_ms": ddl_ms,
+    }))
+}
+
+/// How old events are when a reader of the view can first see them, from the moment they were due. Time between two looks counts
+/// as theirs.
+async fn freshness(client: &Client, case: &Case, looks: u64) -> Result<Value, Failure> {
+    /// Samples of the events that one look shows first, evenly from the oldest to the newest.
+    const PER_LOOK: u32 = 16;
+    let create = format!("CREATE MATERIALIZED VIEW measured AS {}", case.query);
+    run(client, &create).await?;
+    run(client, "WAIT FOR measured").await?;
+    let text = "SELECT extract(epoch FROM newest), n FROM measured";
+    let (mut ages_ms, mut before_s, mut rows) = (Vec::new(), None, 0_u64);
+    let started = Instant::now();
+    for _ in 0..looks {
+        let found = run(client, text).await?;
+        let now_s = std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(0.0, |since| since.as_secs_f64());
+        let mut values = found.split(' ');
+        let newest = values.next().and_then(|text| text.parse::<f64>().ok());
+        rows = values
+            .next()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(rows);
+        let Some(newest_s) = newest else { continue };
+        if let Some(before_s) = before_s.filter(|before_s| *before_s < newest_s) {
+            ages_ms.extend((1..=PER_LOOK).map(|step| {
+                let due_s =
+                    before_s + (newest_s - before_s) * f64::from(step) / f64::from(PER_LOOK);
+                (now_s - due_s) * 1e3
+            }));
+        }
+        before_s = Some(newest_s);
+    }
+    ages_ms.sort_by(f64::total_cmp);
+    let at = |share: f64| {
+        let index = (ages_ms.len() as f64 * share) as usize;
+        ages_ms
+            .get(index.min(ages_ms.len().saturating_sub(1)))
+            .copied()
+    };
+    Ok(json!({
+        "query": case.name,
+        "events": rows,
+        "looks": looks,
+        "wall_s": started.elapsed().as_secs_f64(),
+        "fresh_p50_ms": at(0.5),
+        "fresh_p99_ms": at(0.99),
+        "fresh_max_ms": at(1.0),
+        "peak_rss_bytes": peak_rss_bytes(),
     }))
 }
 

@@ -177,8 +177,10 @@ fn measure_all(
     arguments: &RunArguments,
 ) -> Result<Vec<Value>, Failure> {
     let mut measured = Vec::new();
-    eprintln!("| query | events | M events/CPU-s | wall s | peak MB | state B/group | DDL ms |");
-    eprintln!("|---|---|---|---|---|---|---|");
+    eprintln!(
+        "| query | events | M events/CPU-s | wall s | peak MB | state B/group | DDL ms | fresh p50 / p99 ms |"
+    );
+    eprintln!("|---|---|---|---|---|---|---|---|");
     for case in cases {
         let events = ((case.events as f64 * arguments.scale) as u64).max(1);
         let checked = events.min(CHECK_EVENTS);
@@ -197,13 +199,15 @@ fn measure_all(
             figure(name).map_or("-".to_owned(), |value| format!("{:.2}", value / unit))
         };
         eprintln!(
-            "| {} | {events} | {} | {} | {} | {} | {} |",
+            "| {} | {events} | {} | {} | {} | {} | {} | {} / {} |",
             case.name,
             shown("events_per_cpu_s", 1e6),
             shown("wall_s", 1.0),
             shown("peak_rss_bytes", 1e6),
             shown("state_bytes_per_group", 1.0),
             shown("ddl_ms", 1.0),
+            shown("fresh_p50_ms", 1.0),
+            shown("fresh_p99_ms", 1.0),
         );
         measured.push(found);
     }

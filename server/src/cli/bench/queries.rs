@@ -9,6 +9,8 @@ pub(super) enum Input {
     Memory,
     /// JSON lines; reading and decoding them is measured.
     File,
+    /// Generated at a pace: it is measured how late rows show.
+    Live,
     /// Nothing.
     None,
 }
@@ -28,7 +30,7 @@ pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) input: Input,
     pub(super) output: Output,
-    /// Events of all sources together.
+    /// Events of all sources together; looks at the view of a live one.
     pub(super) events: u64,
     /// Statements that create the sources, with `{events}`, `{half}` and `{file}` to be filled in.
     pub(super) sources: &'static str,
@@ -59,7 +61,7 @@ const NEXMARK: &str = "CREATE SOURCE nexmark (event_type int, \
     bid STRUCT<auction bigint, bidder bigint, price bigint, channel text, url text, date_time timestamp, extra text>) \
     WITH (connector = 'file', path = '{file}') FORMAT PLAIN ENCODE JSON;";
 
-pub(super) const CASES: [Case; 8] = [
+pub(super) const CASES: [Case; 9] = [
     Case {
         name: "filter_project",
         input: Input::Memory,
@@ -129,6 +131,17 @@ pub(super) const CASES: [Case; 8] = [
         names: &["nexmark"],
         query: "SELECT (bid).auction AS auction, count(*) AS n FROM nexmark WHERE event_type = 2 GROUP BY (bid).auction",
         fingerprint: "count(*), sum(auction), sum(n), sum(auction * n)",
+    },
+    Case {
+        name: "freshness",
+        input: Input::Live,
+        output: Output::View,
+        events: 5_000,
+        sources: "CREATE SOURCE e (k bigint, at timestamptz) WITH (connector = 'datagen', rows_per_second = 100000, seed = 1, \
+            fields.k.kind = 'random', fields.k.start = 1, fields.k.end = 1000, fields.at.kind = 'timestamp');",
+        names: &["e"],
+        query: "SELECT max(at) AS newest, count(*) AS n FROM e",
+        fingerprint: "count(*)",
     },
     Case {
         name: "ddl",
