@@ -97,7 +97,7 @@ impl Job {
             let kept = |input: &Arc<Stored>| since >= input.history.lock().changes_after();
             self.inputs.iter().all(kept)
         };
-        self.has_failed() || !since.is_some_and(here)
+        self.starts_over() || !since.is_some_and(here)
     }
 
     /// Where the inputs stand at an epoch of the window; `None` for a view over no source, which needs none of this.
@@ -134,7 +134,7 @@ impl Job {
     ) -> Result<Option<Outcome>, EngineError> {
         let _scans = Scans(self);
         let places = done
-            .filter(|_| !self.has_failed() && self.stateful.is_some() == flow.is_some())
+            .filter(|_| !self.starts_over() && self.stateful.is_some() == flow.is_some())
             .and_then(|done| self.stood_at(shared, done));
         let resumed = places.is_some();
         let stepper = match (&self.stateful, flow.filter(|_| resumed)) {

@@ -315,6 +315,13 @@ impl Job {
         roundest_after(known, young).or_else(|| roundest_after(known, after))
     }
 
+    /// After a failure the changes hold the row that failed even when a later one takes it back; the content does not. The rows
+    /// of a source are not taken back, so what is not state can go on where it was.
+    pub(crate) fn starts_over(&self) -> bool {
+        let streams = self.inputs.iter().all(|input| input.is_stream());
+        self.has_failed() && (self.stateful.is_some() || !streams)
+    }
+
     pub(crate) fn has_failed(&self) -> bool {
         self.state.lock().backoff.is_some()
     }

@@ -71,9 +71,8 @@ impl Job {
         done: Option<u64>,
         old: &Version,
     ) -> Result<Option<Outcome>, EngineError> {
-        // After a failure the changes hold the row that failed even when a later one takes it back; the content does not.
         let changes = done
-            .filter(|_| self.linear && !self.has_failed())
+            .filter(|_| self.linear && !self.starts_over())
             .and_then(|done| self.input_changes(done, target));
         let deltas = match changes {
             Some(changes) => Some(self.step(shared, target, &changes)?),

@@ -108,6 +108,46 @@ fn every_view_equals_its_query() {
     }
 }
 
+/// Views that begin, are left behind and come back after restarts while their source flows, each equal to its query over the whole
+/// source in the end.
+#[test]
+fn every_view_of_a_moving_source_equals_its_query() {
+    let mut random = seeded("every_view_of_a_moving_source_equals_its_query");
+    let stream_bytes_max = [0, 4096, 256 << 20][random.random_range(0..3)];
+    let mut db = Db::with(thalweg_engine::EngineConfig {
+        stream_bytes_max,
+        ..Default::default()
+    });
+    db.ok("CREATE SOURCE t (k BIGINT, v BIGINT) WITH (connector = 'datagen', rows = 6000, rows_per_second = 2000, seed = 5, \
+           fields.k.kind = 'random', fields.k.start = 0, fields.k.end = 999, \
+           fields.v.kind = 'random', fields.v.start = 0, fields.v.end = 999)");
+    let read = |status: &thalweg_engine::EngineStatus| status.sources[0].offsets.get("0").copied();
+    for (name, query) in VIEWS {
+        let rows = read(&db.engine.status()).unwrap_or(0) + random.random_range(0..600);
+        db.until("rows", |status| {
+            status.sources[0].consumers.is_empty() || read(status) >= Some(rows.min(6000))
+        });
+        db.ok(&format!("CREATE MATERIALIZED VIEW {name} AS {query}"));
+        if random.random_range(0..5) == 0 {
+            db = db.reopen();
+        }
+    }
+    db.until("the end", |status| read(status) == Some(6000));
+    db.ok("FLUSH");
+    for round in 0..2 {
+        let mut session = db.session();
+        for (name, query) in VIEWS {
+            assert_eq!(
+                session.rows(&format!("SELECT * FROM {name}")),
+                session.rows(query),
+                "{name} in round {round}, {stream_bytes_max} bytes"
+            );
+        }
+        drop(session);
+        db = db.reopen();
+    }
+}
+
 /// Two views over one table, a concurrent writer that keeps an invariant across both: every read must find it, and the epochs a
 /// session sees never go back.
 #[test]
