@@ -241,10 +241,11 @@ impl Job {
     /// Nothing changed through `epoch`, so the state is that epoch's too.
     fn extend(&self, epoch: u64) {
         if let Some(standing) = self.dataflow.lock().as_mut() {
+            let mut stands = self.stands.lock();
+            if let Some((at, _)) = stands.as_mut().filter(|(at, _)| *at == standing.epoch) {
+                *at = epoch;
+            }
             standing.epoch = epoch;
-        }
-        if let Some((stands, _)) = self.stands.lock().as_mut() {
-            *stands = epoch;
         }
         self.relation.history.lock().extend(epoch);
     }

@@ -133,10 +133,10 @@ fn every_view_of_a_moving_source_equals_its_query() {
         }
     }
     db.until("the end", |status| read(status) == Some(6000));
-    db.ok("FLUSH");
     for round in 0..2 {
         let mut session = db.session();
         for (name, query) in VIEWS {
+            db.ok(&format!("WAIT FOR {name}"));
             assert_eq!(
                 session.rows(&format!("SELECT * FROM {name}")),
                 session.rows(query),
