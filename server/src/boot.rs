@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thalweg_connectors::SystemClock;
+use thalweg_sql::Report;
+use thalweg_state::{Disk, SystemDisk};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,11 +40,26 @@ pub enum StartError {
     /// The stored state does not open.
     #[error("could not open the data dir: {0}")]
     Store(String),
+    /// The stored state is of a later version.
+    #[error("{0}")]
+    Newer(String),
 }
 
 fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
     let what = what.into();
     move |source| StartError::Io { what, source }
+}
+
+/// What is said about stored state that does not open, with the way out.
+fn refused(report: Report) -> StartError {
+    let text = match &report.hint {
+        Some(hint) => format!("{}. {hint}", report.message),
+        None => report.message.clone(),
+    };
+    match report.sqlstate {
+        "55000" => StartError::Newer(text),
+        _ => StartError::Store(text),
+    }
 }
 
 /// A running server.
@@ -63,7 +80,9 @@ pub struct Running {
 }
 
 fn lock(data_dir: &Path) -> Result<File, StartError> {
-    std::fs::create_dir_all(data_dir).map_err(io(format!("create {}", data_dir.display())))?;
+    SystemDisk
+        .create_folder(data_dir)
+        .map_err(io(format!("create {}", data_dir.display())))?;
     let path = data_dir.join("LOCK");
     let file = OpenOptions::new()
         .create(true)
@@ -109,7 +128,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let server = tokio::task::spawn_blocking(move || Server::open(options, runtime))
         .await
         .map_err(|error| StartError::Store(error.to_string()))?
-        .map_err(|report| StartError::Store(report.to_string()))?;
+        .map_err(refused)?;
     let shutdown = CancellationToken::new();
     let limits = pg::PgLimits {
         max_connections: config.max_connections,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use thalweg_catalog::option::parse_duration;
+use thalweg_state::CrashPoints;
 
 /// A reason not to start that the user can act on.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +47,19 @@ pub struct Config {
     pub file_root: PathBuf,
     /// Parts into which the state of each view is split, each worked on by a thread of its own.
     pub workers: usize,
+    /// How often a checkpoint is made, when anything has changed.
+    pub checkpoint_interval: Duration,
+    /// Bytes of the data dir's disk that merges leave free.
+    pub disk_reserve: u64,
+    /// Where tests make the server fail.
+    pub crash_points: CrashPoints,
 }
 
 /// Most workers; each view's state is split into as many parts.
 const WORKERS_MAX: usize = 64;
+
+/// More often a disk does nothing else.
+const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 impl Config {
     /// Defaults on `data_dir` with every port chosen by the system.
@@ -68,6 +78,9 @@ impl Config {
             workers: std::thread::available_parallelism()
                 .map_or(1, usize::from)
                 .min(WORKERS_MAX),
+            checkpoint_interval: Duration::from_secs(1),
+            disk_reserve: 2 << 30,
+            crash_points: CrashPoints::none(),
         }
     }
 
@@ -96,19 +109,26 @@ impl Config {
         if let Some(text) = &file.snapshot_history {
             self.snapshot_history = duration("snapshot_history", text)?;
         }
+        if let Some(text) = &file.checkpoint_interval {
+            let interval = duration("checkpoint_interval", text)?;
+            if interval < CHECKPOINT_INTERVAL_MIN {
+                return Err(config_error(format!(
+                    "checkpoint_interval: \"{text}\" is less than '10 ms'"
+                )));
+            }
+            self.checkpoint_interval = interval;
+        }
+        if let Some(text) = &file.disk_reserve {
+            self.disk_reserve = bytes("disk_reserve", text)?;
+        }
         if let Some(folder) = file.file_root {
             self.file_root = std::path::absolute(&folder).map_err(|error| {
                 config_error(format!("file_root: {}: {error}", folder.display()))
             })?;
         }
         if let Some(text) = &file.query_memory_limit {
-            self.query_memory_bytes = thalweg_catalog::option::parse_bytes(text)
-                .and_then(|bytes| usize::try_from(bytes).ok())
-                .ok_or_else(|| {
-                    config_error(format!(
-                        "query_memory_limit: \"{text}\" is not a size such as '512MB'"
-                    ))
-                })?;
+            self.query_memory_bytes =
+                usize::try_from(bytes("query_memory_limit", text)?).unwrap_or(usize::MAX);
         }
         Ok(())
     }
@@ -157,6 +177,11 @@ fn duration(key: &str, text: &str) -> Result<Duration, ConfigError> {
         })
 }
 
+fn bytes(key: &str, text: &str) -> Result<u64, ConfigError> {
+    thalweg_catalog::option::parse_bytes(text)
+        .ok_or_else(|| config_error(format!("{key}: \"{text}\" is not a size such as '512MB'")))
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileConfig {
@@ -165,6 +190,8 @@ struct FileConfig {
     epoch_linger: Option<String>,
     snapshot_history: Option<String>,
     query_memory_limit: Option<String>,
+    checkpoint_interval: Option<String>,
+    disk_reserve: Option<String>,
     file_root: Option<PathBuf>,
 }
 
@@ -205,6 +232,17 @@ mod tests {
                 .contains("workers: 0")
         );
         assert_eq!(merge("workers = 4").expect("valid").workers, 4);
+        let config = merge("checkpoint_interval = '5 s'\ndisk_reserve = '1GB'").expect("valid");
+        assert_eq!(
+            (config.checkpoint_interval, config.disk_reserve),
+            (Duration::from_secs(5), 1 << 30)
+        );
+        for (text, key) in [
+            ("checkpoint_interval = '1 ms'", "checkpoint_interval"),
+            ("disk_reserve = 'much'", "disk_reserve"),
+        ] {
+            assert!(merge(text).expect_err("refused").contains(key), "{text}");
+        }
     }
 
     #[test]

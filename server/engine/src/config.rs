@@ -38,8 +38,10 @@ pub struct EngineConfig {
     pub source_end_wait: Duration,
     /// Errors kept for `sys.errors`.
     pub errors_max: usize,
-    /// A table's log is rewritten at start when it has this many times the rows of the table.
-    pub compact_factor: usize,
+    /// A checkpoint is made this often, when anything has changed.
+    pub checkpoint_interval: Duration,
+    /// Runs are merged only as long as the disk of the data dir keeps this many bytes free.
+    pub disk_reserve: u64,
     /// Local files that sources read lie below this folder.
     pub file_root: PathBuf,
     /// Rows of one source that stay in memory for views that have not taken them; beyond that they are read again.
@@ -68,7 +70,8 @@ impl Default for EngineConfig {
             backoff_max: Duration::from_secs(30),
             source_end_wait: Duration::from_secs(5),
             errors_max: 10_000,
-            compact_factor: 4,
+            checkpoint_interval: Duration::from_secs(1),
+            disk_reserve: 2 << 30,
             file_root: PathBuf::from("."),
             stream_bytes_max: 256 << 20,
             subscription_bytes_max: 32 << 20,

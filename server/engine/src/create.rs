@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DFSchema;
+use parking_lot::Mutex;
 use thalweg_catalog::{Catalog, Column, Oid, Relation, RelationKind, Report, SinkSpec};
-use thalweg_connectors::{AnySink, Delta, EpochInfo, Offsets, Weights};
+use thalweg_connectors::{AnySink, EpochInfo, Offsets};
 use thalweg_planner::{NoSystemRelations, PlanContext, ViewPlan};
-use thalweg_state::{Multiplicity, WeightedBatch};
 use tokio::sync::oneshot;
 
-use crate::batch::{conform, session_at};
+use crate::batch::session_at;
+use crate::checkpoint;
 use crate::dead::DeadLog;
 use crate::error::EngineError;
 use crate::external::External;
@@ -28,7 +29,6 @@ use crate::sinks::Outlet;
 use crate::source::{Source, SourceState, decode_offsets, error_options};
 use crate::status::ErrorRecord;
 use crate::table::{KeyIndex, Table, TableCheck, TableColumn, Writers};
-use crate::worker::weighted;
 
 /// Sinks that start to deliver once their jobs are in place.
 pub(crate) type Sinks = Vec<(Arc<Job>, Outlet)>;
@@ -190,12 +190,12 @@ fn table(
     relation: &Relation,
 ) -> Result<Registration, EngineError> {
     let stored = stored_table(shared, catalog, relation)?;
-    let version = recover_table(shared, &stored)?;
+    let version = checkpoint::recover(shared, &stored)?;
     if let Some(index) = stored.table.as_ref().and_then(|table| table.key.as_ref()) {
         index.apply(&version.content()?)?;
     }
     Ok(Registration {
-        content: Some((stored, Arc::new(version))),
+        content: Some((stored, version)),
         ..Registration::default()
     })
 }
@@ -239,6 +239,7 @@ pub(crate) fn stored_table(
             checks,
             key,
             writers: Writers::default(),
+            saved: Mutex::default(),
         }),
     )
 }
@@ -275,55 +276,6 @@ fn checks(
     Ok(out)
 }
 
-/// The content that the DML log adds up to. A log that is much longer than its result is rewritten.
-fn recover_table(shared: &Shared, stored: &Stored) -> Result<Version, EngineError> {
-    let log = shared.store.table_log(stored.oid.0)?;
-    let mut version = Version::empty(Arc::clone(&stored.codec));
-    let mut logged_rows = 0;
-    let mut last = 0;
-    for entry in &log.entries {
-        let name = format!(
-            "DML log entry {}/{} of {}",
-            entry.epoch,
-            entry.seq,
-            stored.label()
-        );
-        let deltas = entry
-            .changes
-            .iter()
-            .map(|change| from_log(change, stored, &name))
-            .collect::<Result<Vec<_>, _>>()?;
-        logged_rows += deltas.iter().map(Delta::num_rows).sum::<usize>();
-        last = last.max(entry.epoch);
-        version = version.with(&deltas)?;
-    }
-    let content = version.content()?;
-    let rows: usize = content.iter().map(Delta::num_rows).sum();
-    let long =
-        log.entries.len() > 1024 || logged_rows > shared.config.compact_factor * rows.max(64);
-    if log.entries.len() > 1 && long {
-        let content: Vec<_> = content.iter().map(weighted).collect();
-        shared
-            .store
-            .compact_table_log(stored.oid.0, last, &content)?;
-        tracing::info!(table = %stored.name, entries = log.entries.len(), rows, "table log rewritten");
-    }
-    Ok(version)
-}
-
-fn from_log(change: &WeightedBatch, stored: &Stored, name: &str) -> Result<Delta, EngineError> {
-    let batch = conform(&change.batch, &stored.schema()).map_err(|error| EngineError::Storage {
-        sqlstate: "XX001",
-        message: format!("{name} is corrupt: {error}"),
-    })?;
-    let weights = match &change.weights {
-        Multiplicity::Constant(1) => Weights::Ones,
-        Multiplicity::Constant(weight) => Weights::Constant(*weight),
-        Multiplicity::Each(weights) => Weights::Each(weights.clone().into()),
-    };
-    Ok(Delta { batch, weights })
-}
-
 fn source(
     shared: &Shared,
     catalog: &Catalog,
@@ -358,9 +310,9 @@ fn source(
         rate_limit: rate_limit.and_then(|rows| u64::try_from(rows).ok()),
         shape,
         history,
-        state: parking_lot::Mutex::new(state),
-        keeper: parking_lot::Mutex::default(),
-        gathering: parking_lot::Mutex::default(),
+        state: Mutex::new(state),
+        keeper: Mutex::default(),
+        gathering: Mutex::default(),
     });
     source.history.streams(&source);
     Ok(Registration {

@@ -15,10 +15,11 @@ use parking_lot::Mutex;
 use thalweg_catalog::{Catalog, Oid, Relation, Report};
 use thalweg_connectors::{Clock, Epoch, EpochInfo};
 use thalweg_planner::{DmlPlan, Planner, ViewPlan};
-use thalweg_state::Store;
+use thalweg_state::{Runs, Store};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::checkpoint;
 use crate::config::{EngineConfig, STACK_BYTES};
 use crate::create::{create, create_failed, receive};
 use crate::error::EngineError;
@@ -57,6 +58,7 @@ impl Engine {
     pub fn open(
         config: EngineConfig,
         store: Arc<Store>,
+        runs: Runs,
         planner: Arc<Planner>,
         clock: Arc<dyn Clock>,
         wires: Handle,
@@ -71,11 +73,16 @@ impl Engine {
                 at_ms: 0,
             },
         };
-        let shared = Arc::new(Shared::new(config, store, planner, clock, wires, last)?);
+        let shared = Arc::new(Shared::new(
+            config, store, runs, planner, clock, wires, last,
+        )?);
         let (worker, jobs) = (Worker::new(Arc::clone(&shared)), Arc::clone(&shared));
+        let (saving, merging) = (Arc::clone(&shared), Arc::clone(&shared));
         let threads = vec![
             spawn("thalweg-worker", move || worker.run())?,
             spawn("thalweg-jobs", move || schedule(&jobs))?,
+            spawn("thalweg-saves", move || checkpoint::save_on(&saving))?,
+            spawn("thalweg-merges", move || checkpoint::merge_on(&merging))?,
         ];
         Ok(Engine {
             inner: SealedArc::new(Inner {
@@ -123,9 +130,11 @@ impl Engine {
         receive(self.shared(), answer)?
     }
 
-    /// Removes logs of tables that the catalog does not know: left over when a crash came between the two halves of a DROP.
+    /// Removes logs and runs of tables that the catalog does not know: left over when a crash came between the two halves of
+    /// a DROP.
     pub fn forget_dropped(&self, catalog: &Catalog) -> Result<(), EngineError> {
         let mut gone = self.shared().store.logged_tables()?;
+        gone.extend(self.shared().checkpoints.runs.tables());
         gone.retain(|table| catalog.relation(Oid(*table)).is_none());
         if gone.is_empty() {
             Ok(())
@@ -287,6 +296,14 @@ impl Engine {
         .boxed()
     }
 
+    /// Makes a checkpoint now, without waiting for its time. False when nothing had changed.
+    ///
+    /// # Errors
+    /// What writing the runs or the manifest reports; everything is in the logs then, as before.
+    pub fn checkpoint(&self) -> Result<bool, EngineError> {
+        checkpoint::save(self.shared())
+    }
+
     /// Newest published epoch.
     pub fn latest(&self) -> EpochInfo {
         self.shared().latest_info()
@@ -330,6 +347,7 @@ impl Inner {
     fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.shared.inbox.close();
+        self.shared.checkpoints.stop();
         self.shared.bump();
     }
 }

@@ -94,7 +94,9 @@ impl EngineError {
             position: None,
         };
         match self {
-            EngineError::Storage { sqlstate, .. } => plain(sqlstate, None, None),
+            EngineError::Storage { sqlstate, .. } => {
+                plain(sqlstate, None, thalweg_state::hint(sqlstate).map(Into::into))
+            }
             EngineError::Statement(report) => report.as_ref().clone(),
             EngineError::Lagging { detail, .. } => plain("55000", Some(detail.clone()), Some(EVENTUAL.into())),
             EngineError::Failed { reason, .. } => plain("55000", Some(reason.clone()), Some(EVENTUAL.into())),

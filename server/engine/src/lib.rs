@@ -6,6 +6,7 @@
 mod adhoc;
 mod backfill;
 mod batch;
+mod checkpoint;
 mod choose;
 mod chunk;
 mod compute_errors;
@@ -49,7 +50,9 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use read::{Consistency, Read, ReadOptions, SessionFloor};
 pub use sealed::SealedBox;
-pub use status::{EngineStatus, ErrorRecord, JobPhase, JobStatus, RelationStatus, SourceStatus};
+pub use status::{
+    CheckpointStatus, EngineStatus, ErrorRecord, JobPhase, JobStatus, RelationStatus, SourceStatus,
+};
 pub use subscription::{FollowEvent, FollowFrom, FollowOptions, Followed, Subscription};
 pub use transaction::{Append, Definitions, WriteTransaction};
 pub use write::Written;

@@ -13,10 +13,11 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use thalweg_catalog::Oid;
 use thalweg_connectors::{Clock, ConnectorContext, Epoch, EpochInfo};
 use thalweg_planner::Planner;
-use thalweg_state::Store;
+use thalweg_state::{Runs, Store};
 use tokio::sync::watch;
 
 use crate::batch::BatchRuntime;
+use crate::checkpoint::Checkpoints;
 use crate::choose::Range;
 use crate::chunk::RowCodec;
 use crate::config::EngineConfig;
@@ -136,6 +137,7 @@ impl Stored {
 pub(crate) struct Shared {
     pub(crate) config: EngineConfig,
     pub(crate) store: Arc<Store>,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) planner: Arc<Planner>,
     pub(crate) clock: Arc<dyn Clock>,
     /// Runtime of the wires and connectors.
@@ -166,6 +168,7 @@ impl Shared {
     pub(crate) fn new(
         config: EngineConfig,
         store: Arc<Store>,
+        runs: Runs,
         planner: Arc<Planner>,
         clock: Arc<dyn Clock>,
         wires: tokio::runtime::Handle,
@@ -175,6 +178,7 @@ impl Shared {
         Ok(Self {
             config,
             store,
+            checkpoints: Checkpoints::new(runs),
             planner,
             clock,
             wires,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use thalweg_catalog::Oid;
 use thalweg_connectors::{Epoch, EpochInfo, Offsets, SourceHealth};
+use thalweg_state::CheckpointInfo;
 
 use crate::job::Job;
 use crate::shared::{Shared, Stored};
@@ -32,6 +33,41 @@ pub struct EngineStatus {
     pub errors: Vec<ErrorRecord>,
     /// Estimated bytes of all relations.
     pub memory_bytes: usize,
+    /// Recent checkpoints, oldest first.
+    pub checkpoints: Vec<CheckpointStatus>,
+}
+
+/// A checkpoint, made or failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointStatus {
+    /// Counts up by one; a failed one's is tried again.
+    pub number: u64,
+    /// The epoch it holds.
+    pub epoch: Epoch,
+    /// When it began, milliseconds since the Unix epoch.
+    pub started_at_ms: i64,
+    /// How long it took; zero for one that was made before the start.
+    pub duration: Duration,
+    /// Bytes of the runs it wrote.
+    pub bytes: u64,
+    /// How many those are.
+    pub runs: u64,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+impl CheckpointStatus {
+    pub(crate) fn of(info: CheckpointInfo, duration: Duration) -> Self {
+        Self {
+            number: info.number,
+            epoch: Epoch(info.epoch),
+            started_at_ms: info.started_at_ms,
+            duration,
+            bytes: info.bytes,
+            runs: info.runs,
+            error: None,
+        }
+    }
 }
 
 /// Where a job stands.
@@ -218,6 +254,7 @@ pub(crate) fn status(shared: &Shared) -> EngineStatus {
         relations,
         epochs: shared.epochs.lock().iter().copied().collect(),
         errors: shared.errors.lock().iter().cloned().collect(),
+        checkpoints: shared.checkpoints.shown(),
     }
 }
 

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use thalweg_connectors::Delta;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::checkpoint::Saved;
 use crate::chunk::RowCodec;
 use crate::consolidate::BytesHasher;
 
@@ -26,6 +27,8 @@ pub(crate) struct Table {
     pub(crate) checks: Vec<TableCheck>,
     pub(crate) key: Option<KeyIndex>,
     pub(crate) writers: Writers,
+    /// What the newest checkpoint has of it.
+    pub(crate) saved: Mutex<Saved>,
 }
 
 /// Keeps changes that were checked against a table's content from overtaking each other.

@@ -2,11 +2,15 @@
 //!
 //! Invariant: the `ready` line is the only line on stdout and is written after every address accepts connections.
 
+use thalweg_state::CrashPoints;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, ServeArguments};
 use crate::boot::{self, Running, StartError};
 use crate::config::Config;
+
+/// Makes a debug build fail at a durable step: `<point>:<hit>:error|panic|abort`.
+const CRASH_VARIABLE: &str = "THALWEG_CRASH_AT";
 
 pub(super) async fn serve(arguments: ServeArguments) -> Result<(), Failure> {
     let config = config(&arguments)?;
@@ -38,13 +42,23 @@ fn config(arguments: &ServeArguments) -> Result<Config, Failure> {
     config
         .check_addresses()
         .map_err(|error| Failure::User(error.to_string()))?;
+    if let Ok(text) = std::env::var(CRASH_VARIABLE) {
+        if !cfg!(debug_assertions) {
+            let message = format!("{CRASH_VARIABLE} is set, and this build has no crash points");
+            return Err(Failure::User(message));
+        }
+        config.crash_points = CrashPoints::parse(&text)
+            .map_err(|reason| Failure::User(format!("{CRASH_VARIABLE}: {reason}")))?;
+    }
     Ok(config)
 }
 
 /// Starts a server, turning what the user can correct into exit code 1.
 pub(super) async fn start(config: Config) -> Result<Running, Failure> {
     boot::start(config).await.map_err(|error| match error {
-        StartError::Locked(_) | StartError::Io { .. } => Failure::User(error.to_string()),
+        StartError::Locked(_) | StartError::Io { .. } | StartError::Newer(_) => {
+            Failure::User(error.to_string())
+        }
         StartError::Store(_) => Failure::Internal(error.to_string()),
     })
 }

@@ -4,12 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use thalweg_engine::{EngineStatus, JobStatus, SourceStatus};
+use thalweg_engine::{CheckpointStatus, EngineStatus, JobStatus, SourceStatus};
 
 use super::server::{ConnectionInfo, Server};
 use crate::system::{
-    ConnectionFacts, EngineFacts, EpochFacts, ErrorFacts, JobFacts, MemoryFacts, ServerSetting,
-    SourceFacts, SplitFacts,
+    CheckpointFacts, ConnectionFacts, EngineFacts, EpochFacts, ErrorFacts, JobFacts, MemoryFacts,
+    ServerSetting, SourceFacts, SplitFacts,
 };
 
 /// True when a statement may read state of the engine: by schema, or through a search path that holds `sys`.
@@ -27,6 +27,7 @@ pub(super) fn collect(server: &Server) -> EngineFacts {
         jobs: status.jobs.iter().map(job).collect(),
         sources: status.sources.iter().map(source).collect(),
         epochs: epochs(&status),
+        checkpoints: status.checkpoints.iter().map(checkpoint).collect(),
         errors: status
             .errors
             .iter()
@@ -97,6 +98,18 @@ fn epochs(status: &EngineStatus) -> Vec<EpochFacts> {
         .collect()
 }
 
+fn checkpoint(checkpoint: &CheckpointStatus) -> CheckpointFacts {
+    CheckpointFacts {
+        number: checkpoint.number,
+        epoch: checkpoint.epoch.0,
+        started_at_ms: checkpoint.started_at_ms,
+        duration_ms: u64::try_from(checkpoint.duration.as_millis()).unwrap_or(u64::MAX),
+        bytes: checkpoint.bytes,
+        runs: checkpoint.runs,
+        error: checkpoint.error.clone(),
+    }
+}
+
 fn memory(status: &EngineStatus, server: &Server) -> Vec<MemoryFacts> {
     let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
     let mut parts = vec![MemoryFacts {
@@ -162,6 +175,16 @@ fn settings(server: &Server) -> Vec<ServerSetting> {
             "query_memory_limit",
             format!("{} B", config.query_memory_bytes),
             "Memory of one query.",
+        ),
+        setting(
+            "checkpoint_interval",
+            format!("{} ms", config.checkpoint_interval.as_millis()),
+            "How often a checkpoint is made, when anything has changed.",
+        ),
+        setting(
+            "disk_reserve",
+            format!("{} B", config.disk_reserve),
+            "Space that merges of runs leave free on the disk of the data dir.",
         ),
         setting(
             "file_root",

@@ -14,7 +14,7 @@ use thalweg_engine::{
 };
 use thalweg_planner::{Functions, PlanContext, Planner, ViewPlan};
 use thalweg_sql::{Report, Statement};
-use thalweg_state::Store;
+use thalweg_state::{DataDir, Runs, StateError, Store, SystemDisk};
 use tokio::runtime::Handle;
 
 use super::ddl::Effect;
@@ -94,13 +94,19 @@ impl Server {
     /// A store that does not open, or an object that can no longer be planned.
     pub fn open(options: ServerOptions, runtime: Handle) -> Result<Arc<Self>, Report> {
         let ServerOptions { config, clock } = options;
-        let path = config.data_dir.join("thalweg.redb");
-        let database = redb::Database::create(&path)
-            .map_err(|error| internal(format!("could not open {}: {error}", path.display())))?;
-        let database = Arc::new(database);
-        let (log, catalog) =
-            CatalogLog::open(Arc::clone(&database)).map_err(|error| error.report())?;
-        let store = Store::open(database).map_err(|error| internal(error.to_string()))?;
+        let stored = |error: StateError| Report {
+            hint: error.hint().map(Into::into),
+            ..Report::new(error.sqlstate(), error.to_string())
+        };
+        let disk = Arc::new(SystemDisk);
+        let dir = DataDir::open(disk, &config.data_dir, config.crash_points.clone());
+        let dir = dir.map_err(stored)?;
+        let (log, catalog) = CatalogLog::open(dir.database()).map_err(|error| error.report())?;
+        let points = config.crash_points.clone();
+        let store = Store::open_with(dir.database(), points).map_err(stored)?;
+        let runs = Runs::open(&dir, &store).map_err(stored)?;
+        // The store is the one that closes the file; nothing else may keep it open.
+        drop(dir);
         let planner = Arc::new(Planner::new(Functions::default()));
         let engine_config = EngineConfig {
             linger: config.epoch_linger,
@@ -108,11 +114,14 @@ impl Server {
             query_memory_max: config.query_memory_bytes,
             file_root: config.file_root.clone(),
             workers: config.workers,
+            checkpoint_interval: config.checkpoint_interval,
+            disk_reserve: config.disk_reserve,
             ..EngineConfig::default()
         };
         let engine = Engine::open(
             engine_config,
             Arc::new(store),
+            runs,
             Arc::clone(&planner),
             Arc::clone(&clock),
             runtime,

@@ -28,8 +28,8 @@ pub use functions::functions;
 pub use rewrite::{rewrite, rewrite_query};
 pub use shape::{SystemColumn, SystemTable, table, tables};
 pub use sys::{
-    ConnectionFacts, EngineFacts, EpochFacts, ErrorFacts, JobFacts, MemoryFacts, ServerSetting,
-    SourceFacts, SplitFacts,
+    CheckpointFacts, ConnectionFacts, EngineFacts, EpochFacts, ErrorFacts, JobFacts, MemoryFacts,
+    ServerSetting, SourceFacts, SplitFacts,
 };
 
 /// OID of the role that owns every object.

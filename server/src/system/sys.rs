@@ -6,7 +6,7 @@ use super::SystemFacts;
 use super::rows::Rows;
 use super::value::Cell;
 
-/// Relations of schema `sys`, in the format of pg15_schema.txt. `checkpoints`, `archive_files`, `task_runs`, `alerts` and
+/// Relations of schema `sys`, in the format of pg15_schema.txt. `archive_files`, `task_runs`, `alerts` and
 /// `audit_log` have their columns but no rows yet.
 pub(crate) const SCHEMA: &str = "\
 sys.jobs 14001 v 0 id:oid! schema_name:name! name:name! kind:text! state:text! epoch:int8 error:text retry_at:timestamptz kept_by:text! state_bytes:int8!
@@ -19,7 +19,7 @@ sys.errors 14007 v 0 at:timestamptz! object:name! reason:text! message:text! epo
 sys.settings 14008 v 0 name:text! value:text! unit:text description:text scope:text!
 sys.memory 14009 v 0 component:text! bytes:int8! limit_bytes:int8
 sys.connections 14010 v 0 pid:int4! user_name:name! database:name! application_name:text! client_address:text started_at:timestamptz state:text! query:text
-sys.checkpoints 14011 v 0 epoch:int8! at:timestamptz! duration_ms:int8! bytes:int8! runs:int8! state:text!
+sys.checkpoints 14011 v 0 number:int8! epoch:int8! started_at:timestamptz! duration_ms:int8! bytes:int8! runs:int8! error:text
 sys.archive_files 14012 v 0 archive:text! path:text! partition:text rows:int8! bytes:int8! first_epoch:int8! last_epoch:int8!
 sys.task_runs 14013 v 0 task:text! run:int8! scheduled_at:timestamptz! started_at:timestamptz ended_at:timestamptz state:text! attempt:int4! rows:int8 error:text
 sys.alerts 14014 v 0 alert:text! state:text! fired_at:timestamptz resolved_at:timestamptz rows:int8 connection:text error:text
@@ -94,6 +94,25 @@ pub struct EpochFacts {
     pub rows: Option<u64>,
 }
 
+/// A checkpoint, made or failed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CheckpointFacts {
+    /// Number.
+    pub number: u64,
+    /// The epoch it holds.
+    pub epoch: u64,
+    /// When it began, milliseconds since the Unix epoch.
+    pub started_at_ms: i64,
+    /// How long it took, milliseconds.
+    pub duration_ms: u64,
+    /// Bytes it wrote.
+    pub bytes: u64,
+    /// Runs it wrote.
+    pub runs: u64,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
 /// An error row that belongs to a view or sink.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ErrorFacts {
@@ -163,6 +182,8 @@ pub struct EngineFacts {
     pub sources: Vec<SourceFacts>,
     /// Newest epochs, oldest first.
     pub epochs: Vec<EpochFacts>,
+    /// Newest checkpoints, oldest first.
+    pub checkpoints: Vec<CheckpointFacts>,
     /// Errors of views, sinks and sources.
     pub errors: Vec<ErrorFacts>,
     /// Memory.
@@ -190,6 +211,19 @@ pub(crate) fn fill(facts: &SystemFacts, rows: &mut Rows) {
                     ("at", millis(epoch.at_ms)),
                     ("durable", epoch.durable.into()),
                     ("rows", epoch.rows.into()),
+                ]);
+            }
+        }
+        "checkpoints" => {
+            for checkpoint in &facts.engine.checkpoints {
+                rows.push([
+                    ("number", checkpoint.number.into()),
+                    ("epoch", checkpoint.epoch.into()),
+                    ("started_at", millis(checkpoint.started_at_ms)),
+                    ("duration_ms", checkpoint.duration_ms.into()),
+                    ("bytes", checkpoint.bytes.into()),
+                    ("runs", checkpoint.runs.into()),
+                    ("error", checkpoint.error.clone().into()),
                 ]);
             }
         }

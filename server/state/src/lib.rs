@@ -1,17 +1,34 @@
-//! Durable state of the engine over one redb handle: the epoch log, the DML log and the dead letters.
+//! Durable state of the engine: the logs and the manifest in one redb file, and the runs beside it.
 //!
-//! Invariant: an epoch is one transaction, so it is there with all its changes or not at all; every record carries a
-//! crc32c that is checked before its bytes are decoded. This crate knows epochs as `u64`, objects as `u32` and offsets as
-//! opaque bytes; it knows nothing of the catalog.
+//! Invariant: an epoch is one transaction, so it is there with all its changes or not at all; a checkpoint is one transaction that
+//! names runs which are on disk already. Every record and every part of a run carries a crc32c that is checked before its bytes
+//! are decoded. This crate knows epochs as `u64`, objects as `u32` and offsets as opaque bytes; it knows nothing of the catalog.
 
 mod codec;
+mod compact;
 mod error;
+mod folder;
+mod hash;
+mod io;
+mod key;
+mod manifest;
+mod point;
 mod record;
+mod run;
+mod runs;
 mod store;
 
 pub use codec::{Multiplicity, WeightedBatch, decode_batches, encode_batches};
-pub use error::StateError;
+pub use error::{StateError, hint};
+pub use folder::{DataDir, FORMAT};
+pub use hash::{BUCKETS, HASH_VERSION, bucket, hash};
+pub use io::{Disk, DiskFile, PowerDisk, SystemDisk};
+pub use key::{KeyCodec, Keys};
+pub use manifest::{CheckpointInfo, TableRuns};
+pub use point::{CrashAction, CrashPoints, Point};
 pub use record::{DeadRecord, EpochEntry, EpochRecord};
 /// A write transaction of the shared data file, for records of others that become durable together with an epoch.
 pub use redb::WriteTransaction as Transaction;
+pub use run::{Run, RunInfo, RunRows, RunShape};
+pub use runs::{NewRun, Runs, Save};
 pub use store::{DmlEntry, Store, TableLog};

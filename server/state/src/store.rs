@@ -3,19 +3,24 @@
 //! Invariant: `append` is one transaction; a transaction that was not made durable is lost as a whole, together with every
 //! later one, so what is found after a crash is always a prefix of the epochs.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
 };
 
-use crate::codec::{WeightedBatch, decode_batches, encode_batches, sealed, unsealed};
+use crate::codec::{WeightedBatch, decode_batches, sealed, unsealed};
 use crate::error::StateError;
+use crate::manifest::{CHECKPOINT, STATE_RUNS};
+use crate::point::{CrashPoints, Point};
 use crate::record::{DeadRecord, EpochEntry, EpochRecord};
 
 const EPOCHS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("epoch_log");
 const OFFSETS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("source_offsets");
-const DML: TableDefinition<'_, (u32, u64, u32), &[u8]> = TableDefinition::new("dml_log");
+/// What changed: (table, epoch, order within the epoch) -> record.
+pub(crate) const DML: TableDefinition<'_, (u32, u64, u32), &[u8]> = TableDefinition::new("dml_log");
 const DEAD: TableDefinition<'_, (u32, &[u8]), &[u8]> = TableDefinition::new("dead_letters");
 
 const SINKS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("sink_log");
@@ -28,6 +33,10 @@ const EPOCHS_KEPT: u64 = 65_536;
 pub struct Store {
     /// `None` once closed.
     db: Arc<RwLock<Option<Arc<Database>>>>,
+    points: CrashPoints,
+    /// Objects that were dropped since the store was opened; a checkpoint that is under way must not bring one back. One is
+    /// added while the transaction that drops it holds the database, so whoever begins a later one finds it.
+    forgotten: Arc<Mutex<HashSet<u32>>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -62,8 +71,18 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub fn open(db: Arc<Database>) -> Result<Self, StateError> {
+        Self::open_with(db, CrashPoints::none())
+    }
+
+    /// As [`Store::open`], failing where a test wants it.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn open_with(db: Arc<Database>, points: CrashPoints) -> Result<Self, StateError> {
         let store = Self {
             db: Arc::new(RwLock::new(Some(db))),
+            points,
+            forgotten: Arc::default(),
         };
         let txn = store.begin(true)?;
         txn.open_table(EPOCHS).map_err(redb::Error::from)?;
@@ -71,6 +90,8 @@ impl Store {
         txn.open_table(DML).map_err(redb::Error::from)?;
         txn.open_table(DEAD).map_err(redb::Error::from)?;
         txn.open_table(SINKS).map_err(redb::Error::from)?;
+        txn.open_table(STATE_RUNS).map_err(redb::Error::from)?;
+        txn.open_table(CHECKPOINT).map_err(redb::Error::from)?;
         txn.commit().map_err(redb::Error::from)?;
         Ok(store)
     }
@@ -91,9 +112,28 @@ impl Store {
         db.clone().ok_or(StateError::Closed)
     }
 
+    /// A view of what is committed.
+    pub(crate) fn read(&self) -> Result<ReadTransaction, StateError> {
+        Ok(self.database()?.begin_read().map_err(redb::Error::from)?)
+    }
+
+    /// Whether an object was dropped since the store was opened.
+    pub(crate) fn is_forgotten(&self, object: u32) -> bool {
+        let forgotten = self.forgotten.lock();
+        forgotten
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&object)
+    }
+
+    fn hit(&self, point: Point) -> Result<(), StateError> {
+        self.points
+            .hit(point)
+            .map_err(StateError::file("write the log"))
+    }
+
     /// The newest logged epoch.
     pub fn last_epoch(&self) -> Result<Option<EpochRecord>, StateError> {
-        let txn = self.database()?.begin_read().map_err(redb::Error::from)?;
+        let txn = self.read()?;
         let table = txn.open_table(EPOCHS).map_err(redb::Error::from)?;
         match table.last().map_err(redb::Error::from)? {
             Some((epoch, bytes)) => Ok(Some(EpochRecord::decode(epoch.value(), bytes.value())?)),
@@ -103,7 +143,7 @@ impl Store {
 
     /// The newest logged offsets of a source.
     pub fn source_offsets(&self, source: u32) -> Result<Option<Vec<u8>>, StateError> {
-        let txn = self.database()?.begin_read().map_err(redb::Error::from)?;
+        let txn = self.read()?;
         let table = txn.open_table(OFFSETS).map_err(redb::Error::from)?;
         let Some(bytes) = table.get(source).map_err(redb::Error::from)? else {
             return Ok(None);
@@ -117,10 +157,12 @@ impl Store {
     /// Appends an epoch. With `durable` it is on disk when this returns, and so is every epoch before it; without, it is after
     /// the next durable append or [`Store::sync`].
     pub fn append(&self, entry: &EpochEntry, durable: bool) -> Result<(), StateError> {
+        self.hit(Point::LogBegin)?;
         let txn = self.begin(durable)?;
-        write_epoch(&txn, entry)?;
+        self.write_epoch(&txn, entry)?;
+        self.hit(Point::LogCommit)?;
         txn.commit().map_err(redb::Error::from)?;
-        Ok(())
+        self.hit(Point::LogDone)
     }
 
     /// Appends an epoch, durably, in one transaction with what `joint` writes. When `joint` refuses, its error is the inner
@@ -138,8 +180,10 @@ impl Store {
             txn.abort().map_err(redb::Error::from)?;
             return Ok(Err(refused));
         }
-        write_epoch(&txn, entry)?;
+        self.write_epoch(&txn, entry)?;
+        self.hit(Point::LogCommit)?;
         txn.commit().map_err(redb::Error::from)?;
+        self.hit(Point::LogDone)?;
         Ok(Ok(()))
     }
 
@@ -149,16 +193,16 @@ impl Store {
         Ok(())
     }
 
-    /// The DML log of a table.
+    /// The DML log of a table after an epoch.
     ///
     /// # Errors
     /// `Corrupt`, naming the entry, when one does not match its checksum.
-    pub fn table_log(&self, table: u32) -> Result<TableLog, StateError> {
-        let txn = self.database()?.begin_read().map_err(redb::Error::from)?;
+    pub fn table_log(&self, table: u32, after: u64) -> Result<TableLog, StateError> {
+        let txn = self.read()?;
         let dml = txn.open_table(DML).map_err(redb::Error::from)?;
         let mut log = TableLog::default();
         for item in dml
-            .range((table, 0, 0)..=(table, u64::MAX, u32::MAX))
+            .range((table, after.saturating_add(1), 0)..=(table, u64::MAX, u32::MAX))
             .map_err(redb::Error::from)?
         {
             let (key, bytes) = item.map_err(redb::Error::from)?;
@@ -174,31 +218,9 @@ impl Store {
         Ok(log)
     }
 
-    /// Replaces a table's log through `epoch` by one entry that holds its content then.
-    pub fn compact_table_log(
-        &self,
-        table: u32,
-        epoch: u64,
-        content: &[WeightedBatch],
-    ) -> Result<(), StateError> {
-        let record = encode_batches(content)?;
-        let txn = self.begin(true)?;
-        {
-            let mut dml = txn.open_table(DML).map_err(redb::Error::from)?;
-            dml.retain_in((table, 0, 0)..=(table, epoch, u32::MAX), |_, _| false)
-                .map_err(redb::Error::from)?;
-            if !content.is_empty() {
-                dml.insert((table, epoch, 0), record.as_slice())
-                    .map_err(redb::Error::from)?;
-            }
-        }
-        txn.commit().map_err(redb::Error::from)?;
-        Ok(())
-    }
-
     /// Tables that have entries in the DML log.
     pub fn logged_tables(&self) -> Result<Vec<u32>, StateError> {
-        let txn = self.database()?.begin_read().map_err(redb::Error::from)?;
+        let txn = self.read()?;
         let dml = txn.open_table(DML).map_err(redb::Error::from)?;
         let mut tables = Vec::new();
         let mut next = 0_u32;
@@ -217,7 +239,7 @@ impl Store {
 
     /// Stored dead letters of a source, by key.
     pub fn dead_letters(&self, source: u32) -> Result<Vec<DeadRecord>, StateError> {
-        let txn = self.database()?.begin_read().map_err(redb::Error::from)?;
+        let txn = self.read()?;
         let dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
         let mut letters = Vec::new();
         for item in dead
@@ -273,7 +295,7 @@ impl Store {
         sink: u32,
         mut take: impl FnMut(u64, &[u8]) -> Result<(), String>,
     ) -> Result<(), StateError> {
-        let txn = self.database()?.begin_read().map_err(redb::Error::from)?;
+        let txn = self.read()?;
         let sinks = txn.open_table(SINKS).map_err(redb::Error::from)?;
         for item in sinks
             .range((sink, 0)..=(sink, u64::MAX))
@@ -320,12 +342,12 @@ impl Store {
     /// Removes everything kept for dropped objects.
     pub fn forget(&self, objects: &[u32]) -> Result<(), StateError> {
         let txn = self.begin(true)?;
-        forget_in(&txn, objects)?;
+        self.forget_in(&txn, objects)?;
         txn.commit().map_err(redb::Error::from)?;
         Ok(())
     }
 
-    fn begin(&self, durable: bool) -> Result<WriteTransaction, StateError> {
+    pub(crate) fn begin(&self, durable: bool) -> Result<WriteTransaction, StateError> {
         let mut txn = self.database()?.begin_write().map_err(redb::Error::from)?;
         let durability = if durable {
             Durability::Immediate
@@ -334,6 +356,22 @@ impl Store {
         };
         txn.set_durability(durability).map_err(redb::Error::from)?;
         Ok(txn)
+    }
+}
+
+impl Store {
+    fn write_epoch(&self, txn: &WriteTransaction, entry: &EpochEntry) -> Result<(), StateError> {
+        write_epoch(txn, entry)?;
+        self.forget_in(txn, &entry.forgotten)
+    }
+
+    fn forget_in(&self, txn: &WriteTransaction, objects: &[u32]) -> Result<(), StateError> {
+        forget_in(txn, objects)?;
+        let forgotten = self.forgotten.lock();
+        forgotten
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(objects);
+        Ok(())
     }
 }
 
@@ -385,7 +423,7 @@ fn write_epoch(txn: &WriteTransaction, entry: &EpochEntry) -> Result<(), StateEr
                 .map_err(redb::Error::from)?;
         }
     }
-    forget_in(txn, &entry.forgotten)
+    Ok(())
 }
 
 fn forget_in(txn: &WriteTransaction, objects: &[u32]) -> Result<(), StateError> {
@@ -396,7 +434,9 @@ fn forget_in(txn: &WriteTransaction, objects: &[u32]) -> Result<(), StateError> 
     let mut dml = txn.open_table(DML).map_err(redb::Error::from)?;
     let mut dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
     let mut sinks = txn.open_table(SINKS).map_err(redb::Error::from)?;
+    let mut runs = txn.open_table(STATE_RUNS).map_err(redb::Error::from)?;
     for object in objects {
+        runs.remove(*object).map_err(redb::Error::from)?;
         sinks
             .retain_in((*object, 0)..=(*object, u64::MAX), |_, _| false)
             .map_err(redb::Error::from)?;

@@ -23,7 +23,7 @@ use thalweg_planner::{
     DmlPlan, Functions, NoSystemRelations, PlanContext, Planner, QueryPlan, ViewPlan,
 };
 use thalweg_sql::{OptionValue, SinkInput, Statement, WithOption, parse, parse_query};
-use thalweg_state::Store;
+use thalweg_state::{CrashPoints, DataDir, Runs, StateError, Store, SystemDisk};
 
 /// Rows as text, in the order they came.
 pub(crate) type Rows = Vec<String>;
@@ -38,6 +38,17 @@ pub(crate) struct Folder {
 impl Folder {
     fn file(&self) -> PathBuf {
         self.path.join("thalweg.redb")
+    }
+
+    fn runs(&self) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(self.path.join("runs")).expect("a folder of runs");
+        let mut files: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
+        files.sort();
+        files
+    }
+
+    fn open(&self) -> Result<DataDir, StateError> {
+        DataDir::open(Arc::new(SystemDisk), &self.path, CrashPoints::none())
     }
 }
 
@@ -84,10 +95,10 @@ impl Db {
             path: path.to_path_buf(),
             _scratch: None,
         };
-        let database = Arc::new(redb::Database::create(folder.file()).expect("the file is free"));
-        let (log, catalog) = CatalogLog::open(Arc::clone(&database)).expect("opens");
+        let dir = folder.open().expect("the file is free");
+        let (log, catalog) = CatalogLog::open(dir.database()).expect("opens");
         let closed = Closed::new(folder, catalog, EngineConfig::default());
-        (closed.open_over(database).expect("opens"), log)
+        (closed.open_over(dir).expect("opens"), log)
     }
 
     /// Stops the engine.
@@ -314,6 +325,11 @@ impl Db {
         self.session().rows(sql)
     }
 
+    /// The files of runs.
+    pub(crate) fn runs(&self) -> Vec<PathBuf> {
+        self.folder.runs()
+    }
+
     /// Waits until the condition on the status holds.
     pub(crate) fn until(&self, what: &str, holds: impl Fn(&thalweg_engine::EngineStatus) -> bool) {
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
@@ -356,16 +372,25 @@ impl Closed {
         self.folder.file()
     }
 
-    pub(crate) fn open(self) -> Result<Db, EngineError> {
-        // An engine that was shut down has closed the file, whoever still holds it.
-        let database = redb::Database::create(self.file()).expect("the file is free");
-        self.open_over(Arc::new(database))
+    /// The files of runs.
+    pub(crate) fn runs(&self) -> Vec<PathBuf> {
+        self.folder.runs()
     }
 
-    fn open_over(self, database: Arc<redb::Database>) -> Result<Db, EngineError> {
+    pub(crate) fn open(self) -> Result<Db, EngineError> {
+        // An engine that was shut down has closed the file, whoever still holds it.
+        let dir = self.folder.open()?;
+        self.open_over(dir)
+    }
+
+    fn open_over(self, dir: DataDir) -> Result<Db, EngineError> {
+        let store = Store::open(dir.database())?;
+        let runs = Runs::open(&dir, &store)?;
+        drop(dir);
         let engine = Engine::open(
             self.config.clone(),
-            Arc::new(Store::open(database)?),
+            Arc::new(store),
+            runs,
             Arc::clone(&self.planner),
             Arc::new(SystemClock),
             self.runtime.handle().clone(),

@@ -1,6 +1,7 @@
 //! Proves what the engine promises, with the real planner, log and generator source over a scratch folder. One binary, because
 //! linking DataFusion is slow.
 
+mod checkpoints;
 mod harness;
 mod random;
 mod restart;

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableTable, TableDefinition};
 
 use thalweg_state::{EpochEntry, Store};
 
+use crate::checkpoints::never_saved;
 use crate::harness::Db;
 use crate::sources::generator;
 
@@ -42,33 +43,6 @@ fn tables_views_and_sources_come_back() {
     assert_eq!(db.engine.status().jobs.len(), 0);
 }
 
-#[test]
-fn a_long_log_is_rewritten_and_means_the_same() {
-    let mut db = Db::new();
-    db.ok("CREATE TABLE t (id INT PRIMARY KEY, v INT); INSERT INTO t VALUES (1, 0)");
-    for _ in 0..300 {
-        db.ok("UPDATE t SET v = v + 1");
-    }
-    let db = db.reopen();
-    assert_eq!(db.rows("SELECT * FROM t"), ["1|300"]);
-    let closed = db.close();
-    let database = Database::open(closed.file()).expect("opens");
-    let entries = database
-        .begin_read()
-        .expect("reads")
-        .open_table(DML)
-        .expect("a log")
-        .iter()
-        .expect("iterates")
-        .count();
-    assert_eq!(entries, 1);
-    drop(database);
-    let mut db = closed.open().expect("reopens");
-    assert_eq!(db.rows("SELECT * FROM t"), ["1|300"]);
-    db.ok("UPDATE t SET v = 0");
-    assert_eq!(db.reopen().rows("SELECT * FROM t"), ["1|0"]);
-}
-
 /// A session that is still there does not keep the file of an engine that was shut down, and gets an error.
 #[test]
 fn the_file_is_free_at_once_after_a_shutdown() {
@@ -88,7 +62,7 @@ fn the_file_is_free_at_once_after_a_shutdown() {
 
 #[test]
 fn a_damaged_log_entry_is_named_and_harms_nobody_else() {
-    let mut db = Db::new();
+    let mut db = Db::with(never_saved());
     db.ok("CREATE TABLE t (id INT); INSERT INTO t VALUES (1)");
     db.ok("CREATE TABLE u (id INT); INSERT INTO u VALUES (2)");
     db.ok("CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM t; FLUSH");

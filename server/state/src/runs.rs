@@ -1,0 +1,551 @@
+//! The runs of all state tables: written, committed, read back and merged under one manifest.
+//!
+//! Invariant: a run counts from the transaction on that names it, together with the cut of the log that it replaces; until then,
+//! and after the transaction that no longer names it, its file is rubbish that may be removed. A file is removed only when no
+//! committed manifest names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::{ReadableTable, WriteTransaction};
+
+use crate::codec::WeightedBatch;
+use crate::compact::{self, Choice};
+use crate::error::StateError;
+use crate::folder::DataDir;
+use crate::io::Disk;
+use crate::manifest::{CHECKPOINT, CheckpointInfo, Newest, STATE_RUNS, TableRuns};
+use crate::point::{CrashPoints, Point};
+use crate::run::{Run, RunInfo, RunShape, RunWriter, run_number, run_path, sorted};
+use crate::store::{DML, Store};
+
+/// Changes that go into one run: their rows are sorted in memory.
+const RUN_CHANGE_BYTES: usize = 256 << 20;
+
+/// The runs of a data dir.
+#[derive(Debug, Clone)]
+pub struct Runs {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+    points: CrashPoints,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    newest: Newest,
+    tables: BTreeMap<u32, TableRuns>,
+    /// Tables whose record cannot be read; their files are unknown, so no file is removed.
+    broken: BTreeMap<u32, String>,
+    /// Files that are being written or wait for their transaction.
+    under_way: BTreeSet<u64>,
+    /// Files that no manifest names any more.
+    rubbish: BTreeSet<u64>,
+}
+
+/// A finished run that no manifest names yet. When it is dropped before one does, its file goes.
+#[derive(Debug)]
+pub struct NewRun {
+    inner: Arc<Inner>,
+    info: RunInfo,
+    kept: bool,
+}
+
+impl NewRun {
+    /// What was written.
+    pub fn info(&self) -> &RunInfo {
+        &self.info
+    }
+}
+
+impl Drop for NewRun {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.inner.abandon(self.info.number);
+        }
+    }
+}
+
+/// What a checkpoint says about one table.
+#[derive(Debug)]
+pub struct Save {
+    /// The table.
+    pub table: u32,
+    /// The epoch after which the changes begin.
+    pub since: u64,
+    /// The epoch through which they go.
+    pub through: u64,
+    /// Their runs; none when they cancel out.
+    pub runs: Vec<NewRun>,
+}
+
+impl Runs {
+    /// Opens the runs of a data dir and removes the files that its manifest does not name.
+    ///
+    /// # Errors
+    /// When the database or the folder cannot be read. A damaged record of one table is that table's error, later.
+    pub fn open(dir: &DataDir, store: &Store) -> Result<Self, StateError> {
+        let inner = Inner {
+            store: store.clone(),
+            disk: Arc::clone(&dir.disk),
+            folder: dir.runs(),
+            points: dir.points.clone(),
+            state: Mutex::new(State::default()),
+        };
+        let state = inner.read_manifest()?;
+        inner.sweep(&state)?;
+        *inner.state() = state;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The newest checkpoint; number 0 when there has been none.
+    pub fn newest(&self) -> CheckpointInfo {
+        self.inner.state().newest.info
+    }
+
+    /// What the manifest says about a table.
+    ///
+    /// # Errors
+    /// `Corrupt` when its record cannot be read.
+    pub fn table(&self, table: u32) -> Result<TableRuns, StateError> {
+        let state = self.inner.state();
+        if let Some(reason) = state.broken.get(&table) {
+            return Err(StateError::corrupt(
+                format!("the manifest of table {table}"),
+                reason,
+            ));
+        }
+        Ok(state.tables.get(&table).cloned().unwrap_or_default())
+    }
+
+    /// Tables that have a record.
+    pub fn tables(&self) -> Vec<u32> {
+        let state = self.inner.state();
+        state
+            .tables
+            .keys()
+            .chain(state.broken.keys())
+            .copied()
+            .collect()
+    }
+
+    /// Opens the runs of a table, oldest first.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the file, when one is missing or damaged.
+    pub fn open_table(&self, table: u32, shape: &RunShape) -> Result<Vec<Run>, StateError> {
+        let runs = self.table(table)?.runs;
+        runs.iter()
+            .map(|info| self.inner.open_run(info, shape))
+            .collect()
+    }
+
+    /// Writes changes as runs, on disk when this returns, that count once they are committed.
+    ///
+    /// # Errors
+    /// When a file cannot be written; nothing is left of it then.
+    pub fn write(
+        &self,
+        shape: &RunShape,
+        changes: &[WeightedBatch],
+    ) -> Result<Vec<NewRun>, StateError> {
+        let mut written = Vec::new();
+        let mut rest = changes;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let part = rest.iter().take_while(|change| {
+                let before = bytes;
+                bytes += change.batch.get_array_memory_size();
+                before == 0 || bytes <= RUN_CHANGE_BYTES
+            });
+            let (part, later) = rest.split_at(part.count().max(1).min(rest.len()));
+            written.extend(
+                self.inner
+                    .write_run(shape, 0, |writer| sorted(part, writer))?,
+            );
+            rest = later;
+        }
+        Ok(written)
+    }
+
+    /// Commits a checkpoint: the manifest names the saves' runs, and the log is cut through their epochs, in one transaction.
+    /// Tables that were dropped meanwhile are passed over.
+    ///
+    /// # Errors
+    /// `Discontinuous` when a save does not begin where the manifest ends, and whatever the database reports; then nothing has
+    /// happened.
+    pub fn commit(
+        &self,
+        epoch: u64,
+        started_at_ms: i64,
+        saves: Vec<Save>,
+    ) -> Result<CheckpointInfo, StateError> {
+        let inner = &self.inner;
+        // A run that is dropped takes the lock, so nothing here may drop one while it is held: these live longer than it.
+        let (mut saves, mut passed_over) = (saves, Vec::new());
+        let mut state = inner.state();
+        let txn = inner.store.begin(true)?;
+        inner.hit(Point::ManifestBegin)?;
+        let gone = |save: &mut Save| inner.store.is_forgotten(save.table);
+        passed_over.extend(saves.extract_if(.., gone));
+        let infos = || saves.iter().flat_map(|save| &save.runs).map(NewRun::info);
+        let newest = Newest {
+            info: CheckpointInfo {
+                number: state.newest.info.number + 1,
+                epoch,
+                started_at_ms,
+                bytes: infos().map(|info| info.bytes).sum(),
+                runs: infos().count() as u64,
+            },
+            next_file: state.newest.next_file,
+        };
+        let mut tables = Vec::new();
+        for save in &saves {
+            let mut table = state.tables.get(&save.table).cloned().unwrap_or_default();
+            if table.through != save.since || state.broken.contains_key(&save.table) {
+                return Err(StateError::Discontinuous {
+                    table: save.table,
+                    since: save.since,
+                    through: table.through,
+                });
+            }
+            table.through = save.through;
+            table
+                .runs
+                .extend(save.runs.iter().map(|run| run.info.clone()));
+            cut_log(&txn, save.table, save.through)?;
+            tables.push((save.table, table));
+        }
+        write_manifest(&txn, &newest, &tables)?;
+        inner.hit(Point::ManifestCommit)?;
+        txn.commit().map_err(redb::Error::from)?;
+        state.newest = newest;
+        state.tables.extend(tables);
+        for run in saves.iter_mut().flat_map(|save| &mut save.runs) {
+            run.kept = true;
+            state.under_way.remove(&run.info.number);
+        }
+        Ok(newest.info)
+    }
+
+    /// Passes the place after a commit; its caller has taken over what was committed.
+    ///
+    /// # Errors
+    /// Only when a test asks for one.
+    pub fn committed(&self) -> Result<(), StateError> {
+        self.inner.hit(Point::ManifestDone)
+    }
+
+    /// Merges runs of one table when that is worth while; `shape_of` gives the shapes of tables that may be merged. `None`
+    /// when there was nothing to do.
+    ///
+    /// # Errors
+    /// What reading or writing reports, with the table it happened to. The old runs stay in force.
+    pub fn merge_once(
+        &self,
+        disk_reserve: u64,
+        shape_of: impl Fn(u32) -> Option<RunShape>,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Option<u32>, (u32, StateError)> {
+        let tables: Vec<(u32, TableRuns)> = {
+            let state = self.inner.state();
+            let tables = state.tables.iter();
+            tables.map(|(table, runs)| (*table, runs.clone())).collect()
+        };
+        for (table, runs) in tables {
+            let Some(choice) = compact::choose(&runs.runs) else {
+                continue;
+            };
+            let Some(shape) = shape_of(table) else {
+                continue;
+            };
+            let merged = self
+                .inner
+                .has_room(&choice, disk_reserve)
+                .and_then(|room| match room {
+                    true => self
+                        .inner
+                        .merge(table, &shape, &choice, cancelled)
+                        .map(Some),
+                    false => Ok(None),
+                });
+            match merged {
+                Ok(Some(())) => return Ok(Some(table)),
+                Ok(None) => {}
+                Err(error) => return Err((table, error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes the files of dropped tables and of merged runs.
+    ///
+    /// # Errors
+    /// When the database cannot be read or a file not be removed; what is left is removed another time.
+    pub fn collect(&self) -> Result<(), StateError> {
+        let inner = &self.inner;
+        let named = inner.named_tables()?;
+        let mut state = inner.state();
+        let gone: Vec<u32> = state
+            .tables
+            .keys()
+            .chain(state.broken.keys())
+            .filter(|table| inner.store.is_forgotten(**table) && !named.contains(table))
+            .copied()
+            .collect();
+        for table in gone {
+            let runs = state.tables.remove(&table).unwrap_or_default().runs;
+            state.rubbish.extend(runs.iter().map(|run| run.number));
+            state.broken.remove(&table);
+        }
+        if !state.broken.is_empty() {
+            return Ok(());
+        }
+        while let Some(number) = state.rubbish.first().copied() {
+            inner.remove(number)?;
+            state.rubbish.remove(&number);
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hit(&self, point: Point) -> Result<(), StateError> {
+        self.points
+            .hit(point)
+            .map_err(StateError::file(format!("pass {}", point.name())))
+    }
+
+    fn read_manifest(&self) -> Result<State, StateError> {
+        self.hit(Point::ManifestOpen)?;
+        let mut state = State::default();
+        let txn = self.store.read()?;
+        let newest = txn.open_table(CHECKPOINT).map_err(redb::Error::from)?;
+        if let Some(bytes) = newest.get(()).map_err(redb::Error::from)? {
+            state.newest = Newest::decode(bytes.value())?;
+        }
+        let tables = txn.open_table(STATE_RUNS).map_err(redb::Error::from)?;
+        for item in tables.iter().map_err(redb::Error::from)? {
+            let (table, bytes) = item.map_err(redb::Error::from)?;
+            match TableRuns::decode(table.value(), bytes.value()) {
+                Ok(runs) => drop(state.tables.insert(table.value(), runs)),
+                Err(StateError::Corrupt { reason, .. }) => {
+                    state.broken.insert(table.value(), reason);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(state)
+    }
+
+    /// Tables that the committed manifest has a record of.
+    fn named_tables(&self) -> Result<BTreeSet<u32>, StateError> {
+        let txn = self.store.read()?;
+        let tables = txn.open_table(STATE_RUNS).map_err(redb::Error::from)?;
+        let mut named = BTreeSet::new();
+        for item in tables.iter().map_err(redb::Error::from)? {
+            named.insert(item.map_err(redb::Error::from)?.0.value());
+        }
+        Ok(named)
+    }
+
+    /// Removes what a crash has left, and numbers new files above everything there ever was a trace of.
+    fn sweep(&self, state: &State) -> Result<(), StateError> {
+        let named: BTreeSet<u64> = state
+            .tables
+            .values()
+            .flat_map(|table| &table.runs)
+            .map(|run| run.number)
+            .collect();
+        let files = self
+            .disk
+            .list(&self.folder)
+            .map_err(StateError::file(format!("list {}", self.folder.display())))?;
+        if !state.broken.is_empty() {
+            return Ok(());
+        }
+        for (name, _) in files {
+            let Some(number) = run_number(&name) else {
+                continue;
+            };
+            if !named.contains(&number) {
+                self.hit(Point::SweepRemove)?;
+                self.disk
+                    .remove(&run_path(&self.folder, number))
+                    .map_err(StateError::file(format!("remove {name}")))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_run(&self, info: &RunInfo, shape: &RunShape) -> Result<Run, StateError> {
+        self.hit(Point::RunOpen)?;
+        Run::open(self.disk.as_ref(), &self.folder, info, shape)
+    }
+
+    /// Writes one run, if it gets any rows, and makes its name durable.
+    fn write_run(
+        self: &Arc<Self>,
+        shape: &RunShape,
+        level: u8,
+        fill: impl FnOnce(&mut RunWriter<'_>) -> Result<(), StateError>,
+    ) -> Result<Option<NewRun>, StateError> {
+        let number = {
+            let mut state = self.state();
+            let number = state.newest.next_file;
+            state.newest.next_file += 1;
+            state.under_way.insert(number);
+            number
+        };
+        // From here on the file goes with this guard.
+        let mut run = NewRun {
+            inner: Arc::clone(self),
+            info: RunInfo {
+                number,
+                bytes: 0,
+                tail: 0,
+                tail_crc: 0,
+                rows: 0,
+                net: 0,
+                level,
+                buckets: (0, 0),
+            },
+            kept: false,
+        };
+        let (disk, folder) = (self.disk.as_ref(), &self.folder);
+        let mut writer = RunWriter::create(disk, folder, number, shape, &self.points)?;
+        fill(&mut writer)?;
+        let Some(info) = writer.finish(level)? else {
+            return Ok(None);
+        };
+        run.info = info;
+        self.hit(Point::RunFolder)?;
+        disk.sync_folder(folder)
+            .map_err(StateError::file(format!("sync {}", folder.display())))?;
+        Ok(Some(run))
+    }
+
+    /// Gives a file up that no manifest names.
+    fn abandon(&self, number: u64) {
+        let mut state = self.state();
+        state.under_way.remove(&number);
+        state.rubbish.insert(number);
+    }
+
+    fn remove(&self, number: u64) -> Result<(), StateError> {
+        self.hit(Point::RunRemove)?;
+        let path = run_path(&self.folder, number);
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StateError::file(
+                format!("remove {}", path.display()),
+            )(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn has_room(&self, choice: &Choice, disk_reserve: u64) -> Result<bool, StateError> {
+        let free = self
+            .disk
+            .free_bytes(&self.folder)
+            .map_err(StateError::file("ask for free space"))?;
+        // At worst nothing cancels, and old and new are there together.
+        Ok(free.saturating_sub(choice.bytes) >= disk_reserve)
+    }
+
+    fn merge(
+        self: &Arc<Self>,
+        table: u32,
+        shape: &RunShape,
+        choice: &Choice,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(), StateError> {
+        self.hit(Point::MergeBegin)?;
+        let runs = choice
+            .runs
+            .iter()
+            .map(|info| self.open_run(info, shape))
+            .collect::<Result<Vec<_>, _>>()?;
+        let merged = self.write_run(shape, choice.level, |writer| {
+            compact::merge(&runs, shape, writer, &|| {
+                if cancelled() {
+                    return Err(StateError::Cancelled);
+                }
+                self.hit(Point::MergeWrite)
+            })
+        })?;
+        self.replace(table, choice, merged)?;
+        self.hit(Point::MergeDone)
+    }
+
+    /// Has the manifest name the merge in the place of what it was made from.
+    fn replace(
+        &self,
+        table: u32,
+        choice: &Choice,
+        merged: Option<NewRun>,
+    ) -> Result<(), StateError> {
+        // As in `commit`: a merge that comes to nothing is dropped after the lock.
+        let mut state = self.state();
+        let txn = self.store.begin(true)?;
+        let known = state.tables.get(&table).cloned();
+        let Some(mut runs) = known.filter(|_| !self.store.is_forgotten(table)) else {
+            return Ok(());
+        };
+        let old: BTreeSet<u64> = choice.runs.iter().map(|run| run.number).collect();
+        let at = runs.runs.iter().position(|run| old.contains(&run.number));
+        runs.runs.retain(|run| !old.contains(&run.number));
+        if let Some(merged) = &merged {
+            let at = at.unwrap_or(0).min(runs.runs.len());
+            runs.runs.insert(at, merged.info.clone());
+        }
+        let newest = state.newest;
+        write_manifest(&txn, &newest, &[(table, runs.clone())])?;
+        self.hit(Point::MergeCommit)?;
+        txn.commit().map_err(redb::Error::from)?;
+        state.tables.insert(table, runs);
+        state.rubbish.extend(old);
+        if let Some(mut merged) = merged {
+            merged.kept = true;
+            state.under_way.remove(&merged.info.number);
+        }
+        Ok(())
+    }
+}
+
+fn write_manifest(
+    txn: &WriteTransaction,
+    newest: &Newest,
+    tables: &[(u32, TableRuns)],
+) -> Result<(), StateError> {
+    let mut record = txn.open_table(CHECKPOINT).map_err(redb::Error::from)?;
+    record
+        .insert((), newest.encode().as_slice())
+        .map_err(redb::Error::from)?;
+    let mut records = txn.open_table(STATE_RUNS).map_err(redb::Error::from)?;
+    for (table, runs) in tables {
+        records
+            .insert(table, runs.encode().as_slice())
+            .map_err(redb::Error::from)?;
+    }
+    Ok(())
+}
+
+fn cut_log(txn: &WriteTransaction, table: u32, through: u64) -> Result<(), StateError> {
+    let mut dml = txn.open_table(DML).map_err(redb::Error::from)?;
+    dml.retain_in((table, 0, 0)..=(table, through, u32::MAX), |_, _| false)
+        .map_err(redb::Error::from)?;
+    Ok(())
+}
