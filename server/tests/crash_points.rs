@@ -1,8 +1,9 @@
 //! Proves that a server which fails at any durable step keeps what it acknowledged, and that every listed step is reached.
 //!
 //! Each cell is a step, the first, second or a later time it is reached, and a way to fail: the step reports an error, the thread
-//! panics, or the process ends. A client writes until that has happened; after a restart every table is what its acknowledged
-//! statements made it, with or without the one that was not answered. A failure prints how to repeat its cell.
+//! panics, or the process ends; and there are kills at random times. A client writes until that has happened. After a restart
+//! every table is what its acknowledged statements made it, with or without the one that was not answered. A failure prints how
+//! to repeat its cell.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -324,14 +325,58 @@ fn cells() -> Vec<(Point, u64, &'static str)> {
     cells
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))
+}
+
+/// Kills at moments that nobody chose, over one data dir: `THALWEG_KILLS` of them, at times that `THALWEG_SEED` makes.
+#[test]
+fn kills_at_any_time_lose_nothing() {
+    let (kills, seed) = (number("THALWEG_KILLS", 12), number("THALWEG_SEED", 1));
+    println!("replay: THALWEG_SEED={seed}");
+    let folder = scratch();
+    let mut content = runtime().block_on(seeded(&folder));
+    let mut dice = seed;
+    for kill in 0..kills {
+        dice = dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let wait = Duration::from_micros((dice >> 33) % 400_000);
+        let mut server = Server::start(&folder, None);
+        let process = server.child.id().to_string();
+        let killer = std::thread::spawn(move || {
+            std::thread::park_timeout(wait);
+            Command::new("kill").args(["-9", &process]).status()
+        });
+        let (possible, _) = runtime().block_on(write(&mut server, content));
+        assert!(killer.join().expect("ends").expect("kill runs").success());
+        drop(server);
+        content = runtime().block_on(async {
+            let server = Server::start(&folder, None);
+            let client = server.connect().await.expect("starts again");
+            run(&client, "SELECT id, v FROM t")
+                .await
+                .expect("is answered")
+        });
+        assert!(
+            content == possible.answered || Some(&content) == possible.unanswered.as_ref(),
+            "kill {kill} of seed {seed}: {content:?} is neither {:?} nor {:?}",
+            possible.answered,
+            possible.unanswered
+        );
+    }
+    let _kept = std::fs::remove_dir_all(&folder);
+}
+
 #[test]
 fn a_failure_at_any_step_loses_nothing() {
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime")
-    };
     let seed = scratch();
     let content = runtime().block_on(seeded(&seed));
     let (cells, next) = (cells(), AtomicUsize::new(0));

@@ -299,11 +299,11 @@ pub(crate) fn recover(shared: &Shared, stored: &Stored) -> Result<Arc<Version>, 
     let (runs, oid) = (&shared.checkpoints.runs, stored.oid.0);
     let through = runs.table(oid)?.through;
     let mut version = Version::empty(Arc::clone(&stored.codec));
-    for run in runs.open_table(oid, &shape(stored, table)?)? {
-        for rows in run.scan() {
-            version = version.with(&[from_log(&rows?, stored, run.name())?])?;
-        }
-    }
+    let name = format!("a run of {}", stored.label());
+    runs.read_table(oid, &shape(stored, table)?, |rows| {
+        version = version.with(&[from_log(&rows, stored, &name)?])?;
+        Ok::<_, EngineError>(())
+    })?;
     let saved = Arc::new(version);
     *table.saved.lock() = Saved {
         through,

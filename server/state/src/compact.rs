@@ -11,7 +11,9 @@ use arrow::record_batch::RecordBatch;
 use crate::codec::{Multiplicity, WeightedBatch};
 use crate::error::StateError;
 use crate::key::Keys;
-use crate::run::{RowPicker, Run, RunInfo, RunRows, RunShape, RunWriter, overflow, place_of};
+use crate::run::{
+    BATCH_ROWS, Picked, RowPicker, Run, RunInfo, RunRows, RunShape, overflow, place_of,
+};
 
 /// A merge takes at least this many runs of similar size.
 const MERGE_MIN: usize = 4;
@@ -140,13 +142,13 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Merges runs into `writer`; `step` is asked before each batch that is written, and its error ends the merge.
-pub(crate) fn merge(
+/// Merges runs: `emit` gets their net rows in order, `step` is asked now and then whether to go on. Its error ends the merge.
+pub(crate) fn merge<E: From<StateError>>(
     runs: &[Run],
     shape: &RunShape,
-    writer: &mut RunWriter<'_>,
-    step: &dyn Fn() -> Result<(), StateError>,
-) -> Result<(), StateError> {
+    mut step: impl FnMut() -> Result<(), E>,
+    mut emit: impl FnMut(Picked) -> Result<(), E>,
+) -> Result<(), E> {
     let mut heads = Vec::new();
     for run in runs {
         heads.extend(Head::open(run.scan(), shape)?);
@@ -156,7 +158,7 @@ pub(crate) fn merge(
         .enumerate()
         .map(|(at, head)| Reverse((head.place(), at)))
         .collect();
-    let mut picker = RowPicker::new();
+    let (mut picker, mut seen) = (RowPicker::new(), 0_usize);
     while let Some(Reverse((place, first))) = order.pop() {
         let mut same = vec![first];
         while let Some(Reverse((next, _))) = order.peek() {
@@ -177,9 +179,12 @@ pub(crate) fn merge(
             };
             picker.pick(slot, head.row, net, (place.0, &place.1));
         }
-        if picker.is_full() || picker.batches() > BATCHES_HELD_MAX {
+        seen += 1;
+        if seen.is_multiple_of(BATCH_ROWS) {
             step()?;
-            picker.flush(writer)?;
+        }
+        if picker.is_full() || picker.batches() > BATCHES_HELD_MAX {
+            picker.take(shape)?.map(&mut emit).transpose()?;
             picker.forget_batches();
             heads.iter_mut().for_each(|head| head.slot = None);
         }
@@ -192,7 +197,8 @@ pub(crate) fn merge(
         }
     }
     step()?;
-    picker.flush(writer)
+    picker.take(shape)?.map(emit).transpose()?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-pub use power::PowerDisk;
+pub use power::{PowerDisk, SkippedSync};
 
 /// A place for durable files.
 pub trait Disk: Send + Sync + Debug {

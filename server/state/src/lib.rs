@@ -22,7 +22,7 @@ pub use codec::{Multiplicity, WeightedBatch, decode_batches, encode_batches};
 pub use error::{StateError, hint};
 pub use folder::{DataDir, FORMAT};
 pub use hash::{BUCKETS, HASH_VERSION, bucket, hash};
-pub use io::{Disk, DiskFile, PowerDisk, SystemDisk};
+pub use io::{Disk, DiskFile, PowerDisk, SkippedSync, SystemDisk};
 pub use key::{KeyCodec, Keys};
 pub use manifest::{CheckpointInfo, TableRuns};
 pub use point::{CrashAction, CrashPoints, Point};

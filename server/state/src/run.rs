@@ -21,7 +21,7 @@ use crate::hash::bucket;
 use crate::key::{KeyCodec, Keys};
 
 pub use read::{Run, RunRows};
-pub(crate) use write::{RowPicker, RunWriter, overflow, sorted};
+pub(crate) use write::{Picked, RowPicker, RunWriter, overflow, sorted};
 
 /// Rows of a batch in a run; a reader holds one batch at a time.
 pub(crate) const BATCH_ROWS: usize = 8192;

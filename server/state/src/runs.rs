@@ -149,6 +149,24 @@ impl Runs {
             .collect()
     }
 
+    /// Reads the content of a table: the net rows of its runs.
+    ///
+    /// # Errors
+    /// As for opening it, and what `take` reports.
+    pub fn read_table<E: From<StateError>>(
+        &self,
+        table: u32,
+        shape: &RunShape,
+        mut take: impl FnMut(WeightedBatch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let runs = self.open_table(table, shape)?;
+        if let [run] = runs.as_slice() {
+            // Nothing cancels inside of one run.
+            return run.scan().try_for_each(|rows| take(rows?));
+        }
+        compact::merge(&runs, shape, || Ok(()), |picked| take(picked.into()))
+    }
+
     /// Writes changes as runs, on disk when this returns, that count once they are committed.
     ///
     /// # Errors
@@ -479,12 +497,13 @@ impl Inner {
             .map(|info| self.open_run(info, shape))
             .collect::<Result<Vec<_>, _>>()?;
         let merged = self.write_run(shape, choice.level, |writer| {
-            compact::merge(&runs, shape, writer, &|| {
+            let step = || {
                 if cancelled() {
                     return Err(StateError::Cancelled);
                 }
                 self.hit(Point::MergeWrite)
-            })
+            };
+            compact::merge(&runs, shape, step, |picked| writer.write(Some(picked)))
         })?;
         self.replace(table, choice, merged)?;
         self.hit(Point::MergeDone)

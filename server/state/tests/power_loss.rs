@@ -13,8 +13,8 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use thalweg_state::{
-    CrashPoints, DataDir, EpochEntry, Multiplicity, PowerDisk, RunShape, Runs, Save, StateError,
-    Store, WeightedBatch, encode_batches,
+    CrashPoints, DataDir, EpochEntry, Multiplicity, PowerDisk, RunShape, Runs, Save, SkippedSync,
+    StateError, Store, WeightedBatch, encode_batches,
 };
 
 /// Net weight by row.
@@ -97,11 +97,10 @@ fn recover(disk: &PowerDisk) -> Result<(Store, Runs, u64, Tables), StateError> {
         .collect();
     for table in named {
         let mut content = Content::new();
-        for run in runs.open_table(table, &shape())? {
-            for rows in run.scan() {
-                add(&mut content, &rows?);
-            }
-        }
+        runs.read_table(table, &shape(), |rows| {
+            add(&mut content, &rows);
+            Ok::<_, StateError>(())
+        })?;
         for entry in store.table_log(table, runs.table(table)?.through)?.entries {
             entry
                 .changes
@@ -283,11 +282,12 @@ fn number(variable: &str, otherwise: u64) -> u64 {
         .map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
-/// One life of several power losses; gives the number of images that were recovered.
-fn lives(seed: u64) -> u64 {
+/// One life of several power losses, on a disk that may leave a sync out; gives the number of images that were recovered.
+fn lives(seed: u64, skipped: Option<SkippedSync>) -> u64 {
     let mut dice = ChaCha8Rng::seed_from_u64(seed);
     let begin = BTreeMap::from([(0, Tables::new())]);
     let disk = PowerDisk::new();
+    skipped.into_iter().for_each(|sync| disk.skip_sync(sync));
     disk.cut_after(dice.random_range(0..200));
     let mut images = 0;
     // Even the first start may not come to its end.
@@ -333,7 +333,7 @@ fn no_power_loss_takes_what_was_acknowledged() {
     );
     let mut images = 0;
     for seed in first.. {
-        let lived = std::panic::catch_unwind(|| lives(seed));
+        let lived = std::panic::catch_unwind(|| lives(seed, None));
         match lived {
             Ok(recovered) => images += recovered,
             Err(panic) => {
@@ -348,4 +348,19 @@ fn no_power_loss_takes_what_was_acknowledged() {
         }
     }
     println!("{images} images recovered");
+}
+
+/// The test above would notice when a sync were left out, whichever it is.
+#[test]
+fn a_sync_that_is_left_out_is_noticed() {
+    for skipped in [
+        SkippedSync::RunContent,
+        SkippedSync::Names,
+        SkippedSync::OtherContent,
+    ] {
+        let noticed =
+            (1..100).find(|seed| std::panic::catch_unwind(|| lives(*seed, Some(skipped))).is_err());
+        println!("{skipped:?} was noticed in life {noticed:?}");
+        assert!(noticed.is_some(), "{skipped:?}");
+    }
 }

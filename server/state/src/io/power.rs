@@ -13,6 +13,17 @@ use super::{Disk, DiskFile, folder_of};
 /// What a disk writes whole or not at all.
 const SECTOR: u64 = 512;
 
+/// A sync that a disk claims to have done and has not, as if the code had left it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SkippedSync {
+    /// The content of runs.
+    RunContent,
+    /// The names in any folder.
+    Names,
+    /// The content of all other files.
+    OtherContent,
+}
+
 /// A disk in memory; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct PowerDisk {
@@ -30,6 +41,7 @@ struct State {
     cut: Option<u64>,
     /// Bytes that can be written; `None` for no end.
     free: Option<u64>,
+    skipped: Option<SkippedSync>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +59,7 @@ struct Renaming {
 
 #[derive(Debug, Default)]
 struct Content {
+    is_run: bool,
     now: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Change>,
@@ -104,6 +117,11 @@ impl PowerDisk {
         self.state().free = bytes;
     }
 
+    /// Makes the disk, and its images, leave a sync out: a test that checks recovery must notice.
+    pub fn skip_sync(&self, skipped: SkippedSync) {
+        self.state().skipped = Some(skipped);
+    }
+
     /// A disk as it may be found when the power is back.
     pub fn image(&self, seed: u64) -> PowerDisk {
         let mut dice = Dice(seed);
@@ -113,11 +131,11 @@ impl PowerDisk {
         let beginning = dice.below(2) == 0;
         let kept = dice.below(state.pending.len() as u64 + 1) as usize;
         for (index, renaming) in state.pending.iter().enumerate() {
-            if if beginning {
-                index < kept
-            } else {
-                dice.below(2) == 0
-            } {
+            let applies = match beginning {
+                true => index < kept,
+                false => dice.below(2) == 0,
+            };
+            if applies {
                 renaming.apply(&mut names);
             }
         }
@@ -127,6 +145,7 @@ impl PowerDisk {
             .map(|content| {
                 let durable = content.after_loss(&mut dice);
                 Content {
+                    is_run: content.is_run,
                     now: durable.clone(),
                     durable,
                     pending: Vec::new(),
@@ -138,6 +157,7 @@ impl PowerDisk {
                 durable: names.clone(),
                 names,
                 files,
+                skipped: state.skipped,
                 ..State::default()
             })),
         }
@@ -242,7 +262,10 @@ impl Disk for PowerDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.change()?;
         let file = state.files.len();
-        state.files.push(Content::default());
+        state.files.push(Content {
+            is_run: path.extension().is_some_and(|end| end == "run"),
+            ..Content::default()
+        });
         state.rename(Renaming {
             gone: None,
             there: Some((path.into(), Node::File(file))),
@@ -302,6 +325,9 @@ impl Disk for PowerDisk {
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
         let mut guard = self.change()?;
         let state = &mut *guard;
+        if state.skipped == Some(SkippedSync::Names) {
+            return Ok(());
+        }
         let durable = &mut state.durable;
         state.pending.retain(|renaming| {
             let inside = renaming.is_in(path);
@@ -387,7 +413,15 @@ impl DiskFile for PowerFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let skipped = self.disk.state().skipped;
         self.change(0, |content| {
+            let left_out = match content.is_run {
+                true => SkippedSync::RunContent,
+                false => SkippedSync::OtherContent,
+            };
+            if skipped == Some(left_out) {
+                return;
+            }
             for change in std::mem::take(&mut content.pending) {
                 apply(&mut content.durable, &change, |_| true);
             }

@@ -87,11 +87,6 @@ impl Run {
         })
     }
 
-    /// What it is called in errors.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// All rows.
     pub fn scan(&self) -> RunRows<'_> {
         RunRows {

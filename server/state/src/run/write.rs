@@ -77,27 +77,53 @@ impl RowPicker {
         self.batches.len()
     }
 
-    /// Writes what was picked. The batches stay.
-    pub(crate) fn flush(&mut self, writer: &mut RunWriter<'_>) -> Result<(), StateError> {
+    /// What was picked. The batches stay.
+    pub(crate) fn take(&mut self, shape: &RunShape) -> Result<Option<Picked>, StateError> {
         let (Some(first), Some((bucket, key))) = (self.first.take(), self.last.take()) else {
-            return Ok(());
+            return Ok(None);
         };
         let batches: Vec<&RecordBatch> = self.batches.iter().collect();
-        let rows = if writer.shape.schema.fields().is_empty() {
+        let rows = if shape.schema.fields().is_empty() {
             let options = RecordBatchOptions::new().with_row_count(Some(self.picked.len()));
-            RecordBatch::try_new_with_options(writer.shape.schema(), Vec::new(), &options)?
+            RecordBatch::try_new_with_options(shape.schema(), Vec::new(), &options)?
         } else {
             interleave_record_batch(&batches, &self.picked)?
         };
         self.picked.clear();
         self.bytes = 0;
-        let weights = std::mem::take(&mut self.weights);
-        writer.write(&rows, weights, first, Place::at_least(bucket, &key))
+        Ok(Some(Picked {
+            rows,
+            weights: std::mem::take(&mut self.weights),
+            first,
+            last: Place::at_least(bucket, &key),
+        }))
     }
 
     /// Lets go of batches that no row will be picked from any more; nothing may be waiting.
     pub(crate) fn forget_batches(&mut self) {
         self.batches.clear();
+    }
+}
+
+/// Rows in the order of a run, with what the index says about them.
+pub(crate) struct Picked {
+    pub(crate) rows: RecordBatch,
+    pub(crate) weights: Vec<i64>,
+    first: Place,
+    last: Place,
+}
+
+impl From<Picked> for WeightedBatch {
+    fn from(picked: Picked) -> Self {
+        let weights = if picked.weights.iter().all(|weight| *weight == 1) {
+            Multiplicity::Constant(1)
+        } else {
+            Multiplicity::Each(picked.weights)
+        };
+        WeightedBatch {
+            batch: picked.rows,
+            weights,
+        }
     }
 }
 
@@ -133,10 +159,10 @@ pub(crate) fn sorted(
         };
         picker.pick(*batch, *row, net, (*bucket, key));
         if picker.is_full() {
-            picker.flush(writer)?;
+            writer.write(picker.take(writer.shape)?)?;
         }
     }
-    picker.flush(writer)
+    writer.write(picker.take(writer.shape)?)
 }
 
 pub(crate) fn overflow() -> StateError {
@@ -203,13 +229,16 @@ impl<'a> RunWriter<'a> {
         })
     }
 
-    fn write(
-        &mut self,
-        batch: &RecordBatch,
-        weights: Vec<i64>,
-        first: Place,
-        last: Place,
-    ) -> Result<(), StateError> {
+    pub(crate) fn write(&mut self, picked: Option<Picked>) -> Result<(), StateError> {
+        let Some(Picked {
+            rows: batch,
+            weights,
+            first,
+            last,
+        }) = picked
+        else {
+            return Ok(());
+        };
         self.points
             .hit(Point::RunWrite)
             .map_err(StateError::file(format!("write {}", self.name)))?;
@@ -218,7 +247,7 @@ impl<'a> RunWriter<'a> {
         }
         self.rows += batch.num_rows() as u64;
         let rows = batch.num_rows() as u32;
-        let batch = self.shape.to_file(batch, weights)?;
+        let batch = self.shape.to_file(&batch, weights)?;
         let offset = self.arrow.get_mut().start_sum();
         self.arrow
             .write(&batch)
