@@ -23,3 +23,5 @@ mod simple;
 mod startup;
 #[cfg(test)]
 mod stock;
+#[cfg(test)]
+mod tokio_client;
