@@ -77,6 +77,24 @@ impl Catalog {
         }
     }
 
+    /// The same catalog with these materialized views as plain ones, for reads at a moment when nobody keeps their rows.
+    pub fn with_views(&self, views: &[Oid]) -> Catalog {
+        let mut relations = self.relations.as_ref().clone();
+        for oid in views {
+            let Some(relation) = relations.get_mut(oid) else {
+                continue;
+            };
+            if let RelationKind::MaterializedView { query, .. } = &relation.kind {
+                let query = query.clone();
+                Arc::make_mut(relation).kind = RelationKind::View { query };
+            }
+        }
+        Catalog {
+            relations: Arc::new(relations),
+            ..self.clone()
+        }
+    }
+
     /// Number of changes that led here.
     pub fn version(&self) -> u64 {
         self.version

@@ -13,7 +13,7 @@ use thalweg_catalog::SqlType;
 use super::binder::{Binder, Typed, same_layout, tagged};
 use crate::error::raise;
 use crate::functions::{
-    arithmetic, collection, encoding, format, json, now, series, temporal, text,
+    arithmetic, collection, encoding, format, json, justify, now, series, temporal, text,
 };
 use crate::types::{
     Conversion, convertible, field_type, is_integer, is_text, numeric, numeric_rank, unify,
@@ -377,6 +377,17 @@ impl Binder {
                     .map(|a| self.implicit(a.clone(), &T::Int4))
                     .collect::<Result<_>>()?;
                 temporal::make_date().call(exprs)
+            }
+            ("make_time", [_, _, _]) | ("make_timestamp", [_, _, _, _, _, _]) => {
+                let native = justify::made(name == "make_time");
+                let exprs = args.iter().zip(&native.types);
+                let exprs = exprs
+                    .map(|(arg, ty)| self.implicit(arg.clone(), ty))
+                    .collect::<Result<_>>()?;
+                native.call(exprs)
+            }
+            ("justify_hours" | "justify_days" | "justify_interval", [span]) => {
+                justify::justified(name).call(vec![self.implicit(span.clone(), &T::Interval)?])
             }
             ("to_timestamp", [value])
                 if numeric_rank(&value.1).is_some() || value.1 == T::Unknown =>

@@ -11,6 +11,7 @@ pub(crate) mod normalize;
 mod normalize_call;
 mod normalize_expr;
 mod normalize_from;
+mod normalize_match;
 mod operator;
 mod pattern;
 mod precedence;

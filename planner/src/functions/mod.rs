@@ -13,6 +13,7 @@ pub(crate) mod exact;
 mod extreme;
 pub(crate) mod format;
 pub(crate) mod json;
+pub(crate) mod justify;
 pub(crate) mod native;
 pub(crate) mod now;
 mod scan;
@@ -30,6 +31,7 @@ pub(crate) const OWN_NAMES: &[&str] = &[
     "cardinality",
     "ceil",
     "ceiling",
+    "clock_timestamp",
     "coalesce",
     "concat",
     "concat_ws",
@@ -51,12 +53,17 @@ pub(crate) const OWN_NAMES: &[&str] = &[
     "jsonb_build_object",
     "jsonb_array_length",
     "jsonb_typeof",
+    "justify_days",
+    "justify_hours",
+    "justify_interval",
     "least",
     "length",
     "ln",
     "localtimestamp",
     "log",
     "make_date",
+    "make_time",
+    "make_timestamp",
     "mod",
     "now",
     "nullif",

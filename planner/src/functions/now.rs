@@ -14,9 +14,12 @@ use crate::error::raise;
 /// The function `name` when it reads the current time.
 pub(crate) fn function(name: &str, zone: &str) -> Option<Native> {
     let ret = match name {
-        "now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp" => {
-            SqlType::Timestamptz
-        }
+        // A statement is answered for one moment, so the clock does not go on within it.
+        "now"
+        | "current_timestamp"
+        | "transaction_timestamp"
+        | "statement_timestamp"
+        | "clock_timestamp" => SqlType::Timestamptz,
         "localtimestamp" => SqlType::Timestamp,
         "current_date" => SqlType::Date,
         "current_time" | "localtime" => SqlType::Time,

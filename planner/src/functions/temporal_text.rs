@@ -139,7 +139,8 @@ pub(crate) fn parse_date(text: &str) -> Result<i32> {
 }
 
 fn date_prefix<'a>(trimmed: &'a str, text: &str, ty: &str) -> Result<(NaiveDate, &'a str)> {
-    let end = trimmed.find([' ', 'T', 't']).unwrap_or(trimmed.len());
+    let ends = [' ', 'T', 't', 'Z', 'z', '+'];
+    let end = trimmed.find(ends).unwrap_or(trimmed.len());
     let (head, rest) = trimmed.split_at(end);
     let digits = |s: &str| !s.is_empty() && s.len() <= 6 && s.bytes().all(|b| b.is_ascii_digit());
     let parts: Vec<&str> = if head.contains('-') {
@@ -174,6 +175,10 @@ fn parse_time_zone(rest: &str, text: &str, ty: &str) -> Result<(i64, Option<Zone
     // A date can have a zone without a clock.
     if rest.eq_ignore_ascii_case("z") || rest.eq_ignore_ascii_case("utc") {
         return Ok((0, Some(Zone::Fixed(0))));
+    }
+    if rest.starts_with('+') {
+        let zone = Zone::parse(rest).map_err(|_| syntax(ty, text))?;
+        return Ok((0, Some(zone)));
     }
     let end = rest
         .find(|c: char| !(c.is_ascii_digit() || c == ':' || c == '.'))

@@ -134,6 +134,15 @@ impl<'a> TextOf<'a> {
         }
     }
 
+    /// Appends a value as part of an array or a row: there, as in Postgres, a boolean is one letter.
+    fn write_inside(&self, i: usize, out: &mut String) {
+        match self.ty {
+            SqlType::Bool if self.array.as_boolean().value(i) => out.push('t'),
+            SqlType::Bool => out.push('f'),
+            _ => self.write(i, out),
+        }
+    }
+
     fn write_array(&self, i: usize, element: &SqlType, out: &mut String) {
         let values = self.array.as_list::<i32>().value(i);
         out.push('{');
@@ -147,7 +156,7 @@ impl<'a> TextOf<'a> {
             }
             let mut item = String::new();
             if let Ok(printer) = TextOf::new(&values, element, self.zone) {
-                printer.write(j, &mut item);
+                printer.write_inside(j, &mut item);
             }
             let nested = matches!(element, SqlType::Array(_));
             let quote = !nested
@@ -178,7 +187,7 @@ impl<'a> TextOf<'a> {
             }
             let mut item = String::new();
             if let Ok(printer) = TextOf::new(column, ty, self.zone) {
-                printer.write(i, &mut item);
+                printer.write_inside(i, &mut item);
             }
             let quote = item.is_empty()
                 || item.contains(|c: char| {

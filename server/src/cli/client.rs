@@ -23,16 +23,30 @@ pub(super) async fn sql(arguments: SqlArguments) -> Result<(), Failure> {
 
 async fn with_server(server: SocketAddr, arguments: &SqlArguments) -> Result<(), Failure> {
     let client = connect(server).await?;
-    let text = match (&arguments.command, &arguments.file) {
-        (Some(command), _) => command.clone(),
-        (None, Some(path)) => std::fs::read_to_string(path).map_err(|error| {
-            Failure::User(format!("could not read {}: {error}", path.display()))
-        })?,
+    let texts = match (&arguments.command, &arguments.file) {
+        (Some(command), _) => vec![command.clone()],
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path);
+            let text = text.map_err(|error| {
+                Failure::User(format!("could not read {}: {error}", path.display()))
+            })?;
+            statements(&text)
+        }
         (None, None) => return prompt(&client).await,
     };
-    let printed = run(&client, &text).await?;
-    print!("{printed}");
+    for text in texts {
+        print!("{}", run(&client, &text).await?);
+    }
     Ok(())
+}
+
+/// A script's statements, which are sent one by one, as psql does: each is a transaction of its own unless there is a BEGIN. A
+/// text that cannot be split stays whole, for the server to say why.
+fn statements(text: &str) -> Vec<String> {
+    match thalweg_sql::parse(text) {
+        Ok(parsed) => parsed.into_iter().map(|parsed| parsed.text).collect(),
+        Err(_) => vec![text.to_owned()],
+    }
 }
 
 pub(super) async fn connect(server: SocketAddr) -> Result<Client, Failure> {
@@ -67,7 +81,10 @@ pub(super) async fn connect(server: SocketAddr) -> Result<Client, Failure> {
 /// Runs a script on the server at `server` and drops its output.
 pub(super) async fn run_script(server: SocketAddr, text: &str) -> Result<(), Failure> {
     let client = connect(server).await?;
-    run(&client, text).await.map(drop)
+    for text in statements(text) {
+        run(&client, &text).await?;
+    }
+    Ok(())
 }
 
 async fn run(client: &Client, text: &str) -> Result<String, Failure> {
@@ -104,9 +121,14 @@ async fn prompt(client: &Client) -> Result<(), Failure> {
         }
         if pending.trim_end().ends_with(';') {
             let _full = editor.add_history_entry(pending.trim());
-            match run(client, &pending).await {
-                Ok(text) => print!("{text}"),
-                Err(failure) => eprintln!("{failure}"),
+            for text in statements(&pending) {
+                match run(client, &text).await {
+                    Ok(text) => print!("{text}"),
+                    Err(failure) => {
+                        eprintln!("{failure}");
+                        break;
+                    }
+                }
             }
             pending.clear();
         }

@@ -11,7 +11,8 @@ use datafusion::logical_expr::ScalarUDF;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use thalweg_catalog::{Oid, Relation, RelationKind};
-use thalweg_planner::{OutputColumn, PlanContext, SystemRelations};
+use thalweg_engine::WriteTransaction;
+use thalweg_planner::{DmlPlan, OutputColumn, PlanContext, SystemRelations};
 use thalweg_sql::{Copy, CopyOptions, CopySubject, Parsed, Report, Statement, ast, quote_ident};
 
 use super::ddl::select_all;
@@ -152,6 +153,19 @@ impl Session {
             let message = format!("relation \"{}\" does not exist", copy.table);
             return Err(Report::new("42P01", message));
         }
+        let plan = self.plan_rows(copy, batches)?;
+        match self.run_write(&plan, "COPY").await? {
+            Outcome::Command { tag } => tag
+                .rsplit(' ')
+                .next()
+                .and_then(|count| count.parse().ok())
+                .ok_or_else(|| super::server::internal("an INSERT without a count")),
+            _ => Err(super::server::internal("COPY has no RETURNING")),
+        }
+    }
+
+    /// The INSERT of these rows.
+    fn plan_rows(&self, copy: &CopyIn, batches: Vec<RecordBatch>) -> Result<DmlPlan, Report> {
         let names: Vec<String> = copy
             .columns
             .iter()
@@ -176,28 +190,64 @@ impl Session {
         let table = MemTable::try_new(schema, vec![batches])
             .map_err(|error| super::server::internal(error.to_string()))?;
         let scope = self.scope(&text, Vec::new());
-        let plan = {
-            let system = WithRows {
-                scope: &scope,
-                rows: Arc::new(table),
-            };
-            let context = PlanContext {
-                system: &system,
-                ..self.context(&scope, Some(self.server.clock.now_us()))
-            };
-            self.server
-                .planner
-                .insert(&context, &insert)
-                .map_err(|error| error.report())?
+        let system = WithRows {
+            scope: &scope,
+            rows: Arc::new(table),
         };
-        match self.run_write(&plan, "COPY").await? {
-            Outcome::Command { tag } => tag
-                .rsplit(' ')
-                .next()
-                .and_then(|count| count.parse().ok())
-                .ok_or_else(|| super::server::internal("an INSERT without a count")),
-            _ => Err(super::server::internal("COPY has no RETURNING")),
+        let context = PlanContext {
+            system: &system,
+            ..self.context(&scope, Some(self.server.clock.now_us()))
+        };
+        let plan = self.server.planner.insert(&context, &insert);
+        plan.map_err(|error| error.report())
+    }
+
+    /// After rows were refused: the first one to blame, found by staging them in order where they come to nothing. `None` when
+    /// they are not refused any more.
+    pub fn refused_row<'a>(
+        &'a mut self,
+        copy: &'a CopyIn,
+        batches: Vec<RecordBatch>,
+    ) -> BoxFuture<'a, Option<usize>> {
+        async move {
+            // An open block has failed by now, so what is staged in it comes to nothing as well.
+            let mut alone = WriteTransaction::default();
+            let mut before = 0;
+            for batch in batches {
+                let rows = batch.num_rows();
+                if !self.stages(copy, batch.clone(), &mut alone).await {
+                    // Rows below `low` are staged; those from `low` to `high` are refused.
+                    let (mut low, mut high) = (0, rows);
+                    while high - low > 1 {
+                        let middle = low + (high - low) / 2;
+                        let part = batch.slice(low, middle - low);
+                        match self.stages(copy, part, &mut alone).await {
+                            true => low = middle,
+                            false => high = middle,
+                        }
+                    }
+                    return Some(before + low);
+                }
+                before += rows;
+            }
+            None
         }
+        .boxed()
+    }
+
+    async fn stages(
+        &mut self,
+        copy: &CopyIn,
+        rows: RecordBatch,
+        alone: &mut WriteTransaction,
+    ) -> bool {
+        let Ok(plan) = self.plan_rows(copy, vec![rows]) else {
+            return false;
+        };
+        let (options, engine) = (self.read_options(), self.server.engine.clone());
+        let block = self.transaction.rows_mut().unwrap_or(alone);
+        let staged = engine.write(&plan, &mut self.floor, &options, Some(block));
+        staged.await.is_ok()
     }
 
     pub(super) async fn truncate(&mut self, names: &[ast::ObjectName]) -> Result<Outcome, Report> {

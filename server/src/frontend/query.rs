@@ -19,7 +19,7 @@ impl Session {
         parsed: &Parsed,
         declared: &[Option<SqlType>],
     ) -> Result<Description, Report> {
-        let scope = self.scope(&parsed.text, declared.to_vec());
+        let scope = self.reading_scope(&parsed.text, declared.to_vec());
         let now = Some(self.server.clock.now_us());
         let planner = &self.server.planner;
         match &parsed.statement {
@@ -45,6 +45,11 @@ impl Session {
                 })
             }
         }
+    }
+
+    fn reading_scope(&self, text: &str, types: Vec<Option<SqlType>>) -> super::session::PlanScope {
+        self.scope(text, types)
+            .with_views(&self.transaction.created_views())
     }
 
     fn rewritten(&self, query: &ast::Query, scope: &super::session::PlanScope) -> ast::Query {
@@ -81,7 +86,7 @@ impl Session {
         query: &ast::Query,
         types: Vec<Option<SqlType>>,
     ) -> Result<QueryPlan, Report> {
-        let scope = self.scope(text, types);
+        let scope = self.reading_scope(text, types);
         let query = self.rewritten(query, &scope);
         let now = Some(self.server.clock.now_us());
         self.server
@@ -173,7 +178,7 @@ impl Session {
             _ => "DELETE",
         };
         self.transaction.note_write(verb)?;
-        let scope = self.scope(&parsed.text, self.bound_types(&parameters));
+        let scope = self.reading_scope(&parsed.text, self.bound_types(&parameters));
         let now = Some(self.server.clock.now_us());
         let plan = self.plan_dml(&parsed.statement, &scope, now)?;
         let plan = self

@@ -320,6 +320,7 @@ impl Session {
     }
 
     async fn flush(&mut self) -> Result<Outcome, Report> {
+        self.transaction.check_no_writes("FLUSH")?;
         self.server
             .engine
             .flush(&mut self.floor)
@@ -329,6 +330,7 @@ impl Session {
     }
 
     async fn wait_for(&mut self, name: &thalweg_sql::ast::ObjectName) -> Result<Outcome, Report> {
+        self.transaction.check_no_writes("WAIT FOR")?;
         let catalog = self.catalog();
         let oid = catalog
             .resolve(&self.search_path(), name)
@@ -353,8 +355,8 @@ impl Session {
             SessionStatement::Show(name) => self.show_setting(name.as_deref()),
             SessionStatement::SetTransaction => Ok(command("SET")),
             SessionStatement::Begin { read_only } => self.begin(*read_only),
-            SessionStatement::Commit => self.commit().await,
-            SessionStatement::Rollback => self.rollback(),
+            SessionStatement::Commit => self.commit_by_name().await,
+            SessionStatement::Rollback => self.rollback_by_name(),
             SessionStatement::Savepoint(name) => self.savepoint(name),
             SessionStatement::Release(name) => self.release(name),
             SessionStatement::RollbackTo(name) => self.rollback_to(name),
@@ -478,6 +480,19 @@ impl Session {
             time_zone: self.setting("TimeZone").unwrap_or_else(|| "UTC".to_owned()),
             parameter_types,
             text: text.to_owned(),
+        }
+    }
+}
+
+impl PlanScope {
+    /// The scope of a read: nobody keeps the rows of these materialized views yet, so their queries stand for them.
+    pub(super) fn with_views(self, views: &[thalweg_catalog::Oid]) -> Self {
+        match views {
+            [] => self,
+            views => Self {
+                catalog: Arc::new(self.catalog.with_views(views)),
+                ..self
+            },
         }
     }
 }

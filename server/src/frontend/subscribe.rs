@@ -48,6 +48,7 @@ impl Session {
         text: &str,
         subscribe: &Subscribe,
     ) -> Result<(Vec<OutputColumn>, SendableRecordBatchStream), Report> {
+        self.transaction.check_no_writes("SUBSCRIBE")?;
         let heartbeat = heartbeat(subscribe)?;
         let target = self.target(text, subscribe)?;
         let reads = match &target.followed {

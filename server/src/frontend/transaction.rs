@@ -26,7 +26,7 @@ pub(super) struct Transaction {
 #[derive(Debug, Default)]
 struct Block {
     failed: bool,
-    /// Opened by the protocol for the statements up to the next Sync, not by BEGIN.
+    /// Opened by the protocol for the statements up to the next Sync or of one text, not by BEGIN.
     implicit: bool,
     read_only: bool,
     /// The catalog with this block's changes applied; `None` until the first DDL.
@@ -140,6 +140,38 @@ impl Transaction {
         Ok(())
     }
 
+    /// 25001 for a statement that waits for what this block has changed: nobody sees that before the block ends.
+    pub(super) fn check_no_writes(&self, what: &str) -> Result<(), Report> {
+        match &self.block {
+            Some(block) if block.wrote => Err(Report {
+                sqlstate: "25001",
+                message: format!("{what} cannot run inside a transaction block"),
+                detail: Some("The block has changed something, and it is waited for.".into()),
+                hint: Some("COMMIT first, or send it as a query of its own.".into()),
+                position: None,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// True in a block that no BEGIN has opened.
+    fn is_implicit(&self) -> bool {
+        self.block.as_ref().is_some_and(|block| block.implicit)
+    }
+
+    /// Materialized views that start to exist when this block commits.
+    pub(super) fn created_views(&self) -> Vec<Oid> {
+        let effects = self.block.iter().flat_map(|block| &block.effects);
+        let created = effects.filter_map(|effect| match effect {
+            Effect::Create { relation, .. } => Some(relation),
+            Effect::Drop(_) => None,
+        });
+        created
+            .filter(|relation| matches!(relation.kind, RelationKind::MaterializedView { .. }))
+            .map(|relation| relation.oid)
+            .collect()
+    }
+
     /// True when a block is open, which DDL is then staged in.
     pub(super) fn is_open(&self) -> bool {
         self.block.is_some()
@@ -197,7 +229,23 @@ impl Session {
         Ok(command("BEGIN"))
     }
 
-    /// Opens the block of the statements up to the next Sync; does nothing in a block.
+    /// `COMMIT` as a statement: where no BEGIN was, it ends the block of its cycle, and says so.
+    pub(super) async fn commit_by_name(&mut self) -> Result<Outcome, Report> {
+        if self.transaction.is_implicit() {
+            self.notice(no_block("there is no transaction in progress"));
+        }
+        self.commit().await
+    }
+
+    /// `ROLLBACK` as a statement, likewise.
+    pub(super) fn rollback_by_name(&mut self) -> Result<Outcome, Report> {
+        if self.transaction.is_implicit() {
+            self.notice(no_block("there is no transaction in progress"));
+        }
+        self.rollback()
+    }
+
+    /// Opens the block of the statements up to the next Sync, or of one query text; does nothing in a block.
     pub fn begin_implicit(&mut self) {
         self.transaction.block.get_or_insert_with(|| {
             SealedBox::new(Block {
@@ -309,7 +357,8 @@ impl Session {
     }
 
     pub(super) fn savepoint(&mut self, name: &str) -> Result<Outcome, Report> {
-        let Some(block) = &mut self.transaction.block else {
+        let block = self.transaction.block.as_mut();
+        let Some(block) = block.filter(|block| !block.implicit) else {
             return Err(outside_block("SAVEPOINT"));
         };
         if block.wrote {
@@ -323,7 +372,8 @@ impl Session {
     }
 
     pub(super) fn release(&mut self, name: &str) -> Result<Outcome, Report> {
-        let Some(block) = &mut self.transaction.block else {
+        let block = self.transaction.block.as_mut();
+        let Some(block) = block.filter(|block| !block.implicit) else {
             return Err(outside_block("RELEASE SAVEPOINT"));
         };
         let Some(index) = block.savepoints.iter().rposition(|point| point == name) else {
@@ -334,7 +384,8 @@ impl Session {
     }
 
     pub(super) fn rollback_to(&mut self, name: &str) -> Result<Outcome, Report> {
-        let Some(block) = &mut self.transaction.block else {
+        let block = self.transaction.block.as_mut();
+        let Some(block) = block.filter(|block| !block.implicit) else {
             return Err(outside_block("ROLLBACK TO SAVEPOINT"));
         };
         let Some(index) = block.savepoints.iter().rposition(|point| point == name) else {

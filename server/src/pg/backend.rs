@@ -95,7 +95,12 @@ pub trait Backend: Send {
             "COPY FROM is not supported here",
         ))
     }
-    /// Opens a block for the statements up to the next Sync.
+    /// The first of refused rows that is to blame.
+    async fn refused_row(&mut self, copy: &CopyIn, batches: Vec<RecordBatch>) -> Option<usize> {
+        let _ = (copy, batches);
+        None
+    }
+    /// Opens a block for the statements up to the next Sync, or of one text.
     fn begin_implicit(&mut self) {}
     /// Commits that block, or rolls it back when it has failed.
     ///
@@ -186,6 +191,10 @@ impl Backend for Session {
 
     async fn copy_rows(&mut self, copy: &CopyIn, batches: Vec<RecordBatch>) -> Result<u64, Report> {
         Session::copy_rows(self, copy, batches).await
+    }
+
+    async fn refused_row(&mut self, copy: &CopyIn, batches: Vec<RecordBatch>) -> Option<usize> {
+        Session::refused_row(self, copy, batches).await
     }
 
     fn begin_implicit(&mut self) {

@@ -56,6 +56,8 @@ pub(super) struct CopyReader<'a> {
     values: Vec<Vec<ScalarValue>>,
     rows: usize,
     batches: Vec<RecordBatch>,
+    /// The line of each row.
+    lines: Vec<u32>,
     bytes: usize,
 }
 
@@ -78,6 +80,7 @@ impl<'a> CopyReader<'a> {
             values: vec![Vec::new(); copy.columns.len()],
             rows: 0,
             batches: Vec::new(),
+            lines: Vec::new(),
             bytes: 0,
         }
     }
@@ -107,8 +110,8 @@ impl<'a> CopyReader<'a> {
         Ok(())
     }
 
-    /// The rows, when all bytes have come.
-    pub(super) fn finish(mut self) -> Result<Vec<RecordBatch>, Fault> {
+    /// The rows and the line of each, when all bytes have come.
+    pub(super) fn finish(mut self) -> Result<(Vec<RecordBatch>, Vec<u32>), Fault> {
         if self.layout.format == CopyFormat::Binary {
             if !self.ended {
                 self.line += 1;
@@ -123,7 +126,7 @@ impl<'a> CopyReader<'a> {
             self.text_line(&line)?;
         }
         self.close_batch()?;
-        Ok(self.batches)
+        Ok((self.batches, self.lines))
     }
 
     fn fault(&self, report: Report) -> Fault {
@@ -187,6 +190,10 @@ impl<'a> CopyReader<'a> {
 
     fn text_line(&mut self, line: &[u8]) -> Result<(), Fault> {
         self.line += 1;
+        if self.layout.format == CopyFormat::Csv {
+            // As in Postgres, a row that runs over several lines is named by its last.
+            self.line += line.iter().filter(|byte| **byte == b'\n').count();
+        }
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line == b"\\." {
             self.ended = true;
@@ -312,6 +319,8 @@ impl<'a> CopyReader<'a> {
             }
         }
         self.rows += 1;
+        self.lines
+            .push(u32::try_from(self.line).unwrap_or(u32::MAX));
         if self.bytes > COPY_BYTES_MAX {
             let mut large = report("53200", "the rows of COPY take too much memory");
             large.hint = Some("Copy in several parts.".into());
@@ -485,13 +494,36 @@ impl Connection<'_> {
             };
             pushed.map_err(|fault| self.placed(fault))?;
         }
-        let batches = reader.finish().map_err(|fault| self.placed(fault))?;
-        let inserted = contained(self.backend.copy_rows(copy, batches)).await?;
-        let rows = inserted.map_err(|report| {
-            let context = format!("COPY {}", copy.table);
-            self.placed(Fault { report, context })
-        })?;
+        let (batches, lines) = reader.finish().map_err(|fault| self.placed(fault))?;
+        let inserted = contained(self.backend.copy_rows(copy, batches.clone())).await?;
+        let rows = match inserted {
+            Ok(rows) => rows,
+            Err(report) => {
+                let line = match is_about_rows(&report) {
+                    true => self.refused_line(copy, batches, &lines, interrupts).await,
+                    false => None,
+                };
+                let context = match line {
+                    Some(line) => format!("COPY {}, line {line}", copy.table),
+                    None => format!("COPY {}", copy.table),
+                };
+                return Err(self.placed(Fault { report, context }).into());
+            }
+        };
         Ok(format!("COPY {rows}"))
+    }
+
+    /// The line of the first row that the table refuses; `None` when it is not found, or not waited for.
+    async fn refused_line(
+        &mut self,
+        copy: &CopyIn,
+        batches: Vec<RecordBatch>,
+        lines: &[u32],
+        interrupts: &Interrupts,
+    ) -> Option<u32> {
+        let search = contained(self.backend.refused_row(copy, batches));
+        let row = interrupts.guard(self.input, search).await.ok()?.ok()??;
+        lines.get(row).copied()
     }
 
     /// Keeps where the error is for its message.
@@ -536,6 +568,11 @@ impl Connection<'_> {
             };
         }
     }
+}
+
+/// Bad values and broken constraints; anything else does not depend on a row.
+fn is_about_rows(report: &Report) -> bool {
+    report.sqlstate.starts_with("22") || report.sqlstate.starts_with("23")
 }
 
 #[cfg(test)]

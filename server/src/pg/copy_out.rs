@@ -53,6 +53,9 @@ impl CopyLayout {
 pub(super) struct CopyWriter {
     layout: CopyLayout,
     value: BytesMut,
+    /// The binary signature has not been written. It shares a message with the first row, as Postgres does it and clients that
+    /// take a message for a row expect it.
+    unsigned: bool,
 }
 
 impl CopyWriter {
@@ -60,6 +63,7 @@ impl CopyWriter {
         Self {
             layout: CopyLayout::new(options),
             value: BytesMut::new(),
+            unsigned: options.format == CopyFormat::Binary,
         }
     }
 
@@ -80,6 +84,9 @@ impl CopyWriter {
     ) -> Result<(), Report> {
         let start = begin(out);
         let width = encoder.width();
+        if std::mem::take(&mut self.unsigned) {
+            out.put_slice(SIGNATURE);
+        }
         if self.layout.format == CopyFormat::Binary {
             out.put_i16(
                 i16::try_from(width).map_err(|_| report("54011", "too many result columns"))?,
@@ -211,16 +218,14 @@ impl Connection<'_> {
         if options.header != CopyHeader::No {
             writer.put_header(columns, &mut self.output.buffer)?;
         }
-        let binary = options.format == CopyFormat::Binary;
-        if binary {
-            put_data(SIGNATURE, &mut self.output.buffer);
-        }
         let mut rows = Rows::copied(columns, stream, writer);
         let Sent::All { tag } = self.send_rows(&mut rows, None, interrupts).await? else {
             return Err(End::Gone.into());
         };
-        if binary {
-            put_data(&(-1_i16).to_be_bytes(), &mut self.output.buffer);
+        if options.format == CopyFormat::Binary {
+            let signature = if tag == "COPY 0" { SIGNATURE } else { b"" };
+            let end = [signature, &(-1_i16).to_be_bytes()].concat();
+            put_data(&end, &mut self.output.buffer);
         }
         encode(&mut self.output.buffer, &CopyDone::new());
         Ok(tag)

@@ -1,18 +1,19 @@
 //! The simple query protocol: one text, any number of statements.
 //!
-//! Invariant: a statement's rows are sent before the next statement starts, and an error stops the rest of the text.
+//! Invariant: a statement's rows are sent before the next statement starts; several statements are one transaction unless
+//! they say otherwise themselves, so an error stops the rest of the text and takes back what came before it.
 
 use pgwire::messages::response::{CommandComplete, EmptyQueryResponse};
 
 use thalweg_sql::Statement;
 
-use super::connection::{Connection, Failure, contained_call};
+use super::connection::{Connection, Failure, contained, contained_call};
 use super::describe::row_description;
 use super::encode::Format;
 use super::frames::encode;
 use super::rows::{Rows, Sent};
 use super::wire::End;
-use crate::frontend::{Outcome, Parsed};
+use crate::frontend::{Outcome, Parsed, Report};
 
 impl Connection<'_> {
     pub(super) async fn simple_query(&mut self, text: &str) -> Result<(), End> {
@@ -21,10 +22,20 @@ impl Connection<'_> {
         self.portals.remove("");
         match self.simple_statements(text).await {
             Ok(()) => {}
-            Err(Failure::Report(report)) => self.put_failure(&report),
+            Err(Failure::Report(report)) => {
+                self.put_failure(&report);
+                // Nothing but a block of BEGIN outlives the text; this one has failed, and leaves nothing.
+                if let Err(report) = self.end_block().await {
+                    self.put_failure(&report);
+                }
+            }
             Err(Failure::End(end)) => return Err(end),
         }
         self.ready().await
+    }
+
+    async fn end_block(&mut self) -> Result<(), Report> {
+        contained(self.backend.end_implicit()).await.flatten()
     }
 
     async fn simple_statements(&mut self, text: &str) -> Result<(), Failure> {
@@ -32,15 +43,28 @@ impl Connection<'_> {
         if statements.is_empty() {
             encode(&mut self.output.buffer, &EmptyQueryResponse::new());
         }
-        for parsed in &statements {
-            self.simple_statement(parsed)
-                .await
-                .map_err(|failure| in_whole_text(failure, parsed))?;
+        for (index, parsed) in statements.iter().enumerate() {
+            if statements.len() > 1 {
+                // After a COMMIT in the text another block begins.
+                self.backend.begin_implicit();
+            }
+            let tag = self.simple_statement(parsed).await;
+            let tag = tag.map_err(|failure| in_whole_text(failure, parsed))?;
+            if index + 1 == statements.len() {
+                // That the last statement is complete tells the client that all of them are durable.
+                self.end_block().await?;
+            }
+            self.put_notices();
+            match tag {
+                Some(tag) => encode(&mut self.output.buffer, &CommandComplete::new(tag)),
+                None => encode(&mut self.output.buffer, &EmptyQueryResponse::new()),
+            }
         }
         Ok(())
     }
 
-    async fn simple_statement(&mut self, parsed: &Parsed) -> Result<(), Failure> {
+    /// Runs a statement and sends its rows; its tag, or `None` when it is empty.
+    async fn simple_statement(&mut self, parsed: &Parsed) -> Result<Option<String>, Failure> {
         let (_running, interrupts) = self.interruptible(&parsed.statement);
         let outcome = match &parsed.statement {
             Statement::Prepare(prepare) => {
@@ -68,10 +92,7 @@ impl Connection<'_> {
                     .await?
             }
             Outcome::CopyIn(copy) => self.copy_in(&copy, &interrupts).await?,
-            Outcome::Empty => {
-                encode(&mut self.output.buffer, &EmptyQueryResponse::new());
-                return Ok(());
-            }
+            Outcome::Empty => return Ok(None),
             Outcome::Command { tag } => tag,
             Outcome::Rows {
                 columns,
@@ -90,9 +111,7 @@ impl Connection<'_> {
                 }
             }
         };
-        self.put_notices();
-        encode(&mut self.output.buffer, &CommandComplete::new(tag));
-        Ok(())
+        Ok(Some(tag))
     }
 }
 

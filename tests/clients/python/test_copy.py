@@ -87,8 +87,8 @@ def test_a_bad_line_is_named_and_nothing_is_there(connection, table):
         ("1\t2\n2\n", "22P04", f"COPY {table}, line 2"),
         ("1\t2\t3\n", "22P04", f"COPY {table}, line 1"),
         ("1\t2\n2\t\\N\n", "23502", f"COPY {table}, line 2, column v: null input"),
-        ("1\t2\n1\t3\n", "23505", f"COPY {table}"),
-        ("1\t200\n", "23514", f"COPY {table}"),
+        ("1\t2\n1\t3\n", "23505", f"COPY {table}, line 2"),
+        ("1\t200\n", "23514", f"COPY {table}, line 1"),
         ("1\t99999999999\n", "22003", f"COPY {table}, line 1, column v: \"99999999999\""),
     ]
     for data, state, context in cases:
@@ -112,6 +112,31 @@ def test_a_bad_line_is_named_and_nothing_is_there(connection, table):
             with connection.cursor().copy(text) as copy:
                 copy.write(b"")
         assert caught.value.sqlstate == state, text
+
+
+def test_the_first_refused_row_is_named(connection, table):
+    connection.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, v int, half smallint GENERATED ALWAYS AS (v / 2) STORED, CHECK (v <> 13))")
+    connection.execute(f"INSERT INTO {table} (id, v) VALUES (17001, 0)")
+
+    def refused(data, options=""):
+        with pytest.raises(psycopg.Error) as caught:
+            with connection.cursor().copy(f"COPY {table} (id, v) FROM STDIN {options}") as copy:
+                copy.write(data)
+        return caught.value.sqlstate, caught.value.diag.context
+
+    rows = lambda count, bad={}: "".join(f"{bad.get(n, n)}\t{n % 10}\n" for n in range(1, count + 1))
+    assert refused(rows(20_000)) == ("23505", f"COPY {table}, line 17001")
+    assert refused(rows(10_000, {9_000: 8_999, 9_500: 1})) == ("23505", f"COPY {table}, line 9000")
+    assert refused("1\t1\n2\t13\n3\t1\n") == ("23514", f"COPY {table}, line 2")
+    assert refused("1\t1\n2\t1\n3\t99999\n") == ("22003", f"COPY {table}, line 3")
+    # A header counts, and a row that runs over lines is named by its last, as in Postgres.
+    assert refused("id,v\n1,1\n1,2\n", "(FORMAT csv, HEADER)") == ("23505", f"COPY {table}, line 3")
+    assert refused('1,"1\n"\n2,13\n', "(FORMAT csv)")[1].endswith(("line 2, column v: \"1\n\"", "line 3"))
+    assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (1,)
+    with connection.transaction(force_rollback=True):
+        connection.execute(f"INSERT INTO {table} (id, v) VALUES (5, 5)")
+        assert refused("4\t1\n5\t1\n") == ("23505", f"COPY {table}, line 2")
+    assert refused("4\t1\n17001\t1\n") == ("23505", f"COPY {table}, line 2")
 
 
 def test_copy_in_a_block(server, connection, table):

@@ -4,6 +4,8 @@
 //! no such test can pass by testing nothing.
 
 #[cfg(test)]
+mod blocks;
+#[cfg(test)]
 mod defects;
 #[cfg(test)]
 mod extended;
@@ -21,3 +23,5 @@ mod simple;
 mod startup;
 #[cfg(test)]
 mod stock;
+#[cfg(test)]
+mod tokio_client;
