@@ -97,7 +97,7 @@ impl KeyCodec {
         }
         let columns = columns
             .iter()
-            .map(|column| Column::of(column))
+            .map(Column::of)
             .collect::<Result<Vec<_>, _>>()?;
         let mut keys = Keys {
             bytes: Vec::with_capacity(rows * 16),
