@@ -85,6 +85,9 @@ fn size_class(bytes: u64) -> u32 {
     class
 }
 
+/// Where a row belongs: its bucket and its bytes.
+type RowPlace = (u8, Vec<u8>);
+
 /// A run's next row.
 struct Head<'a> {
     rows: RunRows<'a>,
@@ -136,7 +139,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    fn place(&self) -> (u8, Vec<u8>) {
+    fn place(&self) -> RowPlace {
         let (bucket, key) = place_of(&self.keys, self.row);
         (bucket, key.to_vec())
     }
@@ -153,7 +156,7 @@ pub(crate) fn merge<E: From<StateError>>(
     for run in runs {
         heads.extend(Head::open(run.scan(), shape)?);
     }
-    let mut order: BinaryHeap<Reverse<((u8, Vec<u8>), usize)>> = heads
+    let mut order: BinaryHeap<Reverse<(RowPlace, usize)>> = heads
         .iter()
         .enumerate()
         .map(|(at, head)| Reverse((head.place(), at)))
