@@ -18,7 +18,11 @@ pub const KAFKA: &str = "kafka";
 /// Name of the generator connector.
 pub const DATAGEN: &str = "datagen";
 
-const BUILT_SOURCES: &[&str] = &[DATAGEN, "file", KAFKA, "nexmark"];
+const FILE: &str = "file";
+/// Encodings that files have besides JSON.
+const FILE_ENCODINGS: &[&str] = &["CSV", "PARQUET"];
+
+const BUILT_SOURCES: &[&str] = &[DATAGEN, FILE, KAFKA, "nexmark"];
 const BUILT_SINKS: &[&str] = &["blackhole", KAFKA, "print"];
 /// Promised by the dialect for some object, and not built for sources.
 const PROMISED_SOURCES: &[&str] = &["mqtt", "http_poll", "hdfs", "s3", "azure", "hbase"];
@@ -50,7 +54,7 @@ pub(super) fn source_place(connector: &str) -> Result<Place, CatalogError> {
     match connector {
         KAFKA => Ok(Place::KafkaSource),
         DATAGEN => Ok(Place::DatagenSource),
-        "file" => Ok(Place::FileSource),
+        FILE => Ok(Place::FileSource),
         "nexmark" => Ok(Place::NexmarkSource),
         _ => Err(no_connector(
             connector,
@@ -136,6 +140,20 @@ pub fn validate_format(
         });
     };
     check_word("FORMAT", &format.row, "PLAIN", PROMISED_FORMATS)?;
+    if connector == FILE && FILE_ENCODINGS.contains(&format.encode.as_str()) {
+        if let Some(option) = format.options.first() {
+            return Err(CatalogError::InvalidValue {
+                message: format!(
+                    "unknown option \"{}\" of ENCODE {}",
+                    bounded(&option.name),
+                    format.encode
+                ),
+                detail: None,
+                hint: None,
+            });
+        }
+        return Ok(("PLAIN".to_owned(), format.encode.clone(), BTreeMap::new()));
+    }
     check_word("ENCODE", &format.encode, "JSON", PROMISED_ENCODINGS)?;
     if let Some(key) = &format.key_encode {
         return Err(CatalogError::not_built(

@@ -390,11 +390,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         OptionKind::Enum(&["json", "csv", "parquet"]),
         "form of the records",
     )
-    .default("json")
-    .built(
-        Built::Only(&["json", "csv"]),
-        Some("Use format = 'json' or format = 'csv'."),
-    ),
+    .default("json"),
     OptionSpec::new(
         "follow",
         FILE,

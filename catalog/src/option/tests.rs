@@ -610,6 +610,27 @@ fn formats() {
 }
 
 #[test]
+fn files_have_encodings_of_their_own() {
+    let encode = |connector: &str, encode: &str, options: &[(&str, &str)]| {
+        let format = Format {
+            encode: encode.to_owned(),
+            ..json(options)
+        };
+        validate_format(connector, Some(&format)).map(|(_, encode, _)| encode)
+    };
+    assert_eq!(encode("file", "PARQUET", &[]).as_deref(), Ok("PARQUET"));
+    assert_eq!(encode("file", "CSV", &[]).as_deref(), Ok("CSV"));
+    for (connector, name, options, sqlstate) in [
+        ("kafka", "PARQUET", &[][..], "0A000"),
+        ("file", "AVRO", &[], "0A000"),
+        ("file", "PARQUET", &[("compression", "zstd")], "22023"),
+    ] {
+        let error = encode(connector, name, options).expect_err("refused");
+        assert_eq!(error.report().sqlstate, sqlstate, "{connector} {name}");
+    }
+}
+
+#[test]
 fn the_registry_is_consistent() {
     let places = [
         Place::KafkaSource,

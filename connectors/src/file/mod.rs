@@ -1,7 +1,9 @@
-//! The file source: JSON lines or CSV of the files that match a pattern, read once or followed as they grow.
+//! The file source: JSON lines, CSV or Parquet of the files that match a pattern, read once or followed as they grow.
 //!
-//! Invariant: a split is a file, and an offset is the byte where its next record begins; nothing outside of `file_root` is opened.
+//! Invariant: a split is a file, and an offset is the byte where its next record begins, or the number of its next row in a
+//! Parquet file; nothing outside of `file_root` is opened.
 
+mod columnar;
 mod csv;
 mod find;
 mod reader;
@@ -19,6 +21,7 @@ use crate::error::ConnectorError;
 use crate::format::JsonOptions;
 use crate::options::Options;
 use crate::source::{Offsets, SourceConnector, SourceReader};
+use columnar::{Extent, GIVEN_UP};
 use find::Pattern;
 use reader::FileReader;
 
@@ -32,6 +35,8 @@ enum Format {
     Json,
     /// Fields, after a line with their names when `header`.
     Csv { header: bool, delimiter: u8 },
+    /// No line at all: the rows are stored by column.
+    Parquet,
 }
 
 /// Everything a reader needs.
@@ -72,7 +77,8 @@ impl FileSource {
             });
         }
         let json = JsonOptions::read(Options(&spec.encode_options))?;
-        let (format, follow) = (format(options)?, options.bool("follow")?.unwrap_or(false));
+        let format = format(options, &spec.encode)?;
+        let follow = options.bool("follow")?.unwrap_or(false);
         let plan = Plan {
             pattern: Pattern::new(&context.file_root, options.required("path")?)?,
             format,
@@ -89,15 +95,33 @@ impl FileSource {
     }
 }
 
-fn format(options: Options<'_>) -> Result<Format, ConnectorError> {
+/// The format by the option, or by the clause `ENCODE`, which says the same in other words.
+fn format(options: Options<'_>, encode: &str) -> Result<Format, ConnectorError> {
     let header = options.bool("csv.header")?;
     let delimiter = options.text("csv.delimiter");
-    match options.text("format").unwrap_or("json") {
-        "json" if header.is_some() || delimiter.is_some() => Err(ConnectorError::option_hint(
-            "options \"csv.header\" and \"csv.delimiter\" need format = 'csv'",
-            "Add format = 'csv'.",
-        )),
+    let encoded = match encode {
+        "CSV" => Some("csv"),
+        "PARQUET" => Some("parquet"),
+        _ => None,
+    };
+    let format = match (options.text("format"), encoded) {
+        (Some(option), Some(encoded)) if option != encoded => {
+            return Err(ConnectorError::option_hint(
+                format!("option \"format\" is '{option}', and ENCODE says {encode}"),
+                "Leave one of them out.",
+            ));
+        }
+        (option, encoded) => option.or(encoded).unwrap_or("json"),
+    };
+    match format {
+        "json" | "parquet" if header.is_some() || delimiter.is_some() => {
+            Err(ConnectorError::option_hint(
+                "options \"csv.header\" and \"csv.delimiter\" need format = 'csv'",
+                "Add format = 'csv'.",
+            ))
+        }
         "json" => Ok(Format::Json),
+        "parquet" => Ok(Format::Parquet),
         "csv" => {
             let delimiter = match delimiter {
                 None => b',',
@@ -119,7 +143,7 @@ fn format(options: Options<'_>) -> Result<Format, ConnectorError> {
         }
         other => Err(ConnectorError::Unsupported {
             what: format!("format = '{other}' of a file source"),
-            hint: "Use format = 'json' or format = 'csv'.".into(),
+            hint: "Use format = 'json', 'csv' or 'parquet'.".into(),
         }),
     }
 }
@@ -146,7 +170,11 @@ impl Plan {
         }
         let mut ends = Offsets::new();
         for (name, path) in self.pattern.files()? {
-            ends.insert(name, records::last_record_end(&path, self.format)?);
+            let end = match self.format {
+                Format::Parquet => Extent::of(&name, &path)?.end(),
+                _ => records::last_record_end(&path, self.format)?,
+            };
+            ends.insert(name, end);
         }
         Ok(ends)
     }
@@ -166,7 +194,15 @@ impl SourceConnector for FileSource {
             let mut start = Offsets::new();
             for (name, path) in files {
                 if !plan.follow {
-                    start.insert(format!("{name}{END_MARK}"), length(&name, &path)?);
+                    let end = match plan.format {
+                        Format::Parquet => match Extent::of(&name, &path)? {
+                            Extent::Rows(rows) => rows,
+                            // What is not complete now never belongs to it.
+                            Extent::Unfinished | Extent::Unreadable(_) => GIVEN_UP,
+                        },
+                        _ => length(&name, &path)?,
+                    };
+                    start.insert(format!("{name}{END_MARK}"), end);
                 }
                 start.insert(name, 0);
             }

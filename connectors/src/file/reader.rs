@@ -5,8 +5,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use arrow::record_batch::RecordBatch;
+
+use super::columnar::{self, Extent, GIVEN_UP, Table, TableRows, Trouble};
 use super::csv::Header;
 use super::records::{Next, Records, RowBuilder, header};
 use super::{Format, Plan, length, unreadable};
@@ -27,6 +30,8 @@ pub(super) struct FileReader {
     plan: Arc<Plan>,
     clock: Arc<dyn Clock>,
     rows: RowBuilder,
+    /// The rows of Parquet files.
+    tables: TableRows,
     files: BTreeMap<String, Progress>,
     /// The next look at the folders.
     look: Option<Deadline>,
@@ -39,10 +44,35 @@ struct Progress {
     path: PathBuf,
     at: u64,
     end: Option<u64>,
-    /// Length when it was last looked at.
+    /// How far it reached when it was last looked at: bytes, or rows of a Parquet file.
     seen: u64,
+    /// Length and time of change for which `seen` holds.
+    stamp: Option<(u64, Option<SystemTime>)>,
     open: Option<Records>,
     header: Option<Header>,
+    table: Option<Table>,
+}
+
+impl Progress {
+    /// Finds out how far the file reaches now.
+    fn measure(&mut self, name: &str, format: Format) -> Result<(), ConnectorError> {
+        if format != Format::Parquet {
+            self.seen = length(name, &self.path)?;
+            return Ok(());
+        }
+        // A bounded file is compared with what it was when it is opened; one that was given up stays so.
+        if let Some(end) = self.end.or((self.at == GIVEN_UP).then_some(GIVEN_UP)) {
+            self.seen = end;
+            return Ok(());
+        }
+        let metadata = std::fs::metadata(&self.path).map_err(|error| unreadable(name, &error))?;
+        let stamp = Some((metadata.len(), metadata.modified().ok()));
+        if self.stamp != stamp {
+            self.seen = Extent::of(name, &self.path)?.end();
+            self.stamp = stamp;
+        }
+        Ok(())
+    }
 }
 
 /// What one poll collects.
@@ -64,6 +94,7 @@ impl FileReader {
     ) -> Result<Self, ConnectorError> {
         let mut reader = Self {
             rows: RowBuilder::new(&plan.columns, plan.json)?,
+            tables: TableRows::new(&plan.columns),
             files: BTreeMap::new(),
             look: None,
             plan,
@@ -90,18 +121,21 @@ impl FileReader {
                 at: at.get(name).copied().unwrap_or(0),
                 end,
                 seen: 0,
+                stamp: None,
                 open: None,
                 header: None,
+                table: None,
             });
-            file.seen = length(name, path)?;
-            if file.seen < file.end.unwrap_or(file.at) {
+            file.measure(name, self.plan.format)?;
+            let (has, had) = (file.seen, file.end.unwrap_or(file.at));
+            if has < had {
+                let unit = match self.plan.format {
+                    Format::Parquet => "rows",
+                    Format::Json | Format::Csv { .. } => "bytes",
+                };
                 return Err(ConnectorError::File {
                     path: name.clone(),
-                    detail: format!(
-                        "It has {} bytes, and had {} before.",
-                        file.seen,
-                        file.end.unwrap_or(file.at)
-                    ),
+                    detail: format!("It has {has} {unit}, and had {had} before."),
                 });
             }
         }
@@ -119,6 +153,31 @@ impl FileReader {
             }),
             None => Ok(()),
         }
+    }
+
+    /// Reads one Parquet file likewise.
+    fn read_table(
+        &mut self,
+        name: &str,
+        budget: Budget,
+        deadline: Deadline,
+        gathered: &mut Gathered,
+    ) -> Result<(), ConnectorError> {
+        let now_us = self.clock.now_us();
+        let Some(file) = self.files.get_mut(name) else {
+            return Ok(());
+        };
+        if file.at >= file.end.unwrap_or(file.seen) {
+            return Ok(());
+        }
+        let gathering = Gathering {
+            name,
+            budget,
+            deadline,
+            now_us,
+            gathered,
+        };
+        gathering.read(file, &mut self.tables)
     }
 
     /// Reads one file until it has nothing complete or the budget is used up.
@@ -194,6 +253,152 @@ impl FileReader {
     }
 }
 
+/// What one poll takes from one Parquet file.
+struct Gathering<'p> {
+    name: &'p str,
+    budget: Budget,
+    deadline: Deadline,
+    now_us: i64,
+    gathered: &'p mut Gathered,
+}
+
+impl Gathering<'_> {
+    fn read(mut self, file: &mut Progress, rows: &mut TableRows) -> Result<(), ConnectorError> {
+        let begun = file.at;
+        if let Some(table) = self.open(file, rows)? {
+            file.table = self.take(file, table, rows)?;
+        }
+        if file.at > begun {
+            let name = self.name.to_owned();
+            self.gathered.offsets.insert(name.clone(), file.at);
+            self.gathered.names.insert(file.number, name);
+        }
+        Ok(())
+    }
+
+    /// The file where it was left; `None` when there is nothing in it to read.
+    fn open(
+        &mut self,
+        file: &mut Progress,
+        rows: &TableRows,
+    ) -> Result<Option<Table>, ConnectorError> {
+        if let Some(table) = file.table.take() {
+            return Ok(Some(table));
+        }
+        let problem = match Table::open(&file.path, &rows.given(), file.at) {
+            Ok(table) => match file.end {
+                Some(GIVEN_UP) => "it was not complete when the source was created".to_owned(),
+                Some(end) if table.rows() != end => format!(
+                    "it has {} rows, and had {end} when the source was created",
+                    table.rows()
+                ),
+                _ => return Ok(Some(table)),
+            },
+            Err(Trouble::Io(error)) => return Err(unreadable(self.name, &error)),
+            // Its writer may have begun anew since it was looked at.
+            Err(Trouble::Unfinished) if file.end.is_none() => {
+                file.stamp = None;
+                file.seen = file.at;
+                return Ok(None);
+            }
+            Err(Trouble::Unfinished) => "it ends without a footer".to_owned(),
+            Err(Trouble::Content(reason)) => reason,
+        };
+        self.give_up(file, &problem);
+        Ok(None)
+    }
+
+    /// Takes rows until the file or the budget ends; the table when there may be more.
+    fn take(
+        &mut self,
+        file: &mut Progress,
+        mut table: Table,
+        rows: &mut TableRows,
+    ) -> Result<Option<Table>, ConnectorError> {
+        loop {
+            let left = self.budget.rows as u64 - self.gathered.records.min(self.budget.rows as u64);
+            let late = self.gathered.records > 0 && self.deadline.left().is_zero();
+            if left == 0 || self.gathered.bytes >= self.budget.bytes || late {
+                return Ok(Some(table));
+            }
+            let next = table.next(usize::try_from(left).unwrap_or(usize::MAX));
+            match next.map_err(|error| unreadable(self.name, &error))? {
+                columnar::Next::Rows(batch) => {
+                    if let Err(problem) = self.add(file, &table, &batch, rows) {
+                        self.give_up(file, &problem);
+                        return Ok(None);
+                    }
+                }
+                columnar::Next::Lost { until, reason } => {
+                    let message =
+                        format!("rows {} to {} cannot be read: {reason}", file.at, until - 1);
+                    self.report(file.at, None, Fault::decode(message));
+                    file.at = until;
+                }
+                columnar::Next::End => {
+                    file.seen = file.seen.max(file.at);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        file: &mut Progress,
+        table: &Table,
+        batch: &RecordBatch,
+        rows: &mut TableRows,
+    ) -> Result<(), String> {
+        let parts = table.declared(batch);
+        let mut bad = rows.append(batch.num_rows(), &parts)?;
+        for row in 0..batch.num_rows() {
+            let at = file.at + row as u64;
+            match bad.remove(&row) {
+                Some(bad) => self.report(at, bad.payload, bad.fault),
+                None => self.gathered.places.push(RowPlace {
+                    partition: file.number,
+                    offset: i64::try_from(at).unwrap_or(i64::MAX),
+                }),
+            }
+        }
+        file.at += batch.num_rows() as u64;
+        self.gathered.records += batch.num_rows() as u64;
+        // What a file says about sizes is not to be trusted, and a slice counts as the whole.
+        self.gathered.bytes += batch.columns().iter().map(sizes).sum::<usize>();
+        Ok(())
+    }
+
+    /// A file that cannot be read is one letter, and its end is reached.
+    fn give_up(&mut self, file: &mut Progress, problem: &str) {
+        let message = format!("file \"{}\" cannot be read: {problem}", self.name);
+        self.report(file.at, None, Fault::decode(message));
+        file.table = None;
+        file.at = file.end.unwrap_or(GIVEN_UP);
+        file.seen = file.at;
+    }
+
+    fn report(&mut self, at: u64, payload: Option<Vec<u8>>, fault: Fault) {
+        let offset = i64::try_from(at).unwrap_or(i64::MAX);
+        let mut letter = letter(
+            self.name,
+            offset,
+            payload.unwrap_or_default(),
+            fault,
+            self.now_us,
+        );
+        letter.payload = letter.payload.filter(|payload| !payload.is_empty());
+        self.gathered.dead.push(letter);
+        self.gathered.records += 1;
+    }
+}
+
+/// About the bytes of a column's own rows.
+fn sizes(column: &arrow::array::ArrayRef) -> usize {
+    let data = column.to_data();
+    data.get_slice_memory_size().unwrap_or(0)
+}
+
 /// Opens a file where it was left; false when its header is not complete yet.
 fn prepare(
     name: &str,
@@ -246,7 +451,10 @@ impl SourceReader for FileReader {
         loop {
             let names: Vec<String> = self.files.keys().cloned().collect();
             for name in names {
-                self.read(&name, budget, deadline, &mut gathered)?;
+                match self.plan.format {
+                    Format::Parquet => self.read_table(&name, budget, deadline, &mut gathered)?,
+                    _ => self.read(&name, budget, deadline, &mut gathered)?,
+                }
             }
             let left = deadline.left();
             if !gathered.offsets.is_empty() || left.is_zero() {
@@ -260,8 +468,12 @@ impl SourceReader for FileReader {
                 _ => std::thread::sleep(left),
             }
         }
+        let rows = match self.plan.format {
+            Format::Parquet => self.tables.finish()?,
+            Format::Json | Format::Csv { .. } => self.rows.finish()?,
+        };
         Ok(SourceBatch {
-            rows: self.rows.finish()?,
+            rows,
             places: gathered.places,
             names: gathered.names,
             dead: gathered.dead,

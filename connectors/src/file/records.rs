@@ -9,7 +9,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::BooleanArray;
+use arrow::array::{ArrayRef, BooleanArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -230,12 +230,8 @@ pub(super) struct RowBuilder {
 impl RowBuilder {
     pub(super) fn new(columns: &[Column], options: JsonOptions) -> Result<Self, ConnectorError> {
         let json = JsonDecoder::new(in_payload(columns), options)?;
-        let field = |column: &Column| {
-            let nullable = !column.not_null || column.generated.is_some();
-            column.ty.field(&column.name, nullable)
-        };
         Ok(Self {
-            schema: Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>())),
+            schema: schema_of(columns),
             json,
             columns: columns.to_vec(),
             keep: Vec::new(),
@@ -274,37 +270,55 @@ impl RowBuilder {
     /// The good rows so far; the builder starts over.
     pub(super) fn finish(&mut self) -> Result<RecordBatch, ConnectorError> {
         let keep = std::mem::take(&mut self.keep);
-        let mut given = self.json.finish().into_iter();
-        let columns = self.columns.iter().map(|column| {
-            let absent = || arrow::array::new_null_array(&column.ty.arrow(), keep.len());
-            match column.generated {
-                Some(_) => Some(absent()),
-                None => given.next(),
-            }
-        });
-        let columns = columns.collect::<Option<Vec<_>>>();
-        let columns =
-            columns.ok_or_else(|| ConnectorError::Internal("a column has no values".into()))?;
-        if keep.iter().all(|good| *good) {
-            let options = RecordBatchOptions::new().with_row_count(Some(keep.len()));
-            let rows =
-                RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options);
-            return rows.map_err(broken);
-        }
-        // Bad rows hold NULLs in NOT NULL columns, so the promise is made only after they are gone.
-        let nullable = self.schema.fields().iter();
-        let nullable = nullable.map(|field| field.as_ref().clone().with_nullable(true));
-        let nullable = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
-        let good = || {
-            let options = RecordBatchOptions::new().with_row_count(Some(keep.len()));
-            let all = RecordBatch::try_new_with_options(nullable, columns, &options)?;
-            let good = filter_record_batch(&all, &BooleanArray::from(keep.clone()))?;
-            let options = RecordBatchOptions::new().with_row_count(Some(good.num_rows()));
-            let columns = good.columns().to_vec();
-            RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-        };
-        good().map_err(broken)
+        assemble(&self.schema, &self.columns, self.json.finish(), &keep)
     }
+}
+
+/// The schema of a source's rows.
+pub(super) fn schema_of(columns: &[Column]) -> SchemaRef {
+    let field = |column: &Column| {
+        let nullable = !column.not_null || column.generated.is_some();
+        column.ty.field(&column.name, nullable)
+    };
+    Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()))
+}
+
+/// The rows to keep, in the source's column order, from the columns that are given.
+pub(super) fn assemble(
+    schema: &SchemaRef,
+    columns: &[Column],
+    given: Vec<ArrayRef>,
+    keep: &[bool],
+) -> Result<RecordBatch, ConnectorError> {
+    let mut given = given.into_iter();
+    let columns = columns.iter().map(|column| {
+        let absent = || arrow::array::new_null_array(&column.ty.arrow(), keep.len());
+        match column.generated {
+            Some(_) => Some(absent()),
+            None => given.next(),
+        }
+    });
+    let columns = columns.collect::<Option<Vec<_>>>();
+    let columns =
+        columns.ok_or_else(|| ConnectorError::Internal("a column has no values".into()))?;
+    if keep.iter().all(|good| *good) {
+        let options = RecordBatchOptions::new().with_row_count(Some(keep.len()));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options);
+        return rows.map_err(broken);
+    }
+    // Bad rows hold NULLs in NOT NULL columns, so the promise is made only after they are gone.
+    let nullable = schema.fields().iter();
+    let nullable = nullable.map(|field| field.as_ref().clone().with_nullable(true));
+    let nullable = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
+    let good = || {
+        let options = RecordBatchOptions::new().with_row_count(Some(keep.len()));
+        let all = RecordBatch::try_new_with_options(nullable, columns, &options)?;
+        let good = filter_record_batch(&all, &BooleanArray::from(keep.to_vec()))?;
+        let options = RecordBatchOptions::new().with_row_count(Some(good.num_rows()));
+        let columns = good.columns().to_vec();
+        RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+    };
+    good().map_err(broken)
 }
 
 fn broken(error: arrow::error::ArrowError) -> ConnectorError {

@@ -14,6 +14,8 @@ use crate::context::SystemClock;
 use crate::source::{Budget, SourceBatch};
 use crate::testing::{column, source_relation};
 
+mod tables;
+
 /// A folder that goes with the test.
 struct Folder(PathBuf);
 
@@ -51,6 +53,15 @@ fn declare(
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect();
     let columns = vec![column("n", SqlType::Int4), column("t", SqlType::Text)];
+    declare_columns(folder, columns, options, start)
+}
+
+fn declare_columns(
+    folder: &Folder,
+    columns: Vec<Column>,
+    options: BTreeMap<String, String>,
+    start: Option<Offsets>,
+) -> Result<FileSource, ConnectorError> {
     let (relation, mut spec) = source_relation("file", columns, options, 0);
     spec.start = start.unwrap_or_default();
     let context = ConnectorContext::new(Arc::new(SystemClock)).with_file_root(folder.0.clone());
@@ -171,7 +182,7 @@ fn options_that_do_not_go_together_are_refused() {
     let folder = Folder::new("options");
     for (options, sqlstate) in [
         ([("path", "a"), ("csv.header", "true")], "22023"),
-        ([("path", "a"), ("format", "parquet")], "0A000"),
+        ([("path", "a"), ("format", "orc")], "0A000"),
         ([("path", "s3://b/a"), ("format", "json")], "0A000"),
     ] {
         let error = declare(&folder, &options, None).expect_err("refused");

@@ -5,6 +5,7 @@
 
 mod canonical;
 mod column;
+pub(crate) mod convert;
 mod interval;
 mod json;
 mod json_out;

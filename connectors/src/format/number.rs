@@ -130,6 +130,11 @@ pub(super) fn whole(text: &str) -> Result<i64, Misfit> {
         .ok_or(Misfit::Range)
 }
 
+/// A number's nearest whole number, half away from zero as Postgres casts numerics; `None` beyond 38 digits.
+pub(super) fn rounded(text: &str) -> Option<i128> {
+    Decimal::parse(text)?.scaled(0)
+}
+
 /// A number at a fixed scale, unscaled, rounded half away from zero.
 pub(super) fn numeric(text: &str, precision: u8, scale: i8) -> Result<i128, Misfit> {
     let decimal = Decimal::parse(text).ok_or(Misfit::Type)?;

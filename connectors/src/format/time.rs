@@ -7,7 +7,7 @@ use chrono::NaiveDate;
 use super::number::{Decimal, Misfit};
 
 /// Microseconds of a day.
-const DAY_US: i64 = 86_400_000_000;
+pub(super) const DAY_US: i64 = 86_400_000_000;
 /// Timestamps outside of Postgres' lower and chrono's upper bound cannot be printed, so they are refused.
 const TIMESTAMP_MIN_US: i64 = -210_866_803_200_000_000;
 const TIMESTAMP_MAX_US: i64 = 8_000_000_000_000_000_000;
@@ -88,7 +88,8 @@ pub(super) fn timestamp_number(text: &str, handling: TimestampHandling) -> Resul
     in_range(number.scaled(shift).ok_or(Misfit::Range)?)
 }
 
-fn in_range(us: i128) -> Result<i64, Misfit> {
+/// Microseconds since 1970 that a timestamp can hold.
+pub(super) fn in_range(us: i128) -> Result<i64, Misfit> {
     match i64::try_from(us) {
         Ok(us) if (TIMESTAMP_MIN_US..=TIMESTAMP_MAX_US).contains(&us) => Ok(us),
         _ => Err(Misfit::Range),

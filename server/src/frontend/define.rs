@@ -110,6 +110,9 @@ impl Definer<'_> {
         let connector = connector_name(&create.with, "source")?;
         let options = option::validate_source_options(&connector, &create.with).map_err(refused)?;
         let (format, encode, encode_options) = match &create.format {
+            Some(format) if connector == "file" && format.encode != "JSON" => {
+                option::validate_format(&connector, Some(format)).map_err(refused)?
+            }
             Some(format) => self.format(format)?,
             None if connector == "kafka" => {
                 return Err(Report {
