@@ -168,32 +168,3 @@ fn clock(hour: i32, minute: i32, second: f64) -> Result<i64> {
 fn field(what: &str, value: String) -> DataFusionError {
     raise("22008", format!("{what} field value out of range: {value}"))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Checked against Postgres 15.
-    #[test]
-    fn intervals_are_justified_as_in_postgres() {
-        const HOUR: i64 = 3_600_000_000_000;
-        for (name, parts, expected) in [
-            ("justify_hours", (0, 0, 27 * HOUR), (0, 1, 3 * HOUR)),
-            ("justify_hours", (0, 1, -HOUR), (0, 0, 23 * HOUR)),
-            ("justify_hours", (0, -1, HOUR), (0, 0, -23 * HOUR)),
-            ("justify_days", (0, 35, 0), (1, 5, 0)),
-            ("justify_days", (1, -5, HOUR), (0, 25, HOUR)),
-            ("justify_days", (-1, 31, 0), (0, 1, 0)),
-            ("justify_interval", (1, 0, -HOUR), (0, 29, 23 * HOUR)),
-            ("justify_interval", (0, 29, 25 * HOUR), (1, 0, HOUR)),
-            ("justify_interval", (-1, 0, HOUR), (0, -29, -23 * HOUR)),
-            ("justify_interval", (0, -1, 25 * HOUR), (0, 0, HOUR)),
-        ] {
-            let (months, days, ns) = parts;
-            let (m, d, n) = expected;
-            let justified = Parts(months, days, ns).justified(name);
-            assert_eq!(justified, Some(Parts(m, d, n)), "{name} {parts:?}");
-        }
-        assert_eq!(Parts(i32::MAX, 60, 0).justified("justify_days"), None);
-    }
-}
