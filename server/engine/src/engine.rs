@@ -252,6 +252,8 @@ impl Engine {
                 .jobs
                 .read()
                 .values()
+                // What keeps the rows of a source is waited for with the views that need it, if they are.
+                .filter(|job| job.oid == job.relation.oid)
                 .map(|job| Arc::clone(&job.relation))
                 .collect();
             for view in views {
