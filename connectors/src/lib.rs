@@ -8,6 +8,7 @@
 //! * [`Delta`], [`Epoch`] and [`EpochInfo`] are what the engine passes around.
 
 mod blackhole;
+mod commit;
 mod context;
 mod datagen;
 mod delta;
@@ -27,6 +28,7 @@ mod source;
 mod testing;
 
 pub use blackhole::BlackholeSink;
+pub use commit::{CommittingSink, Due, Marker, Staged};
 pub use context::{Clock, ConnectorContext, ManualClock, SystemClock};
 pub use datagen::DatagenSource;
 pub use delta::{Delta, Epoch, EpochInfo, Weights};

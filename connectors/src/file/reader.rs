@@ -54,6 +54,11 @@ struct Progress {
 }
 
 impl Progress {
+    /// True when there is nothing in it that is wanted and not read.
+    fn is_read(&self) -> bool {
+        self.at >= self.end.unwrap_or(self.seen)
+    }
+
     /// Finds out how far the file reaches now.
     fn measure(&mut self, name: &str, format: Format) -> Result<(), ConnectorError> {
         if format != Format::Parquet {
@@ -155,7 +160,7 @@ impl FileReader {
         }
     }
 
-    /// Reads one Parquet file likewise.
+    /// Reads one Parquet file until there are no more rows in it or the budget is used up.
     fn read_table(
         &mut self,
         name: &str,
@@ -167,7 +172,7 @@ impl FileReader {
         let Some(file) = self.files.get_mut(name) else {
             return Ok(());
         };
-        if file.at >= file.end.unwrap_or(file.seen) {
+        if file.is_read() {
             return Ok(());
         }
         let gathering = Gathering {
@@ -192,7 +197,7 @@ impl FileReader {
         let Some(file) = self.files.get_mut(name) else {
             return Ok(());
         };
-        if file.at >= file.end.unwrap_or(file.seen) {
+        if file.is_read() {
             return Ok(());
         }
         if !prepare(name, file, format, &self.rows)? {

@@ -47,20 +47,12 @@ impl Normalizer<'_> {
         right: Expr,
         is_some: Option<bool>,
     ) -> Result<Expr> {
-        let subquery = match right {
-            Expr::Subquery(query) => Some(query),
-            Expr::Nested(inner) => match *inner {
-                Expr::Subquery(query) => Some(query),
-                other => {
-                    return self.wrap(
-                        Node::Quantified {
-                            op: op.to_string(),
-                            all: is_some.is_none(),
-                        },
-                        vec![left, other],
-                    );
-                }
-            },
+        let right = match right {
+            Expr::Nested(inner) => *inner,
+            other => other,
+        };
+        let mut query = match right {
+            Expr::Subquery(query) => query,
             other => {
                 return self.wrap(
                     Node::Quantified {
@@ -70,12 +62,6 @@ impl Normalizer<'_> {
                     vec![left, other],
                 );
             }
-        };
-        let Some(mut query) = subquery else {
-            return Err(PlanError::new(
-                "XX000",
-                "quantified comparison without operand",
-            ));
         };
         self.query(&mut query)?;
         let left = Box::new(self.child(left)?);

@@ -52,25 +52,23 @@ impl Keys {
 
     /// The bytes of a row; empty when there is no such row.
     pub fn row(&self, row: usize) -> &[u8] {
-        let start = row
-            .checked_sub(1)
-            .and_then(|before| self.ends.get(before))
-            .map_or(0, |end| end.1);
-        self.ends
-            .get(row)
-            .and_then(|end| self.bytes.get(start..end.1))
-            .unwrap_or_default()
+        self.until(row, |end| end.1)
     }
 
     /// The bytes of a row's prefix columns.
     pub fn prefix(&self, row: usize) -> &[u8] {
+        self.until(row, |end| end.0)
+    }
+
+    /// A row from its beginning to one of its ends.
+    fn until(&self, row: usize, end: impl Fn(&(usize, usize)) -> usize) -> &[u8] {
         let start = row
             .checked_sub(1)
             .and_then(|before| self.ends.get(before))
             .map_or(0, |end| end.1);
         self.ends
             .get(row)
-            .and_then(|end| self.bytes.get(start..end.0))
+            .and_then(|ends| self.bytes.get(start..end(ends)))
             .unwrap_or_default()
     }
 }
