@@ -44,6 +44,6 @@ pub use print::PrintSink;
 pub use registry::{sink, source};
 pub use sink::{AnySink, Form, Message, MessageSink, Sink};
 pub use source::{
-    Budget, DeadLetter, Offsets, RowPlace, SourceBatch, SourceConnector, SourceHealth,
-    SourceReader, SplitId,
+    Budget, ColumnsRead, DeadLetter, FieldsRead, Offsets, RowPlace, SourceBatch, SourceConnector,
+    SourceHealth, SourceReader, SplitId,
 };

@@ -3,13 +3,14 @@
 //! Invariant: records of a split come in offset order, each exactly once between two seeks; `Progress` never claims an offset
 //! whose records were not handed over. Exactly-once is the engine's: it owns the offsets and re-seeks after a crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 
 use crate::error::ConnectorError;
+use crate::format::Wanted;
 
 /// Name of a split: a Kafka partition number as text, a file path, `0` for a generator.
 pub type SplitId = String;
@@ -26,6 +27,81 @@ pub struct Budget {
     pub bytes: usize,
     /// Returns with what there is after this long.
     pub time: Duration,
+}
+
+/// Which columns of a source are read, and of structs which fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnsRead {
+    /// All, when there is no list.
+    columns: Option<BTreeMap<String, FieldsRead>>,
+}
+
+/// What is read of one column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FieldsRead {
+    /// The whole value.
+    All,
+    /// These fields of a struct.
+    Some(BTreeSet<String>),
+}
+
+impl ColumnsRead {
+    /// Everything.
+    pub fn all() -> Self {
+        Self { columns: None }
+    }
+
+    /// Nothing, to be added to.
+    pub fn none() -> Self {
+        Self {
+            columns: Some(BTreeMap::new()),
+        }
+    }
+
+    /// A whole column more.
+    pub fn add(&mut self, column: &str) {
+        if let Some(columns) = &mut self.columns {
+            columns.insert(column.to_owned(), FieldsRead::All);
+        }
+    }
+
+    /// A field of a struct more.
+    pub fn add_field(&mut self, column: &str, field: &str) {
+        let Some(columns) = &mut self.columns else {
+            return;
+        };
+        let entry = columns.entry(column.to_owned());
+        if let FieldsRead::Some(fields) = entry.or_insert_with(|| FieldsRead::Some(BTreeSet::new()))
+        {
+            fields.insert(field.to_owned());
+        }
+    }
+
+    /// Everything that another reads, too.
+    pub fn join(&mut self, other: &Self) {
+        let Some(others) = &other.columns else {
+            self.columns = None;
+            return;
+        };
+        for (column, fields) in others {
+            match fields {
+                FieldsRead::All => self.add(column),
+                FieldsRead::Some(fields) => {
+                    fields
+                        .iter()
+                        .for_each(|field| self.add_field(column, field));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn of(&self, column: &str) -> Wanted<'_> {
+        match self.columns.as_ref().map(|columns| columns.get(column)) {
+            None | Some(Some(FieldsRead::All)) => Wanted::Whole,
+            Some(Some(FieldsRead::Some(fields))) => Wanted::Fields(fields),
+            Some(None) => Wanted::Nothing,
+        }
+    }
 }
 
 /// Where a record is in its source; a function of the data, so that reading it again gives the same.
@@ -128,6 +204,11 @@ pub trait SourceReader: Send {
     /// Reads and decodes up to `budget`. An empty batch means nothing was there in time. Errors are final for this reader
     /// (the engine backs off and opens another at the last offsets); outages are not errors but `health`.
     fn poll(&mut self, budget: Budget) -> Result<SourceBatch, ConnectorError>;
+    /// Says what of the rows is read from the next poll on; a reader may give NULL for the rest. Which records become rows, and
+    /// which dead letters, does not depend on it.
+    fn read_only(&mut self, columns: &ColumnsRead) {
+        let _all_of_it = columns;
+    }
     /// Last known health.
     fn health(&self) -> SourceHealth;
     /// Last known end offset (exclusive) per split, for lag; empty when unknown.

@@ -15,6 +15,7 @@ mod lower;
 mod names;
 mod output;
 mod planner;
+mod reads;
 mod registry;
 mod rewrite;
 pub mod stream;
@@ -28,5 +29,6 @@ pub use context::{
 pub use error::PlanError;
 pub use functions::exact::ExactTotal;
 pub use planner::Planner;
+pub use reads::{ColumnReads, Reads};
 pub use rewrite::guard::ErrorSink;
 pub use stream::{StreamNode, StreamPlan};

@@ -17,7 +17,7 @@ use crate::context::{Clock, Deadline};
 use crate::error::ConnectorError;
 use crate::format::Fault;
 use crate::source::{
-    Budget, DeadLetter, Offsets, RowPlace, SourceBatch, SourceHealth, SourceReader,
+    Budget, ColumnsRead, DeadLetter, Offsets, RowPlace, SourceBatch, SourceHealth, SourceReader,
 };
 
 /// How often a followed file is looked at.
@@ -486,6 +486,10 @@ impl SourceReader for FileReader {
             records: gathered.records,
             skipped: 0,
         })
+    }
+
+    fn read_only(&mut self, columns: &ColumnsRead) {
+        self.rows.read_only(columns);
     }
 
     fn health(&self) -> SourceHealth {

@@ -19,6 +19,7 @@ use super::csv::{self, Header};
 use super::{Format, unreadable};
 use crate::error::ConnectorError;
 use crate::format::{Fault, JsonDecoder, JsonOptions, line_feed};
+use crate::source::ColumnsRead;
 
 /// A longer record, its line end included, is a dead letter.
 const RECORD_BYTES_MAX: usize = 16 << 20;
@@ -236,6 +237,11 @@ impl RowBuilder {
             columns: columns.to_vec(),
             keep: Vec::new(),
         })
+    }
+
+    /// What is read of the rows from here on.
+    pub(super) fn read_only(&mut self, columns: &ColumnsRead) {
+        self.json.read_only(columns);
     }
 
     /// Columns that a line gives.

@@ -3,6 +3,7 @@
 //! Invariant: every call of [`ColumnBuilder::append`] adds exactly one value, a NULL when it reports a fault, so columns stay of
 //! equal length and a bad row can be filtered out afterwards instead of being rolled back.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use arrow::array::{
     FixedSizeBinaryBuilder, Float32Builder, Float64Builder, Int16Builder, Int32Builder,
     Int64Builder, IntervalMonthDayNanoBuilder, ListArray, NullBufferBuilder, StringViewBuilder,
     StructArray, Time64MicrosecondBuilder, TimestampMicrosecondBuilder, UInt32Builder,
+    new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
@@ -43,6 +45,16 @@ pub(crate) struct ColumnBuilder {
     /// Where a record's layout puts the value.
     slot: usize,
     values: Values,
+    /// Present while nobody reads the column: its values are checked, and not kept.
+    unread: Option<Unread>,
+}
+
+/// Rows of a column that nobody reads.
+#[derive(Debug, Default)]
+struct Unread {
+    rows: usize,
+    /// What [`ColumnBuilder::finish`] returned last, which the next one is likely a part of.
+    nulls: Option<ArrayRef>,
 }
 
 #[derive(Debug)]
@@ -178,11 +190,37 @@ impl ColumnBuilder {
             options,
             slot: 0,
             values,
+            unread: None,
         })
+    }
+
+    /// Says which values will be read; those of other columns and fields are NULL in what comes out. To be called when the builder
+    /// is empty.
+    pub(crate) fn read_only(&mut self, read: Wanted<'_>) {
+        self.unread = (read == Wanted::Nothing).then(Unread::default);
+        if let Values::Struct {
+            fields, members, ..
+        } = &mut self.values
+        {
+            for (field, name) in fields.iter_mut().zip(members.names()) {
+                field.read_only(read.field(name));
+            }
+        }
     }
 
     /// Appends the value of a JSON text; `None` and `null` are NULL. True when the value is not NULL.
     pub(crate) fn append(&mut self, json: Option<&str>) -> Result<bool, Fault> {
+        // What is not read is built all the same, to find what is wrong with it, and dropped by `finish`.
+        let unread = self.unread.take();
+        let appended = self.append_read(json);
+        self.unread = unread;
+        if let Some(unread) = &mut self.unread {
+            unread.rows += 1;
+        }
+        appended
+    }
+
+    fn append_read(&mut self, json: Option<&str>) -> Result<bool, Fault> {
         let Some(json) = json else {
             self.append_null();
             return Ok(false);
@@ -239,7 +277,17 @@ impl ColumnBuilder {
 
     /// Appends a NULL.
     pub(crate) fn append_null(&mut self) {
-        self.values.append_null();
+        match &mut self.unread {
+            Some(unread) => unread.rows += 1,
+            None => self.values.append_null(),
+        }
+    }
+
+    fn append_nulls(&mut self, count: usize) {
+        match &mut self.unread {
+            Some(unread) => unread.rows += count,
+            None => self.values.append_nulls(count),
+        }
     }
 
     /// Appends bytes to a `bytea` or text column; true when the value is not NULL.
@@ -266,7 +314,69 @@ impl ColumnBuilder {
 
     /// The column so far; the builder starts over.
     pub(crate) fn finish(&mut self) -> ArrayRef {
-        self.values.finish()
+        if self.unread.is_none() {
+            return self.values.finish();
+        }
+        self.drop_values();
+        let rows = self
+            .unread
+            .as_mut()
+            .map_or(0, |unread| std::mem::take(&mut unread.rows));
+        let kept = self
+            .unread
+            .as_ref()
+            .and_then(|unread| unread.nulls.as_ref());
+        match kept.filter(|nulls| nulls.len() >= rows) {
+            Some(nulls) => nulls.slice(0, rows),
+            None => {
+                let nulls = new_null_array(&self.ty.arrow(), rows);
+                if let Some(unread) = &mut self.unread {
+                    unread.nulls = Some(Arc::clone(&nulls));
+                }
+                nulls
+            }
+        }
+    }
+
+    /// Forgets what was built only to be checked.
+    fn drop_values(&mut self) {
+        match &mut self.values {
+            Values::Struct {
+                fields,
+                validity,
+                behind,
+                ..
+            } => {
+                fields.iter_mut().for_each(|field| {
+                    field.drop_values();
+                    field.unread.iter_mut().for_each(|unread| unread.rows = 0);
+                });
+                *validity = NullBufferBuilder::new(0);
+                *behind = 0;
+            }
+            values => drop(values.finish()),
+        }
+    }
+}
+
+/// Which part of a column's values is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted<'r> {
+    /// All of it.
+    Whole,
+    /// These fields of a struct.
+    Fields(&'r BTreeSet<String>),
+    /// Nothing.
+    Nothing,
+}
+
+impl Wanted<'_> {
+    fn field(&self, name: &str) -> Wanted<'static> {
+        match self {
+            Wanted::Fields(fields) if !fields.contains(name) => Wanted::Nothing,
+            Wanted::Nothing => Wanted::Nothing,
+            _ => Wanted::Whole,
+        }
     }
 }
 
@@ -289,7 +399,7 @@ fn catch_up(fields: &mut [ColumnBuilder], behind: &mut usize) {
     if count > 0 {
         fields
             .iter_mut()
-            .for_each(|field| field.values.append_nulls(count));
+            .for_each(|field| field.append_nulls(count));
     }
 }
 

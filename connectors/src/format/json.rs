@@ -23,13 +23,14 @@ use thalweg_catalog::Column;
 pub(super) use self::layout::{Kind, Layout, Read, Slot};
 use self::layout::{Patience, Reading};
 pub(crate) use self::scan::line_feed;
-use super::column::ColumnBuilder;
+use super::column::{ColumnBuilder, Wanted};
 use super::number::Misfit;
 use super::time::Days;
 pub(crate) use super::time::TimestampHandling;
 use super::{Fault, FaultReason, excerpt};
 use crate::error::ConnectorError;
 use crate::options::Options;
+use crate::source::ColumnsRead;
 
 /// Characters of a record that a message repeats.
 const RECORD_CHARS_MAX: usize = 60;
@@ -122,6 +123,18 @@ impl JsonDecoder {
             days: Days::default(),
             patience: Patience::default(),
         })
+    }
+
+    /// Says which columns will be read; the others are checked and come out as NULL. To be called between batches.
+    pub(crate) fn read_only(&mut self, columns: &ColumnsRead) {
+        for column in &mut self.columns {
+            // A column that is never NULL cannot come out as NULL.
+            let wanted = match columns.of(&column.name) {
+                Wanted::Nothing if column.not_null => Wanted::Whole,
+                wanted => wanted,
+            };
+            column.builder.read_only(wanted);
+        }
     }
 
     /// Appends the record's row, or a row of NULLs and faulty values that must be filtered out.

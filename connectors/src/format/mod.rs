@@ -15,7 +15,7 @@ pub(crate) mod text;
 mod time;
 
 pub use canonical::canonical_json;
-pub(crate) use column::ColumnBuilder;
+pub(crate) use column::{ColumnBuilder, Wanted};
 pub(crate) use json::{JsonDecoder, JsonOptions, line_feed};
 pub(crate) use json_out::{JsonEncoder, json_text, plain_text};
 pub use rows::JsonRows;

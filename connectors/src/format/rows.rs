@@ -7,6 +7,7 @@ use thalweg_catalog::Column;
 
 use super::{JsonDecoder, JsonOptions};
 use crate::error::ConnectorError;
+use crate::source::ColumnsRead;
 
 /// Decodes JSON objects into columns.
 #[derive(Debug)]
@@ -22,6 +23,11 @@ impl JsonRows {
     pub fn new(columns: &[Column]) -> Result<Self, ConnectorError> {
         let decoder = JsonDecoder::new(columns.iter(), JsonOptions::default())?;
         Ok(Self { decoder })
+    }
+
+    /// Says which columns will be read; the others are checked and come out as NULL.
+    pub fn read_only(&mut self, columns: &ColumnsRead) {
+        self.decoder.read_only(columns);
     }
 
     /// Appends a record's row.

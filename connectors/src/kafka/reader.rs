@@ -20,7 +20,9 @@ use super::row::RowBuilder;
 use super::survey::{Survey, Surveyor};
 use crate::context::{Clock, Deadline};
 use crate::error::ConnectorError;
-use crate::source::{Budget, DeadLetter, Offsets, SourceBatch, SourceHealth, SourceReader};
+use crate::source::{
+    Budget, ColumnsRead, DeadLetter, Offsets, SourceBatch, SourceHealth, SourceReader,
+};
 
 /// Longest wait for a message before looking at the latest survey again.
 const SURVEY_LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -362,6 +364,10 @@ impl SourceReader for KafkaReader {
             records: gathered.records,
             skipped: gathered.skipped,
         })
+    }
+
+    fn read_only(&mut self, columns: &ColumnsRead) {
+        self.rows.read_only(columns);
     }
 
     fn health(&self) -> SourceHealth {

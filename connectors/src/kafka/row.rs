@@ -18,7 +18,7 @@ use thalweg_catalog::{Column, ColumnRole, SqlType};
 use super::ffi::Record;
 use crate::error::ConnectorError;
 use crate::format::{ColumnBuilder, Fault, JsonDecoder, JsonOptions};
-use crate::source::{DeadLetter, RowPlace};
+use crate::source::{ColumnsRead, DeadLetter, RowPlace};
 
 /// Bytes of payload and key kept with a dead letter; a larger record can be read again by its offset.
 const DEAD_LETTER_BYTES_MAX: usize = 1 << 20;
@@ -92,6 +92,11 @@ impl RowBuilder {
             keep: Vec::new(),
             places: Vec::new(),
         })
+    }
+
+    /// What is read of the rows from here on.
+    pub(super) fn read_only(&mut self, columns: &ColumnsRead) {
+        self.json.read_only(columns);
     }
 
     /// Appends a record with its payload; the dead letter when it cannot become a row.

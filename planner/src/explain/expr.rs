@@ -9,6 +9,7 @@ use thalweg_catalog::SqlType;
 use crate::error::visible;
 use crate::functions::cast::display_scalar;
 use crate::functions::native::Shape;
+use crate::reads::FIELD;
 use crate::rewrite::guard::shown;
 
 /// Several expressions.
@@ -197,9 +198,9 @@ fn function(call: &datafusion::logical_expr::expr::ScalarFunction) -> String {
         }
         (Shape::Prefix, [only]) => format!("{}{}", native.name, nested(only)),
         (Shape::Cast, [only]) => format!("{}::{}", nested(only), native.ret),
-        (_, [value, _]) if native.name.starts_with("field ") => {
-            format!("({}).{}", text(value), &native.name["field ".len()..])
-        }
-        (_, args) => format!("{}({})", native.name, list(args)),
+        (_, args) => match (native.name.strip_prefix(FIELD), args) {
+            (Some(field), [value, _]) => format!("({}).{field}", text(value)),
+            _ => format!("{}({})", native.name, list(args)),
+        },
     }
 }

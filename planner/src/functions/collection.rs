@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, BooleanBuilder, ListArray, PrimitiveArray, UInt32Array,
+    Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder, ListArray, PrimitiveArray, UInt32Array,
 };
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
 use datafusion::arrow::compute::kernels::cmp;
-use datafusion::arrow::compute::{concat as concat_arrays, interleave, take};
+use datafusion::arrow::compute::{concat as concat_arrays, interleave, nullif, take};
 use datafusion::arrow::datatypes::{DataType, Decimal128Type, Int32Type, IntervalMonthDayNanoType};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Result};
@@ -78,7 +78,7 @@ pub(crate) fn field(expr: Expr, ty: &SqlType, name: &str) -> Result<(Expr, SqlTy
     let position = fields.iter().position(|(n, _)| n == name).unwrap_or(0);
     let index = crate::bind::literal::number(&position.to_string())?;
     let native = Native::new(
-        format!("field {own}"),
+        format!("{}{own}", crate::reads::FIELD),
         vec![ty.clone(), SqlType::Int4],
         field_type.clone(),
         field_kernel,
@@ -99,13 +99,8 @@ fn field_kernel(call: &Call<'_>) -> Result<ArrayRef> {
         .get(at)
         .ok_or_else(|| DataFusionError::Internal("a struct field is missing".to_owned()))?;
     // A NULL struct has NULL fields.
-    match row.nulls() {
-        Some(nulls) => {
-            let both = NullBuffer::union(Some(nulls), column.nulls());
-            Ok(datafusion::arrow::array::make_array(
-                column.to_data().into_builder().nulls(both).build()?,
-            ))
-        }
+    match row.nulls().filter(|nulls| nulls.null_count() > 0) {
+        Some(nulls) => Ok(nullif(column, &BooleanArray::new(!nulls.inner(), None))?),
         None => Ok(Arc::clone(column)),
     }
 }

@@ -14,7 +14,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
-use thalweg_connectors::Offsets;
+use thalweg_connectors::{ColumnsRead, Offsets};
 
 use crate::config::STACK_BYTES;
 use crate::error::EngineError;
@@ -86,7 +86,7 @@ impl PartitionStream for BoundedSource {
             .name("thalweg-scan".into())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                let scan = Scan::new(&shared, &source, &source.start, &ends);
+                let scan = Scan::new(&shared, &source, &source.start, &ends, &ColumnsRead::all());
                 let over = || send.is_closed();
                 let mut take = |rows| Ok(send.blocking_send(Ok(rows)).is_ok());
                 if let Err(error) = scan.run(POLL_ROWS, &patience, &over, &mut take) {

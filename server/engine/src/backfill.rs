@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thalweg_catalog::Oid;
-use thalweg_connectors::{Delta, Offsets};
+use thalweg_connectors::{ColumnsRead, Delta, Offsets};
 use tokio::sync::oneshot;
 
 use crate::choose::{common, newest};
@@ -98,6 +98,14 @@ impl Job {
             self.inputs.iter().all(kept)
         };
         self.starts_over() || !since.is_some_and(here)
+    }
+
+    /// What the view reads of a source.
+    fn columns_read(&self, source: Oid) -> ColumnsRead {
+        self.columns
+            .get(&source)
+            .cloned()
+            .unwrap_or_else(ColumnsRead::all)
     }
 
     /// Where the inputs stand at an epoch of the window; `None` for a view over no source, which needs none of this.
@@ -246,7 +254,7 @@ impl Backfill<'_> {
     /// Takes in a source up to where it is followed, together with the other views that begin now; tells whether it had dead
     /// letters.
     fn scan_from_start(&mut self, oid: Oid, source: &Arc<Source>) -> Result<bool, EngineError> {
-        let scan = join(self.shared, source)?;
+        let scan = join(self.shared, source, &self.job.columns_read(oid))?;
         self.job.backfill.lock().push(Arc::clone(&scan.progress));
         let (job, shared) = (self.job, self.shared);
         let over = || job.is_dropped() || shared.is_stopping();
@@ -340,7 +348,7 @@ impl Backfill<'_> {
             return Err(EngineError::Unknown(oid));
         };
         let (job, shared) = (self.job, self.shared);
-        let scan = Scan::new(shared, &source, from, to);
+        let scan = Scan::new(shared, &source, from, to, &job.columns_read(oid));
         let progress: Arc<ScanProgress> = scan.progress();
         job.backfill.lock().push(progress);
         let over = || job.is_dropped();

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use datafusion::logical_expr::LogicalPlan;
 use parking_lot::Mutex;
 use thalweg_catalog::Oid;
-use thalweg_connectors::Delta;
+use thalweg_connectors::{ColumnsRead, Delta};
 use thalweg_planner::stream::Keeping;
-use thalweg_planner::{ErrorSink, StreamNode, ViewPlan};
+use thalweg_planner::{ErrorSink, Reads, StreamNode, ViewPlan};
 
 use crate::backfill::Places;
 use crate::choose::{Range, common, newest, roundest_after};
@@ -51,6 +51,8 @@ pub(crate) struct Job {
     pub(crate) logical: Option<LogicalPlan>,
     pub(crate) errors: Arc<ComputeErrors>,
     pub(crate) inputs: Vec<Arc<Stored>>,
+    /// What is read of each source; all of those that are not here.
+    pub(crate) columns: BTreeMap<Oid, ColumnsRead>,
     /// Jobs that keep the rows of sources among the inputs.
     pub(crate) keepers: Vec<Arc<Job>>,
     /// No state: stepped by the change of its inputs.
@@ -98,6 +100,31 @@ enum Next {
     Run(u64),
 }
 
+/// What a plan reads of the sources among its inputs.
+fn columns_read(root: &StreamNode, inputs: &[Arc<Stored>]) -> BTreeMap<Oid, ColumnsRead> {
+    let mut all = root.columns_read();
+    let sources = inputs.iter().filter(|input| input.is_stream());
+    let columns_of = |input: &Arc<Stored>| {
+        let schema = input.schema();
+        let mut columns = ColumnsRead::none();
+        for (position, reads) in all.remove(&input.oid).unwrap_or_default() {
+            let Some(field) = schema.fields().get(position) else {
+                continue;
+            };
+            match reads {
+                Reads::Whole => columns.add(field.name()),
+                Reads::Fields(fields) => {
+                    fields
+                        .iter()
+                        .for_each(|name| columns.add_field(field.name(), name));
+                }
+            }
+        }
+        (input.oid, columns)
+    };
+    sources.map(columns_of).collect()
+}
+
 impl Job {
     /// With `strict_errors` compute errors stop the view instead of giving NULL.
     pub(crate) fn new(
@@ -132,7 +159,13 @@ impl Job {
                 }
             }
         }
+        let columns = match (&stream, linear) {
+            (Some(stream), _) => columns_read(&stream.root, &inputs),
+            (None, true) => columns_read(&planner.stream(&logical).root, &inputs),
+            (None, false) => BTreeMap::new(),
+        };
         let job = Self {
+            columns,
             keepers,
             stateful: stream.map(|stream| stream.root),
             strict_errors,
@@ -164,6 +197,7 @@ impl Job {
     fn idle(oid: Oid, relation: Arc<Stored>, inputs: Vec<Arc<Stored>>) -> Self {
         Self {
             oid,
+            columns: BTreeMap::new(),
             keepers: Vec::new(),
             stateful: None,
             dataflow: Mutex::new(None),

@@ -13,7 +13,7 @@ use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
-use thalweg_connectors::{Budget, Offsets, SourceBatch, SourceHealth, SourceReader};
+use thalweg_connectors::{Budget, ColumnsRead, Offsets, SourceBatch, SourceHealth, SourceReader};
 
 use crate::config::STACK_BYTES;
 use crate::error::EngineError;
@@ -95,6 +95,7 @@ pub(crate) struct Scan<'a> {
     source: &'a Source,
     from: Offsets,
     ends: Offsets,
+    columns: ColumnsRead,
     progress: Arc<ScanProgress>,
 }
 
@@ -104,12 +105,14 @@ impl<'a> Scan<'a> {
         source: &'a Source,
         from: &Offsets,
         ends: &Offsets,
+        columns: &ColumnsRead,
     ) -> Self {
         Self {
             shared,
             source,
             from: from.clone(),
             ends: ends.clone(),
+            columns: source.columns_decoded(columns),
             progress: ScanProgress::new(source, from, ends),
         }
     }
@@ -172,6 +175,7 @@ impl<'a> Scan<'a> {
         let reader =
             |error: thalweg_connectors::ConnectorError| Stop::Reader(error.report().into());
         let mut records = self.source.connector.open(at).map_err(reader)?;
+        records.read_only(&self.columns);
         let limit = self
             .source
             .rate_limit
@@ -339,6 +343,8 @@ fn cut(mut batch: SourceBatch, ends: &Offsets) -> Result<SourceBatch, ArrowError
 pub(crate) struct Gathering {
     epoch: u64,
     progress: Arc<ScanProgress>,
+    /// What its readers read, all together.
+    columns: ColumnsRead,
     readers: Vec<SyncSender<Scanned>>,
     here: Arc<()>,
 }
@@ -374,15 +380,21 @@ impl JoinedScan {
     }
 }
 
-/// Takes part in a scan of everything from the source's start to where it is now.
+/// Takes part in a scan of everything from the source's start to where it is now. Rows have NULL in columns that none of those
+/// who take part read.
 ///
 /// # Errors
 /// When no thread can be started.
-pub(crate) fn join(shared: &Arc<Shared>, source: &Arc<Source>) -> Result<JoinedScan, EngineError> {
+pub(crate) fn join(
+    shared: &Arc<Shared>,
+    source: &Arc<Source>,
+    columns: &ColumnsRead,
+) -> Result<JoinedScan, EngineError> {
     let (send, rows) = sync_channel(QUEUE);
     let mut gathering = source.gathering.lock();
     if let Some(open) = gathering.as_mut() {
         open.readers.push(send);
+        open.columns.join(columns);
         return Ok(JoinedScan {
             epoch: open.epoch,
             ends: open.progress.ends.clone(),
@@ -406,6 +418,7 @@ pub(crate) fn join(shared: &Arc<Shared>, source: &Arc<Source>) -> Result<JoinedS
     *gathering = Some(Gathering {
         epoch,
         progress: Arc::clone(&progress),
+        columns: columns.clone(),
         readers: vec![send],
         here: Arc::clone(&here),
     });
@@ -443,6 +456,7 @@ fn scan_for_all(shared: &Arc<Shared>, source: &Arc<Source>) {
         source,
         from: source.start.clone(),
         ends: gathered.progress.ends.clone(),
+        columns: source.columns_decoded(&gathered.columns),
         progress: gathered.progress,
     };
     // A reader that has gone away is found when it is sent to; when all have, there may be nothing to send.

@@ -10,6 +10,7 @@ use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::DFSchema;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::collect_columns;
 use thalweg_catalog::{Catalog, Relation, RelationKind};
 use thalweg_connectors::{DeadLetter, SourceBatch};
 use thalweg_planner::{NoSystemRelations, PlanContext, Planner};
@@ -121,6 +122,17 @@ impl Shape {
     /// Columns of the finished rows.
     pub(crate) fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
+    }
+
+    /// Positions of the columns that generated columns and constraints are computed from.
+    pub(crate) fn columns_read(&self) -> impl Iterator<Item = usize> {
+        let generated = self.generated.iter().map(|(_, expr)| expr);
+        let exprs = generated.chain(self.checks.iter().map(|check| &check.expr));
+        exprs.flat_map(|expr| {
+            collect_columns(expr)
+                .into_iter()
+                .map(|column| column.index())
+        })
     }
 
     /// Finishes the rows of one poll.

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use thalweg_catalog::{ConnectorSpec, Oid};
 use thalweg_connectors::{
-    Budget, ConnectorError, DeadLetter, Offsets, SourceBatch, SourceConnector, SourceHealth,
-    SourceReader,
+    Budget, ColumnsRead, ConnectorError, DeadLetter, Offsets, SourceBatch, SourceConnector,
+    SourceHealth, SourceReader,
 };
 
 use crate::dead::Retention;
@@ -173,6 +173,18 @@ impl Source {
         state.health = Some(SourceHealth::Degraded(reason.clone()));
         drop(state);
         shared.fail(&self.history, sqlstate, reason);
+    }
+
+    /// What has to be decoded for readers of `columns`.
+    pub(crate) fn columns_decoded(&self, columns: &ColumnsRead) -> ColumnsRead {
+        let mut decoded = columns.clone();
+        let schema = self.shape.schema();
+        for index in self.shape.columns_read() {
+            if let Some(field) = schema.fields().get(index) {
+                decoded.add(field.name());
+            }
+        }
+        decoded
     }
 
     /// Why a source that must not pass over a record stops at one.

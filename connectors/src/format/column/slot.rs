@@ -44,6 +44,9 @@ impl ColumnBuilder {
     /// Appends what a layout has read of `record`. True when the value is not NULL.
     pub(in crate::format) fn fill(&mut self, slots: &[Slot], record: &str) -> Result<bool, Fault> {
         let slot = slots.get(self.slot).copied().unwrap_or(Slot::NULL);
+        if self.unread.is_some() {
+            return self.pass_over(slot, slots, record);
+        }
         match (&mut self.values, slot.read) {
             (_, Read::Null) => {
                 self.append_null();
@@ -81,6 +84,30 @@ impl ColumnBuilder {
             }
             _ => return self.append(slot.of(record)),
         }
+        Ok(true)
+    }
+
+    /// Counts a value that nobody reads, when the layout has found nothing wrong with it.
+    fn pass_over(&mut self, slot: Slot, slots: &[Slot], record: &str) -> Result<bool, Fault> {
+        match (&mut self.values, slot.read) {
+            (_, Read::Null) => {
+                self.append_null();
+                return Ok(false);
+            }
+            (Values::Struct { fields, .. }, Read::Object) => {
+                let mut outcome = Ok(true);
+                for field in fields {
+                    if let Err(fault) = field.fill(slots, record) {
+                        outcome = outcome.and(Err(fault));
+                    }
+                }
+                self.append_null();
+                return outcome;
+            }
+            (_, Read::Extent | Read::Object) => return self.append(slot.of(record)),
+            _ => {}
+        }
+        self.append_null();
         Ok(true)
     }
 }

@@ -1,13 +1,14 @@
 //! Records read by their layout have the rows and the faults that splitting them gives, however they are written.
 
-use arrow::array::Array;
+use arrow::array::{Array, AsArray};
 use proptest::prelude::*;
 use proptest::sample::select;
 use thalweg_catalog::{Column, SqlType};
 
 use super::*;
-use crate::format::Fault;
 use crate::format::json::{JsonDecoder, JsonOptions, arbitrary};
+use crate::format::{Fault, Wanted};
+use crate::source::ColumnsRead;
 use crate::testing::column;
 
 fn numeric() -> SqlType {
@@ -314,6 +315,53 @@ proptest! {
         for ((read, split), column) in read.finish().iter().zip(split.finish()).zip(&columns) {
             prop_assert_eq!(read.len(), records.len());
             prop_assert_eq!(read, &split, "column {}", column.name);
+        }
+    }
+
+    #[test]
+    fn what_is_not_read_is_checked_all_the_same(
+        batches in prop::collection::vec(topic(), 1..3),
+        wanted in prop::collection::vec(0..3_usize, 16),
+        fields in prop::collection::vec(any::<bool>(), 3),
+    ) {
+        let columns = columns();
+        let (mut some, mut all) = (decoder(&columns), decoder(&columns));
+        let mut read = ColumnsRead::none();
+        for (column, wanted) in columns.iter().zip(&wanted) {
+            match (wanted, &column.ty) {
+                (0, _) => {}
+                (1, SqlType::Struct(members)) => {
+                    let chosen = members.iter().zip(&fields).filter(|(_, chosen)| **chosen);
+                    chosen.for_each(|((field, _), _)| read.add_field(&column.name, field));
+                }
+                _ => read.add(&column.name),
+            }
+        }
+        some.read_only(&read);
+        for records in &batches {
+            for record in records {
+                let outcomes = (some.decode(record), all.decode(record));
+                prop_assert_eq!(&outcomes.0, &outcomes.1, "{}", String::from_utf8_lossy(record));
+            }
+            for ((some, all), column) in some.finish().iter().zip(all.finish()).zip(&columns) {
+                prop_assert_eq!(some.len(), records.len());
+                prop_assert_eq!(some.data_type(), all.data_type());
+                match read.of(&column.name) {
+                    Wanted::Nothing if !column.not_null => prop_assert_eq!(some.null_count(), some.len()),
+                    Wanted::Fields(fields) => {
+                        let (some, all) = (some.as_struct(), all.as_struct());
+                        prop_assert_eq!(some.nulls(), all.nulls());
+                        for field in all.column_names() {
+                            let found = some.column_by_name(field).expect("the same fields");
+                            match fields.contains(field) {
+                                true => prop_assert_eq!(Some(found), all.column_by_name(field)),
+                                false => prop_assert_eq!(found.null_count(), found.len()),
+                            }
+                        }
+                    }
+                    _ => prop_assert_eq!(some, &all, "column {}", column.name),
+                }
+            }
         }
     }
 
