@@ -38,7 +38,7 @@ pub use format::{JsonRows, canonical_json};
 pub use hbase::{
     Comparison, Condition, HbaseError, HbaseRows, HbaseScan, HbaseTable, RefusedRow, Written,
 };
-pub use kafka::{KafkaSink, KafkaSource};
+pub use kafka::{KafkaSink, KafkaSource, fill_with_nexmark};
 pub use nexmark::{NexmarkSource, NexmarkText};
 pub use print::PrintSink;
 pub use registry::{sink, source};

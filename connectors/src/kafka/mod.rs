@@ -4,6 +4,7 @@
 
 mod client;
 mod ffi;
+mod fill;
 mod options;
 mod place;
 mod reader;
@@ -24,6 +25,7 @@ use crate::format::JsonOptions;
 use crate::options::Options;
 use crate::source::{Offsets, SourceConnector, SourceReader};
 use client::{Cluster, Extent};
+pub use fill::fill_with_nexmark;
 use options::{KafkaOptions, Start};
 use reader::KafkaReader;
 use row::RowBuilder;

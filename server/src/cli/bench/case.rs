@@ -10,7 +10,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::process::{cpu_s, peak_rss_bytes};
 use super::queries::{Case, Input, Output};
-use super::{CaseArguments, file_name};
+use super::{CaseArguments, file_name, topic_name};
 use crate::boot::Running;
 use crate::cli::{Failure, client, serve};
 use crate::config::Config;
@@ -22,7 +22,7 @@ pub(super) async fn measure(
     arguments: &CaseArguments,
     folder: &Path,
 ) -> Result<Value, Failure> {
-    let (events, check) = (arguments.events, arguments.check);
+    let events = arguments.events;
     let data_dir = scratch_dir();
     let mut config = Config {
         file_root: folder.to_owned(),
@@ -31,8 +31,13 @@ pub(super) async fn measure(
     config
         .set_workers(arguments.workers)
         .map_err(|error| Failure::User(error.to_string()))?;
+    if let (Input::Kafka, Some(brokers)) = (case.input, &arguments.brokers) {
+        thalweg_connectors::fill_with_nexmark(brokers, &topic_name(events), events, 1)
+            .await
+            .map_err(|error| Failure::User(error.to_string()))?;
+    }
     let running = serve::start(config).await?;
-    let found = with_server(&running, case, events, check).await;
+    let found = with_server(&running, case, arguments).await;
     running.stop().await;
     let _kept = std::fs::remove_dir_all(&data_dir);
     found
@@ -41,15 +46,20 @@ pub(super) async fn measure(
 async fn with_server(
     running: &Running,
     case: &Case,
-    events: u64,
-    check: bool,
+    arguments: &CaseArguments,
 ) -> Result<Value, Failure> {
+    let (events, check) = (arguments.events, arguments.check);
     let client = client::connect(running.pg).await?;
     let sources = case
         .sources
         .replace("{events}", &events.to_string())
         .replace("{half}", &(events / 2).to_string())
-        .replace("{file}", &file_name(events));
+        .replace("{file}", &file_name(events))
+        .replace(
+            "{brokers}",
+            arguments.brokers.as_deref().unwrap_or_default(),
+        )
+        .replace("{topic}", &topic_name(events));
     run(&client, &sources).await?;
     match (check, case.input) {
         (true, Input::Live) => Ok(json!({ "query": case.name })),

@@ -9,6 +9,8 @@ pub(super) enum Input {
     Memory,
     /// JSON lines; reading and decoding them is measured.
     File,
+    /// The same as records of a Kafka topic; receiving them is measured too, the broker is not.
+    Kafka,
     /// Generated at a pace: it is measured how late rows show.
     Live,
     /// Nothing.
@@ -32,7 +34,7 @@ pub(super) struct Case {
     pub(super) output: Output,
     /// Events of all sources together; looks at the view of a live one.
     pub(super) events: u64,
-    /// Statements that create the sources, with `{events}`, `{half}` and `{file}` to be filled in.
+    /// Statements that create the sources, with `{events}`, `{half}`, `{file}`, `{brokers}` and `{topic}` to be filled in.
     pub(super) sources: &'static str,
     /// Names of what the query reads.
     pub(super) names: &'static [&'static str],
@@ -55,13 +57,55 @@ const PAIRS: &str = "CREATE SOURCE left_numbers (k bigint, a bigint) WITH (conne
     CREATE MATERIALIZED VIEW l AS SELECT * FROM left_numbers; \
     CREATE MATERIALIZED VIEW r AS SELECT * FROM right_numbers;";
 
-const NEXMARK: &str = "CREATE SOURCE nexmark (event_type int, \
+/// The columns of Nexmark events in one topic.
+macro_rules! nexmark {
+    ($with:literal) => {
+        concat!(
+            "CREATE SOURCE nexmark (event_type int, \
     person STRUCT<id bigint, name text, email_address text, credit_card text, city text, state text, date_time timestamp, extra text>, \
     auction STRUCT<id bigint, item_name text, description text, initial_bid bigint, reserve bigint, date_time timestamp, expires timestamp, seller bigint, category bigint, extra text>, \
-    bid STRUCT<auction bigint, bidder bigint, price bigint, channel text, url text, date_time timestamp, extra text>) \
-    WITH (connector = 'file', path = '{file}') FORMAT PLAIN ENCODE JSON;";
+    bid STRUCT<auction bigint, bidder bigint, price bigint, channel text, url text, date_time timestamp, extra text>) WITH (",
+            $with,
+            ") FORMAT PLAIN ENCODE JSON;"
+        )
+    };
+}
 
-pub(super) const CASES: [Case; 9] = [
+const NEXMARK: &str = nexmark!("connector = 'file', path = '{file}'");
+
+const NEXMARK_KAFKA: &str =
+    nexmark!("connector = 'kafka', properties.bootstrap.server = '{brokers}', topic = '{topic}'");
+
+const Q0: &str = "SELECT (bid).auction, (bid).bidder, (bid).price, (bid).date_time, (bid).extra FROM nexmark WHERE event_type = 2";
+const Q1: &str = "SELECT (bid).auction, (bid).bidder, 0.908 * (bid).price AS price, (bid).date_time, (bid).extra FROM nexmark WHERE event_type = 2";
+const Q2: &str = "SELECT (bid).auction, (bid).price FROM nexmark WHERE event_type = 2 AND (bid).auction % 123 = 0";
+const COUNT_BIDS: &str = "SELECT (bid).auction AS auction, count(*) AS n FROM nexmark WHERE event_type = 2 GROUP BY (bid).auction";
+const BIDS: &str = "count(*), sum(auction), sum(bidder), sum(price), min(date_time), max(date_time), sum(length(extra))";
+
+/// A query over Nexmark events.
+const fn nexmark_case(
+    name: &'static str,
+    input: Input,
+    query: &'static str,
+    output: Output,
+    fingerprint: &'static str,
+) -> Case {
+    Case {
+        name,
+        input,
+        output,
+        events: 1_500_000,
+        sources: match input {
+            Input::Kafka => NEXMARK_KAFKA,
+            _ => NEXMARK,
+        },
+        names: &["nexmark"],
+        query,
+        fingerprint,
+    }
+}
+
+pub(super) const CASES: [Case; 13] = [
     Case {
         name: "filter_project",
         input: Input::Memory,
@@ -92,46 +136,38 @@ pub(super) const CASES: [Case; 9] = [
         query: "SELECT l.k, l.a, r.b FROM l JOIN r ON l.k = r.k",
         fingerprint: "count(*), sum(k), sum(a), sum(b), sum(a * b)",
     },
-    Case {
-        name: "q0",
-        input: Input::File,
-        output: Output::Blackhole,
-        events: 1_500_000,
-        sources: NEXMARK,
-        names: &["nexmark"],
-        query: "SELECT (bid).auction, (bid).bidder, (bid).price, (bid).date_time, (bid).extra FROM nexmark WHERE event_type = 2",
-        fingerprint: "count(*), sum(auction), sum(bidder), sum(price), min(date_time), max(date_time), sum(length(extra))",
-    },
-    Case {
-        name: "q1",
-        input: Input::File,
-        output: Output::Blackhole,
-        events: 1_500_000,
-        sources: NEXMARK,
-        names: &["nexmark"],
-        query: "SELECT (bid).auction, (bid).bidder, 0.908 * (bid).price AS price, (bid).date_time, (bid).extra FROM nexmark WHERE event_type = 2",
-        fingerprint: "count(*), sum(auction), sum(bidder), sum(price), min(date_time), max(date_time), sum(length(extra))",
-    },
-    Case {
-        name: "q2",
-        input: Input::File,
-        output: Output::Blackhole,
-        events: 1_500_000,
-        sources: NEXMARK,
-        names: &["nexmark"],
-        query: "SELECT (bid).auction, (bid).price FROM nexmark WHERE event_type = 2 AND (bid).auction % 123 = 0",
-        fingerprint: "count(*), sum(auction), sum(price)",
-    },
-    Case {
-        name: "count_bids",
-        input: Input::File,
-        output: Output::View,
-        events: 1_500_000,
-        sources: NEXMARK,
-        names: &["nexmark"],
-        query: "SELECT (bid).auction AS auction, count(*) AS n FROM nexmark WHERE event_type = 2 GROUP BY (bid).auction",
-        fingerprint: "count(*), sum(auction), sum(n), sum(auction * n)",
-    },
+    nexmark_case("q0", Input::File, Q0, Output::Blackhole, BIDS),
+    nexmark_case("q1", Input::File, Q1, Output::Blackhole, BIDS),
+    nexmark_case(
+        "q2",
+        Input::File,
+        Q2,
+        Output::Blackhole,
+        "count(*), sum(auction), sum(price)",
+    ),
+    nexmark_case(
+        "count_bids",
+        Input::File,
+        COUNT_BIDS,
+        Output::View,
+        "count(*), sum(auction), sum(n), sum(auction * n)",
+    ),
+    nexmark_case("q0_kafka", Input::Kafka, Q0, Output::Blackhole, BIDS),
+    nexmark_case("q1_kafka", Input::Kafka, Q1, Output::Blackhole, BIDS),
+    nexmark_case(
+        "q2_kafka",
+        Input::Kafka,
+        Q2,
+        Output::Blackhole,
+        "count(*), sum(auction), sum(price)",
+    ),
+    nexmark_case(
+        "count_bids_kafka",
+        Input::Kafka,
+        COUNT_BIDS,
+        Output::View,
+        "count(*), sum(auction), sum(n), sum(auction * n)",
+    ),
     Case {
         name: "freshness",
         input: Input::Live,
