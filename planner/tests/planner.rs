@@ -8,6 +8,7 @@ mod suite {
     pub(crate) mod plans;
     pub(crate) mod postgres;
     pub(crate) mod queries;
+    pub(crate) mod reads;
     pub(crate) mod reports;
     pub(crate) mod views;
     pub(crate) mod world;

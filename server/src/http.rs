@@ -98,6 +98,17 @@ fn render(server: &Server) -> Result<String, prometheus::Error> {
             .with_label_values(&[source.name.as_str(), "skipped"])
             .set(source.skipped as i64);
     }
+    let scanned = family(
+        &registry,
+        "thalweg_source_records_scanned_total",
+        "Records read for views that begin or were left behind, each as often as it was.",
+        &["source"],
+    )?;
+    for source in &status.sources {
+        scanned
+            .with_label_values(&[source.name.as_str()])
+            .set(source.scanned as i64);
+    }
     let rows = family(
         &registry,
         "thalweg_view_rows",
