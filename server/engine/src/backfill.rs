@@ -10,7 +10,7 @@ use thalweg_catalog::Oid;
 use thalweg_connectors::{ColumnsRead, Delta, Offsets};
 use tokio::sync::oneshot;
 
-use crate::choose::{common, newest};
+use crate::choose::{Range, common, intersect, newest};
 use crate::chunk::RowCodec;
 use crate::create::receive;
 use crate::dataflow::Dataflow;
@@ -35,6 +35,21 @@ pub(crate) struct Places {
 struct StreamPlace {
     epoch: u64,
     offsets: Offsets,
+}
+
+impl Places {
+    /// Where the inputs stood at an epoch of an earlier run of the server.
+    pub(crate) fn at(
+        epoch: u64,
+        streams: BTreeMap<Oid, Offsets>,
+        contents: BTreeMap<Oid, Arc<Version>>,
+    ) -> Self {
+        let place = |(oid, offsets)| (oid, StreamPlace { epoch, offsets });
+        Self {
+            streams: streams.into_iter().map(place).collect(),
+            contents,
+        }
+    }
 }
 
 /// What turns the rows of the inputs into those of the view.
@@ -108,11 +123,21 @@ impl Job {
             .unwrap_or_else(ColumnsRead::all)
     }
 
-    /// Where the inputs stand at an epoch of the window; `None` for a view over no source, which needs none of this.
-    pub(crate) fn places_at(&self, shared: &Shared, epoch: u64) -> Option<Places> {
-        if !self.reads_streams() {
-            return None;
-        }
+    /// Where the inputs stand, for a run that the changes in memory are not enough for. Without sources the inputs' content is.
+    pub(crate) fn places_to_keep(&self, shared: &Shared, epoch: u64) -> Option<Places> {
+        self.reads_streams()
+            .then(|| self.places_at(shared, epoch))?
+    }
+
+    /// True when where the inputs stood at `done` is known, though it is longer ago than changes are kept.
+    pub(crate) fn can_read_again(&self, done: Option<u64>) -> bool {
+        let stands = self.stands.lock();
+        let there = stands.as_ref().map(|(epoch, _)| *epoch);
+        self.reads_streams() || (there.is_some() && there == done)
+    }
+
+    /// Where the inputs stand at an epoch of the window.
+    fn places_at(&self, shared: &Shared, epoch: u64) -> Option<Places> {
         let latest = shared.latest();
         let mut places = Places::default();
         for input in &self.inputs {
@@ -179,7 +204,7 @@ impl Job {
             false => self.errors.take_run(),
         };
         self.record_compute_errors(shared, epoch, raised);
-        let places = Some(run.places);
+        let places = Some(run.places).filter(|_| self.reads_streams());
         Ok(Some(match run.stepper {
             Stepper::Flow(flow) => self.outcome(*flow, epoch, deltas, places),
             Stepper::Rows => Outcome {
@@ -291,7 +316,12 @@ impl Backfill<'_> {
             let inputs = &self.job.inputs;
             let lists: Vec<_> = inputs.iter().map(|input| input.known(latest)).collect();
             let known = common(lists.iter().map(Vec::as_slice)).unwrap_or_default();
-            let target = newest(&known).filter(|epoch| *epoch >= least);
+            let newest_of = |known: &[Range]| newest(known).filter(|epoch| *epoch >= least);
+            // An epoch at which a checkpoint waits for the view.
+            let wanted = self.job.wanted_at(least.saturating_sub(1));
+            let target = wanted
+                .and_then(|wanted| newest_of(&intersect(&known, &[(0, wanted)])))
+                .or_else(|| newest_of(&known));
             let Some((epoch, places)) =
                 target.and_then(|epoch| Some((epoch, self.job.places_at(self.shared, epoch)?)))
             else {

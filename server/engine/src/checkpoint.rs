@@ -1,7 +1,14 @@
-//! Checkpoints of tables: writes what has changed as runs, names them in the manifest and cuts the log; and the way back.
+//! Checkpoints: writes what has changed as runs, names them in the manifest and cuts the log; and merges runs.
 //!
-//! Invariant: at every moment a table is what its runs and the log after them add up to. A checkpoint is off the worker's thread,
-//! which it holds up only to pin a version; one that fails changes nothing, and the next one tries again from the same place.
+//! Invariant: a checkpoint is off the worker's thread, which it holds up only to pin a version; one that fails changes nothing,
+//! and the next one tries again from the same place. What a job needs of a table's past stays in the log until the job is saved at
+//! a later epoch, for a limited time.
+
+mod jobs;
+mod record;
+mod resume;
+mod rounds;
+mod tables;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,18 +17,18 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use thalweg_catalog::Oid;
-use thalweg_connectors::{Delta, Weights};
-use thalweg_state::{
-    CheckpointInfo, Multiplicity, RunShape, Runs, Save, StateError, WeightedBatch,
-};
+use thalweg_state::{Checkpoint, CheckpointInfo, RunShape, Runs, Save, StateError, StatePart};
 
-use crate::batch::conform;
+pub(crate) use self::jobs::{Saving, StateChanges};
+use self::record::Record;
+pub(crate) use self::resume::resume;
+use self::rounds::{Round, gather, renew};
+pub(crate) use self::tables::{Saved, recover};
+use self::tables::{save_table, shape};
 use crate::error::EngineError;
 use crate::relation::Version;
 use crate::shared::{Shared, Stored};
 use crate::status::{CheckpointStatus, ErrorRecord};
-use crate::table::Table;
-use crate::worker::weighted;
 
 /// Checkpoints that `sys.checkpoints` shows.
 const SHOWN_MAX: usize = 1000;
@@ -29,14 +36,14 @@ const SHOWN_MAX: usize = 1000;
 /// How long a table is left alone after a merge of its runs has failed.
 const MERGE_BACKOFF: Duration = Duration::from_secs(60);
 
-/// What the newest checkpoint has of a table.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Saved {
-    /// Every change through this epoch.
-    through: u64,
-    /// The content then; none before the first checkpoint.
-    version: Option<Arc<Version>>,
-}
+/// How long a checkpoint waits for jobs to come to its epoch. Those that have not go into a later one.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The same when it is asked for.
+const PATIENCE_ASKED: Duration = Duration::from_secs(5);
+
+/// How long a table's log is kept for a job that does not get on; after that the job begins anew at a restart.
+const HELD_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// What the threads that save and merge share.
 #[derive(Debug)]
@@ -44,6 +51,10 @@ pub(crate) struct Checkpoints {
     pub(crate) runs: Runs,
     /// Held while a checkpoint is made.
     turn: Mutex<()>,
+    /// Groups of jobs on their way to a checkpoint.
+    rounds: Mutex<Vec<Round>>,
+    /// What is saved of jobs that have not been started yet.
+    unclaimed: Mutex<BTreeMap<Oid, Result<Vec<u8>, StateError>>>,
     /// Whether to stop.
     stop: Mutex<bool>,
     wake: Condvar,
@@ -51,16 +62,41 @@ pub(crate) struct Checkpoints {
 }
 
 impl Checkpoints {
-    pub(crate) fn new(runs: Runs) -> Self {
+    /// # Errors
+    /// When the records of jobs cannot be read.
+    pub(crate) fn new(runs: Runs) -> Result<Self, StateError> {
         let newest = runs.newest();
         let shown = (newest.number > 0).then(|| CheckpointStatus::of(newest, Duration::ZERO));
-        Self {
+        let records = runs.jobs()?.into_iter();
+        let unclaimed = records.map(|(object, record)| (Oid(object), record));
+        Ok(Self {
+            unclaimed: Mutex::new(unclaimed.collect()),
             runs,
             turn: Mutex::default(),
+            rounds: Mutex::default(),
             stop: Mutex::new(false),
             wake: Condvar::new(),
             shown: Mutex::new(shown.into_iter().collect()),
-        }
+        })
+    }
+
+    /// What was saved of a job, the first time it is asked for.
+    fn claim(&self, object: Oid) -> Option<Result<Vec<u8>, StateError>> {
+        self.unclaimed.lock().remove(&object)
+    }
+
+    /// True when something that was saved reads the job and has not been started.
+    fn is_read_by_unclaimed(&self, object: Oid) -> bool {
+        let unclaimed = self.unclaimed.lock();
+        let mut records = unclaimed.values().flatten();
+        records
+            .any(|bytes| Record::decode(bytes).is_some_and(|record| record.jobs.contains(&object)))
+    }
+
+    /// Forgets what was saved of objects that are gone or cannot be started.
+    pub(crate) fn forget(&self, objects: &[Oid]) {
+        let mut unclaimed = self.unclaimed.lock();
+        unclaimed.retain(|object, _| !objects.contains(object));
     }
 
     pub(crate) fn stop(&self) {
@@ -103,7 +139,7 @@ pub(crate) fn save_on(shared: &Shared) {
     let interval = shared.config.checkpoint_interval;
     let mut wait = interval;
     while shared.checkpoints.pause(wait) {
-        let saved = guarded(|| save(shared));
+        let saved = guarded(|| save(shared, PATIENCE));
         wait = match saved {
             Ok(_) => interval,
             Err(error) => {
@@ -123,8 +159,22 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineE
     })
 }
 
-/// Makes a checkpoint; false when nothing has changed since the last one.
-pub(crate) fn save(shared: &Shared) -> Result<bool, EngineError> {
+/// Makes a checkpoint when it is asked for; false when nothing has changed since the last one.
+pub(crate) fn save_now(shared: &Shared) -> Result<bool, EngineError> {
+    save(shared, PATIENCE_ASKED)
+}
+
+/// What a checkpoint will have when it is committed.
+#[derive(Default)]
+struct Draft {
+    saves: Vec<Save>,
+    tables: Vec<(Arc<Stored>, Arc<Version>)>,
+    jobs: Vec<thalweg_state::JobRecord>,
+    rounds: Vec<Round>,
+}
+
+/// Makes a checkpoint of the tables, and of the jobs that come to its epoch within `patience`.
+fn save(shared: &Shared, patience: Duration) -> Result<bool, EngineError> {
     let checkpoints = &shared.checkpoints;
     let turn = checkpoints.turn.lock();
     // A log that has stopped may hold an epoch that memory does not have.
@@ -132,45 +182,43 @@ pub(crate) fn save(shared: &Shared) -> Result<bool, EngineError> {
         return Ok(false);
     }
     let (began, started_at_us) = (Instant::now(), shared.clock.now_us());
+    let mut rounds = checkpoints.rounds.lock();
+    renew(shared, &mut rounds);
+    let whole = gather(shared, &mut rounds, patience);
+    drop(rounds);
     let epoch = shared.latest();
-    let relations: Vec<Arc<Stored>> = shared.relations.read().values().cloned().collect();
-    let (mut saves, mut pinned) = (Vec::new(), Vec::new());
-    for stored in &relations {
-        match save_table(shared, stored, epoch) {
-            Ok(None) => {}
-            Ok(Some((save, version))) => {
-                saves.push(save);
-                pinned.push((stored, version));
-            }
-            // One table that cannot be saved keeps its log; the others go on.
-            Err(error) => report(shared, stored, "could not be saved", &error),
-        }
-    }
-    if saves.is_empty() {
+    let mut draft = Draft::default();
+    draft_tables(shared, epoch, &mut draft);
+    draft_jobs(shared, whole, &mut draft);
+    if draft.saves.is_empty() {
         return Ok(false);
     }
-    let committed = checkpoints
-        .runs
-        .commit(epoch, started_at_us.div_euclid(1000), saves);
+    let info = CheckpointInfo {
+        number: checkpoints.runs.newest().number + 1,
+        epoch,
+        started_at_ms: started_at_us.div_euclid(1000),
+        ..CheckpointInfo::default()
+    };
+    let committed = checkpoints.runs.commit(Checkpoint {
+        epoch,
+        started_at_ms: info.started_at_ms,
+        saves: draft.saves,
+        held: held_logs(shared, &draft.rounds),
+        jobs: draft.jobs,
+    });
     let shown = match committed {
         Ok(info) => {
-            for (stored, version) in pinned {
+            for (stored, version) in draft.tables {
                 if let Some(table) = &stored.table {
-                    *table.saved.lock() = Saved {
-                        through: epoch,
-                        version: Some(version),
-                    };
+                    *table.saved.lock() = Saved::at(epoch, version);
                 }
             }
+            let saved = draft.rounds.iter().flat_map(|round| &round.jobs);
+            saved.for_each(|job| job.was_saved());
             CheckpointStatus::of(info, began.elapsed())
         }
         Err(error) => {
-            let info = CheckpointInfo {
-                number: checkpoints.runs.newest().number + 1,
-                epoch,
-                started_at_ms: started_at_us.div_euclid(1000),
-                ..CheckpointInfo::default()
-            };
+            draft.rounds.iter().for_each(Round::give_up);
             let failed = CheckpointStatus {
                 error: Some(error.to_string()),
                 ..CheckpointStatus::of(info, began.elapsed())
@@ -186,61 +234,69 @@ pub(crate) fn save(shared: &Shared) -> Result<bool, EngineError> {
     Ok(true)
 }
 
-/// Writes what has changed in a table since it was last saved.
-fn save_table(
-    shared: &Shared,
-    stored: &Stored,
-    epoch: u64,
-) -> Result<Option<(Save, Arc<Version>)>, EngineError> {
-    // Content that could not be brought up to date is no content to save.
-    let Some(table) = stored
-        .table
-        .as_ref()
-        .filter(|_| stored.failure.lock().is_none())
-    else {
-        return Ok(None);
-    };
-    let saved = table.saved.lock().clone();
-    let (version, logged) = {
-        let history = stored.history.lock();
-        let Some(version) = history.at(epoch, epoch) else {
-            return Ok(None);
-        };
-        if saved
-            .version
-            .as_ref()
-            .is_some_and(|saved| Arc::ptr_eq(saved, &version))
-        {
-            return Ok(None);
+fn draft_tables(shared: &Shared, epoch: u64, draft: &mut Draft) {
+    let relations: Vec<Arc<Stored>> = shared.relations.read().values().cloned().collect();
+    for stored in relations {
+        match save_table(shared, &stored, epoch) {
+            Ok(None) => {}
+            Ok(Some((save, version))) => {
+                draft.saves.push(save);
+                draft.tables.push((stored, version));
+            }
+            // One table that cannot be saved keeps its log; the others go on.
+            Err(error) => report(shared, &stored, "could not be saved", &error),
         }
-        let reaches = saved.through >= history.changes_after();
-        let logged = reaches
-            .then(|| history.delta(saved.through, epoch))
-            .flatten();
-        (version, logged)
-    };
-    let changes = match (logged, &saved.version) {
-        (Some(changes), _) => changes,
-        (None, Some(saved)) => saved.diff_to(&version)?,
-        (None, None) => version.content()?,
-    };
-    let changes: Vec<WeightedBatch> = changes.iter().map(weighted).collect();
-    let runs = shared
-        .checkpoints
-        .runs
-        .write(&shape(stored, table)?, &changes)?;
-    let save = Save {
-        table: stored.oid.0,
-        since: saved.through,
-        through: epoch,
-        runs,
-    };
-    Ok(Some((save, version)))
+    }
 }
 
-fn shape(stored: &Stored, table: &Table) -> Result<RunShape, StateError> {
-    let key = table.key.as_ref().map(|key| key.positions.as_slice());
-    RunShape::new(stored.schema(), key.unwrap_or_default())
+/// Writes what was taken of jobs; a group of which one cannot be written is not saved.
+fn draft_jobs(shared: &Shared, rounds: Vec<Round>, draft: &mut Draft) {
+    for round in rounds {
+        let (mut saves, mut jobs) = (Vec::new(), Vec::new());
+        let failed = round.jobs.iter().find_map(|job| match job.write(shared) {
+            Ok((saved, record)) => {
+                saves.extend(saved);
+                jobs.push(record);
+                None
+            }
+            Err(error) => Some((job, error)),
+        });
+        match failed {
+            None => {
+                draft.saves.append(&mut saves);
+                draft.jobs.append(&mut jobs);
+                draft.rounds.push(round);
+            }
+            Some((job, error)) => {
+                report(shared, &job.relation, "could not be saved", &error);
+                round.give_up();
+            }
+        }
+    }
+}
+
+/// How far back the logs of tables are needed, for jobs that are saved at an earlier epoch than the tables, or will be.
+fn held_logs(shared: &Shared, rounds: &[Round]) -> BTreeMap<u32, u64> {
+    let mut held: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut hold = |table: Oid, at: u64| {
+        let epoch = held.entry(table.0).or_insert(at);
+        *epoch = at.min(*epoch);
+    };
+    for record in shared.checkpoints.unclaimed.lock().values().flatten() {
+        if let Some(record) = Record::decode(record) {
+            let tables = record.tables.iter();
+            tables.for_each(|table| hold(*table, record.epoch));
+        }
+    }
+    let jobs: Vec<_> = shared.jobs.read().values().cloned().collect();
+    for job in jobs {
+        let saved_now = rounds.iter().any(|round| round.saves(&job));
+        for epoch in job.needs_logs_from(saved_now, HELD_MAX) {
+            let tables = job.inputs.iter().filter(|input| input.table.is_some());
+            tables.for_each(|table| hold(table.oid, epoch));
+        }
+    }
+    held
 }
 
 fn report(shared: &Shared, stored: &Stored, what: &str, error: &EngineError) {
@@ -253,7 +309,7 @@ fn report(shared: &Shared, stored: &Stored, what: &str, error: &EngineError) {
 /// Merges runs, one table at a time, and removes files that nothing names, until the engine stops.
 pub(crate) fn merge_on(shared: &Shared) {
     let checkpoints = &shared.checkpoints;
-    let mut rested: BTreeMap<u32, Instant> = BTreeMap::new();
+    let mut rested: BTreeMap<StatePart, Instant> = BTreeMap::new();
     while checkpoints.pause(shared.config.checkpoint_interval) {
         rested.retain(|_, until| *until > Instant::now());
         let merged = guarded(|| {
@@ -266,76 +322,41 @@ pub(crate) fn merge_on(shared: &Shared) {
     }
 }
 
-fn merge(shared: &Shared, rested: &mut BTreeMap<u32, Instant>) {
+fn merge(shared: &Shared, rested: &mut BTreeMap<StatePart, Instant>) {
     let checkpoints = &shared.checkpoints;
     while !checkpoints.stopping() {
         // A table that is not in place yet may be reading the runs that a merge would remove.
-        let ready = |oid: u32| {
-            let stored = shared.relation(Oid(oid))?;
-            let table = stored.table.as_ref()?;
-            (!rested.contains_key(&oid)).then(|| shape(&stored, table).ok())?
+        let ready = |part: StatePart| match rested.contains_key(&part) {
+            true => None,
+            false => shape_of(shared, part),
         };
         let reserve = shared.config.disk_reserve;
         let stopping = || checkpoints.stopping();
         match checkpoints.runs.merge_once(reserve, ready, &stopping) {
             Ok(None) => return,
-            Ok(Some(table)) => tracing::debug!(table, "runs merged"),
+            Ok(Some(table)) => tracing::debug!(%table, "runs merged"),
             Err((_, StateError::Cancelled)) => return,
-            Err((oid, error)) => {
-                if let Some(stored) = shared.relation(Oid(oid)) {
+            Err((part, error)) => {
+                if let Some(stored) = shared.relation(Oid(part.object)) {
                     report(shared, &stored, "could not be merged", &error.into());
                 }
-                rested.insert(oid, Instant::now() + MERGE_BACKOFF);
+                rested.insert(part, Instant::now() + MERGE_BACKOFF);
             }
         }
     }
 }
 
-/// The content that a table's runs and the log after them add up to.
-pub(crate) fn recover(shared: &Shared, stored: &Stored) -> Result<Arc<Version>, EngineError> {
-    let Some(table) = &stored.table else {
-        return Ok(Arc::new(Version::empty(Arc::clone(&stored.codec))));
-    };
-    let (runs, oid) = (&shared.checkpoints.runs, stored.oid.0);
-    let through = runs.table(oid)?.through;
-    let mut version = Version::empty(Arc::clone(&stored.codec));
-    let name = format!("a run of {}", stored.label());
-    runs.read_table(oid, &shape(stored, table)?, |rows| {
-        version = version.with(&[from_log(&rows, stored, &name)?])?;
-        Ok::<_, EngineError>(())
-    })?;
-    let saved = Arc::new(version);
-    *table.saved.lock() = Saved {
-        through,
-        version: Some(Arc::clone(&saved)),
-    };
-    let log = shared.store.table_log(oid, through)?;
-    if log.entries.is_empty() {
-        return Ok(saved);
-    }
-    let mut version = saved.with(&[])?;
-    for entry in &log.entries {
-        let (epoch, seq) = (entry.epoch, entry.seq);
-        let name = format!("DML log entry {epoch}/{seq} of {}", stored.label());
-        let deltas = entry
-            .changes
-            .iter()
-            .map(|change| from_log(change, stored, &name))
-            .collect::<Result<Vec<_>, _>>()?;
-        version = version.with(&deltas)?;
-    }
-    Ok(Arc::new(version))
-}
-
-fn from_log(change: &WeightedBatch, stored: &Stored, name: &str) -> Result<Delta, EngineError> {
-    let batch = conform(&change.batch, &stored.schema()).map_err(|error| EngineError::Storage {
-        sqlstate: "XX001",
-        message: format!("{name} is corrupt: {error}"),
-    })?;
-    let weights = match &change.weights {
-        Multiplicity::Constant(1) => Weights::Ones,
-        Multiplicity::Constant(weight) => Weights::Constant(*weight),
-        Multiplicity::Each(weights) => Weights::Each(weights.clone().into()),
-    };
-    Ok(Delta { batch, weights })
+/// The shape of a state table of something that is in place.
+fn shape_of(shared: &Shared, part: StatePart) -> Option<RunShape> {
+    let oid = Oid(part.object);
+    let table = shared.relation(oid).and_then(|stored| {
+        let table = stored.table.as_ref()?;
+        shape(&stored, table).ok()
+    });
+    let jobs = shared.jobs.read();
+    let job = jobs.values().find(|job| job.relation.oid == oid);
+    let shapes = job
+        .and_then(|job| job.saving())
+        .map(|saving| &saving.shapes);
+    table.or_else(|| shapes?.get(part.part as usize).cloned())
 }

@@ -145,6 +145,8 @@ pub(crate) fn create_failed(shared: &Shared, relation: &Relation, report: &Repor
         None => report.message.clone(),
     };
     tracing::error!(relation = %relation.name, reason, "relation could not be started");
+    // Nobody waits for it to go on from its checkpoint.
+    shared.checkpoints.forget(&[relation.oid]);
     let at_us = shared.clock.now_us();
     shared.record_error(ErrorRecord::of(
         &stored,
@@ -396,6 +398,7 @@ fn job(
         })
         .collect::<Result<Vec<_>, _>>()?;
     let job = Job::new(shared, stored, view, inputs, strict)?;
+    checkpoint::resume(shared, &job);
     Ok(Registration {
         job: Some(job),
         ..Registration::default()

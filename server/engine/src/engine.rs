@@ -303,7 +303,7 @@ impl Engine {
     /// # Errors
     /// What writing the runs or the manifest reports; everything is in the logs then, as before.
     pub fn checkpoint(&self) -> Result<bool, EngineError> {
-        checkpoint::save(self.shared())
+        checkpoint::save_now(self.shared())
     }
 
     /// Newest published epoch.

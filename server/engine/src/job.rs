@@ -19,7 +19,8 @@ use thalweg_planner::stream::Keeping;
 use thalweg_planner::{ErrorSink, Reads, StreamNode, ViewPlan};
 
 use crate::backfill::Places;
-use crate::choose::{Range, common, newest, roundest_after};
+use crate::checkpoint::Saving;
+use crate::choose::{Range, common, intersect, newest, roundest_after};
 use crate::compute_errors::ComputeErrors;
 use crate::config::STACK_BYTES;
 use crate::error::EngineError;
@@ -64,6 +65,8 @@ pub(crate) struct Job {
     pub(crate) stands: Mutex<Option<(u64, Places)>>,
     /// The scans that its first result waits for.
     pub(crate) backfill: Mutex<Vec<Arc<ScanProgress>>>,
+    /// What checkpoints keep of it; `None` when it begins anew at every start.
+    pub(crate) saving: Option<Saving>,
     pub(crate) state_bytes: AtomicUsize,
     pub(crate) strict_errors: bool,
     pub(crate) created: AtomicU64,
@@ -164,7 +167,7 @@ impl Job {
             (None, true) => columns_read(&planner.stream(&logical).root, &inputs),
             (None, false) => BTreeMap::new(),
         };
-        let job = Self {
+        let mut job = Self {
             columns,
             keepers,
             stateful: stream.map(|stream| stream.root),
@@ -175,6 +178,8 @@ impl Job {
             linear,
             ..Self::idle(relation.oid, relation, inputs)
         };
+        let keeps_content = job.relation.history.lock().keeps_content();
+        job.saving = Saving::of(&job, shared, keeps_content)?;
         Ok(Arc::new(job))
     }
 
@@ -183,7 +188,7 @@ impl Job {
         let schema = source.schema();
         let relation = Stored::new(source.oid, &source.name, source.kind, schema, None)?;
         let number = shared.hidden.fetch_add(1, Ordering::SeqCst);
-        let job = Self {
+        let mut job = Self {
             linear: true,
             ..Self::idle(
                 Oid(HIDDEN_OIDS | number),
@@ -191,6 +196,7 @@ impl Job {
                 vec![Arc::clone(source)],
             )
         };
+        job.saving = Saving::of(&job, shared, true)?;
         Ok(Arc::new(job))
     }
 
@@ -203,6 +209,7 @@ impl Job {
             dataflow: Mutex::new(None),
             stands: Mutex::new(None),
             backfill: Mutex::default(),
+            saving: None,
             state_bytes: AtomicUsize::new(0),
             strict_errors: false,
             relation,
@@ -243,7 +250,8 @@ impl Job {
         (state.runs, state.run_time)
     }
 
-    fn begin(&self) -> bool {
+    /// Keeps others from stepping it until `end`; false when somebody does already, or it is not due.
+    pub(crate) fn begin(&self) -> bool {
         let mut state = self.state.lock();
         let free = !state.running
             && state.retry_at.is_none_or(|at| at <= Instant::now())
@@ -252,7 +260,7 @@ impl Job {
         free
     }
 
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         self.state.lock().running = false;
     }
 
@@ -265,6 +273,7 @@ impl Job {
             Next::Idle => self.end(),
             Next::Extend(epoch) => {
                 self.extend(epoch);
+                self.take(shared);
                 self.end();
                 shared.bump();
             }
@@ -314,11 +323,21 @@ impl Job {
         let known =
             common(lists.iter().map(Vec::as_slice)).unwrap_or_else(|| vec![(created, latest)]);
         let done = self.relation.through(latest);
+        // A checkpoint waits for it at an epoch that it must not pass by.
+        let wanted = done.and_then(|done| self.wanted_at(done));
+        let known = match wanted {
+            Some(wanted) => intersect(&known, &[(0, wanted)]),
+            None => known,
+        };
         // The wall clock of epochs before the window is gone, and so are most versions.
         let after = done
             .unwrap_or(created.saturating_sub(1))
             .max(oldest.saturating_sub(1));
-        let Some(target) = self.choose(shared, &known, after) else {
+        let target = match wanted {
+            Some(_) => newest(&known).filter(|epoch| *epoch > after),
+            None => self.choose(shared, &known, after),
+        };
+        let Some(target) = target else {
             return Next::Idle;
         };
         if let (Some(done), Some(newest)) = (done, newest(&known)) {
@@ -384,6 +403,7 @@ impl Job {
             state.run_time += started.elapsed();
         }
         self.settle(shared, target, result);
+        self.take(shared);
         self.end();
         shared.bump();
     }

@@ -71,12 +71,15 @@ impl Job {
         done: Option<u64>,
         old: &Version,
     ) -> Result<Option<Outcome>, EngineError> {
+        // Of content that was read back no reader knows the epoch.
+        let resumed = || self.stands.lock().as_ref().map(|(epoch, _)| *epoch);
+        let done = done.or_else(resumed);
         let changes = done
             .filter(|_| self.linear && !self.starts_over())
             .and_then(|done| self.input_changes(done, target));
         let deltas = match changes {
             Some(changes) => Some(self.step(shared, target, &changes)?),
-            None if self.reads_streams() => {
+            None if self.linear && self.can_read_again(done) => {
                 return self.read_again(shared, target, old, done, None);
             }
             None => self.recompute(shared, target, old)?,
@@ -85,7 +88,7 @@ impl Job {
             epoch: target,
             deltas,
             standing: None,
-            places: self.places_at(shared, target),
+            places: self.places_to_keep(shared, target),
         }))
     }
 
@@ -103,14 +106,16 @@ impl Job {
             .as_ref()
             .and_then(|standing| self.input_changes(standing.epoch, target));
         let codec = &self.relation.codec;
-        let places = || self.places_at(shared, target);
+        let places = || self.places_to_keep(shared, target);
         match (standing, changes) {
             (Some(Standing { mut dataflow, .. }), Some(changes)) => {
                 let deltas = dataflow.step(&self.step_context(&changes), codec)?;
                 self.record_compute_errors(shared, target, self.errors.take_step());
                 Ok(Some(self.outcome(dataflow, target, deltas, places())))
             }
-            (standing, _) if self.reads_streams() => {
+            (standing, _)
+                if self.can_read_again(standing.as_ref().map(|standing| standing.epoch)) =>
+            {
                 let done = standing.as_ref().map(|standing| standing.epoch);
                 let dataflow = standing.map(|standing| standing.dataflow);
                 self.read_again(shared, target, old, done, dataflow)

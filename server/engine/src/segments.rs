@@ -59,7 +59,7 @@ impl History {
         }
     }
 
-    /// Starts with `version` at `epoch`, as after a restart.
+    /// Starts with `version` at `epoch`.
     pub(crate) fn start(&mut self, epoch: u64, version: Arc<Version>, live: bool) {
         self.segments = VecDeque::from([Segment {
             from: epoch,
@@ -69,6 +69,12 @@ impl History {
         self.changes.clear();
         self.changes_after = epoch;
         self.live = live;
+    }
+
+    /// Has the content of an earlier run of the server, at an epoch of which nobody reads it any more.
+    pub(crate) fn resume(&mut self, epoch: u64, version: Arc<Version>) {
+        self.start(epoch, version, false);
+        self.known.clear();
     }
 
     /// The newest content, known or not yet started.
@@ -82,6 +88,11 @@ impl History {
     /// Epoch of the newest change.
     pub(crate) fn changed_at(&self) -> u64 {
         self.segments.back().map_or(0, |segment| segment.from)
+    }
+
+    /// False when it is a history of changes alone.
+    pub(crate) fn keeps_content(&self) -> bool {
+        self.keeps_content
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -99,14 +110,16 @@ impl History {
     /// Makes the content known at `epoch`, with `deltas` added to what it was. A range stays whole when nothing can have
     /// happened in between: when the relation is live or was known at the epoch before.
     pub(crate) fn publish(&mut self, epoch: u64, deltas: Vec<Delta>) -> Result<(), ArrowError> {
+        let first = self.known.is_empty();
+        if first {
+            // What it was before is no epoch that anyone could go on from.
+            self.changes_after = epoch - u64::from(!self.keeps_content);
+        }
         if self.segments.is_empty() || deltas.iter().any(|delta| delta.num_rows() > 0) {
             let version = match self.keeps_content {
                 true => Arc::new(self.newest().with(&deltas)?),
                 false => Arc::clone(&self.empty),
             };
-            if self.segments.is_empty() {
-                self.changes_after = epoch - u64::from(!self.keeps_content);
-            }
             if self.changes_after < epoch {
                 self.changes.push_back((epoch, Arc::new(deltas)));
             }

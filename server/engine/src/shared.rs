@@ -178,7 +178,7 @@ impl Shared {
         Ok(Self {
             config,
             store,
-            checkpoints: Checkpoints::new(runs),
+            checkpoints: Checkpoints::new(runs)?,
             planner,
             clock,
             wires,

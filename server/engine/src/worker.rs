@@ -529,6 +529,7 @@ impl Worker {
     }
 
     fn detach_all(&self, oids: &[Oid]) {
+        self.shared.checkpoints.forget(oids);
         for oid in oids {
             if let Some(job) = self.shared.jobs.write().remove(oid) {
                 job.cancel();

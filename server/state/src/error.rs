@@ -6,6 +6,8 @@ use std::io;
 
 use thiserror::Error;
 
+use crate::manifest::StatePart;
+
 /// A failed access to durable state.
 #[derive(Debug, Error)]
 pub enum StateError {
@@ -53,7 +55,7 @@ pub enum StateError {
     )]
     Discontinuous {
         /// The table.
-        table: u32,
+        table: StatePart,
         /// Where the save begins.
         since: u64,
         /// Where the manifest ends.

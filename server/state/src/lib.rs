@@ -24,11 +24,11 @@ pub use folder::{DataDir, FORMAT};
 pub use hash::{BUCKETS, HASH_VERSION, bucket, hash};
 pub use io::{Disk, DiskFile, PowerDisk, SkippedSync, SystemDisk};
 pub use key::{KeyCodec, Keys};
-pub use manifest::{CheckpointInfo, TableRuns};
+pub use manifest::{CheckpointInfo, StatePart, TableRuns};
 pub use point::{CrashAction, CrashPoints, Point};
 pub use record::{DeadRecord, EpochEntry, EpochRecord};
 /// A write transaction of the shared data file, for records of others that become durable together with an epoch.
 pub use redb::WriteTransaction as Transaction;
 pub use run::{Run, RunInfo, RunRows, RunShape};
-pub use runs::{NewRun, Runs, Save};
+pub use runs::{Checkpoint, JobRecord, NewRun, Runs, Save};
 pub use store::{DmlEntry, Store, TableLog};

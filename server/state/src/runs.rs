@@ -4,21 +4,28 @@
 //! and after the transaction that no longer names it, its file is rubbish that may be removed. A file is removed only when no
 //! committed manifest names it.
 
+mod commit;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redb::{ReadableTable, WriteTransaction};
+use redb::ReadableTable;
 
-use crate::codec::WeightedBatch;
+use crate::codec::{WeightedBatch, unsealed};
 use crate::compact::{self, Choice};
 use crate::error::StateError;
 use crate::folder::DataDir;
 use crate::io::Disk;
-use crate::manifest::{CHECKPOINT, CheckpointInfo, Newest, STATE_RUNS, TableRuns};
+use crate::manifest::{
+    CHECKPOINT, CheckpointInfo, JOBS, Newest, STATE_PARTS, STATE_RUNS, StatePart, TableRuns,
+};
 use crate::point::{CrashPoints, Point};
 use crate::run::{Run, RunInfo, RunShape, RunWriter, run_number, run_path, sorted};
-use crate::store::{DML, Store};
+use crate::store::Store;
+
+use self::commit::write_manifest;
+pub use self::commit::{Checkpoint, JobRecord, Save};
 
 /// Changes that go into one run: their rows are sorted in memory.
 const RUN_CHANGE_BYTES: usize = 256 << 20;
@@ -41,9 +48,9 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     newest: Newest,
-    tables: BTreeMap<u32, TableRuns>,
+    tables: BTreeMap<StatePart, TableRuns>,
     /// Tables whose record cannot be read; their files are unknown, so no file is removed.
-    broken: BTreeMap<u32, String>,
+    broken: BTreeMap<StatePart, String>,
     /// Files that are being written or wait for their transaction.
     under_way: BTreeSet<u64>,
     /// Files that no manifest names any more.
@@ -71,19 +78,6 @@ impl Drop for NewRun {
             self.inner.abandon(self.info.number);
         }
     }
-}
-
-/// What a checkpoint says about one table.
-#[derive(Debug)]
-pub struct Save {
-    /// The table.
-    pub table: u32,
-    /// The epoch after which the changes begin.
-    pub since: u64,
-    /// The epoch through which they go.
-    pub through: u64,
-    /// Their runs; none when they cancel out.
-    pub runs: Vec<NewRun>,
 }
 
 impl Runs {
@@ -116,7 +110,8 @@ impl Runs {
     ///
     /// # Errors
     /// `Corrupt` when its record cannot be read.
-    pub fn table(&self, table: u32) -> Result<TableRuns, StateError> {
+    pub fn table(&self, table: impl Into<StatePart>) -> Result<TableRuns, StateError> {
+        let table = table.into();
         let state = self.inner.state();
         if let Some(reason) = state.broken.get(&table) {
             return Err(StateError::corrupt(
@@ -127,22 +122,43 @@ impl Runs {
         Ok(state.tables.get(&table).cloned().unwrap_or_default())
     }
 
-    /// Tables that have a record.
+    /// Objects that have a record.
     pub fn tables(&self) -> Vec<u32> {
         let state = self.inner.state();
-        state
-            .tables
-            .keys()
-            .chain(state.broken.keys())
-            .copied()
-            .collect()
+        let parts = state.tables.keys().chain(state.broken.keys());
+        let objects: BTreeSet<u32> = parts.map(|part| part.object).collect();
+        objects.into_iter().collect()
+    }
+
+    /// Where the jobs stood at their newest checkpoints. A record that is damaged is its job's error.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn jobs(&self) -> Result<BTreeMap<u32, Result<Vec<u8>, StateError>>, StateError> {
+        let txn = self.inner.store.read()?;
+        let jobs = txn.open_table(JOBS).map_err(redb::Error::from)?;
+        let mut records = BTreeMap::new();
+        for item in jobs.iter().map_err(redb::Error::from)? {
+            let (job, bytes) = item.map_err(redb::Error::from)?;
+            let job = job.value();
+            let name = || format!("the record of job {job}");
+            let record = unsealed(bytes.value())
+                .map(<[u8]>::to_vec)
+                .map_err(|reason| StateError::corrupt(name(), reason));
+            records.insert(job, record);
+        }
+        Ok(records)
     }
 
     /// Opens the runs of a table, oldest first.
     ///
     /// # Errors
     /// `Corrupt`, naming the file, when one is missing or damaged.
-    pub fn open_table(&self, table: u32, shape: &RunShape) -> Result<Vec<Run>, StateError> {
+    pub fn open_table(
+        &self,
+        table: impl Into<StatePart>,
+        shape: &RunShape,
+    ) -> Result<Vec<Run>, StateError> {
         let runs = self.table(table)?.runs;
         runs.iter()
             .map(|info| self.inner.open_run(info, shape))
@@ -155,7 +171,7 @@ impl Runs {
     /// As for opening it, and what `take` reports.
     pub fn read_table<E: From<StateError>>(
         &self,
-        table: u32,
+        table: impl Into<StatePart>,
         shape: &RunShape,
         mut take: impl FnMut(WeightedBatch) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -195,66 +211,6 @@ impl Runs {
         Ok(written)
     }
 
-    /// Commits a checkpoint: the manifest names the saves' runs, and the log is cut through their epochs, in one transaction.
-    /// Tables that were dropped meanwhile are passed over.
-    ///
-    /// # Errors
-    /// `Discontinuous` when a save does not begin where the manifest ends, and whatever the database reports; then nothing has
-    /// happened.
-    pub fn commit(
-        &self,
-        epoch: u64,
-        started_at_ms: i64,
-        saves: Vec<Save>,
-    ) -> Result<CheckpointInfo, StateError> {
-        let inner = &self.inner;
-        // A run that is dropped takes the lock, so nothing here may drop one while it is held: these live longer than it.
-        let (mut saves, mut passed_over) = (saves, Vec::new());
-        let mut state = inner.state();
-        let txn = inner.store.begin(true)?;
-        inner.hit(Point::ManifestBegin)?;
-        let gone = |save: &mut Save| inner.store.is_forgotten(save.table);
-        passed_over.extend(saves.extract_if(.., gone));
-        let infos = || saves.iter().flat_map(|save| &save.runs).map(NewRun::info);
-        let newest = Newest {
-            info: CheckpointInfo {
-                number: state.newest.info.number + 1,
-                epoch,
-                started_at_ms,
-                bytes: infos().map(|info| info.bytes).sum(),
-                runs: infos().count() as u64,
-            },
-            next_file: state.newest.next_file,
-        };
-        let mut tables = Vec::new();
-        for save in &saves {
-            let mut table = state.tables.get(&save.table).cloned().unwrap_or_default();
-            if table.through != save.since || state.broken.contains_key(&save.table) {
-                return Err(StateError::Discontinuous {
-                    table: save.table,
-                    since: save.since,
-                    through: table.through,
-                });
-            }
-            table.through = save.through;
-            table
-                .runs
-                .extend(save.runs.iter().map(|run| run.info.clone()));
-            cut_log(&txn, save.table, save.through)?;
-            tables.push((save.table, table));
-        }
-        write_manifest(&txn, &newest, &tables)?;
-        inner.hit(Point::ManifestCommit)?;
-        txn.commit().map_err(redb::Error::from)?;
-        state.newest = newest;
-        state.tables.extend(tables);
-        for run in saves.iter_mut().flat_map(|save| &mut save.runs) {
-            run.kept = true;
-            state.under_way.remove(&run.info.number);
-        }
-        Ok(newest.info)
-    }
-
     /// Passes the place after a commit; its caller has taken over what was committed.
     ///
     /// # Errors
@@ -271,10 +227,10 @@ impl Runs {
     pub fn merge_once(
         &self,
         disk_reserve: u64,
-        shape_of: impl Fn(u32) -> Option<RunShape>,
+        shape_of: impl Fn(StatePart) -> Option<RunShape>,
         cancelled: &dyn Fn() -> bool,
-    ) -> Result<Option<u32>, (u32, StateError)> {
-        let tables: Vec<(u32, TableRuns)> = {
+    ) -> Result<Option<StatePart>, (StatePart, StateError)> {
+        let tables: Vec<(StatePart, TableRuns)> = {
             let state = self.inner.state();
             let tables = state.tables.iter();
             tables.map(|(table, runs)| (*table, runs.clone())).collect()
@@ -313,11 +269,11 @@ impl Runs {
         let inner = &self.inner;
         let named = inner.named_tables()?;
         let mut state = inner.state();
-        let gone: Vec<u32> = state
+        let gone: Vec<StatePart> = state
             .tables
             .keys()
             .chain(state.broken.keys())
-            .filter(|table| inner.store.is_forgotten(**table) && !named.contains(table))
+            .filter(|table| inner.store.is_forgotten(table.object) && !named.contains(table))
             .copied()
             .collect();
         for table in gone {
@@ -331,6 +287,17 @@ impl Runs {
         while let Some(number) = state.rubbish.first().copied() {
             inner.remove(number)?;
             state.rubbish.remove(&number);
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn read(&mut self, table: StatePart, bytes: &[u8]) -> Result<(), StateError> {
+        match TableRuns::decode(table, bytes) {
+            Ok(runs) => drop(self.tables.insert(table, runs)),
+            Err(StateError::Corrupt { reason, .. }) => drop(self.broken.insert(table, reason)),
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -357,25 +324,30 @@ impl Inner {
         }
         let tables = txn.open_table(STATE_RUNS).map_err(redb::Error::from)?;
         for item in tables.iter().map_err(redb::Error::from)? {
+            let (object, bytes) = item.map_err(redb::Error::from)?;
+            state.read(object.value().into(), bytes.value())?;
+        }
+        let parts = txn.open_table(STATE_PARTS).map_err(redb::Error::from)?;
+        for item in parts.iter().map_err(redb::Error::from)? {
             let (table, bytes) = item.map_err(redb::Error::from)?;
-            match TableRuns::decode(table.value(), bytes.value()) {
-                Ok(runs) => drop(state.tables.insert(table.value(), runs)),
-                Err(StateError::Corrupt { reason, .. }) => {
-                    state.broken.insert(table.value(), reason);
-                }
-                Err(error) => return Err(error),
-            }
+            let (object, part) = table.value();
+            state.read(StatePart { object, part }, bytes.value())?;
         }
         Ok(state)
     }
 
     /// Tables that the committed manifest has a record of.
-    fn named_tables(&self) -> Result<BTreeSet<u32>, StateError> {
+    fn named_tables(&self) -> Result<BTreeSet<StatePart>, StateError> {
         let txn = self.store.read()?;
         let tables = txn.open_table(STATE_RUNS).map_err(redb::Error::from)?;
         let mut named = BTreeSet::new();
         for item in tables.iter().map_err(redb::Error::from)? {
-            named.insert(item.map_err(redb::Error::from)?.0.value());
+            named.insert(item.map_err(redb::Error::from)?.0.value().into());
+        }
+        let parts = txn.open_table(STATE_PARTS).map_err(redb::Error::from)?;
+        for item in parts.iter().map_err(redb::Error::from)? {
+            let (object, part) = item.map_err(redb::Error::from)?.0.value();
+            named.insert(StatePart { object, part });
         }
         Ok(named)
     }
@@ -485,7 +457,7 @@ impl Inner {
 
     fn merge(
         self: &Arc<Self>,
-        table: u32,
+        table: StatePart,
         shape: &RunShape,
         choice: &Choice,
         cancelled: &dyn Fn() -> bool,
@@ -512,7 +484,7 @@ impl Inner {
     /// Has the manifest name the merge in the place of what it was made from.
     fn replace(
         &self,
-        table: u32,
+        table: StatePart,
         choice: &Choice,
         merged: Option<NewRun>,
     ) -> Result<(), StateError> {
@@ -520,10 +492,17 @@ impl Inner {
         let mut state = self.state();
         let txn = self.store.begin(true)?;
         let known = state.tables.get(&table).cloned();
-        let Some(mut runs) = known.filter(|_| !self.store.is_forgotten(table)) else {
+        let Some(mut runs) = known.filter(|_| !self.store.is_forgotten(table.object)) else {
             return Ok(());
         };
         let old: BTreeSet<u64> = choice.runs.iter().map(|run| run.number).collect();
+        if !old
+            .iter()
+            .all(|old| runs.runs.iter().any(|run| run.number == *old))
+        {
+            // A save has replaced everything meanwhile.
+            return Ok(());
+        }
         let at = runs.runs.iter().position(|run| old.contains(&run.number));
         runs.runs.retain(|run| !old.contains(&run.number));
         if let Some(merged) = &merged {
@@ -542,29 +521,4 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-fn write_manifest(
-    txn: &WriteTransaction,
-    newest: &Newest,
-    tables: &[(u32, TableRuns)],
-) -> Result<(), StateError> {
-    let mut record = txn.open_table(CHECKPOINT).map_err(redb::Error::from)?;
-    record
-        .insert((), newest.encode().as_slice())
-        .map_err(redb::Error::from)?;
-    let mut records = txn.open_table(STATE_RUNS).map_err(redb::Error::from)?;
-    for (table, runs) in tables {
-        records
-            .insert(table, runs.encode().as_slice())
-            .map_err(redb::Error::from)?;
-    }
-    Ok(())
-}
-
-fn cut_log(txn: &WriteTransaction, table: u32, through: u64) -> Result<(), StateError> {
-    let mut dml = txn.open_table(DML).map_err(redb::Error::from)?;
-    dml.retain_in((table, 0, 0)..=(table, through, u32::MAX), |_, _| false)
-        .map_err(redb::Error::from)?;
-    Ok(())
 }

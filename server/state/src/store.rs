@@ -13,7 +13,7 @@ use redb::{
 
 use crate::codec::{WeightedBatch, decode_batches, sealed, unsealed};
 use crate::error::StateError;
-use crate::manifest::{CHECKPOINT, STATE_RUNS};
+use crate::manifest::{CHECKPOINT, JOBS, STATE_PARTS, STATE_RUNS};
 use crate::point::{CrashPoints, Point};
 use crate::record::{DeadRecord, EpochEntry, EpochRecord};
 
@@ -91,6 +91,8 @@ impl Store {
         txn.open_table(DEAD).map_err(redb::Error::from)?;
         txn.open_table(SINKS).map_err(redb::Error::from)?;
         txn.open_table(STATE_RUNS).map_err(redb::Error::from)?;
+        txn.open_table(STATE_PARTS).map_err(redb::Error::from)?;
+        txn.open_table(JOBS).map_err(redb::Error::from)?;
         txn.open_table(CHECKPOINT).map_err(redb::Error::from)?;
         txn.commit().map_err(redb::Error::from)?;
         Ok(store)
@@ -193,7 +195,7 @@ impl Store {
         Ok(())
     }
 
-    /// The DML log of a table after an epoch.
+    /// The DML log of a table after an epoch; a checkpoint cuts what lies before the epoch that it names.
     ///
     /// # Errors
     /// `Corrupt`, naming the entry, when one does not match its checksum.
@@ -435,8 +437,14 @@ fn forget_in(txn: &WriteTransaction, objects: &[u32]) -> Result<(), StateError> 
     let mut dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
     let mut sinks = txn.open_table(SINKS).map_err(redb::Error::from)?;
     let mut runs = txn.open_table(STATE_RUNS).map_err(redb::Error::from)?;
+    let mut parts = txn.open_table(STATE_PARTS).map_err(redb::Error::from)?;
+    let mut jobs = txn.open_table(JOBS).map_err(redb::Error::from)?;
     for object in objects {
         runs.remove(*object).map_err(redb::Error::from)?;
+        parts
+            .retain_in((*object, 0)..=(*object, u32::MAX), |_, _| false)
+            .map_err(redb::Error::from)?;
+        jobs.remove(*object).map_err(redb::Error::from)?;
         sinks
             .retain_in((*object, 0)..=(*object, u64::MAX), |_, _| false)
             .map_err(redb::Error::from)?;

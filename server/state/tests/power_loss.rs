@@ -13,8 +13,8 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use thalweg_state::{
-    CrashPoints, DataDir, EpochEntry, Multiplicity, PowerDisk, RunShape, Runs, Save, SkippedSync,
-    StateError, Store, WeightedBatch, encode_batches,
+    Checkpoint, CrashPoints, DataDir, EpochEntry, JobRecord, Multiplicity, PowerDisk, RunShape,
+    Runs, Save, SkippedSync, StateError, StatePart, Store, WeightedBatch, encode_batches,
 };
 
 /// Net weight by row.
@@ -112,6 +112,57 @@ fn recover(disk: &PowerDisk) -> Result<(Store, Runs, u64, Tables), StateError> {
     Ok((store, runs, epoch, tables))
 }
 
+/// The state table of a job that remembers what a table held.
+fn copy_of(table: u32) -> StatePart {
+    StatePart {
+        object: table,
+        part: 1,
+    }
+}
+
+/// The epochs at which jobs were saved.
+fn jobs_at(runs: &Runs) -> Result<BTreeMap<u32, u64>, StateError> {
+    let epoch = |record: Vec<u8>| u64::from_le_bytes(record.try_into().expect("an epoch"));
+    let records = runs.jobs()?.into_iter();
+    records
+        .map(|(table, record)| Ok((table, epoch(record?))))
+        .collect()
+}
+
+/// What a job remembers is what the table's runs and its log say of that epoch, earlier or later than the runs end.
+fn check_jobs(store: &Store, runs: &Runs) {
+    for (table, epoch) in jobs_at(runs).expect("reads") {
+        let saved = runs.table(table).expect("reads");
+        assert!(saved.logged_after <= epoch, "the log was cut too far");
+        let (mut there, mut kept) = (Content::new(), Content::new());
+        let parts = [
+            (StatePart::from(table), &mut there),
+            (copy_of(table), &mut kept),
+        ];
+        for (part, content) in parts {
+            let read = runs.read_table(part, &shape(), |rows| {
+                add(content, &rows);
+                Ok::<_, StateError>(())
+            });
+            read.expect("reads");
+        }
+        let (first, last) = (saved.through.min(epoch), saved.through.max(epoch));
+        let log = store.table_log(table, first).expect("reads").entries;
+        let mut between = Content::new();
+        for entry in log.iter().filter(|entry| entry.epoch <= last) {
+            entry
+                .changes
+                .iter()
+                .for_each(|rows| add(&mut between, rows));
+        }
+        let there = match saved.through > epoch {
+            true => difference(&there, &between),
+            false => difference(&there, &difference(&Content::new(), &between)),
+        };
+        assert_eq!(there, kept, "table {table} at epoch {epoch}");
+    }
+}
+
 fn without_empty(tables: &Tables) -> Tables {
     let mut tables = tables.clone();
     tables.retain(|_, content| !content.is_empty());
@@ -131,6 +182,7 @@ impl World {
             epoch >= acknowledged,
             "epoch {epoch} is there, {acknowledged} was acknowledged"
         );
+        check_jobs(&store, &runs);
         let expected = history.get(&epoch).expect("an epoch that was begun");
         assert_eq!(
             without_empty(&tables),
@@ -233,6 +285,8 @@ impl World {
     fn checkpoint(&mut self, dice: &mut ChaCha8Rng) -> Result<(), StateError> {
         let (epoch, tables) = self.newest();
         let (mut saves, mut saved) = (Vec::new(), self.saved.clone());
+        let mut jobs = Vec::new();
+        let mut held = jobs_at(&self.runs)?;
         for (table, content) in &tables {
             if dice.random_bool(0.2) {
                 continue;
@@ -241,18 +295,40 @@ impl World {
             let net = difference(content, &old);
             let changes: &[WeightedBatch] = if net.is_empty() { &[] } else { &[batch(&net)] };
             saves.push(Save {
-                table: *table,
-                since,
+                table: (*table).into(),
+                since: Some(since),
                 through: epoch,
                 runs: self.runs.write(&self.shape, changes)?,
             });
             saved.insert(*table, (epoch, content.clone()));
+            if dice.random_bool(0.4) {
+                // A job that remembers what the table holds at this epoch.
+                held.insert(*table, epoch);
+                let all = (!content.is_empty()).then(|| batch(content));
+                saves.push(Save {
+                    table: copy_of(*table),
+                    since: None,
+                    through: epoch,
+                    runs: self.runs.write(&self.shape, all.as_slice())?,
+                });
+                jobs.push(JobRecord {
+                    object: *table,
+                    record: Some(epoch.to_le_bytes().to_vec()),
+                    parts: 2,
+                });
+            }
         }
         if dice.random_bool(0.1) {
             // Given up after the files were written.
             return Ok(());
         }
-        self.runs.commit(epoch, 0, saves)?;
+        self.runs.commit(Checkpoint {
+            epoch,
+            saves,
+            jobs,
+            held,
+            ..Checkpoint::default()
+        })?;
         // The epochs before a durable transaction are durable with it.
         self.acknowledged = epoch;
         self.saved = saved;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use thalweg_state::{
-    CrashAction, CrashPoints, DataDir, Disk, EpochEntry, FORMAT, Multiplicity, Point, PowerDisk,
-    RunShape, Runs, Save, StateError, Store, WeightedBatch, encode_batches,
+    Checkpoint, CheckpointInfo, CrashAction, CrashPoints, DataDir, Disk, EpochEntry, FORMAT,
+    Multiplicity, Point, PowerDisk, RunShape, Runs, Save, StateError, Store, WeightedBatch,
+    encode_batches,
 };
 
 const FOLDER: &str = "/data";
@@ -40,11 +41,19 @@ fn fresh() -> (PowerDisk, Store, Runs) {
 
 fn save(runs: &Runs, table: u32, since: u64, through: u64, changes: &[WeightedBatch]) -> Save {
     Save {
-        table,
-        since,
+        table: table.into(),
+        since: Some(since),
         through,
         runs: runs.write(&shape(), changes).expect("writes"),
     }
+}
+
+fn commit(runs: &Runs, epoch: u64, saves: Vec<Save>) -> Result<CheckpointInfo, StateError> {
+    runs.commit(Checkpoint {
+        epoch,
+        saves,
+        ..Checkpoint::default()
+    })
 }
 
 fn files(disk: &PowerDisk) -> usize {
@@ -114,10 +123,10 @@ fn a_dir_without_a_format_is_taken_over() {
 fn a_save_must_begin_where_the_last_one_ended() {
     let (disk, _store, runs) = fresh();
     let first = save(&runs, 7, 0, 5, &[rows(0..3, 1)]);
-    runs.commit(5, 0, vec![first]).expect("commits");
+    commit(&runs, 5, vec![first]).expect("commits");
     for since in [0, 4, 6] {
         let again = save(&runs, 7, since, 8, &[rows(3..5, 1)]);
-        let error = runs.commit(8, 0, vec![again]).expect_err("does not fit");
+        let error = commit(&runs, 8, vec![again]).expect_err("does not fit");
         assert!(
             matches!(error, StateError::Discontinuous { through: 5, .. }),
             "{error}"
@@ -126,7 +135,7 @@ fn a_save_must_begin_where_the_last_one_ended() {
     runs.collect().expect("collects");
     assert_eq!((files(&disk), count(&runs, 7)), (1, 3));
     let next = save(&runs, 7, 5, 8, &[rows(3..5, 1)]);
-    assert_eq!(runs.commit(8, 0, vec![next]).expect("commits").number, 2);
+    assert_eq!(commit(&runs, 8, vec![next]).expect("commits").number, 2);
     assert_eq!(count(&runs, 7), 5);
 }
 
@@ -138,7 +147,7 @@ fn a_table_that_is_dropped_during_a_checkpoint_does_not_come_back() {
         save(&runs, 8, 0, 1, &[rows(0..2, 1)]),
     ];
     store.forget(&[7]).expect("forgets");
-    runs.commit(1, 0, both).expect("commits");
+    commit(&runs, 1, both).expect("commits");
     assert_eq!(runs.tables(), [8]);
     store.forget(&[8]).expect("forgets");
     runs.collect().expect("collects");
@@ -152,7 +161,7 @@ fn a_table_that_is_dropped_during_a_checkpoint_does_not_come_back() {
 fn files_that_nothing_names_go_at_the_next_start() {
     let (disk, store, runs) = fresh();
     let kept = save(&runs, 7, 0, 1, &[rows(0..3, 1)]);
-    runs.commit(1, 0, vec![kept]).expect("commits");
+    commit(&runs, 1, vec![kept]).expect("commits");
     drop((store, runs));
     put(&disk, "runs/00000000000000aa.run", "half a run");
     put(&disk, "runs/notes.txt", "not ours");
@@ -168,7 +177,7 @@ fn merges_keep_the_rows_and_leave_space() {
         let changes = [rows(start..start + 10, 1), rows(start - 5..start, -1)];
         let part = if epoch == 0 { &changes[..1] } else { &changes };
         let next = save(&runs, 7, epoch, epoch + 1, part);
-        runs.commit(epoch + 1, 0, vec![next]).expect("commits");
+        commit(&runs, epoch + 1, vec![next]).expect("commits");
     }
     let before = count(&runs, 7);
     let merge = |reserve| {
@@ -178,8 +187,8 @@ fn merges_keep_the_rows_and_leave_space() {
     disk.limit_free(Some(1 << 20));
     assert_eq!(merge(1 << 20).expect("looks"), None, "the reserve is kept");
     let cancelled = runs.merge_once(0, |_| Some(shape()), &|| true);
-    assert!(matches!(cancelled, Err((7, StateError::Cancelled))));
-    assert_eq!(merge(0).expect("merges"), Some(7));
+    assert!(matches!(cancelled, Err((_, StateError::Cancelled))));
+    assert_eq!(merge(0).expect("merges"), Some(7.into()));
     assert_eq!(merge(0).expect("looks"), None);
     runs.collect().expect("collects");
     let after = runs.table(7).expect("reads");
@@ -198,10 +207,13 @@ fn a_merge_of_nothing_is_no_run() {
     for epoch in 0..4 {
         let weight = if epoch % 2 == 0 { 1 } else { -1 };
         let next = save(&runs, 7, epoch, epoch + 1, &[rows(0..100, weight)]);
-        runs.commit(epoch + 1, 0, vec![next]).expect("commits");
+        commit(&runs, epoch + 1, vec![next]).expect("commits");
     }
     let merged = runs.merge_once(0, |_| Some(shape()), &|| false);
-    assert_eq!(merged.map_err(|(_, error)| error).expect("merges"), Some(7));
+    assert_eq!(
+        merged.map_err(|(_, error)| error).expect("merges"),
+        Some(7.into())
+    );
     runs.collect().expect("collects");
     assert_eq!((files(&disk), count(&runs, 7)), (0, 0));
 }
@@ -222,16 +234,15 @@ fn a_failed_step_changes_nothing() {
         let points = CrashPoints::armed(point, 2, CrashAction::Error);
         let (store, runs) = open(&disk, &points).expect("opens");
         let first = save(&runs, 7, 0, 1, &[rows(0..3, 1)]);
-        runs.commit(1, 0, vec![first])
-            .expect("the first hit passes");
+        commit(&runs, 1, vec![first]).expect("the first hit passes");
         let second = || -> Result<(), StateError> {
             let next = Save {
-                table: 7,
-                since: 1,
+                table: 7.into(),
+                since: Some(1),
                 through: 2,
                 runs: runs.write(&shape(), &[rows(3..9, 1)])?,
             };
-            runs.commit(2, 0, vec![next]).map(drop)
+            commit(&runs, 2, vec![next]).map(drop)
         };
         let error = second().expect_err("the second fails");
         assert!(error.to_string().contains("crash point"), "{error}");
@@ -258,6 +269,6 @@ fn a_full_disk_is_told_and_leaves_the_log() {
     runs.collect().expect("collects");
     assert_eq!(files(&disk), 0);
     let next = save(&runs, 7, 0, 1, &[rows(0..1000, 1)]);
-    runs.commit(1, 0, vec![next]).expect("commits");
+    commit(&runs, 1, vec![next]).expect("commits");
     assert_eq!(count(&runs, 7), 1000);
 }

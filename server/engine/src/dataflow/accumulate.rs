@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, new_empty_array,
+    Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray, Int64Array,
+    new_empty_array,
 };
 use datafusion::arrow::buffer::BooleanBuffer;
-use datafusion::arrow::datatypes::{DataType, Decimal128Type, i256};
+use datafusion::arrow::datatypes::{DataType, Decimal128Type, Int64Type, i256};
 use datafusion::arrow::row::Rows;
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::Expr;
@@ -22,6 +23,10 @@ use super::StepContext;
 use super::compile::Compiler;
 use super::values::{ValueCodec, ValueSets};
 use crate::error::EngineError;
+
+/// How sums are saved: as they are, whatever digits they have.
+const NARROW: DataType = DataType::Decimal128(38, 0);
+const WIDE: DataType = DataType::FixedSizeBinary(32);
 
 /// One aggregate function: how its arguments are computed and how they are remembered.
 #[derive(Debug)]
@@ -143,6 +148,14 @@ impl Call {
             _ => Values::None,
         };
         Ok(Arguments { taken, values })
+    }
+
+    /// Types of the values that are remembered one by one.
+    pub(super) fn value_types(&self) -> Option<&[DataType]> {
+        match &self.kind {
+            Kind::Values(codec) => Some(codec.types()),
+            _ => None,
+        }
     }
 
     /// Empty memory.
@@ -334,6 +347,99 @@ impl Memory {
         match self {
             Memory::Values(sets) => sets.refresh(cx, slots),
             _ => Ok(()),
+        }
+    }
+
+    /// Columns of a saved group, beside its key; the values of a group are saved apart.
+    pub(super) fn state_types(&self) -> Vec<DataType> {
+        match self {
+            Memory::Count(_) => vec![DataType::Int64],
+            Memory::Narrow { .. } => vec![NARROW, DataType::Int64],
+            Memory::Wide { .. } => vec![WIDE, DataType::Int64],
+            Memory::Truth { .. } => vec![DataType::Int64; 2],
+            Memory::Values(_) => Vec::new(),
+        }
+    }
+
+    /// What is saved of some slots.
+    pub(super) fn state_columns(&self, slots: &[u32]) -> Result<Vec<ArrayRef>, EngineError> {
+        let longs = |numbers: &[i64]| -> ArrayRef {
+            let numbers = slots.iter().map(|slot| numbers[*slot as usize]);
+            Arc::new(Int64Array::from_iter_values(numbers))
+        };
+        Ok(match self {
+            Memory::Count(counts) => vec![longs(counts)],
+            Memory::Narrow { sums, counts, .. } => {
+                let sums = slots.iter().map(|slot| sums[*slot as usize]);
+                let sums = Decimal128Array::from_iter_values(sums).with_data_type(NARROW);
+                vec![Arc::new(sums), longs(counts)]
+            }
+            Memory::Wide { sums, counts, .. } => {
+                let sums = slots.iter().map(|slot| sums[*slot as usize].to_be_bytes());
+                let sums = FixedSizeBinaryArray::try_from_iter(sums);
+                let sums: ArrayRef = match slots {
+                    [] => new_empty_array(&WIDE),
+                    _ => Arc::new(sums?),
+                };
+                vec![sums, longs(counts)]
+            }
+            Memory::Truth { yes, no, .. } => vec![longs(yes), longs(no)],
+            Memory::Values(_) => Vec::new(),
+        })
+    }
+
+    /// Takes back in what was saved, each row into its slot.
+    pub(super) fn restore(
+        &mut self,
+        slots: &[u32],
+        columns: &[ArrayRef],
+    ) -> Result<(), EngineError> {
+        let place = |numbers: &mut [i64], column: &ArrayRef| {
+            let saved = column.as_primitive::<Int64Type>().values();
+            for (slot, number) in slots.iter().zip(saved) {
+                numbers[*slot as usize] = *number;
+            }
+        };
+        match (self, columns) {
+            (Memory::Count(counts), [saved]) => place(counts, saved),
+            (Memory::Narrow { sums, counts, .. }, [totals, numbers]) => {
+                let totals = totals.as_primitive::<Decimal128Type>().values();
+                for (slot, total) in slots.iter().zip(totals) {
+                    sums[*slot as usize] = *total;
+                }
+                place(counts, numbers);
+            }
+            (Memory::Wide { sums, counts, .. }, [totals, numbers]) => {
+                let totals = totals.as_fixed_size_binary();
+                for (row, slot) in slots.iter().enumerate() {
+                    let total = <[u8; 32]>::try_from(totals.value(row));
+                    let total = total.map_err(EngineError::internal)?;
+                    sums[*slot as usize] = i256::from_be_bytes(total);
+                }
+                place(counts, numbers);
+            }
+            (Memory::Truth { yes, no, .. }, [first, second]) => {
+                place(yes, first);
+                place(no, second);
+            }
+            (Memory::Values(_), []) => {}
+            _ => return Err(EngineError::internal("a saved group has other columns")),
+        }
+        Ok(())
+    }
+
+    /// The values, when the results are computed from them.
+    pub(super) fn values(&self) -> Option<&ValueSets> {
+        match self {
+            Memory::Values(sets) => Some(sets),
+            _ => None,
+        }
+    }
+
+    pub(super) fn values_mut(&mut self) -> Option<&mut ValueSets> {
+        match self {
+            Memory::Values(sets) => Some(sets),
+            _ => None,
         }
     }
 

@@ -8,6 +8,8 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 
+use thalweg_connectors::{Delta, Weights};
+
 use super::keys::{KeyCodec, KeyTable};
 use super::signs::{take_rows, without_columns};
 use crate::chunk::RowCodec;
@@ -127,6 +129,21 @@ impl Arrangement {
                 interleave_record_batch(&chunks.iter().collect::<Vec<_>>(), &places)
             }
         }
+    }
+
+    /// All rows with their weights.
+    pub(super) fn content(&self, schema: &SchemaRef) -> Result<Vec<Delta>, ArrowError> {
+        let live = (0..self.weights.len() as u32).filter(|row| self.weight(*row) > 0);
+        let live: Vec<u32> = live.collect();
+        live.chunks(CHUNK_ROWS)
+            .map(|rows| {
+                let weights = rows.iter().map(|row| self.weight(*row)).collect();
+                Ok(Delta {
+                    batch: self.gather(rows, schema)?,
+                    weights: Weights::Each(weights),
+                })
+            })
+            .collect()
     }
 
     fn place(&self, row: u32) -> (usize, usize) {

@@ -14,6 +14,9 @@ use datafusion::physical_expr::PhysicalExpr;
 use thalweg_connectors::{Delta, Weights};
 use thalweg_planner::stream::StreamAggregate;
 
+mod saved;
+
+use self::saved::Unsaved;
 use super::accumulate::{Arguments, Call, Memory};
 use super::compile::Compiler;
 use super::keys::{EncodedKeys, KeyCodec, KeyTable, key_hash};
@@ -32,6 +35,8 @@ pub(super) struct Aggregate {
     calls: Vec<Call>,
     layout: Layout,
     shards: Vec<GroupTable>,
+    /// What is saved is known, so that changes to it are followed.
+    tracking: bool,
 }
 
 /// What all shards share.
@@ -100,6 +105,7 @@ impl Aggregate {
             calls,
             layout,
             shards,
+            tracking: false,
         })
     }
 
@@ -111,8 +117,9 @@ impl Aggregate {
             .map(|delta| self.evaluate(cx, delta, shards))
             .collect::<Result<Vec<_>, _>>()?;
         let rows = changes.iter().map(Delta::num_rows).sum();
-        let layout = &self.layout;
+        let (layout, tracking) = (&self.layout, self.tracking);
         let out = each_shard(&mut self.shards, rows, |index, shard| {
+            shard.tracking = tracking;
             // The group without keys lives in the first shard.
             let always = layout.global && index == 0;
             if always || inputs.iter().any(|input| !input.rows[index].is_empty()) {
@@ -191,6 +198,9 @@ struct GroupTable {
     touched: Vec<bool>,
     /// Whether the group without keys has been put out.
     started: bool,
+    tracking: bool,
+    /// What has changed since it was saved.
+    unsaved: Unsaved,
 }
 
 impl GroupTable {
@@ -201,6 +211,8 @@ impl GroupTable {
             memories: calls.iter().map(Call::memory).collect(),
             touched: Vec::new(),
             started: false,
+            tracking: false,
+            unsaved: Unsaved::default(),
         };
         if layout.global {
             table.table.insert(&[]);
@@ -214,6 +226,7 @@ impl GroupTable {
         if self.rows.len() < slots {
             self.rows.resize(slots, 0);
             self.touched.resize(slots, false);
+            self.unsaved.grow(slots);
             self.memories
                 .iter_mut()
                 .for_each(|memory| memory.grow(slots));
@@ -237,6 +250,7 @@ impl GroupTable {
             .collect();
         self.grow();
         let touched = self.touch(layout, &slots);
+        self.keep_saved(layout, &touched)?;
         let before: Vec<u32> = self.present(layout, &touched);
         let old = self.results(cx, &before, false)?;
         for (input, slots) in inputs.iter().zip(&slots) {
@@ -265,7 +279,7 @@ impl GroupTable {
             Rows::new(layout, before, old)?,
             Rows::new(layout, after, new)?,
         )?;
-        self.forget(layout, &touched);
+        self.forget(layout, &touched)?;
         Ok(out)
     }
 
@@ -352,18 +366,20 @@ impl GroupTable {
     }
 
     /// Lets go of groups without rows.
-    fn forget(&mut self, layout: &Layout, touched: &[u32]) {
+    fn forget(&mut self, layout: &Layout, touched: &[u32]) -> Result<(), EngineError> {
         if layout.global {
-            return;
+            return Ok(());
         }
-        for slot in touched {
-            if self.rows[*slot as usize] == 0 {
-                self.memories
-                    .iter_mut()
-                    .for_each(|memory| memory.clear(*slot));
-                self.table.remove(*slot);
-            }
+        let gone = touched.iter().copied();
+        let gone: Vec<u32> = gone.filter(|slot| self.rows[*slot as usize] == 0).collect();
+        self.keep_changes(layout, Some(&gone))?;
+        for slot in gone {
+            self.memories
+                .iter_mut()
+                .for_each(|memory| memory.clear(slot));
+            self.table.remove(slot);
         }
+        Ok(())
     }
 
     fn state(&self, layout: &Layout) -> StateFigures {

@@ -4,6 +4,8 @@
 //! is now; each half is exact on its own. A row with NULL in its key has no partners and is not kept. The weight of a row's
 //! partners decides whether it is padded (outer), shown (semi) or hidden (anti); it is counted for each row, after the residual.
 
+mod saved;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use datafusion::logical_expr::JoinType;
 use datafusion::physical_expr::PhysicalExpr;
 use thalweg_connectors::Delta;
 
+use self::saved::Unsaved;
 use super::arrangement::{Additions, Arrangement, NONE, Removal};
 use super::group::by_shard;
 use super::keys::{EncodedKeys, KeyCodec};
@@ -130,6 +133,8 @@ pub(super) struct Join {
     key_codec: KeyCodec,
     codecs: [RowCodec; 2],
     shards: Vec<[Arrangement; 2]>,
+    /// What has changed since it was saved, when that is followed.
+    unsaved: Option<Unsaved>,
 }
 
 /// One input's change, evaluated.
@@ -185,6 +190,7 @@ impl Join {
             key_codec,
             codecs,
             shards,
+            unsaved: None,
         })
     }
 
@@ -205,22 +211,34 @@ impl Join {
             if changes.is_empty() {
                 continue;
             }
-            let rows = changes.iter().map(|change| change.delta.num_rows()).sum();
-            let (spec, codec) = (&self.spec, &self.codecs[side]);
-            let halves = each_shard(&mut self.shards, rows, |shard, sides| {
-                let half = Half {
-                    spec,
-                    side,
-                    codec,
-                    sides,
-                    out: Vec::new(),
-                    touched: HashMap::new(),
-                };
-                half.step(&changes, shard)
-            })?;
-            out.extend(halves.into_iter().flatten());
+            self.note(side, &changes)?;
+            out.extend(self.take_in(side, &changes, false)?);
         }
         Ok(out)
+    }
+
+    /// Meets the other input with a change of one, and keeps it. What a `quiet` one would put out was put out before.
+    fn take_in(
+        &mut self,
+        side: Side,
+        changes: &[Change],
+        quiet: bool,
+    ) -> Result<Vec<Delta>, EngineError> {
+        let rows = changes.iter().map(|change| change.delta.num_rows()).sum();
+        let (spec, codec) = (&self.spec, &self.codecs[side]);
+        let halves = each_shard(&mut self.shards, rows, |shard, sides| {
+            let half = Half {
+                spec,
+                side,
+                codec,
+                sides,
+                quiet,
+                out: Vec::new(),
+                touched: HashMap::new(),
+            };
+            half.step(changes, shard)
+        })?;
+        Ok(halves.into_iter().flatten().collect())
     }
 
     /// The net change of one input with its keys. Rows that cannot have partners are put out here.
@@ -273,6 +291,8 @@ struct Half<'a> {
     side: Side,
     codec: &'a RowCodec,
     sides: &'a mut [Arrangement; 2],
+    /// Nothing is put out.
+    quiet: bool,
     out: Vec<Delta>,
     /// Rows of the other input whose partners changed, with the weight of their partners before.
     touched: HashMap<u32, i64>,
@@ -293,13 +313,19 @@ impl Half<'_> {
                 self.change(change, rows)?;
             }
         }
-        self.turn()?;
+        if !self.quiet {
+            self.turn()?;
+        }
         Ok(self.out)
     }
 
     fn change(&mut self, change: &Change, rows: &[u32]) -> Result<(), EngineError> {
         let other = 1 - self.side;
         let mut matches = vec![0_i64; rows.len()];
+        if self.quiet && self.spec.lone == [None, None] {
+            // Nobody asks for partners.
+            return self.apply(change, rows, matches);
+        }
         let mut pairs = Pairs::default();
         for (place, row) in (0_u32..).zip(rows) {
             let mut partner = self.sides[other].first(change.keys.bytes(*row as usize));
@@ -330,7 +356,8 @@ impl Half<'_> {
         }
         let added = is_added(&change.delta);
         let mut joined = None;
-        if self.spec.pairs || self.spec.filter.is_some() {
+        let put_out = self.spec.pairs && !self.quiet;
+        if put_out || self.spec.filter.is_some() {
             let mut batch = self.joined(change, rows, &pairs)?;
             if let Some(filter) = &self.spec.filter {
                 let mask = muted(!added, || {
@@ -361,9 +388,7 @@ impl Half<'_> {
             }
             weights.push(weight * partners);
         }
-        if self.spec.pairs
-            && let Some(batch) = joined
-        {
+        if put_out && let Some(batch) = joined {
             let batch = batch_of(&self.spec.output, batch.columns().to_vec(), weights.len())?;
             self.out.extend(weighted(batch, weights));
         }
@@ -396,7 +421,7 @@ impl Half<'_> {
 
     /// Puts out rows of the change by whether they have partners.
     fn lone(&mut self, change: &Change, rows: &[u32], matches: &[i64]) -> Result<(), EngineError> {
-        if self.spec.lone[self.side].is_none() {
+        if self.quiet || self.spec.lone[self.side].is_none() {
             return Ok(());
         }
         for matched in [false, true] {

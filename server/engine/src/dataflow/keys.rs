@@ -88,6 +88,13 @@ impl KeyCodec {
         })
     }
 
+    /// Types of the key columns.
+    pub(super) fn types(&self) -> Vec<DataType> {
+        let schema = self.codec.as_ref().map(|codec| &codec.schema);
+        let fields = schema.into_iter().flat_map(|schema| schema.fields());
+        fields.map(|field| field.data_type().clone()).collect()
+    }
+
     /// Key columns of the keys in some slots.
     pub(super) fn decode(
         &self,

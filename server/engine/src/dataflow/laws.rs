@@ -3,6 +3,8 @@
 //! Invariant: after every step the content equals the query run as a batch; however the changes are cut, ordered or shared out to
 //! shards; and when everything is taken back, nothing is left in any operator. `DATAFLOW_SEED` and `DATAFLOW_PROGRAMS` choose.
 
+mod saved;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -26,6 +28,7 @@ use thalweg_connectors::{Delta, Weights};
 use thalweg_planner::stream::Keeping;
 use thalweg_planner::{Functions, NoSystemRelations, PlanContext, Planner, ViewPlan};
 
+use self::saved::SavedFlow;
 use super::{Dataflow, StepContext};
 use crate::batch::with_relations;
 use crate::chunk::RowCodec;
@@ -522,6 +525,7 @@ fn run(world: &World, seed: u64) -> Result<bool, String> {
     let mut split = Flow::new(world, &view, 1, "split");
     let mut permuted = Flow::new(world, &view, 1, "permuted");
     let mut late: Option<Flow> = None;
+    let mut saved = SavedFlow::new(world, &view);
     let mut content = vec![Vec::new(); TABLES.len()];
     for step in 0..5 {
         let mut changes = random_changes(random, &mut content);
@@ -529,6 +533,7 @@ fn run(world: &World, seed: u64) -> Result<bool, String> {
         for flow in &mut flows {
             flow.step(&whole)?;
         }
+        saved.step(world, &view, random, &whole)?;
         if let Some(flow) = &mut late {
             flow.step(&whole)?;
         }
@@ -558,7 +563,8 @@ fn run(world: &World, seed: u64) -> Result<bool, String> {
             Err(error) if error.contains("This feature is not implemented: ") => return Ok(false),
             other => other?,
         };
-        for flow in flows.iter().chain([&split, &permuted]).chain(&late) {
+        let others = [&split, &permuted, saved.flow()];
+        for flow in flows.iter().chain(others).chain(&late) {
             let rows = flow.rows()?;
             if rows != expected {
                 return Err(differ(&sql, step, flow, &rows, &expected));
@@ -570,6 +576,13 @@ fn run(world: &World, seed: u64) -> Result<bool, String> {
         .map(|rows| rows.iter().map(|row| (row.clone(), -1)).collect())
         .collect();
     let empty = world.batch_rows(&view, &vec![Vec::new(); TABLES.len()])?;
+    saved.step(world, &view, random, &world.deltas(&back))?;
+    let (left, constants) = (saved.left()?, constant_rows(&[], &view) as i64);
+    let rows = saved.flow().rows()?;
+    if rows != empty || left > constants {
+        let what = differ(&sql, 5, saved.flow(), &rows, &empty);
+        return Err(format!("{left} rows are left in state tables: {what}"));
+    }
     for mut flow in flows.into_iter().chain([split, permuted]).chain(late) {
         flow.step(&world.deltas(&back))?;
         let rows = flow.rows()?;

@@ -14,6 +14,7 @@ mod laws;
 mod linear;
 mod parallel;
 mod signs;
+mod state;
 mod values;
 
 use std::collections::BTreeMap;

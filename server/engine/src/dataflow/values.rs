@@ -4,7 +4,7 @@
 //! asks for and otherwise in the order of the values; so its result does not depend on when they came. Sums of floating-point
 //! numbers are computed here too: added in one order, a sum that lost a value is the sum without it, and NaN leaves with its row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, Int64Array};
@@ -50,6 +50,8 @@ pub(super) struct ValueCodec {
     reading: Reading,
     skips_null: bool,
     result: DataType,
+    /// Of the values: what orders them, and the arguments.
+    types: Vec<DataType>,
 }
 
 /// Which values a function needs.
@@ -101,6 +103,7 @@ impl ValueCodec {
             reading,
             skips_null: one && (UNORDERED.contains(&name) || SKIP_NULL.contains(&name)),
             result,
+            types: Vec::new(),
         })
     }
 
@@ -124,6 +127,7 @@ impl ValueCodec {
         let mut fields = Vec::with_capacity(values.len());
         for (index, value) in values.iter().enumerate() {
             let ty = value.data_type(input)?;
+            self.types.push(ty.clone());
             fields.push(match call.params.order_by.get(index) {
                 Some(sort) if index < self.order => {
                     let options = datafusion::arrow::compute::SortOptions {
@@ -155,7 +159,20 @@ impl ValueCodec {
         }
     }
 
+    pub(super) fn types(&self) -> &[DataType] {
+        &self.types
+    }
+
     fn decode<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<ArrayRef>, ArrowError> {
+        let columns = self.decode_all(rows)?;
+        Ok(columns.into_iter().skip(self.order).collect())
+    }
+
+    /// Whole values: what orders them, and the arguments.
+    fn decode_all<'a>(
         &self,
         rows: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Vec<ArrayRef>, ArrowError> {
@@ -163,8 +180,7 @@ impl ValueCodec {
             return Err(ArrowError::ComputeError("values without a row form".into()));
         };
         let parser = converter.parser();
-        let columns = converter.convert_rows(rows.map(|bytes| parser.parse(bytes)))?;
-        Ok(columns.into_iter().skip(self.order).collect())
+        converter.convert_rows(rows.map(|bytes| parser.parse(bytes)))
     }
 
     /// The function over the values of one group.
@@ -212,6 +228,15 @@ pub(super) struct ValueSets {
     changed: Vec<bool>,
     entries: usize,
     value_bytes: usize,
+    /// What has changed since it was saved, when that is followed: by slot.
+    unsaved: Option<HashMap<u32, Counted>>,
+}
+
+/// Values with the slots they belong to, and how often each is there.
+pub(super) struct SlotValues {
+    pub(super) slots: Vec<u32>,
+    pub(super) values: Vec<ArrayRef>,
+    pub(super) weights: Vec<i64>,
 }
 
 /// Last results by slot.
@@ -234,7 +259,66 @@ impl ValueSets {
             changed: Vec::new(),
             entries: 0,
             value_bytes: 0,
+            unsaved: None,
         }
+    }
+
+    /// Begins anew to follow what changes.
+    pub(super) fn track(&mut self) {
+        self.unsaved = Some(HashMap::new());
+    }
+
+    /// The values of some slots that are there.
+    pub(super) fn all(&self, slots: &[u32]) -> Result<SlotValues, ArrowError> {
+        let sets = slots.iter().map(|slot| (*slot, &self.sets[*slot as usize]));
+        self.with_slots(sets)
+    }
+
+    /// What has changed in some slots since it was saved, or in all of them; from now on it counts as saved.
+    pub(super) fn take_changes(&mut self, slots: Option<&[u32]>) -> Result<SlotValues, ArrowError> {
+        let taken: Vec<(u32, Counted)> = match (&mut self.unsaved, slots) {
+            (None, _) => Vec::new(),
+            (Some(unsaved), None) => unsaved.drain().collect(),
+            (Some(unsaved), Some(slots)) => slots
+                .iter()
+                .filter_map(|slot| unsaved.remove_entry(slot))
+                .collect(),
+        };
+        self.with_slots(taken.iter().map(|(slot, set)| (*slot, set)))
+    }
+
+    fn with_slots<'a>(
+        &self,
+        sets: impl Iterator<Item = (u32, &'a Counted)>,
+    ) -> Result<SlotValues, ArrowError> {
+        let (mut slots, mut weights, mut bytes) = (Vec::new(), Vec::new(), Vec::<&[u8]>::new());
+        for (slot, set) in sets {
+            for (value, count) in set.iter().filter(|(_, count)| **count != 0) {
+                slots.push(slot);
+                weights.push(*count);
+                bytes.push(value.as_ref());
+            }
+        }
+        Ok(SlotValues {
+            slots,
+            values: self.codec.decode_all(bytes.into_iter())?,
+            weights,
+        })
+    }
+
+    /// Takes saved values back in, each into its slot.
+    pub(super) fn restore(
+        &mut self,
+        slots: &[u32],
+        values: &[ArrayRef],
+        weights: impl Fn(usize) -> i64,
+    ) -> Result<(), ArrowError> {
+        let codec = Arc::clone(&self.codec);
+        let rows = codec.encode(values)?;
+        for (row, slot) in slots.iter().enumerate() {
+            self.add(*slot as usize, rows.row(row).data(), weights(row));
+        }
+        Ok(())
     }
 
     pub(super) fn grow(&mut self, slots: usize) {
@@ -250,6 +334,13 @@ impl ValueSets {
     pub(super) fn add(&mut self, slot: usize, value: &[u8], weight: i64) {
         let set = &mut self.sets[slot];
         self.changed[slot] = true;
+        if let Some(unsaved) = &mut self.unsaved {
+            let set = unsaved.entry(slot as u32).or_default();
+            match set.get_mut(value) {
+                Some(count) => *count += weight,
+                None => drop(set.insert(value.into(), weight)),
+            }
+        }
         match set.get_mut(value) {
             Some(count) => {
                 *count += weight;

@@ -377,6 +377,13 @@ impl Closed {
         self.folder.runs()
     }
 
+    /// Changes what is on disk.
+    pub(crate) fn with_runs(&self, change: impl FnOnce(&Runs)) {
+        let dir = self.folder.open().expect("the file is free");
+        let store = Store::open(dir.database()).expect("opens");
+        change(&Runs::open(&dir, &store).expect("opens"));
+    }
+
     pub(crate) fn open(self) -> Result<Db, EngineError> {
         // An engine that was shut down has closed the file, whoever still holds it.
         let dir = self.folder.open()?;

@@ -5,6 +5,7 @@ mod checkpoints;
 mod harness;
 mod random;
 mod restart;
+mod resume;
 mod sources;
 mod subscriptions;
 mod tables;

@@ -101,8 +101,11 @@ fn every_view_equals_its_query() {
                 "{name} in round {round}"
             );
         }
-        if round == 15 {
-            drop(session);
+        drop(session);
+        if random.random_range(0..6) == 0 {
+            db.engine.checkpoint().expect("saves");
+        }
+        if round == 15 || random.random_range(0..10) == 0 {
             db = db.reopen();
         }
     }
@@ -128,6 +131,9 @@ fn every_view_of_a_moving_source_equals_its_query() {
             status.sources[0].consumers.is_empty() || read(status) >= Some(rows.min(6000))
         });
         db.ok(&format!("CREATE MATERIALIZED VIEW {name} AS {query}"));
+        if random.random_range(0..4) == 0 {
+            db.engine.checkpoint().expect("saves");
+        }
         if random.random_range(0..5) == 0 {
             db = db.reopen();
         }

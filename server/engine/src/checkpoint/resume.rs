@@ -1,0 +1,149 @@
+//! Begins a job where its newest checkpoint left it.
+//!
+//! Invariant: a job goes on from saved state only when that state is of the same plan, kept in the same form, and everything the
+//! job reads can be given as it was at that epoch. Otherwise it is computed from its inputs as they are now, and says so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use thalweg_state::{StateError, StatePart};
+
+use super::jobs::{Feeder, SavedJob, Saving, feeder, object};
+use super::record::Record;
+use super::tables::{content_at, content_of_runs, from_log};
+use crate::backfill::Places;
+use crate::error::EngineError;
+use crate::job::Job;
+use crate::relation::Version;
+use crate::run::Standing;
+use crate::shared::Shared;
+use crate::status::ErrorRecord;
+
+/// Gives a job that is not in place yet the state that was saved of it, and that of what keeps its sources' rows.
+pub(crate) fn resume(shared: &Shared, job: &Job) {
+    for keeper in &job.keepers {
+        resume_one(shared, keeper);
+    }
+    resume_one(shared, job);
+}
+
+fn resume_one(shared: &Shared, job: &Job) {
+    // What was created just now, or has gone on already, finds nothing.
+    let Some(claimed) = shared.checkpoints.claim(object(job)) else {
+        return;
+    };
+    let resumed = claimed
+        .map_err(EngineError::from)
+        .and_then(|bytes| try_resume(shared, job, &bytes));
+    let reason = match resumed {
+        Ok(Ok(())) => return,
+        Ok(Err(reason)) => reason,
+        Err(error) => error.to_string(),
+    };
+    let message = format!(
+        "{} is computed from its inputs as they are now: {reason}",
+        job.relation.label()
+    );
+    tracing::warn!("{message}");
+    let at_us = shared.clock.now_us();
+    shared.record_error(ErrorRecord::of(
+        &job.relation,
+        "01000",
+        message,
+        at_us,
+        None,
+    ));
+}
+
+/// The inner error says why the saved state does not fit.
+fn try_resume(shared: &Shared, job: &Job, bytes: &[u8]) -> Result<Result<(), String>, EngineError> {
+    let Some(saving) = job.saving() else {
+        return Ok(Err("it is kept in another way than before".into()));
+    };
+    let Some(record) = Record::decode(bytes) else {
+        return Ok(Err("the record of its state is corrupt".into()));
+    };
+    if record.fingerprint != saving.fingerprint {
+        return Ok(Err(
+            "its plan is another than the one it was saved for".into()
+        ));
+    }
+    let turn = shared.checkpoints.turn.lock();
+    let epoch = record.epoch;
+    let (mut streams, mut contents) = (BTreeMap::new(), BTreeMap::new());
+    for input in &job.inputs {
+        let content: Option<Arc<Version>> = match feeder(shared, job, input) {
+            Some(Feeder::Source(_)) => {
+                let Some(offsets) = record.streams.get(&input.oid) else {
+                    return Ok(Err(format!("it was not saved with {}", input.label())));
+                };
+                streams.insert(input.oid, offsets.clone());
+                continue;
+            }
+            Some(Feeder::Table) => content_at(shared, input, epoch, &turn)?,
+            // It may have gone on by now.
+            Some(Feeder::Job(feeding)) => feeding.saved_content(epoch),
+            None => None,
+        };
+        let Some(content) = content else {
+            let label = input.label();
+            return Ok(Err(format!("{label} is not known as it was at that time")));
+        };
+        contents.insert(input.oid, content);
+    }
+    let content = Arc::new(read_state(shared, job, saving, epoch)?);
+    let mut history = job.relation.history.lock();
+    history.resume(epoch, Arc::clone(&content));
+    drop(history);
+    *job.stands.lock() = Some((epoch, Places::at(epoch, streams, contents)));
+    saving.state.lock().saved = Some(SavedJob { record, content });
+    tracing::info!(job = %job.relation.name, epoch, "goes on from its checkpoint");
+    Ok(Ok(()))
+}
+
+/// Reads the content, and puts the operators' state in place.
+fn read_state(
+    shared: &Shared,
+    job: &Job,
+    saving: &Saving,
+    epoch: u64,
+) -> Result<Version, EngineError> {
+    let runs = &shared.checkpoints.runs;
+    let object = object(job).0;
+    let parts = (0_u32..).map(|part| StatePart { object, part });
+    let tables: Vec<_> = parts.zip(&saving.shapes).collect();
+    for (table, _) in &tables {
+        let through = runs.table(*table)?.through;
+        if through != epoch {
+            let error = StateError::Discontinuous {
+                table: *table,
+                since: epoch,
+                through,
+            };
+            return Err(error.into());
+        }
+    }
+    let (_, shape) = tables
+        .first()
+        .ok_or_else(|| EngineError::internal("a job is saved without content"))?;
+    let content = content_of_runs(shared, &job.relation, shape)?;
+    let Some(root) = &job.stateful else {
+        return Ok(content);
+    };
+    let mut dataflow = job.new_flow(shared, root)?;
+    for (table, shape) in tables.iter().skip(1) {
+        let name = format!("a run of what {} remembers", job.relation.label());
+        runs.read_table(*table, shape, |rows| {
+            let delta = from_log(&rows, &shape.schema(), &name)?;
+            dataflow.restore(table.part as usize - 1, &delta)
+        })?;
+    }
+    dataflow.restored()?;
+    // Errors of values that are computed again were recorded when they came.
+    job.errors.discard();
+    job.state_bytes
+        .store(dataflow.state().bytes, Ordering::SeqCst);
+    *job.dataflow.lock() = Some(Standing { dataflow, epoch });
+    Ok(content)
+}

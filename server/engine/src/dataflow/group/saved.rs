@@ -1,0 +1,303 @@
+//! Groups as rows of state tables: one table for the groups, and one for each function that remembers values.
+//!
+//! Invariant: a group has one row, which is taken back as it was saved when the group first changes and is written again, as it is
+//! by then, when changes are taken. Values count by weight, so their changes are just added up.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, UInt32Array};
+use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use thalweg_connectors::{Delta, Weights};
+
+use super::{Aggregate, GroupTable, Layout, by_shard};
+use crate::dataflow::accumulate::Memory;
+use crate::dataflow::linear::batch_of;
+use crate::dataflow::state::Remembers;
+use crate::dataflow::values::{SlotValues, ValueSets};
+use crate::dataflow::{Operator, StepContext};
+use crate::error::EngineError;
+
+/// Rows of a batch of saved state.
+const BATCH_ROWS: usize = 65_536;
+
+/// What has changed in a table of groups since it was saved.
+#[derive(Debug, Default)]
+pub(super) struct Unsaved {
+    /// Slots whose group has changed; a slot keeps its mark when it goes to another group.
+    dirty: Vec<bool>,
+    slots: Vec<u32>,
+    /// Changed groups as they were saved, on their way out.
+    before: Vec<Delta>,
+    /// Changes of values whose group is gone, by function that remembers values.
+    values: Vec<Vec<Delta>>,
+}
+
+impl Unsaved {
+    pub(super) fn grow(&mut self, slots: usize) {
+        self.dirty.resize(slots, false);
+    }
+}
+
+impl GroupTable {
+    /// Keeps touched groups as they were saved, when that has not been done before.
+    pub(super) fn keep_saved(
+        &mut self,
+        layout: &Layout,
+        touched: &[u32],
+    ) -> Result<(), EngineError> {
+        if !self.tracking {
+            return Ok(());
+        }
+        let dirty = &mut self.unsaved.dirty;
+        let fresh = touched.iter().copied();
+        let fresh: Vec<u32> = fresh
+            .filter(|slot| !std::mem::replace(&mut dirty[*slot as usize], true))
+            .collect();
+        let saved = self.present(layout, &fresh);
+        if let Some(rows) = self.group_rows(layout, &saved, Weights::Constant(-1))? {
+            self.unsaved.before.push(rows);
+        }
+        self.unsaved.slots.extend(fresh);
+        Ok(())
+    }
+
+    /// Moves the changes of the values of some slots, or of all, to where they do not need the slots any more.
+    pub(super) fn keep_changes(
+        &mut self,
+        layout: &Layout,
+        slots: Option<&[u32]>,
+    ) -> Result<(), EngineError> {
+        if !self.tracking || slots.is_some_and(<[u32]>::is_empty) {
+            return Ok(());
+        }
+        let sets = self.memories.iter_mut().filter_map(Memory::values_mut);
+        let taken = sets.map(|sets| sets.take_changes(slots));
+        let taken = taken.collect::<Result<Vec<_>, _>>()?;
+        self.unsaved.values.resize_with(taken.len(), Vec::new);
+        for (at, taken) in taken.into_iter().enumerate() {
+            let rows = self.value_rows(layout, taken)?;
+            self.unsaved.values[at].extend(rows);
+        }
+        Ok(())
+    }
+
+    /// Groups as rows of their state table.
+    fn group_rows(
+        &self,
+        layout: &Layout,
+        slots: &[u32],
+        weights: Weights,
+    ) -> Result<Option<Delta>, EngineError> {
+        if slots.is_empty() {
+            return Ok(None);
+        }
+        let mut columns = layout.keys.decode(&self.table, slots)?;
+        let rows = slots.iter().map(|slot| self.rows[*slot as usize]);
+        columns.push(Arc::new(Int64Array::from_iter_values(rows)));
+        for memory in &self.memories {
+            columns.extend(memory.state_columns(slots)?);
+        }
+        let batch = batch_of(&group_schema(layout, &self.memories), columns, slots.len())?;
+        Ok(Some(Delta { batch, weights }))
+    }
+
+    fn value_rows(&self, layout: &Layout, taken: SlotValues) -> Result<Option<Delta>, EngineError> {
+        if taken.slots.is_empty() {
+            return Ok(None);
+        }
+        let mut columns = layout.keys.decode(&self.table, &taken.slots)?;
+        columns.extend(taken.values);
+        let types: Vec<DataType> = columns.iter().map(|c| c.data_type().clone()).collect();
+        let batch = batch_of(&state_schema(types), columns, taken.slots.len())?;
+        Ok(Some(Delta {
+            batch,
+            weights: Weights::Each(taken.weights.into()),
+        }))
+    }
+
+    fn slots_in_use(&self, layout: &Layout) -> Vec<u32> {
+        let all: Vec<u32> = (0..self.table.slots() as u32).collect();
+        self.present(layout, &all)
+    }
+
+    /// All of the state, or what has changed in it since it was taken before: groups, then values by function.
+    fn take(&mut self, layout: &Layout, whole: bool) -> Result<Vec<Vec<Delta>>, EngineError> {
+        let (mut groups, mut values, changed) = match whole {
+            true => (Vec::new(), Vec::new(), self.slots_in_use(layout)),
+            false => {
+                self.keep_changes(layout, None)?;
+                let unsaved = &mut self.unsaved;
+                let changed = std::mem::take(&mut unsaved.slots);
+                (
+                    std::mem::take(&mut unsaved.before),
+                    std::mem::take(&mut unsaved.values),
+                    self.present(layout, &changed),
+                )
+            }
+        };
+        for slots in changed.chunks(BATCH_ROWS) {
+            groups.extend(self.group_rows(layout, slots, Weights::Ones)?);
+        }
+        let sets = self.memories.iter().filter_map(Memory::values);
+        values.resize_with(sets.clone().count(), Vec::new);
+        for (sets, rows) in sets.zip(&mut values).filter(|_| whole) {
+            for slots in changed.chunks(BATCH_ROWS) {
+                rows.extend(self.value_rows(layout, sets.all(slots)?)?);
+            }
+        }
+        self.track();
+        let mut tables = vec![groups];
+        tables.append(&mut values);
+        Ok(tables)
+    }
+
+    /// Follows changes from here on.
+    fn track(&mut self) {
+        self.tracking = true;
+        self.unsaved = Unsaved::default();
+        self.unsaved.grow(self.rows.len());
+        let sets = self.memories.iter_mut().filter_map(Memory::values_mut);
+        sets.for_each(ValueSets::track);
+    }
+
+    fn restore_groups(&mut self, keys: &[&[u8]], columns: &[ArrayRef]) -> Result<(), EngineError> {
+        let slots: Vec<u32> = keys.iter().map(|key| self.table.insert(key)).collect();
+        self.grow();
+        self.started = true;
+        let Some((rows, mut columns)) = columns.split_first() else {
+            return Err(EngineError::internal("a saved group has no rows"));
+        };
+        for (slot, rows) in slots.iter().zip(rows.as_primitive::<Int64Type>().values()) {
+            self.rows[*slot as usize] = *rows;
+        }
+        for memory in &mut self.memories {
+            let (own, rest) = columns
+                .split_at_checked(memory.state_types().len())
+                .ok_or_else(|| EngineError::internal("a saved group has other columns"))?;
+            memory.restore(&slots, own)?;
+            columns = rest;
+        }
+        Ok(())
+    }
+
+    fn restore_values(
+        &mut self,
+        function: usize,
+        keys: &[&[u8]],
+        values: &[ArrayRef],
+        weights: &[i64],
+    ) -> Result<(), EngineError> {
+        let slot = |key: &&[u8]| {
+            let slot = self.table.find(key);
+            slot.ok_or_else(|| EngineError::internal("a saved value has no group"))
+        };
+        let slots = keys.iter().map(slot).collect::<Result<Vec<u32>, _>>()?;
+        let mut sets = self.memories.iter_mut().filter_map(Memory::values_mut);
+        if let Some(sets) = sets.nth(function) {
+            sets.restore(&slots, values, |row| weights[row])?;
+        }
+        Ok(())
+    }
+
+    fn restored(&mut self, cx: &StepContext<'_>, layout: &Layout) -> Result<(), EngineError> {
+        let slots = self.slots_in_use(layout);
+        for memory in &mut self.memories {
+            memory.refresh(cx, &slots)?;
+        }
+        self.track();
+        Ok(())
+    }
+}
+
+impl Aggregate {
+    pub(in crate::dataflow) fn input_mut(&mut self) -> &mut Operator {
+        &mut self.input
+    }
+}
+
+impl Remembers for Aggregate {
+    fn state_tables(&self) -> Vec<SchemaRef> {
+        let memories: Vec<Memory> = self.calls.iter().map(|call| call.memory()).collect();
+        let mut tables = vec![group_schema(&self.layout, &memories)];
+        for types in self.calls.iter().filter_map(|call| call.value_types()) {
+            let keys = self.layout.keys.types().into_iter();
+            tables.push(state_schema(keys.chain(types.iter().cloned()).collect()));
+        }
+        tables
+    }
+
+    fn is_tracking(&self) -> bool {
+        self.tracking
+    }
+
+    fn take_changes(&mut self, whole: bool) -> Result<Vec<Vec<Delta>>, EngineError> {
+        let mut tables: Vec<Vec<Delta>> = Vec::new();
+        for shard in &mut self.shards {
+            let taken = shard.take(&self.layout, whole)?;
+            tables.resize_with(taken.len(), Vec::new);
+            for (table, rows) in tables.iter_mut().zip(taken) {
+                table.extend(rows);
+            }
+        }
+        self.tracking = true;
+        Ok(tables)
+    }
+
+    fn restore(
+        &mut self,
+        _cx: &StepContext<'_>,
+        table: usize,
+        rows: &Delta,
+    ) -> Result<(), EngineError> {
+        let key_columns = self.layout.keys.types().len();
+        let (keys, rest) = rows
+            .batch
+            .columns()
+            .split_at_checked(key_columns)
+            .ok_or_else(|| EngineError::internal("saved state has other columns"))?;
+        let keys = self.layout.keys.encode(keys)?;
+        let all = 0..rows.num_rows() as u32;
+        let by_shard = match self.layout.global {
+            true => vec![all.collect()],
+            false => by_shard(&keys, all, self.shards.len()),
+        };
+        for (shard, taken) in self.shards.iter_mut().zip(by_shard) {
+            let keys: Vec<&[u8]> = taken.iter().map(|row| keys.bytes(*row as usize)).collect();
+            let weights: Vec<i64> = taken
+                .iter()
+                .map(|row| rows.weights.at(*row as usize))
+                .collect();
+            let taken = UInt32Array::from(taken);
+            let columns = rest
+                .iter()
+                .map(|column| datafusion::arrow::compute::take(column, &taken, None))
+                .collect::<Result<Vec<_>, _>>()?;
+            match table.checked_sub(1) {
+                _ if keys.is_empty() => {}
+                None => shard.restore_groups(&keys, &columns)?,
+                Some(function) => shard.restore_values(function, &keys, &columns, &weights)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn restored(&mut self, cx: &StepContext<'_>) -> Result<(), EngineError> {
+        for shard in &mut self.shards {
+            shard.restored(cx, &self.layout)?;
+        }
+        self.tracking = true;
+        Ok(())
+    }
+}
+
+fn group_schema(layout: &Layout, memories: &[Memory]) -> SchemaRef {
+    let own = memories.iter().flat_map(Memory::state_types);
+    let types = layout.keys.types().into_iter();
+    state_schema(types.chain([DataType::Int64]).chain(own).collect())
+}
+
+fn state_schema(types: Vec<DataType>) -> SchemaRef {
+    let fields = types.into_iter().enumerate();
+    let fields = fields.map(|(at, ty)| Field::new(format!("c{at}"), ty, true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}

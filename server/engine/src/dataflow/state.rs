@@ -1,0 +1,137 @@
+//! The state of a dataflow as tables of rows: what has changed in them, and the way back.
+//!
+//! Invariant: the rows of the state tables determine the state. What is taken is everything, or what changed since it was taken
+//! before; sums of what was taken, from everything on, are the tables' content at the last time.
+
+use std::collections::BTreeMap;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use thalweg_connectors::Delta;
+
+use super::{Dataflow, Operator, StepContext};
+use crate::checkpoint::StateChanges;
+use crate::compute_errors::ComputeErrors;
+use crate::error::EngineError;
+
+/// An operator that remembers something.
+pub(super) trait Remembers {
+    /// Its state tables; rows are told apart by all of their columns, and how often one is there is its weight.
+    fn state_tables(&self) -> Vec<SchemaRef>;
+
+    /// False when it does not know what has changed.
+    fn is_tracking(&self) -> bool;
+
+    /// Everything when `whole`, else what has changed since the last time, by state table.
+    fn take_changes(&mut self, whole: bool) -> Result<Vec<Vec<Delta>>, EngineError>;
+
+    /// Takes rows of a state table back in. Tables come in their order.
+    fn restore(
+        &mut self,
+        cx: &StepContext<'_>,
+        table: usize,
+        rows: &Delta,
+    ) -> Result<(), EngineError>;
+
+    /// Everything is back.
+    fn restored(&mut self, cx: &StepContext<'_>) -> Result<(), EngineError>;
+}
+
+type Visit<'a> = dyn FnMut(&mut dyn Remembers) -> Result<(), EngineError> + 'a;
+
+impl Operator {
+    /// Operators with state, inputs first.
+    fn each(&mut self, visit: &mut Visit<'_>) -> Result<(), EngineError> {
+        match self {
+            Operator::Scan { .. } => Ok(()),
+            Operator::Filter { input, .. }
+            | Operator::Project { input, .. }
+            | Operator::Unnest { input, .. } => input.each(visit),
+            Operator::Union { inputs, .. } => {
+                inputs.iter_mut().try_for_each(|input| input.each(visit))
+            }
+            Operator::Aggregate(aggregate) => {
+                aggregate.input_mut().each(visit)?;
+                visit(aggregate.as_mut())
+            }
+            Operator::Join(join) => {
+                for input in join.inputs_mut() {
+                    input.each(visit)?;
+                }
+                visit(join.as_mut())
+            }
+        }
+    }
+}
+
+impl Dataflow {
+    /// The state tables of all operators.
+    pub(crate) fn state_tables(&mut self) -> Result<Vec<SchemaRef>, EngineError> {
+        let mut tables = Vec::new();
+        self.root.each(&mut |operator| {
+            tables.extend(operator.state_tables());
+            Ok(())
+        })?;
+        Ok(tables)
+    }
+
+    /// False when some operator does not know what has changed since its state was taken or read back.
+    pub(crate) fn is_tracking(&mut self) -> Result<bool, EngineError> {
+        let mut tracking = true;
+        self.root.each(&mut |operator| {
+            tracking &= operator.is_tracking();
+            Ok(())
+        })?;
+        Ok(tracking)
+    }
+
+    /// What has changed in the state tables since this was called before; all of it the first time.
+    pub(crate) fn take_changes(&mut self) -> Result<StateChanges, EngineError> {
+        let whole = !self.is_tracking()?;
+        let mut tables = Vec::new();
+        self.root.each(&mut |operator| {
+            tables.extend(operator.take_changes(whole)?);
+            Ok(())
+        })?;
+        Ok(StateChanges { whole, tables })
+    }
+
+    /// Takes rows of one of the state tables back in. Tables come in their order.
+    pub(crate) fn restore(&mut self, table: usize, rows: &Delta) -> Result<(), EngineError> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        if !rows.weights.all_positive() {
+            return Err(EngineError::internal(
+                "saved state has rows less than not at all",
+            ));
+        }
+        let mut first = 0;
+        quietly(|cx| {
+            self.root.each(&mut |operator| {
+                let tables = operator.state_tables().len();
+                if (first..first + tables).contains(&table) {
+                    operator.restore(cx, table - first, rows)?;
+                }
+                first += tables;
+                Ok(())
+            })
+        })
+    }
+
+    /// Everything is back.
+    pub(crate) fn restored(&mut self) -> Result<(), EngineError> {
+        quietly(|cx| self.root.each(&mut |operator| operator.restored(cx)))
+    }
+}
+
+/// What is computed again has been reported before.
+fn quietly<T>(
+    run: impl FnOnce(&StepContext<'_>) -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    let (changes, errors) = (BTreeMap::new(), ComputeErrors::default());
+    run(&StepContext {
+        changes: &changes,
+        errors: &errors,
+        strict: false,
+    })
+}

@@ -1,0 +1,255 @@
+//! Proves that views go on from the newest checkpoint, whatever their sources have lost meanwhile, and begin anew when they must.
+
+use std::path::Path;
+
+use thalweg_engine::EngineConfig;
+use thalweg_state::{Checkpoint, JobRecord};
+
+use crate::checkpoints::never_saved;
+use crate::harness::Db;
+use crate::sources::generator;
+
+fn save(db: &Db) {
+    assert!(db.engine.checkpoint().expect("saves"), "nothing was saved");
+}
+
+/// What was computed from its inputs again, and why.
+fn anew(db: &Db) -> Vec<String> {
+    let status = db.engine.status();
+    let errors = status
+        .errors
+        .iter()
+        .filter(|error| error.sqlstate == "01000");
+    errors.map(|error| error.message.clone()).collect()
+}
+
+const VIEWS: [(&str, &str); 9] = [
+    (
+        "few",
+        "SELECT id, v, 'x' || CAST(v AS TEXT) AS x FROM s WHERE v < 10",
+    ),
+    (
+        "sums",
+        "SELECT v, count(*) AS n, sum(id) AS s, avg(id) AS a, bool_or(id > 4000) AS b FROM s GROUP BY v",
+    ),
+    (
+        "ends",
+        "SELECT v % 7 AS k, min(id) AS a, max(id) AS z, count(DISTINCT v) AS n, string_agg(CAST(v AS TEXT), ',' ORDER BY id DESC) FILTER (WHERE id < 9) AS t FROM s GROUP BY v % 7",
+    ),
+    (
+        "total",
+        "SELECT count(*) AS n, sum(id::double precision) AS f FROM s",
+    ),
+    ("kinds", "SELECT DISTINCT v FROM s"),
+    ("joined", "SELECT s.id, t.w FROM s JOIN t ON s.v = t.v"),
+    (
+        "padded",
+        "SELECT t.w, s.id FROM t LEFT JOIN s ON t.v = s.v AND s.id < 50",
+    ),
+    (
+        "above",
+        "SELECT k.v, j.w FROM kinds k LEFT JOIN joined j ON j.id = k.v",
+    ),
+    (
+        "ranked",
+        "SELECT id, rank() OVER (PARTITION BY v ORDER BY id) AS r FROM s WHERE v < 5",
+    ),
+];
+
+fn views(db: &mut Db) {
+    generator(db);
+    db.ok("CREATE TABLE t (v BIGINT, w TEXT); INSERT INTO t VALUES (1, 'one'), (2, 'two'), (2, 'two'), (NULL, NULL), (1000, 'none')");
+    for (name, query) in VIEWS {
+        db.ok(&format!("CREATE MATERIALIZED VIEW {name} AS {query}"));
+    }
+    VIEWS
+        .iter()
+        .for_each(|(name, _)| db.ok(&format!("WAIT FOR {name}")));
+}
+
+fn check(db: &Db, when: &str) {
+    for (name, query) in VIEWS {
+        let mut session = db.session();
+        assert_eq!(
+            session.rows(&format!("SELECT * FROM {name}")),
+            session.rows(query),
+            "{name} {when}"
+        );
+    }
+}
+
+/// Every way of keeping a view goes on where it was, reads nothing of its source again, and follows what comes.
+#[test]
+fn views_go_on_from_a_checkpoint() {
+    let mut db = Db::with(never_saved());
+    views(&mut db);
+    save(&db);
+    assert!(
+        !db.engine.checkpoint().expect("saves"),
+        "what is saved is not saved again"
+    );
+    for round in 0..3 {
+        // What comes after the checkpoint is in the log only.
+        db.ok(&format!("INSERT INTO t VALUES ({round}, 'new'), (3, NULL)"));
+        db.ok(&format!(
+            "UPDATE t SET w = 'two of {round}' WHERE v = 2; DELETE FROM t WHERE v = 1"
+        ));
+        db = db.reopen();
+        check(&db, "after a restart");
+        assert_eq!(anew(&db), Vec::<String>::new());
+        assert_eq!(db.engine.status().sources[0].scanned, 0, "in round {round}");
+        db.ok(&format!(
+            "INSERT INTO t VALUES (1, 'again {round}'); DELETE FROM t WHERE v = 3"
+        ));
+        check(&db, "after changes");
+        save(&db);
+    }
+}
+
+fn file_source(folder: &Path) -> Db {
+    let mut db = Db::with(EngineConfig {
+        file_root: folder.to_path_buf(),
+        ..never_saved()
+    });
+    db.ok("CREATE SOURCE s (id BIGINT, v BIGINT) WITH (connector = 'file', path = 'part_*.json', follow = 'true')");
+    db
+}
+
+fn part(folder: &Path, number: i64) {
+    let rows = (0..10).map(|row| format!("{{\"id\": {}, \"v\": {row}}}\n", number * 10 + row));
+    std::fs::write(
+        folder.join(format!("part_{number}.json")),
+        rows.collect::<String>(),
+    )
+    .expect("writes");
+}
+
+/// What a source has forgotten is still in the views that had it, with what comes later.
+#[test]
+fn rows_that_a_source_has_lost_stay_in_views() {
+    let folder = tempfile::tempdir().expect("a folder");
+    part(folder.path(), 0);
+    part(folder.path(), 1);
+    let mut db = file_source(folder.path());
+    let views = [
+        ("plain", "SELECT id FROM s WHERE v > 5"),
+        (
+            "counted",
+            "SELECT v, count(*) AS n, max(id) AS z FROM s GROUP BY v",
+        ),
+        ("ranked", "SELECT id, rank() OVER (ORDER BY id) AS r FROM s"),
+        (
+            "twice",
+            "SELECT count(*) AS n FROM s a JOIN s b ON a.v = b.v",
+        ),
+    ];
+    for (name, query) in views {
+        db.ok(&format!(
+            "CREATE MATERIALIZED VIEW {name} AS {query}; WAIT FOR {name}"
+        ));
+    }
+    let before: Vec<_> = views
+        .iter()
+        .map(|(name, _)| db.rows(&format!("SELECT * FROM {name}")))
+        .collect();
+    save(&db);
+    let closed = db.close();
+    std::fs::remove_file(folder.path().join("part_0.json")).expect("removes");
+    let mut db = closed.open().expect("reopens");
+    for ((name, _), before) in views.iter().zip(&before) {
+        assert_eq!(&db.rows(&format!("SELECT * FROM {name}")), before, "{name}");
+    }
+    assert_eq!(anew(&db), Vec::<String>::new());
+    part(folder.path(), 2);
+    db.until("the new rows", |status| {
+        status
+            .relations
+            .iter()
+            .any(|one| one.name == "plain" && one.rows == 12)
+    });
+    db.ok("WAIT FOR counted; WAIT FOR twice");
+    assert_eq!(
+        db.rows("SELECT min(n), max(n), max(z) FROM counted"),
+        ["3|3|29"]
+    );
+    assert_eq!(db.rows("SELECT n FROM twice"), ["90"]);
+}
+
+/// Objects that came or went after the checkpoint are what the catalog says.
+#[test]
+fn a_restart_follows_the_catalog() {
+    let mut db = Db::with(never_saved());
+    generator(&mut db);
+    db.ok("CREATE TABLE t (v BIGINT); INSERT INTO t VALUES (1)");
+    db.ok("CREATE MATERIALIZED VIEW a AS SELECT count(*) AS n FROM s; CREATE MATERIALIZED VIEW b AS SELECT count(*) AS n FROM t");
+    db.ok("WAIT FOR a; WAIT FOR b");
+    save(&db);
+    let files = db.runs().len();
+    db.ok("DROP MATERIALIZED VIEW a; CREATE MATERIALIZED VIEW c AS SELECT sum(v) AS n FROM t; INSERT INTO t VALUES (2)");
+    let mut db = db.reopen();
+    assert_eq!(db.rows("SELECT b.n, c.n FROM b, c"), ["2|3"]);
+    assert_eq!(anew(&db), Vec::<String>::new());
+    assert!(db.runs().len() < files, "files of a dropped view stay");
+    // A job that was never saved holds no log, and is saved with the next checkpoint.
+    db.ok("DROP MATERIALIZED VIEW b");
+    save(&db);
+    let db = db.reopen();
+    assert_eq!(db.rows("SELECT n FROM c"), ["3"]);
+}
+
+/// State that was saved for another plan, or is damaged, is not read: the view begins anew and says why.
+#[test]
+fn state_of_another_plan_is_not_read() {
+    for damage in ["plan", "record", "run"] {
+        let mut db = Db::with(never_saved());
+        generator(&mut db);
+        db.ok("CREATE MATERIALIZED VIEW n AS SELECT v, count(*) AS n FROM s GROUP BY v; CREATE MATERIALIZED VIEW m AS SELECT max(n) AS m FROM n");
+        db.ok("WAIT FOR m");
+        save(&db);
+        let (rows, oid) = (db.rows("SELECT * FROM n"), db.oid("n").0);
+        let closed = db.close();
+        if damage == "run" {
+            for run in closed.runs() {
+                let mut content = std::fs::read(&run).expect("reads");
+                let at = content.len() - 40;
+                content[at] ^= 1;
+                std::fs::write(&run, content).expect("writes");
+            }
+        } else {
+            closed.with_runs(|runs| {
+                let mut record = runs
+                    .jobs()
+                    .expect("reads")
+                    .remove(&oid)
+                    .expect("a job")
+                    .expect("whole");
+                match damage {
+                    "plan" => record[3] ^= 1,
+                    _ => drop(record.pop()),
+                }
+                let jobs = vec![JobRecord {
+                    object: oid,
+                    record: Some(record),
+                    parts: 9,
+                }];
+                runs.commit(Checkpoint {
+                    jobs,
+                    ..Checkpoint::default()
+                })
+                .expect("commits");
+            });
+        }
+        let db = closed.open().expect("reopens");
+        assert_eq!(db.rows("SELECT * FROM n"), rows);
+        let why = anew(&db);
+        assert_eq!(why.len(), 2, "{why:?}");
+        assert!(
+            why[0].contains("\"n\"") && why[0].contains(damage),
+            "{why:?}"
+        );
+        save(&db);
+        let db = db.reopen();
+        assert_eq!(db.rows("SELECT * FROM n"), rows);
+        assert_eq!(anew(&db), Vec::<String>::new(), "it is saved as it is now");
+    }
+}
