@@ -19,6 +19,7 @@ use crate::batch::conform;
 use crate::error::EngineError;
 use crate::relation::Version;
 use crate::shared::{Shared, Stored};
+use crate::sink_log::Staging;
 use crate::status::{CheckpointStatus, ErrorRecord};
 use crate::table::Table;
 use crate::worker::weighted;
@@ -33,9 +34,9 @@ const MERGE_BACKOFF: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Saved {
     /// Every change through this epoch.
-    through: u64,
+    pub(crate) through: u64,
     /// The content then; none before the first checkpoint.
-    version: Option<Arc<Version>>,
+    pub(crate) version: Option<Arc<Version>>,
 }
 
 /// What the threads that save and merge share.
@@ -44,10 +45,16 @@ pub(crate) struct Checkpoints {
     pub(crate) runs: Runs,
     /// Held while a checkpoint is made.
     turn: Mutex<()>,
-    /// Whether to stop.
-    stop: Mutex<bool>,
+    /// Whether to stop, or to make the next one now.
+    wish: Mutex<Wish>,
     wake: Condvar,
     shown: Mutex<VecDeque<CheckpointStatus>>,
+}
+
+#[derive(Debug, Default)]
+struct Wish {
+    stop: bool,
+    save: bool,
 }
 
 impl Checkpoints {
@@ -57,28 +64,46 @@ impl Checkpoints {
         Self {
             runs,
             turn: Mutex::default(),
-            stop: Mutex::new(false),
+            wish: Mutex::default(),
             wake: Condvar::new(),
             shown: Mutex::new(shown.into_iter().collect()),
         }
     }
 
     pub(crate) fn stop(&self) {
-        *self.stop.lock() = true;
+        self.wish.lock().stop = true;
+        self.wake.notify_all();
+    }
+
+    /// Asks for a checkpoint now: somebody waits for what it stages.
+    pub(crate) fn ask(&self) {
+        self.wish.lock().save = true;
         self.wake.notify_all();
     }
 
     fn stopping(&self) -> bool {
-        *self.stop.lock()
+        self.wish.lock().stop
+    }
+
+    /// Waits for the next checkpoint; false when the engine stops.
+    fn pause_to_save(&self, wait: Duration) -> bool {
+        self.pause_until(wait, |wish| std::mem::take(&mut wish.save))
     }
 
     /// Waits; false when the engine stops.
     fn pause(&self, wait: Duration) -> bool {
+        self.pause_until(wait, |_| false)
+    }
+
+    fn pause_until(&self, wait: Duration, due: impl Fn(&mut Wish) -> bool) -> bool {
         let deadline = Instant::now() + wait;
-        let mut stop = self.stop.lock();
-        while !*stop {
-            if self.wake.wait_until(&mut stop, deadline).timed_out() {
-                return !*stop;
+        let mut wish = self.wish.lock();
+        while !wish.stop {
+            if due(&mut wish) {
+                return true;
+            }
+            if self.wake.wait_until(&mut wish, deadline).timed_out() {
+                return !wish.stop;
             }
         }
         false
@@ -102,7 +127,7 @@ impl Checkpoints {
 pub(crate) fn save_on(shared: &Shared) {
     let interval = shared.config.checkpoint_interval;
     let mut wait = interval;
-    while shared.checkpoints.pause(wait) {
+    while shared.checkpoints.pause_to_save(wait) {
         let saved = guarded(|| save(shared));
         wait = match saved {
             Ok(_) => interval,
@@ -133,6 +158,7 @@ pub(crate) fn save(shared: &Shared) -> Result<bool, EngineError> {
     }
     let (began, started_at_us) = (Instant::now(), shared.clock.now_us());
     let epoch = shared.latest();
+    tracing::trace!(epoch, "checkpoint writes runs");
     let relations: Vec<Arc<Stored>> = shared.relations.read().values().cloned().collect();
     let (mut saves, mut pinned) = (Vec::new(), Vec::new());
     for stored in &relations {
@@ -146,12 +172,20 @@ pub(crate) fn save(shared: &Shared) -> Result<bool, EngineError> {
             Err(error) => report(shared, stored, "could not be saved", &error),
         }
     }
-    if saves.is_empty() {
+    let mut staging = Staging::of(shared, epoch);
+    let (staged, records) = staging.saves(shared);
+    saves.extend(staged);
+    if saves.is_empty() && records.is_empty() {
+        tracing::trace!(epoch, "checkpoint ends");
+        staging.idle(shared);
         return Ok(false);
     }
+    let started_at_ms = started_at_us.div_euclid(1000);
+    tracing::trace!(epoch, "checkpoint commits");
     let committed = checkpoints
         .runs
-        .commit(epoch, started_at_us.div_euclid(1000), saves);
+        .commit_with(epoch, started_at_ms, saves, &records);
+    tracing::trace!(epoch, "checkpoint ends");
     let shown = match committed {
         Ok(info) => {
             for (stored, version) in pinned {
@@ -162,13 +196,14 @@ pub(crate) fn save(shared: &Shared) -> Result<bool, EngineError> {
                     };
                 }
             }
+            staging.committed(shared);
             CheckpointStatus::of(info, began.elapsed())
         }
         Err(error) => {
             let info = CheckpointInfo {
                 number: checkpoints.runs.newest().number + 1,
                 epoch,
-                started_at_ms: started_at_us.div_euclid(1000),
+                started_at_ms,
                 ..CheckpointInfo::default()
             };
             let failed = CheckpointStatus {
@@ -243,7 +278,7 @@ fn shape(stored: &Stored, table: &Table) -> Result<RunShape, StateError> {
     RunShape::new(stored.schema(), key.unwrap_or_default())
 }
 
-fn report(shared: &Shared, stored: &Stored, what: &str, error: &EngineError) {
+pub(crate) fn report(shared: &Shared, stored: &Stored, what: &str, error: &EngineError) {
     let message = format!("{} {what}: {error}", stored.label());
     tracing::error!("{message}");
     let (sqlstate, at_us) = (error.report().sqlstate, shared.clock.now_us());
@@ -327,7 +362,11 @@ pub(crate) fn recover(shared: &Shared, stored: &Stored) -> Result<Arc<Version>, 
     Ok(Arc::new(version))
 }
 
-fn from_log(change: &WeightedBatch, stored: &Stored, name: &str) -> Result<Delta, EngineError> {
+pub(crate) fn from_log(
+    change: &WeightedBatch,
+    stored: &Stored,
+    name: &str,
+) -> Result<Delta, EngineError> {
     let batch = conform(&change.batch, &stored.schema()).map_err(|error| EngineError::Storage {
         sqlstate: "XX001",
         message: format!("{name} is corrupt: {error}"),

@@ -4,6 +4,8 @@
 //! and after the transaction that no longer names it, its file is rubbish that may be removed. A file is removed only when no
 //! committed manifest names it.
 
+mod apart;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +20,7 @@ use crate::io::Disk;
 use crate::manifest::{CHECKPOINT, CheckpointInfo, Newest, STATE_RUNS, TableRuns};
 use crate::point::{CrashPoints, Point};
 use crate::run::{Run, RunInfo, RunShape, RunWriter, run_number, run_path, sorted};
-use crate::store::{DML, Store};
+use crate::store::{DML, Store, write_sink};
 
 /// Changes that go into one run: their rows are sorted in memory.
 const RUN_CHANGE_BYTES: usize = 256 << 20;
@@ -48,6 +50,8 @@ struct State {
     under_way: BTreeSet<u64>,
     /// Files that no manifest names any more.
     rubbish: BTreeSet<u64>,
+    /// First of the runs of a table that must stay as they are.
+    held: BTreeMap<u32, u64>,
 }
 
 /// A finished run that no manifest names yet. When it is dropped before one does, its file goes.
@@ -207,6 +211,20 @@ impl Runs {
         started_at_ms: i64,
         saves: Vec<Save>,
     ) -> Result<CheckpointInfo, StateError> {
+        self.commit_with(epoch, started_at_ms, saves, &[])
+    }
+
+    /// As [`Runs::commit`], and replaces the logs of sinks by one record each, all in one transaction.
+    ///
+    /// # Errors
+    /// As for [`Runs::commit`].
+    pub fn commit_with(
+        &self,
+        epoch: u64,
+        started_at_ms: i64,
+        saves: Vec<Save>,
+        sinks: &[(u32, Vec<u8>)],
+    ) -> Result<CheckpointInfo, StateError> {
         let inner = &self.inner;
         // A run that is dropped takes the lock, so nothing here may drop one while it is held: these live longer than it.
         let (mut saves, mut passed_over) = (saves, Vec::new());
@@ -242,6 +260,11 @@ impl Runs {
                 .extend(save.runs.iter().map(|run| run.info.clone()));
             cut_log(&txn, save.table, save.through)?;
             tables.push((save.table, table));
+        }
+        for (sink, record) in sinks {
+            if !inner.store.is_forgotten(*sink) {
+                write_sink(&txn, *sink, record)?;
+            }
         }
         write_manifest(&txn, &newest, &tables)?;
         inner.hit(Point::ManifestCommit)?;
@@ -280,7 +303,10 @@ impl Runs {
             tables.map(|(table, runs)| (*table, runs.clone())).collect()
         };
         for (table, runs) in tables {
-            let Some(choice) = compact::choose(&runs.runs) else {
+            let held = self.inner.state().held.get(&table).copied();
+            let free = runs.runs.iter().take_while(|run| Some(run.number) != held);
+            let free: Vec<RunInfo> = free.cloned().collect();
+            let Some(choice) = compact::choose(&free) else {
                 continue;
             };
             let Some(shape) = shape_of(table) else {
