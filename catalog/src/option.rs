@@ -57,6 +57,16 @@ pub fn validate_sink_options(
     validate(connector::sink_place(connector)?, options)
 }
 
+/// What a new sink promises its readers unless it says otherwise.
+pub fn default_delivery(connector: &str) -> &'static str {
+    let place = connector::sink_place(connector).ok();
+    let mut options = place.into_iter().flat_map(options_of);
+    let delivery = options.find(|spec| spec.name == "delivery");
+    delivery
+        .and_then(|spec| spec.default)
+        .unwrap_or("at_least_once")
+}
+
 /// The checked options of a table that an outside system keeps, without `connector` itself.
 ///
 /// # Errors

@@ -55,7 +55,8 @@ pub trait CommittingSink: Send + Sync {
     /// What its rows stand for.
     fn form(&self) -> Form;
 
-    /// Asks the outside system whether it has what the sink needs; once, at CREATE. Leaves nothing behind.
+    /// Asks the outside system whether it has what the sink needs; once, at CREATE. Leaves nothing behind but what all sinks of
+    /// that system share.
     ///
     /// # Errors
     /// What is missing there, or why it does not answer.

@@ -1,4 +1,4 @@
-//! What a connector is given from outside: the clock, and the folder it may read.
+//! What a connector is given from outside: the clock, the folder it may read, and the name it goes by.
 //!
 //! Invariant: nothing else in this crate asks the machine for the time of day; tests move time by hand.
 
@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
 
 /// A source of wall-clock time.
 pub trait Clock: Send + Sync + Debug {
@@ -68,6 +70,8 @@ pub struct ConnectorContext {
     pub clock: Arc<dyn Clock>,
     /// Local files lie below this folder.
     pub file_root: PathBuf,
+    /// Names this installation in outside systems: it is made once for a data dir and never changes.
+    pub installation: Uuid,
 }
 
 impl ConnectorContext {
@@ -76,6 +80,16 @@ impl ConnectorContext {
         Self {
             clock,
             file_root: PathBuf::from("."),
+            installation: Uuid::nil(),
+        }
+    }
+
+    /// The same for the installation of this name.
+    #[must_use]
+    pub fn with_installation(self, installation: [u8; 16]) -> Self {
+        Self {
+            installation: Uuid::from_bytes(installation),
+            ..self
         }
     }
 

@@ -83,6 +83,30 @@ pub enum ConnectorError {
         /// Why.
         detail: String,
     },
+    /// The topic that says how far exactly-once sinks have come cannot be had.
+    #[error("could not create topic \"{topic}\" on Kafka broker {brokers}")]
+    MarkerTopic {
+        /// The topic.
+        topic: String,
+        /// `properties.bootstrap.server` as given.
+        brokers: String,
+        /// What the broker said.
+        detail: String,
+    },
+    /// The brokers know no transactions, or not for us.
+    #[error("Kafka broker {brokers} does not take transactions")]
+    NoTransactions {
+        /// `properties.bootstrap.server` as given.
+        brokers: String,
+        /// What the broker said.
+        detail: String,
+    },
+    /// Somebody else writes as this sink.
+    #[error("another writer has taken over the sink")]
+    Fenced {
+        /// The name both go by.
+        writer: String,
+    },
     /// A row cannot be named to the readers of the sink.
     #[error("null value in the key of a message")]
     NullKey,
@@ -136,6 +160,9 @@ impl ConnectorError {
             ConnectorError::ColumnType { .. } => "42804",
             ConnectorError::NoFile { .. } => "58P01",
             ConnectorError::File { .. } => "58030",
+            ConnectorError::MarkerTopic { .. } => "42501",
+            ConnectorError::NoTransactions { .. } => "0A000",
+            ConnectorError::Fenced { .. } => "55000",
             ConnectorError::NullKey => "23502",
             ConnectorError::Gap { .. } => "58030",
             ConnectorError::Hbase(error) => error.sqlstate(),
@@ -172,6 +199,20 @@ impl ConnectorError {
             ),
             ConnectorError::File { detail, .. } => (Some(detail.clone()), None),
             ConnectorError::Hbase(error) => (error.detail(), error.hint()),
+            ConnectorError::MarkerTopic { topic, detail, .. } => (
+                Some(detail.clone()),
+                Some(format!(
+                    "Create topic \"{topic}\" with one partition and cleanup.policy=compact and grant READ and WRITE on it, or use delivery = 'at_least_once'."
+                )),
+            ),
+            ConnectorError::NoTransactions { detail, .. } => (
+                Some(detail.clone()),
+                Some("Grant WRITE and DESCRIBE on the transactional id, or use delivery = 'at_least_once'.".into()),
+            ),
+            ConnectorError::Fenced { writer } => (
+                Some(format!("Both write with the transactional id \"{writer}\".")),
+                Some("Stop the other server: it runs on a copy of this data dir.".into()),
+            ),
             ConnectorError::NullKey => (
                 None,
                 Some("Use KEY ENCODE JSON, or leave such rows out of the sink's query.".into()),

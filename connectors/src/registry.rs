@@ -11,7 +11,7 @@ use crate::context::ConnectorContext;
 use crate::datagen::DatagenSource;
 use crate::error::ConnectorError;
 use crate::file::FileSource;
-use crate::kafka::{KafkaSink, KafkaSource};
+use crate::kafka::{KafkaCommitter, KafkaSink, KafkaSource};
 use crate::nexmark::NexmarkSource;
 use crate::print::PrintSink;
 use crate::sink::AnySink;
@@ -48,20 +48,23 @@ pub fn source(
 ///
 /// # Errors
 /// 0A000 for a connector or delivery guarantee this build does not have.
-pub fn sink(relation: &Relation, _context: &ConnectorContext) -> Result<AnySink, ConnectorError> {
+pub fn sink(relation: &Relation, context: &ConnectorContext) -> Result<AnySink, ConnectorError> {
     let RelationKind::Sink(spec) = &relation.kind else {
         return Err(ConnectorError::Internal(format!(
             "relation \"{}\" is not a sink",
             relation.name
         )));
     };
-    if spec.delivery == "exactly_once" {
-        return Err(ConnectorError::Unsupported {
-            what: "delivery = 'exactly_once'".into(),
-            hint: "Use delivery = 'at_least_once'.".into(),
-        });
-    }
+    let exactly_once = spec.delivery == "exactly_once";
     match spec.connector.as_str() {
+        "kafka" if exactly_once => {
+            let committer = KafkaCommitter::new(relation, spec, context)?;
+            Ok(AnySink::Committing(Box::new(committer)))
+        }
+        _ if exactly_once => Err(ConnectorError::Unsupported {
+            what: format!("delivery = 'exactly_once' of a {} sink", spec.connector),
+            hint: "Use delivery = 'at_least_once'.".into(),
+        }),
         "kafka" => Ok(AnySink::Messages(Box::new(KafkaSink::new(relation, spec)?))),
         "blackhole" => Ok(AnySink::Rows(Box::new(BlackholeSink::default()))),
         "print" => Ok(AnySink::Rows(Box::new(PrintSink::new(

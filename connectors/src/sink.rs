@@ -6,6 +6,7 @@
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 
+use crate::commit::CommittingSink;
 use crate::delta::{Delta, EpochInfo};
 use crate::error::ConnectorError;
 
@@ -15,6 +16,8 @@ pub enum AnySink {
     Rows(Box<dyn Sink>),
     /// Takes messages, each of which stands for a row or for a key's row.
     Messages(Box<dyn MessageSink>),
+    /// Takes staged changes, each exactly once.
+    Committing(Box<dyn CommittingSink>),
 }
 
 impl std::fmt::Debug for AnySink {
@@ -22,6 +25,7 @@ impl std::fmt::Debug for AnySink {
         formatter.write_str(match self {
             AnySink::Rows(_) => "AnySink::Rows",
             AnySink::Messages(_) => "AnySink::Messages",
+            AnySink::Committing(_) => "AnySink::Committing",
         })
     }
 }
@@ -35,6 +39,7 @@ impl AnySink {
         match self {
             AnySink::Rows(_) => Ok(()),
             AnySink::Messages(sink) => sink.check().await,
+            AnySink::Committing(sink) => sink.check().await,
         }
     }
 }

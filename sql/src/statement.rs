@@ -48,6 +48,8 @@ pub enum Statement {
     Flush,
     /// `WAIT FOR x`.
     WaitFor(ast::ObjectName),
+    /// `ALTER SINK x RESUME`: goes on though readers may see rows again.
+    ResumeSink(ast::ObjectName),
     /// `TRUNCATE a, b`.
     Truncate(Vec<ast::ObjectName>),
     /// `SUBSCRIBE ...`.

@@ -589,6 +589,7 @@ fn statement() -> impl Strategy<Value = Statement> {
         1 => explain,
         1 => object_name().prop_map(Statement::Describe),
         1 => object_name().prop_map(Statement::WaitFor),
+        1 => object_name().prop_map(Statement::ResumeSink),
         1 => Just(Statement::Flush),
         1 => subscribe(),
         1 => copy(),

@@ -235,7 +235,7 @@ const KAFKA: &[Place] = &[Place::KafkaSource];
 const DATAGEN: &[Place] = &[Place::DatagenSource];
 const KAFKA_SINK: &[Place] = &[Place::KafkaSink];
 const ANY_KAFKA: &[Place] = &[Place::KafkaSource, Place::KafkaSink];
-const ANY_SINK: &[Place] = &[Place::KafkaSink, Place::BlackholeSink, Place::PrintSink];
+const SHOWING_SINK: &[Place] = &[Place::BlackholeSink, Place::PrintSink];
 const APPENDING_SINK: &[Place] = &[Place::KafkaSink, Place::TableSink];
 const HBASE: &[Place] = &[Place::HbaseTable];
 const VIEW: &[Place] = &[Place::MaterializedView];
@@ -247,28 +247,156 @@ const NOT_NEGATIVE: OptionKind = OptionKind::Integer(0, i64::MAX);
 /// Every option but `connector`, the Kafka client's `properties.*` and datagen's `fields.*`.
 pub const OPTIONS: &[OptionSpec] = &[
     // --- hbase tables
-    OptionSpec::new("thrift.servers", HBASE, OptionKind::List, "list of Thrift2 gateways, host:port").required(),
-    OptionSpec::new("thrift.transport", HBASE, OptionKind::Enum(&["framed", "unframed"]), "how the gateways tell messages apart").default("framed"),
-    OptionSpec::new("thrift.protocol", HBASE, OptionKind::Enum(&["compact", "binary"]), "encoding that the gateways speak").default("compact"),
-    OptionSpec::new("table", HBASE, OptionKind::Text, "name of the table in HBase").required(),
-    OptionSpec::new("family", HBASE, OptionKind::Text, "column family of columns that name none"),
-    OptionSpec::new("columns", HBASE, OptionKind::Text, "list of column=family:qualifier#encoding"),
-    OptionSpec::new("key.encoding", HBASE, OptionKind::Enum(&["single", "ordered", "separated", "fixed"]), "how key columns share the row key"),
-    OptionSpec::new("key.separator", HBASE, OptionKind::Text, "character between the parts of a separated key").default("|"),
-    OptionSpec::new("key.salt_buckets", HBASE, OptionKind::Integer(0, 256), "number of salts that lead row keys").default("0"),
-    OptionSpec::new("value.encoding", HBASE, OptionKind::Enum(&["bytes", "string", "ordered", "json"]), "encoding of values in cells").default("bytes"),
-    OptionSpec::new("null.mode", HBASE, OptionKind::Enum(&["delete", "skip", "empty"]), "fate of the cell of a column that is NULL").default("delete"),
-    OptionSpec::new("create", HBASE, OptionKind::Enum(&["never", "if-missing"]), "whether a missing table is created").default("never"),
-    OptionSpec::new("create.versions", HBASE, POSITIVE, "number of versions a created table keeps"),
-    OptionSpec::new("create.ttl", HBASE, OptionKind::Duration, "time a created table keeps a cell"),
-    OptionSpec::new("create.compression", HBASE, OptionKind::Enum(&["none", "gz", "snappy", "lz4", "zstd", "lzo"]), "compression of a created table"),
-    OptionSpec::new("create.bloom", HBASE, OptionKind::Enum(&["none", "row", "rowcol"]), "bloom filter of a created table"),
-    OptionSpec::new("create.splits", HBASE, OptionKind::Text, "list of keys at which a created table is split").built(Built::No, Some("Create the table with SPLITS in the HBase shell.")),
-    OptionSpec::new("scan.page.bytes", HBASE, OptionKind::Bytes, "size of a page of a scan").default("4MB"),
-    OptionSpec::new("lookup.cache.rows", HBASE, POSITIVE, "number of rows a lookup join remembers").built(Built::No, Some("Every read asks HBase.")),
-    OptionSpec::new("lookup.cache.ttl", HBASE, OptionKind::Duration, "time a lookup join remembers a row").built(Built::No, Some("Every read asks HBase.")),
-    OptionSpec::new("lookup.timeout", HBASE, OptionKind::Duration, "time to wait for an answer").default("10 s"),
-    OptionSpec::new("write.batch.bytes", HBASE, OptionKind::Bytes, "size of a request that writes").default("1MB"),
+    OptionSpec::new(
+        "thrift.servers",
+        HBASE,
+        OptionKind::List,
+        "list of Thrift2 gateways, host:port",
+    )
+    .required(),
+    OptionSpec::new(
+        "thrift.transport",
+        HBASE,
+        OptionKind::Enum(&["framed", "unframed"]),
+        "how the gateways tell messages apart",
+    )
+    .default("framed"),
+    OptionSpec::new(
+        "thrift.protocol",
+        HBASE,
+        OptionKind::Enum(&["compact", "binary"]),
+        "encoding that the gateways speak",
+    )
+    .default("compact"),
+    OptionSpec::new(
+        "table",
+        HBASE,
+        OptionKind::Text,
+        "name of the table in HBase",
+    )
+    .required(),
+    OptionSpec::new(
+        "family",
+        HBASE,
+        OptionKind::Text,
+        "column family of columns that name none",
+    ),
+    OptionSpec::new(
+        "columns",
+        HBASE,
+        OptionKind::Text,
+        "list of column=family:qualifier#encoding",
+    ),
+    OptionSpec::new(
+        "key.encoding",
+        HBASE,
+        OptionKind::Enum(&["single", "ordered", "separated", "fixed"]),
+        "how key columns share the row key",
+    ),
+    OptionSpec::new(
+        "key.separator",
+        HBASE,
+        OptionKind::Text,
+        "character between the parts of a separated key",
+    )
+    .default("|"),
+    OptionSpec::new(
+        "key.salt_buckets",
+        HBASE,
+        OptionKind::Integer(0, 256),
+        "number of salts that lead row keys",
+    )
+    .default("0"),
+    OptionSpec::new(
+        "value.encoding",
+        HBASE,
+        OptionKind::Enum(&["bytes", "string", "ordered", "json"]),
+        "encoding of values in cells",
+    )
+    .default("bytes"),
+    OptionSpec::new(
+        "null.mode",
+        HBASE,
+        OptionKind::Enum(&["delete", "skip", "empty"]),
+        "fate of the cell of a column that is NULL",
+    )
+    .default("delete"),
+    OptionSpec::new(
+        "create",
+        HBASE,
+        OptionKind::Enum(&["never", "if-missing"]),
+        "whether a missing table is created",
+    )
+    .default("never"),
+    OptionSpec::new(
+        "create.versions",
+        HBASE,
+        POSITIVE,
+        "number of versions a created table keeps",
+    ),
+    OptionSpec::new(
+        "create.ttl",
+        HBASE,
+        OptionKind::Duration,
+        "time a created table keeps a cell",
+    ),
+    OptionSpec::new(
+        "create.compression",
+        HBASE,
+        OptionKind::Enum(&["none", "gz", "snappy", "lz4", "zstd", "lzo"]),
+        "compression of a created table",
+    ),
+    OptionSpec::new(
+        "create.bloom",
+        HBASE,
+        OptionKind::Enum(&["none", "row", "rowcol"]),
+        "bloom filter of a created table",
+    ),
+    OptionSpec::new(
+        "create.splits",
+        HBASE,
+        OptionKind::Text,
+        "list of keys at which a created table is split",
+    )
+    .built(
+        Built::No,
+        Some("Create the table with SPLITS in the HBase shell."),
+    ),
+    OptionSpec::new(
+        "scan.page.bytes",
+        HBASE,
+        OptionKind::Bytes,
+        "size of a page of a scan",
+    )
+    .default("4MB"),
+    OptionSpec::new(
+        "lookup.cache.rows",
+        HBASE,
+        POSITIVE,
+        "number of rows a lookup join remembers",
+    )
+    .built(Built::No, Some("Every read asks HBase.")),
+    OptionSpec::new(
+        "lookup.cache.ttl",
+        HBASE,
+        OptionKind::Duration,
+        "time a lookup join remembers a row",
+    )
+    .built(Built::No, Some("Every read asks HBase.")),
+    OptionSpec::new(
+        "lookup.timeout",
+        HBASE,
+        OptionKind::Duration,
+        "time to wait for an answer",
+    )
+    .default("10 s"),
+    OptionSpec::new(
+        "write.batch.bytes",
+        HBASE,
+        OptionKind::Bytes,
+        "size of a request that writes",
+    )
+    .default("1MB"),
     // --- sources, sinks and views
     OptionSpec::new(
         "on_error",
@@ -304,13 +432,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         "number of rows read per second at most",
     ),
     OptionSpec::new("topic", KAFKA, OptionKind::Text, "topic to read").required(),
-    OptionSpec::new(
-        "topic",
-        KAFKA_SINK,
-        OptionKind::Text,
-        "topic to write to",
-    )
-    .required(),
+    OptionSpec::new("topic", KAFKA_SINK, OptionKind::Text, "topic to write to").required(),
     OptionSpec::new(
         "properties.bootstrap.server",
         ANY_KAFKA,
@@ -437,7 +559,14 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     OptionSpec::new(
         "delivery",
-        ANY_SINK,
+        KAFKA_SINK,
+        OptionKind::Enum(&["at_least_once", "exactly_once"]),
+        "promise to readers of the sink",
+    )
+    .default("exactly_once"),
+    OptionSpec::new(
+        "delivery",
+        SHOWING_SINK,
         OptionKind::Enum(&["at_least_once", "exactly_once"]),
         "promise to readers of the sink",
     )
@@ -474,12 +603,9 @@ pub const OPTIONS: &[OptionSpec] = &[
         "sink_log.max_bytes",
         KAFKA_SINK,
         OptionKind::Bytes,
-        "size of what waits for delivery at most",
+        "size of what waits for delivery at most, under delivery = 'exactly_once'",
     )
-    .built(
-        Built::No,
-        Some("Leave it out: under delivery = 'at_least_once' nothing piles up, changes that wait merge."),
-    ),
+    .default("10GB"),
     OptionSpec::new(
         "on_compute_error",
         VIEW,

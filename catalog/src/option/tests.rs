@@ -514,10 +514,15 @@ fn kafka_sinks_say_how_rows_become_messages() {
         validate_sink_options(KAFKA, &with(&all))
     };
     assert!(options(&[("properties.linger.ms", "1"), ("primary_key", "a, b")]).is_ok());
+    assert!(options(&[("delivery", "exactly_once"), ("sink_log.max_bytes", "1GB")]).is_ok());
+    assert_eq!(
+        (default_delivery(KAFKA), default_delivery("print")),
+        ("exactly_once", "at_least_once")
+    );
     for (name, value, sqlstate) in [
-        ("delivery", "exactly_once", "0A000"),
+        ("delivery", "at_most_once", "22023"),
         ("snapshot", "false", "0A000"),
-        ("sink_log.max_bytes", "1GB", "0A000"),
+        ("sink_log.max_bytes", "much", "22023"),
         ("properties.acks", "0", "22023"),
         ("properties.isolation.level", "read_committed", "22023"),
         ("scan.startup.mode", "earliest", "22023"),

@@ -1,10 +1,14 @@
 //! The Kafka source and sink: one topic each; the source's partitions are assigned by hand, its offsets owned by the engine.
 //!
-//! Invariant: nothing is committed to a consumer group, no group is joined, and no topic is created by reading or writing it.
+//! Invariant: nothing is committed to a consumer group, no group is joined, and no topic is created by reading or writing it;
+//! the one topic that is made is that of the markers of exactly-once sinks.
 
 mod client;
+mod commit;
+mod encoding;
 mod ffi;
 mod fill;
+mod marker;
 mod options;
 mod place;
 mod reader;
@@ -25,6 +29,7 @@ use crate::format::JsonOptions;
 use crate::options::Options;
 use crate::source::{Offsets, SourceConnector, SourceReader};
 use client::{Cluster, Extent};
+pub(crate) use commit::KafkaCommitter;
 pub use fill::fill_with_nexmark;
 use options::{KafkaOptions, Start};
 use reader::KafkaReader;

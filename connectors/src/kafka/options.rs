@@ -63,6 +63,10 @@ const PRODUCER_FIXED: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "false"),
 ];
 
+/// Settings of a producer whose messages become visible by transaction. A server that died in one leaves it open for at most
+/// this long, and readers of committed messages wait as long.
+const TRANSACTION_FIXED: &[(&str, &str)] = &[("transaction.timeout.ms", "60000")];
+
 /// Where reading starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Start {
@@ -157,6 +161,24 @@ impl KafkaOptions {
             config.set(*name, *value);
         }
         config
+    }
+
+    /// Configuration of a client that writes in transactions.
+    pub(super) fn committing(&self, transactional_id: &str) -> ClientConfig {
+        let mut config = self.writing();
+        for (name, value) in TRANSACTION_FIXED {
+            config.set(*name, *value);
+        }
+        config.set("transactional.id", transactional_id);
+        config
+    }
+
+    /// The same brokers and login, for another topic.
+    pub(super) fn for_topic(&self, topic: &str) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// Configuration of a client that only asks questions. Without `group.id` its destructor does not wait for a group.

@@ -12,12 +12,13 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord};
-use thalweg_catalog::{Relation, SinkFormat, SinkSpec, SqlType};
+use thalweg_catalog::{Relation, SinkSpec};
 
 use super::client::{Cluster, Trouble, classify, client_error};
+use super::encoding::Encoding;
 use super::options::KafkaOptions;
 use crate::error::ConnectorError;
-use crate::format::{JsonEncoder, excerpt, plain_text};
+use crate::format::excerpt;
 use crate::sink::{Form, Message, MessageSink};
 
 /// Messages that wait for their acknowledgment at most; the client library bounds their bytes.
@@ -28,9 +29,7 @@ const LOG_CHARS_MAX: usize = 300;
 /// A topic that rows are written to.
 pub struct KafkaSink {
     options: Arc<KafkaOptions>,
-    form: Form,
-    value: JsonEncoder,
-    key: Key,
+    encoding: Encoding,
     /// Made when first needed, and again after an error.
     producer: Option<FutureProducer<Quiet>>,
 }
@@ -40,22 +39,13 @@ impl std::fmt::Debug for KafkaSink {
         formatter
             .debug_struct("KafkaSink")
             .field("options", &self.options)
-            .field("form", &self.form)
+            .field("form", &self.encoding.form())
             .finish_non_exhaustive()
     }
 }
 
-/// How a row's message key is made.
-#[derive(Debug)]
-enum Key {
-    None,
-    Json(JsonEncoder),
-    Text { position: usize, ty: SqlType },
-    Bytes { position: usize },
-}
-
 /// Takes the client library's log.
-struct Quiet;
+pub(super) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -70,37 +60,9 @@ impl ClientContext for Quiet {
 impl KafkaSink {
     /// Checks options, format and key columns; contacts nobody.
     pub(crate) fn new(relation: &Relation, spec: &SinkSpec) -> Result<Self, ConnectorError> {
-        let format = spec.format.as_ref().ok_or_else(|| {
-            ConnectorError::option_hint(
-                "a kafka sink needs FORMAT and ENCODE",
-                "Add FORMAT PLAIN ENCODE JSON or FORMAT UPSERT ENCODE JSON.",
-            )
-        })?;
-        if format.encode != "JSON" {
-            return Err(ConnectorError::Unsupported {
-                what: format!("ENCODE {}", format.encode),
-                hint: "Use ENCODE JSON.".into(),
-            });
-        }
-        let form = match format.row.as_str() {
-            "PLAIN" => Form::Append,
-            "UPSERT" => Form::Upsert,
-            other => {
-                return Err(ConnectorError::Unsupported {
-                    what: format!("FORMAT {other}"),
-                    hint: "Use FORMAT PLAIN or FORMAT UPSERT.".into(),
-                });
-            }
-        };
-        let columns = || {
-            let named = relation.columns.iter().enumerate();
-            named.map(|(index, column)| (index, column.name.as_str(), &column.ty))
-        };
         Ok(Self {
             options: Arc::new(KafkaOptions::of_sink(spec)?),
-            form,
-            value: JsonEncoder::new(columns()),
-            key: Key::new(relation, format)?,
+            encoding: Encoding::new(relation, spec)?,
             producer: None,
         })
     }
@@ -154,62 +116,10 @@ impl KafkaSink {
     }
 }
 
-impl Key {
-    fn new(relation: &Relation, format: &SinkFormat) -> Result<Self, ConnectorError> {
-        let mut columns = Vec::new();
-        for position in &format.key {
-            let column = relation.columns.get(*position).ok_or_else(|| {
-                ConnectorError::Internal(format!("the sink has no column {position}"))
-            })?;
-            columns.push((*position, column));
-        }
-        let Some((position, first)) = columns.first().copied() else {
-            return Ok(Key::None);
-        };
-        match format.key_encode.as_str() {
-            "TEXT" => Ok(Key::Text {
-                position,
-                ty: first.ty.clone(),
-            }),
-            "BYTES" if first.ty == SqlType::Bytea => Ok(Key::Bytes { position }),
-            "BYTES" => Err(ConnectorError::ColumnType {
-                message: format!(
-                    "KEY ENCODE BYTES needs a key column of type bytea, \"{}\" is {}",
-                    first.name, first.ty
-                ),
-            }),
-            _ => Ok(Key::Json(JsonEncoder::new(columns.iter().map(
-                |(position, column)| (*position, column.name.as_str(), &column.ty),
-            )))),
-        }
-    }
-
-    fn of(&self, batch: &RecordBatch, row: usize) -> Result<Option<Vec<u8>>, ConnectorError> {
-        let column = |position: usize| {
-            batch
-                .columns()
-                .get(position)
-                .ok_or_else(|| ConnectorError::Internal("the key has no values".into()))
-        };
-        match self {
-            Key::None => Ok(None),
-            Key::Json(encoder) => encoder.row(batch.columns(), row).map(Some),
-            Key::Text { position, ty } => plain_text(ty, column(*position)?.as_ref(), row),
-            Key::Bytes { position } => {
-                use arrow::array::{Array, AsArray};
-                let bytes = column(*position)?
-                    .as_binary_opt::<i32>()
-                    .ok_or_else(|| ConnectorError::Internal("the key is not bytes".into()))?;
-                Ok(bytes.is_valid(row).then(|| bytes.value(row).to_vec()))
-            }
-        }
-    }
-}
-
 #[async_trait]
 impl MessageSink for KafkaSink {
     fn form(&self) -> Form {
-        self.form
+        self.encoding.form()
     }
 
     async fn check(&self) -> Result<(), ConnectorError> {
@@ -222,16 +132,7 @@ impl MessageSink for KafkaSink {
     }
 
     fn messages(&self, batch: &RecordBatch) -> Result<Vec<Message>, ConnectorError> {
-        (0..batch.num_rows())
-            .map(|row| {
-                let key = self.key.of(batch, row)?;
-                if self.form == Form::Upsert && key.is_none() {
-                    return Err(ConnectorError::NullKey);
-                }
-                let value = Some(self.value.row(batch.columns(), row)?);
-                Ok(Message { key, value })
-            })
-            .collect()
+        self.encoding.messages(batch)
     }
 
     async fn send(&mut self, messages: Vec<Message>) -> Result<(), ConnectorError> {
@@ -259,7 +160,7 @@ async fn acknowledged(
     }
 }
 
-fn explain(options: &KafkaOptions, error: &KafkaError) -> ConnectorError {
+pub(super) fn explain(options: &KafkaOptions, error: &KafkaError) -> ConnectorError {
     let (brokers, topic) = (options.brokers.clone(), options.topic.clone());
     let timed_out = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut);
     match classify(error) {

@@ -166,6 +166,7 @@ impl Job {
         flow: Option<Dataflow>,
     ) -> Result<Option<Outcome>, EngineError> {
         let _scans = Scans(self);
+        tracing::trace!(view = %self.relation.name, "backfill begins");
         let places = done
             .filter(|_| !self.starts_over() && self.stateful.is_some() == flow.is_some())
             .and_then(|done| self.stood_at(shared, done));
@@ -231,6 +232,7 @@ struct Scans<'a>(&'a Job);
 
 impl Drop for Scans<'_> {
     fn drop(&mut self) {
+        tracing::trace!(view = %self.0.relation.name, "backfill ends");
         self.0.backfill.lock().clear();
     }
 }

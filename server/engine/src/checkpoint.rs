@@ -24,10 +24,12 @@ use self::record::Record;
 pub(crate) use self::resume::resume;
 use self::rounds::{Round, gather, renew};
 pub(crate) use self::tables::{Saved, recover};
+pub(crate) use self::tables::from_log;
 use self::tables::{save_table, shape};
 use crate::error::EngineError;
 use crate::relation::Version;
 use crate::shared::{Shared, Stored};
+use crate::sink_log::Staging;
 use crate::status::{CheckpointStatus, ErrorRecord};
 
 /// Checkpoints that `sys.checkpoints` shows.
@@ -55,10 +57,16 @@ pub(crate) struct Checkpoints {
     rounds: Mutex<Vec<Round>>,
     /// What is saved of jobs that have not been started yet.
     unclaimed: Mutex<BTreeMap<Oid, Result<Vec<u8>, StateError>>>,
-    /// Whether to stop.
-    stop: Mutex<bool>,
+    /// Whether to stop, or to make the next one now.
+    wish: Mutex<Wish>,
     wake: Condvar,
     shown: Mutex<VecDeque<CheckpointStatus>>,
+}
+
+#[derive(Debug, Default)]
+struct Wish {
+    stop: bool,
+    save: bool,
 }
 
 impl Checkpoints {
@@ -74,7 +82,7 @@ impl Checkpoints {
             runs,
             turn: Mutex::default(),
             rounds: Mutex::default(),
-            stop: Mutex::new(false),
+            wish: Mutex::default(),
             wake: Condvar::new(),
             shown: Mutex::new(shown.into_iter().collect()),
         })
@@ -100,21 +108,39 @@ impl Checkpoints {
     }
 
     pub(crate) fn stop(&self) {
-        *self.stop.lock() = true;
+        self.wish.lock().stop = true;
+        self.wake.notify_all();
+    }
+
+    /// Asks for a checkpoint now: somebody waits for what it stages.
+    pub(crate) fn ask(&self) {
+        self.wish.lock().save = true;
         self.wake.notify_all();
     }
 
     fn stopping(&self) -> bool {
-        *self.stop.lock()
+        self.wish.lock().stop
+    }
+
+    /// Waits for the next checkpoint; false when the engine stops.
+    fn pause_to_save(&self, wait: Duration) -> bool {
+        self.pause_until(wait, |wish| std::mem::take(&mut wish.save))
     }
 
     /// Waits; false when the engine stops.
     fn pause(&self, wait: Duration) -> bool {
+        self.pause_until(wait, |_| false)
+    }
+
+    fn pause_until(&self, wait: Duration, due: impl Fn(&mut Wish) -> bool) -> bool {
         let deadline = Instant::now() + wait;
-        let mut stop = self.stop.lock();
-        while !*stop {
-            if self.wake.wait_until(&mut stop, deadline).timed_out() {
-                return !*stop;
+        let mut wish = self.wish.lock();
+        while !wish.stop {
+            if due(&mut wish) {
+                return true;
+            }
+            if self.wake.wait_until(&mut wish, deadline).timed_out() {
+                return !wish.stop;
             }
         }
         false
@@ -138,7 +164,7 @@ impl Checkpoints {
 pub(crate) fn save_on(shared: &Shared) {
     let interval = shared.config.checkpoint_interval;
     let mut wait = interval;
-    while shared.checkpoints.pause(wait) {
+    while shared.checkpoints.pause_to_save(wait) {
         let saved = guarded(|| save(shared, PATIENCE));
         wait = match saved {
             Ok(_) => interval,
@@ -187,12 +213,19 @@ fn save(shared: &Shared, patience: Duration) -> Result<bool, EngineError> {
     let whole = gather(shared, &mut rounds, patience);
     drop(rounds);
     let epoch = shared.latest();
+    tracing::trace!(epoch, "checkpoint writes runs");
     let mut draft = Draft::default();
     draft_tables(shared, epoch, &mut draft);
     draft_jobs(shared, whole, &mut draft);
-    if draft.saves.is_empty() {
+    let mut staging = Staging::of(shared, epoch);
+    let (staged, sinks) = staging.saves(shared);
+    draft.saves.extend(staged);
+    if draft.saves.is_empty() && sinks.is_empty() {
+        tracing::trace!(epoch, "checkpoint ends");
+        staging.idle(shared);
         return Ok(false);
     }
+    tracing::trace!(epoch, "checkpoint commits");
     let info = CheckpointInfo {
         number: checkpoints.runs.newest().number + 1,
         epoch,
@@ -205,7 +238,9 @@ fn save(shared: &Shared, patience: Duration) -> Result<bool, EngineError> {
         saves: draft.saves,
         held: held_logs(shared, &draft.rounds),
         jobs: draft.jobs,
+        sinks,
     });
+    tracing::trace!(epoch, "checkpoint ends");
     let shown = match committed {
         Ok(info) => {
             for (stored, version) in draft.tables {
@@ -215,6 +250,7 @@ fn save(shared: &Shared, patience: Duration) -> Result<bool, EngineError> {
             }
             let saved = draft.rounds.iter().flat_map(|round| &round.jobs);
             saved.for_each(|job| job.was_saved());
+            staging.committed(shared);
             CheckpointStatus::of(info, began.elapsed())
         }
         Err(error) => {
@@ -299,7 +335,7 @@ fn held_logs(shared: &Shared, rounds: &[Round]) -> BTreeMap<u32, u64> {
     held
 }
 
-fn report(shared: &Shared, stored: &Stored, what: &str, error: &EngineError) {
+pub(crate) fn report(shared: &Shared, stored: &Stored, what: &str, error: &EngineError) {
     let message = format!("{} {what}: {error}", stored.label());
     tracing::error!("{message}");
     let (sqlstate, at_us) = (error.report().sqlstate, shared.clock.now_us());
@@ -355,6 +391,9 @@ fn shape_of(shared: &Shared, part: StatePart) -> Option<RunShape> {
     });
     let jobs = shared.jobs.read();
     let job = jobs.values().find(|job| job.relation.oid == oid);
+    if let Some(log) = job.and_then(|job| job.log.get()) {
+        return (part.part == 0).then(|| log.shape());
+    }
     let shapes = job
         .and_then(|job| job.saving())
         .map(|saving| &saving.shapes);

@@ -3,7 +3,21 @@
 //! Invariant: everything the engine queues, keeps or waits for is bounded by a value here.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use thalweg_catalog::Relation;
+use thalweg_connectors::CommittingSink;
+
+/// Opens the writers of exactly-once sinks in the place of their connectors, so that a test can script them.
+#[derive(Clone)]
+pub struct Writers(pub Arc<dyn Fn(&Relation) -> Box<dyn CommittingSink> + Send + Sync>);
+
+impl std::fmt::Debug for Writers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Writers")
+    }
+}
 
 /// Limits and intervals; [`EngineConfig::default`] is what a server runs with.
 #[derive(Debug, Clone)]
@@ -48,6 +62,12 @@ pub struct EngineConfig {
     pub stream_bytes_max: usize,
     /// Changes that may wait for one subscription's reader, bytes.
     pub subscription_bytes_max: usize,
+    /// Rows that an exactly-once sink delivers in one go at most.
+    pub sink_part_rows_max: usize,
+    /// Names this data dir in outside systems: made once, never changed.
+    pub installation: [u8; 16],
+    /// Opens the writers of sinks that deliver exactly once; `None` for their connectors.
+    pub writers: Option<Writers>,
     /// How long `shutdown` waits for its threads.
     pub shutdown_wait: Duration,
 }
@@ -75,6 +95,9 @@ impl Default for EngineConfig {
             file_root: PathBuf::from("."),
             stream_bytes_max: 256 << 20,
             subscription_bytes_max: 32 << 20,
+            sink_part_rows_max: 262_144,
+            installation: [0; 16],
+            writers: None,
             shutdown_wait: Duration::from_secs(8),
         }
     }

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::batch::session_at;
 use crate::checkpoint;
+use crate::committing::{Open, opener};
 use crate::dead::DeadLog;
 use crate::error::EngineError;
 use crate::external::External;
@@ -25,6 +26,7 @@ use crate::messages::MessageOutlet;
 use crate::relation::Version;
 use crate::shape::Shape;
 use crate::shared::{Shared, Stored};
+use crate::sink_log::SinkLog;
 use crate::sinks::Outlet;
 use crate::source::{Source, SourceState, decode_offsets, error_options};
 use crate::status::ErrorRecord;
@@ -84,9 +86,15 @@ pub(crate) fn prepare_all(
                 let outlet = outlet(shared, &relation, spec, &earlier)?;
                 let kind = match outlet {
                     Outlet::Rows(_) => JobKind::Changes,
-                    Outlet::Messages(_) | Outlet::Table(_) => JobKind::Sink,
+                    Outlet::Messages(_) | Outlet::Table(_) | Outlet::Committing(..) => {
+                        JobKind::Sink
+                    }
                 };
                 let what = job(shared, &relation, kind, view, &earlier)?;
+                if let (Some(job), Outlet::Committing(form, _)) = (&what.job, &outlet) {
+                    let log = SinkLog::open(shared, &relation, spec, *form, &job.relation)?;
+                    let _ = job.log.set(log);
+                }
                 sinks.extend(what.job.clone().map(|job| (job, outlet)));
                 what
             }
@@ -113,6 +121,13 @@ fn outlet(
         return Ok(Outlet::Table(Box::new(table)));
     }
     let context = shared.connector_context();
+    if let Some(writers) = &shared.config.writers
+        && spec.delivery == "exactly_once"
+    {
+        let (relation, writers) = (relation.clone(), writers.clone());
+        let open: Open = Box::new(move || Ok((writers.0)(&relation)));
+        return Ok(Outlet::Committing(open()?.form(), open));
+    }
     let sink = thalweg_connectors::sink(relation, &context).map_err(|error| error.report())?;
     match sink {
         AnySink::Rows(sink) => Ok(Outlet::Rows(sink)),
@@ -120,6 +135,7 @@ fn outlet(
             let messages = MessageOutlet::open(store, relation.oid, sink)?;
             Ok(Outlet::Messages(Box::new(messages)))
         }
+        AnySink::Committing(sink) => Ok(Outlet::Committing(sink.form(), opener(relation, context))),
     }
 }
 

@@ -29,7 +29,7 @@ use crate::job::schedule;
 use crate::read::{Read, ReadOptions, SessionFloor, epoch_of_now, read, reflected};
 use crate::sealed::SealedArc;
 use crate::shared::Shared;
-use crate::sinks::delivered;
+use crate::sinks::{delivered, handed_over};
 use crate::status::{EngineStatus, status};
 use crate::subscription::{FollowOptions, Followed, Subscription, subscribe};
 use crate::transaction::{Definitions, WriteTransaction, commit};
@@ -257,10 +257,10 @@ impl Engine {
                 .map(|job| Arc::clone(&job.relation))
                 .collect();
             for view in views {
-                if let Err(error) = reflected(shared, std::slice::from_ref(&view), epoch).await
-                    && !matches!(error, EngineError::Failed { .. })
-                {
-                    return Err(error);
+                match reflected(shared, std::slice::from_ref(&view), epoch).await {
+                    Ok(_) => handed_over(shared, view.oid, epoch).await?,
+                    Err(EngineError::Failed { .. }) => {}
+                    Err(error) => return Err(error),
                 }
             }
             floor.raise(epoch);
@@ -296,6 +296,22 @@ impl Engine {
             Ok(Epoch(epoch))
         }
         .boxed()
+    }
+
+    /// Has a sink go on whose target holds other deliveries than this data dir knows of; its readers may see rows again.
+    ///
+    /// # Errors
+    /// 42P01 when there is no such sink, 55000 when it delivers at least once and so never stops for that.
+    pub fn resume_sink(&self, oid: Oid) -> Result<(), EngineError> {
+        let shared = self.shared();
+        let job = shared.job(oid).ok_or(EngineError::Unknown(oid))?;
+        let Some(log) = job.log.get() else {
+            let message = format!("{} does not deliver exactly once", job.relation.label());
+            return Err(Report::new("55000", message).into());
+        };
+        log.accept();
+        shared.bump();
+        Ok(())
     }
 
     /// Makes a checkpoint now, without waiting for its time. False when nothing had changed.

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use datafusion::logical_expr::LogicalPlan;
@@ -27,6 +27,7 @@ use crate::error::EngineError;
 use crate::run::Standing;
 use crate::scan::ScanProgress;
 use crate::shared::{Shared, Stored};
+use crate::sink_log::SinkLog;
 use crate::stateless::{Stateless, is_stateless};
 use crate::status::ErrorRecord;
 use crate::subscription::HIDDEN_OIDS;
@@ -70,6 +71,8 @@ pub(crate) struct Job {
     pub(crate) state_bytes: AtomicUsize,
     pub(crate) strict_errors: bool,
     pub(crate) created: AtomicU64,
+    /// What waits for delivery, of a sink that delivers exactly once.
+    pub(crate) log: OnceLock<Arc<SinkLog>>,
     /// Newest epoch a sink has accepted.
     pub(crate) delivered: AtomicU64,
     /// Why the sink does not accept changes.
@@ -219,6 +222,7 @@ impl Job {
             inputs,
             linear: false,
             created: AtomicU64::new(0),
+            log: OnceLock::new(),
             delivered: AtomicU64::new(0),
             delivery_failure: Mutex::new(None),
             dropped: AtomicBool::new(false),
@@ -233,6 +237,11 @@ impl Job {
 
     pub(crate) fn is_dropped(&self) -> bool {
         self.dropped.load(Ordering::SeqCst)
+    }
+
+    /// So much waits for delivery that nothing may be added to it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.log.get().is_some_and(|log| log.is_full())
     }
 
     /// Kept by changes, not by recomputation.
@@ -266,7 +275,7 @@ impl Job {
 
     /// Starts what is due; called by the scheduler whenever something happened.
     pub(crate) fn consider(self: &Arc<Self>, shared: &Arc<Shared>) {
-        if self.relation.history.lock().is_live() || !self.begin() {
+        if self.relation.history.lock().is_live() || self.is_held() || !self.begin() {
             return;
         }
         match self.next(shared) {
@@ -449,7 +458,7 @@ impl Job {
     pub(crate) fn step_with_worker(&self, shared: &Arc<Shared>, epoch: u64) {
         let before = epoch - 1;
         let relation = &self.relation;
-        let ready = {
+        let ready = !self.is_held() && {
             let history = relation.history.lock();
             history.through(before) == Some(before)
                 && self

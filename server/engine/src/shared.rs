@@ -204,7 +204,9 @@ impl Shared {
     /// What connectors are opened with.
     pub(crate) fn connector_context(&self) -> ConnectorContext {
         let file_root = self.config.file_root.clone();
-        ConnectorContext::new(Arc::clone(&self.clock)).with_file_root(file_root)
+        ConnectorContext::new(Arc::clone(&self.clock))
+            .with_file_root(file_root)
+            .with_installation(self.config.installation)
     }
 
     /// Newest published epoch.

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use thalweg_connectors::{ConnectorError, Delta, Epoch, EpochInfo, Sink};
+use thalweg_catalog::Oid;
+use thalweg_connectors::{ConnectorError, Delta, Epoch, EpochInfo, Form, Sink};
 
 use crate::choose::newest;
+use crate::committing::{self, Open};
 use crate::error::EngineError;
 use crate::into_table::TableOutlet;
 use crate::job::Job;
@@ -24,11 +26,23 @@ pub(crate) enum Outlet {
     Messages(Box<MessageOutlet>),
     /// A table of our own.
     Table(Box<TableOutlet>),
+    /// A connector that commits what checkpoints stage.
+    Committing(Form, Open),
 }
 
 /// Starts the task that delivers.
 pub(crate) fn start(shared: &Arc<Shared>, job: Arc<Job>, outlet: Outlet) {
-    shared.wires.spawn(deliver(Arc::clone(shared), job, outlet));
+    let engine = Arc::clone(shared);
+    match (outlet, job.log.get().cloned()) {
+        (Outlet::Committing(_, open), Some(log)) => {
+            shared
+                .wires
+                .spawn(committing::deliver(engine, job, log, open));
+        }
+        (outlet, _) => {
+            shared.wires.spawn(deliver(engine, job, outlet));
+        }
+    }
 }
 
 /// Runs until the sink is dropped or the engine stops.
@@ -75,6 +89,10 @@ async fn deliver(shared: Arc<Shared>, job: Arc<Job>, mut outlet: Outlet) {
 /// Returns when the sink has delivered everything of `epoch`.
 pub(crate) async fn delivered(shared: &Shared, job: &Job, epoch: u64) -> Result<(), EngineError> {
     let mut progress = shared.subscribe();
+    if let Some(log) = job.log.get() {
+        log.want(epoch);
+        shared.checkpoints.ask();
+    }
     while job.delivered.load(Ordering::SeqCst) < epoch {
         if job.is_dropped() {
             return Err(EngineError::Unknown(job.relation.oid));
@@ -89,7 +107,30 @@ pub(crate) async fn delivered(shared: &Shared, job: &Job, epoch: u64) -> Result<
     Ok(())
 }
 
-fn note_failure(shared: &Shared, job: &Job, epoch: u64, error: &EngineError) {
+/// Returns when a sink that delivers exactly once has delivered everything of `epoch`, or fails to.
+pub(crate) async fn handed_over(shared: &Shared, oid: Oid, epoch: u64) -> Result<(), EngineError> {
+    let Some(job) = shared.job(oid).filter(|job| job.log.get().is_some()) else {
+        return Ok(());
+    };
+    let failed = async {
+        let mut progress = shared.subscribe();
+        while job.delivery_failure.lock().is_none() {
+            if progress.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        done = delivered(shared, &job, epoch) => match done {
+            // Dropped meanwhile.
+            Err(EngineError::Unknown(_)) => Ok(()),
+            done => done,
+        },
+        () = failed => Ok(()),
+    }
+}
+
+pub(crate) fn note_failure(shared: &Shared, job: &Job, epoch: u64, error: &EngineError) {
     let report = error.report();
     let reason = match &report.detail {
         Some(detail) => format!("{}: {detail}", report.message),
@@ -107,12 +148,12 @@ fn note_failure(shared: &Shared, job: &Job, epoch: u64, error: &EngineError) {
     *job.delivery_failure.lock() = Some(reason);
 }
 
-fn is_over(shared: &Shared, job: &Job) -> bool {
+pub(crate) fn is_over(shared: &Shared, job: &Job) -> bool {
     job.is_dropped() || shared.is_stopping()
 }
 
 /// Returns when there is nothing to deliver any more: a broker that does not answer must not keep a dropped sink alive.
-async fn over(shared: &Shared, job: &Job) {
+pub(crate) async fn over(shared: &Shared, job: &Job) {
     let mut progress = shared.subscribe();
     while !is_over(shared, job) {
         if progress.changed().await.is_err() {
@@ -157,6 +198,9 @@ async fn send(
         }
         Outlet::Messages(messages) => messages.deliver(version, before).await,
         Outlet::Table(table) => table.deliver(shared, version, before).await,
+        Outlet::Committing(..) => Err(EngineError::internal(
+            "a sink that commits has no log of what to commit",
+        )),
     }
 }
 

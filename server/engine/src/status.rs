@@ -126,6 +126,10 @@ pub struct JobStatus {
     pub run_time: Duration,
     /// Newest epoch a sink has accepted.
     pub delivered: Option<Epoch>,
+    /// Newest epoch whose changes are staged, of a sink that delivers exactly once.
+    pub staged: Option<Epoch>,
+    /// Bytes that are staged and not delivered yet.
+    pub waiting_bytes: Option<u64>,
     /// Records read and to be read before the first result.
     pub backfill: Option<(u64, u64)>,
 }
@@ -306,6 +310,7 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
     let (runs, run_time) = job.figures();
     let reached_ms = through.and_then(|epoch| shared.at_ms(epoch));
     let delivered = job.delivered.load(Ordering::SeqCst);
+    let log = job.log.get();
     JobStatus {
         oid: job.oid,
         name: relation.name.clone(),
@@ -325,6 +330,8 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
         runs,
         run_time,
         delivered: (delivered > 0).then_some(Epoch(delivered)),
+        staged: log.map(|log| Epoch(log.staged_through())),
+        waiting_bytes: log.map(|log| log.bytes()),
         backfill,
     }
 }
@@ -346,6 +353,8 @@ fn failed_job(relation: &Stored, latest: EpochInfo) -> JobStatus {
         runs: 0,
         run_time: Duration::ZERO,
         delivered: None,
+        staged: None,
+        waiting_bytes: None,
         backfill: None,
     }
 }

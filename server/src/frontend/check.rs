@@ -44,7 +44,7 @@ impl Session {
             Statement::Subscribe(subscribe) => {
                 self.subscribe_columns(&parsed.text, subscribe).map(drop)
             }
-            Statement::WaitFor(name) => self
+            Statement::WaitFor(name) | Statement::ResumeSink(name) => self
                 .catalog()
                 .resolve(&self.search_path(), name)
                 .map(drop)

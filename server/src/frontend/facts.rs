@@ -58,6 +58,9 @@ fn job(job: &JobStatus) -> JobFacts {
         kept_by: job.mode,
         state_bytes: u64::try_from(job.state_bytes).unwrap_or(u64::MAX),
         rows: u64::try_from(job.rows).unwrap_or(0),
+        staged: job.staged.map(|epoch| epoch.0),
+        delivered: job.delivered.map(|epoch| epoch.0),
+        waiting_bytes: job.waiting_bytes,
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Server {
     catalog: Arc<RwLock<Arc<Catalog>>>,
     log: Arc<CatalogLog>,
     connections: Mutex<BTreeMap<i32, ConnectionInfo>>,
+    /// Names the data dir in outside systems.
+    installation: [u8; 16],
     next_pid: AtomicI32,
     statements_ok: AtomicU64,
     statements_failed: AtomicU64,
@@ -71,6 +73,15 @@ pub struct Server {
 
 pub(super) fn internal(message: impl Into<String>) -> Report {
     Report::new("XX000", message)
+}
+
+/// A name for a data dir that has none yet: a random UUID.
+fn fresh_name() -> Result<[u8; 16], Report> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| internal(error.to_string()))?;
+    Ok(uuid::Builder::from_random_bytes(random)
+        .into_uuid()
+        .into_bytes())
 }
 
 /// A block's definitions do not fit the catalog any more.
@@ -105,6 +116,7 @@ impl Server {
         let points = config.crash_points.clone();
         let store = Store::open_with(dir.database(), points).map_err(stored)?;
         let runs = Runs::open(&dir, &store).map_err(stored)?;
+        let installation = store.installation(fresh_name()?).map_err(stored)?;
         // The store is the one that closes the file; nothing else may keep it open.
         drop(dir);
         let planner = Arc::new(Planner::new(Functions::default()));
@@ -116,6 +128,7 @@ impl Server {
             workers: config.workers,
             checkpoint_interval: config.checkpoint_interval,
             disk_reserve: config.disk_reserve,
+            installation,
             ..EngineConfig::default()
         };
         let engine = Engine::open(
@@ -137,6 +150,7 @@ impl Server {
             catalog: Arc::new(RwLock::new(Arc::clone(&catalog))),
             log: Arc::new(log),
             connections: Mutex::new(BTreeMap::new()),
+            installation,
             next_pid: AtomicI32::new(1),
             statements_ok: AtomicU64::new(0),
             statements_failed: AtomicU64::new(0),
@@ -225,7 +239,9 @@ impl Server {
     /// What connectors need from outside.
     pub(super) fn connector_context(&self) -> ConnectorContext {
         let file_root = self.config.file_root.clone();
-        ConnectorContext::new(Arc::clone(&self.clock)).with_file_root(file_root)
+        ConnectorContext::new(Arc::clone(&self.clock))
+            .with_file_root(file_root)
+            .with_installation(self.installation)
     }
 
     /// Makes definitions and the rows of their block durable and visible, all at one epoch. Everything that can fail is done

@@ -69,6 +69,23 @@ impl Session {
         Ok(command("CREATE SINK"))
     }
 
+    /// `ALTER SINK name RESUME`.
+    pub(super) async fn resume_sink(&mut self, name: &ast::ObjectName) -> Result<Outcome, Report> {
+        let catalog = self.catalog();
+        let relation = catalog
+            .resolve(&self.search_path(), name)
+            .map_err(refused)?;
+        if !matches!(relation.kind, RelationKind::Sink(_)) {
+            let message = format!("\"{}\" is not a sink", relation.name);
+            return Err(Report::new("42809", message));
+        }
+        self.server
+            .engine
+            .resume_sink(relation.oid)
+            .map_err(|error| error.report())?;
+        Ok(command("ALTER SINK"))
+    }
+
     /// A sink that leaves the system.
     fn outward(
         &self,
@@ -86,8 +103,17 @@ impl Session {
             option::sink_format(&connector, create.format.as_ref(), key).map_err(refused)?;
         let delivery = match options.get("delivery") {
             Some(delivery) => delivery.clone(),
-            None => "at_least_once".to_owned(),
+            None => option::default_delivery(&connector).to_owned(),
         };
+        if delivery != "exactly_once" && options.contains_key("sink_log.max_bytes") {
+            return Err(Report {
+                hint: Some("Leave it out: at least once, changes that wait merge.".into()),
+                ..Report::new(
+                    "22023",
+                    "option \"sink_log.max_bytes\" needs delivery = 'exactly_once'",
+                )
+            });
+        }
         let spec = SinkSpec {
             connector,
             options,

@@ -14,7 +14,7 @@ sys.sources 14002 v 0 id:oid! schema_name:name! name:name! connector:text! forma
 sys.source_lag 14003 v 0 source:name! split:text! offset:int8 end_offset:int8 lag:int8 watermark:timestamptz
 sys.epochs 14004 v 0 epoch:int8! at:timestamptz! durable:bool! rows:int8
 sys.backfill_progress 14005 v 0 id:oid! schema_name:name! name:name! done_rows:int8! total_rows:int8 fraction:float8 state:text!
-sys.sinks 14006 v 0 id:oid! schema_name:name! name:name! connector:text! delivery:text! state:text! rows:int8! epoch:int8 error:text
+sys.sinks 14006 v 0 id:oid! schema_name:name! name:name! connector:text! delivery:text! state:text! rows:int8! epoch:int8 error:text staged_epoch:int8 delivered_epoch:int8 waiting_bytes:int8
 sys.errors 14007 v 0 at:timestamptz! object:name! reason:text! message:text! epoch:int8 payload:text
 sys.settings 14008 v 0 name:text! value:text! unit:text description:text scope:text!
 sys.memory 14009 v 0 component:text! bytes:int8! limit_bytes:int8
@@ -45,6 +45,12 @@ pub struct JobFacts {
     pub backfill_total: Option<u64>,
     /// Rows a sink has delivered.
     pub rows: u64,
+    /// Newest epoch whose changes a sink has staged; of sinks that deliver exactly once.
+    pub staged: Option<u64>,
+    /// Newest epoch a sink has delivered.
+    pub delivered: Option<u64>,
+    /// Bytes that a sink has staged and not delivered.
+    pub waiting_bytes: Option<u64>,
     /// How it is kept up to date: `incremental`, `recompute`, or `none` when it could not be started.
     pub kept_by: &'static str,
     /// Bytes it remembers beside its content.
@@ -403,6 +409,12 @@ fn sinks(facts: &SystemFacts, rows: &mut Rows) {
             ("rows", job.map_or(0, |job| job.rows).into()),
             ("epoch", job.and_then(|job| job.epoch).into()),
             ("error", job.and_then(|job| job.error.clone()).into()),
+            ("staged_epoch", job.and_then(|job| job.staged).into()),
+            ("delivered_epoch", job.and_then(|job| job.delivered).into()),
+            (
+                "waiting_bytes",
+                job.and_then(|job| job.waiting_bytes).into(),
+            ),
         ]);
     }
 }

@@ -85,6 +85,11 @@ impl KeyCodec {
         Ok(Self { types, prefix })
     }
 
+    /// Types of the columns.
+    pub(crate) fn types(&self) -> &[DataType] {
+        &self.types
+    }
+
     /// Encodes `rows` rows.
     ///
     /// # Errors

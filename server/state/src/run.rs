@@ -75,6 +75,19 @@ impl RunShape {
         })
     }
 
+    /// A shape whose rows are in the order of `key` alone, in one bucket: what is read from the beginning to the end only.
+    ///
+    /// # Errors
+    /// `Unsupported` for a column that cannot be stored.
+    pub fn in_order(schema: SchemaRef, key: &[usize]) -> Result<Self, StateError> {
+        let shape = Self::new(schema, key)?;
+        let types = shape.codec.types().to_vec();
+        Ok(Self {
+            codec: KeyCodec::new(types, 0)?,
+            ..shape
+        })
+    }
+
     /// The rows' schema.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)

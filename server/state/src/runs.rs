@@ -4,6 +4,7 @@
 //! and after the transaction that no longer names it, its file is rubbish that may be removed. A file is removed only when no
 //! committed manifest names it.
 
+mod apart;
 mod commit;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +56,8 @@ struct State {
     under_way: BTreeSet<u64>,
     /// Files that no manifest names any more.
     rubbish: BTreeSet<u64>,
+    /// First of the runs of a table that must stay as they are.
+    held: BTreeMap<StatePart, u64>,
 }
 
 /// A finished run that no manifest names yet. When it is dropped before one does, its file goes.
@@ -236,7 +239,10 @@ impl Runs {
             tables.map(|(table, runs)| (*table, runs.clone())).collect()
         };
         for (table, runs) in tables {
-            let Some(choice) = compact::choose(&runs.runs) else {
+            let held = self.inner.state().held.get(&table).copied();
+            let free = runs.runs.iter().take_while(|run| Some(run.number) != held);
+            let free: Vec<RunInfo> = free.cloned().collect();
+            let Some(choice) = compact::choose(&free) else {
                 continue;
             };
             let Some(shape) = shape_of(table) else {

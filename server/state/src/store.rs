@@ -25,6 +25,9 @@ const DEAD: TableDefinition<'_, (u32, &[u8]), &[u8]> = TableDefinition::new("dea
 
 const SINKS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("sink_log");
 
+/// The name by which outside systems know this data dir.
+const INSTALLATION: TableDefinition<'_, (), &[u8]> = TableDefinition::new("installation");
+
 /// Records kept in the epoch log. Restarts need the last one and the newest offsets of each source, which are kept apart.
 const EPOCHS_KEPT: u64 = 65_536;
 
@@ -187,6 +190,38 @@ impl Store {
         txn.commit().map_err(redb::Error::from)?;
         self.hit(Point::LogDone)?;
         Ok(Ok(()))
+    }
+
+    /// The name of this data dir: the one it was given first, or else `fresh`, which it keeps from now on.
+    ///
+    /// # Errors
+    /// `Corrupt` when the stored one cannot be read, and when the database cannot be written.
+    pub fn installation(&self, fresh: [u8; 16]) -> Result<[u8; 16], StateError> {
+        let txn = self.begin(true)?;
+        let named = {
+            let mut table = txn.open_table(INSTALLATION).map_err(redb::Error::from)?;
+            let known = match table.get(()).map_err(redb::Error::from)? {
+                Some(bytes) => Some(
+                    unsealed(bytes.value())
+                        .and_then(|name| {
+                            <[u8; 16]>::try_from(name).map_err(|_| "it is too short".to_owned())
+                        })
+                        .map_err(|reason| {
+                            StateError::corrupt("the name of the installation", reason)
+                        })?,
+                ),
+                None => None,
+            };
+            if known.is_none() {
+                let record = sealed(fresh.to_vec());
+                table
+                    .insert((), record.as_slice())
+                    .map_err(redb::Error::from)?;
+            }
+            known.unwrap_or(fresh)
+        };
+        txn.commit().map_err(redb::Error::from)?;
+        Ok(named)
     }
 
     /// Makes every epoch appended so far durable.
@@ -425,6 +460,23 @@ fn write_epoch(txn: &WriteTransaction, entry: &EpochEntry) -> Result<(), StateEr
                 .map_err(redb::Error::from)?;
         }
     }
+    Ok(())
+}
+
+/// Replaces the log of a sink by one record.
+pub(crate) fn write_sink(
+    txn: &WriteTransaction,
+    sink: u32,
+    record: &[u8],
+) -> Result<(), StateError> {
+    let mut sinks = txn.open_table(SINKS).map_err(redb::Error::from)?;
+    sinks
+        .retain_in((sink, 1)..=(sink, u64::MAX), |_, _| false)
+        .map_err(redb::Error::from)?;
+    let record = sealed(record.to_vec());
+    sinks
+        .insert((sink, 0), record.as_slice())
+        .map_err(redb::Error::from)?;
     Ok(())
 }
 

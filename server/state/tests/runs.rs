@@ -272,3 +272,68 @@ fn a_full_disk_is_told_and_leaves_the_log() {
     commit(&runs, 1, vec![next]).expect("commits");
     assert_eq!(count(&runs, 7), 1000);
 }
+
+/// Runs that somebody needs one by one stay as they are, are read together in their order, and are merged once they are let go.
+#[test]
+fn held_runs_stay_apart() {
+    let (_, _, runs) = fresh();
+    let mut numbers = Vec::new();
+    for epoch in 1..=8_u64 {
+        let id = epoch as i64;
+        let save = save(&runs, 7, epoch - 1, epoch, &[rows(id..id + 1, 1)]);
+        numbers.extend(save.runs.iter().map(|run| run.info().number));
+        if epoch == 4 {
+            runs.hold(7, numbers.last().copied());
+        }
+        runs.commit(epoch, 0, vec![save]).expect("commits");
+    }
+    let merge = || runs.merge_once(0, |_| Some(shape()), &|| false);
+    assert_eq!(merge().expect("looks"), None, "three are too few");
+    let held = numbers.get(3..).expect("eight runs");
+    let mut read = Vec::new();
+    runs.read_runs(7, held, &shape(), |rows| {
+        read.push(rows.batch.num_rows());
+        Ok::<_, StateError>(())
+    })
+    .expect("reads");
+    assert_eq!(read.iter().sum::<usize>(), 5);
+    runs.hold(7, None);
+    assert_eq!(merge().expect("merges"), Some(7));
+    let gone = runs.read_runs(7, held, &shape(), |_| Ok::<_, StateError>(()));
+    assert!(gone.expect_err("was merged").to_string().contains("run"));
+    assert_eq!(count(&runs, 7), 8);
+}
+
+/// A sink's record is there with the checkpoint, in the place of what its log had; a dropped sink gets none.
+#[test]
+fn the_record_of_a_sink_comes_with_its_checkpoint() {
+    let (_, store, runs) = fresh();
+    let read = |sink| {
+        let mut records = Vec::new();
+        let take = |seq, record: &[u8]| {
+            records.push((seq, record.to_vec()));
+            Ok(())
+        };
+        store.read_sink(sink, take).expect("reads");
+        records
+    };
+    for seq in 0..3 {
+        store.append_sink(7, seq, b"old", true).expect("appends");
+    }
+    store.forget(&[8]).expect("forgets");
+    let records = [(7, b"new".to_vec()), (8, b"new".to_vec())];
+    runs.commit_with(1, 0, Vec::new(), &records)
+        .expect("commits");
+    assert_eq!((read(7), read(8)), (vec![(0, b"new".to_vec())], vec![]));
+}
+
+/// A data dir keeps the name that it was given first.
+#[test]
+fn a_data_dir_keeps_its_name() {
+    let (disk, store, _) = fresh();
+    assert_eq!(store.installation([1; 16]).expect("is named"), [1; 16]);
+    store.close();
+    drop(store);
+    let (store, _) = open(&disk, &CrashPoints::none()).expect("opens");
+    assert_eq!(store.installation([2; 16]).expect("is named"), [1; 16]);
+}

@@ -181,8 +181,9 @@ impl Job {
         (wanted > done).then_some(wanted)
     }
 
+    /// `None` too for a sink whose log keeps the content: what was staged, and no epoch of the query, is where it goes on from.
     pub(crate) fn saving(&self) -> Option<&Saving> {
-        self.saving.as_ref()
+        self.saving.as_ref().filter(|_| self.log.get().is_none())
     }
 
     /// Its content as it was saved, when that was at this epoch.

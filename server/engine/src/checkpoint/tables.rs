@@ -21,9 +21,9 @@ use crate::worker::weighted;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Saved {
     /// Every change through this epoch.
-    through: u64,
+    pub(crate) through: u64,
     /// The content then; none before the first checkpoint.
-    version: Option<Arc<Version>>,
+    pub(crate) version: Option<Arc<Version>>,
 }
 
 impl Saved {
@@ -183,7 +183,7 @@ fn logged(
     Ok(deltas)
 }
 
-pub(super) fn from_log(
+pub(crate) fn from_log(
     change: &WeightedBatch,
     schema: &SchemaRef,
     name: &str,

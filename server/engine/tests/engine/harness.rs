@@ -12,7 +12,7 @@ use datafusion::common::ScalarValue;
 use futures::StreamExt;
 use thalweg_catalog::{
     Catalog, CatalogLog, Change, Column, ConnectorSpec, Environment, Oid, OidAllocator, Relation,
-    RelationBuilder, RelationKind, Report, SinkSpec, SqlType, apply, errors_relation,
+    RelationBuilder, RelationKind, Report, SinkFormat, SinkSpec, SqlType, apply, errors_relation,
 };
 use thalweg_connectors::{Clock, Epoch, SystemClock};
 use thalweg_engine::{
@@ -171,13 +171,25 @@ impl Db {
                 let plan = self.plan_view(&query)?;
                 let mut options = options(&sink.with);
                 let connector = options.remove("connector").unwrap_or_default();
-                let delivery = "at_least_once".to_string();
+                let delivery = options.remove("delivery");
+                let delivery = delivery.unwrap_or_else(|| "at_least_once".to_string());
+                let format = options.get("primary_key").map(|key| SinkFormat {
+                    row: "UPSERT".into(),
+                    encode: "JSON".into(),
+                    key_encode: "JSON".into(),
+                    key: plan
+                        .output
+                        .iter()
+                        .position(|column| column.name == *key)
+                        .into_iter()
+                        .collect(),
+                });
                 let kind = RelationKind::Sink(SinkSpec {
                     connector,
                     options,
                     query,
                     delivery,
-                    format: None,
+                    format,
                     into: None,
                 });
                 let relation =

@@ -2,6 +2,7 @@
 //! linking DataFusion is slow.
 
 mod checkpoints;
+mod exactly_once;
 mod harness;
 mod random;
 mod restart;

@@ -14,7 +14,7 @@ use crate::manifest::{
     CHECKPOINT, CheckpointInfo, JOBS, Newest, STATE_PARTS, STATE_RUNS, StatePart, TableRuns,
 };
 use crate::point::Point;
-use crate::store::DML;
+use crate::store::{DML, write_sink};
 
 /// What a checkpoint says about one table.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub struct Checkpoint {
     /// Tables of which somebody still needs the log after an epoch that their runs hold. The log of others is cut where their
     /// runs end.
     pub held: BTreeMap<u32, u64>,
+    /// Sinks whose logs are replaced by one record.
+    pub sinks: Vec<(u32, Vec<u8>)>,
 }
 
 impl Runs {
@@ -94,6 +96,11 @@ impl Runs {
         write_manifest(&txn, &newest, &changed.tables)?;
         remove_tables(&txn, &changed.gone)?;
         write_jobs(&txn, &checkpoint.jobs)?;
+        for (sink, record) in &checkpoint.sinks {
+            if !gone(*sink) {
+                write_sink(&txn, *sink, record)?;
+            }
+        }
         inner.hit(Point::ManifestCommit)?;
         txn.commit().map_err(redb::Error::from)?;
         state.newest = newest;

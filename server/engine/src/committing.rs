@@ -1,0 +1,203 @@
+//! Delivers what checkpoints have staged to an outside system that commits it: one task per sink, which waits and fails alone.
+//!
+//! Invariant: entries are handed over in order, each part once per writer; what counts as delivered is what the outside system
+//! says it has committed, never what was sent. After an error the writer is dropped, and the next one asks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use thalweg_catalog::{Relation, Report};
+use thalweg_connectors::{AnySink, CommittingSink, ConnectorContext, Due, Marker, Staged};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::error::EngineError;
+use crate::job::Job;
+use crate::shared::Shared;
+use crate::sink_log::{Entry, SinkLog, Verdict};
+use crate::sinks::{is_over, note_failure, over};
+
+/// How often a sink that gathers is asked whether it is time to commit.
+const COMMIT_CHECK: Duration = Duration::from_secs(1);
+
+/// Opens the writers of a sink, one after the other.
+pub(crate) type Open =
+    Box<dyn Fn() -> Result<Box<dyn CommittingSink>, EngineError> + Send + Sync + 'static>;
+
+/// Opens writers by the sink's connector.
+pub(crate) fn opener(relation: &Relation, context: ConnectorContext) -> Open {
+    let relation = relation.clone();
+    Box::new(move || {
+        match thalweg_connectors::sink(&relation, &context).map_err(|error| error.report())? {
+            AnySink::Committing(sink) => Ok(sink),
+            _ => Err(EngineError::internal(format!(
+                "sink \"{}\" does not commit",
+                relation.name
+            ))),
+        }
+    })
+}
+
+/// Runs until the sink is dropped or the engine stops.
+pub(crate) async fn deliver(shared: Arc<Shared>, job: Arc<Job>, log: Arc<SinkLog>, open: Open) {
+    let mut backoff = shared.config.backoff_min;
+    while !is_over(&shared, &job) {
+        let before = log.delivered_through();
+        let writer = Writer {
+            shared: &shared,
+            job: &job,
+            log: &log,
+        };
+        let ended = tokio::select! {
+            ended = writer.run(&open) => ended,
+            () = over(&shared, &job) => return,
+        };
+        let Err(error) = ended else { return };
+        if log.delivered_through() > before {
+            backoff = shared.config.backoff_min;
+        }
+        note_failure(&shared, &job, log.delivered_through(), &error);
+        shared.bump();
+        tokio::select! {
+            () = tokio::time::sleep(backoff) => {}
+            () = over(&shared, &job) => return,
+        }
+        backoff = (backoff * 2).min(shared.config.backoff_max);
+    }
+}
+
+/// One writer's life.
+struct Writer<'a> {
+    shared: &'a Arc<Shared>,
+    job: &'a Arc<Job>,
+    log: &'a Arc<SinkLog>,
+}
+
+impl Writer<'_> {
+    /// Takes over and delivers until something fails.
+    async fn run(&self, open: &Open) -> Result<(), EngineError> {
+        let mut sink = open()?;
+        let outside = sink.take_over().await.map_err(|error| error.report())?;
+        loop {
+            match self.log.take_over(outside) {
+                Verdict::After(_) => break,
+                verdict => self.wait_for_resume(verdict).await?,
+            }
+        }
+        *self.job.delivery_failure.lock() = None;
+        self.reached();
+        if self.log.is_wanted() {
+            // Nothing could be staged until now.
+            self.shared.checkpoints.ask();
+        }
+        let mut progress = self.shared.subscribe();
+        let mut handed = None;
+        loop {
+            while let Some((entry, from)) = self.log.next(handed) {
+                handed = self
+                    .hand_over(sink.as_mut(), entry, from)
+                    .await?
+                    .max(handed);
+            }
+            let due = match self.log.is_wanted() {
+                true => Due::Now,
+                false => Due::IfRipe,
+            };
+            let committed = sink.commit(due).await.map_err(|error| error.report())?;
+            self.committed(committed);
+            tokio::select! {
+                changed = progress.changed() => if changed.is_err() { return Ok(()) },
+                () = tokio::time::sleep(COMMIT_CHECK) => {}
+            }
+        }
+    }
+
+    /// Hands one entry over; the marker of the last part that was.
+    async fn hand_over(
+        &self,
+        sink: &mut dyn CommittingSink,
+        entry: Entry,
+        from: u32,
+    ) -> Result<Option<Marker>, EngineError> {
+        let (mut parts, reading) = self.read(entry, from);
+        let mut handed = None;
+        while let Some(staged) = parts.recv().await {
+            let committed = sink.deliver(&staged).await;
+            self.committed(committed.map_err(|error| error.report())?);
+            handed = Some(staged.marker);
+        }
+        crate::batch::joined(reading.await)??;
+        Ok(handed)
+    }
+
+    /// Reads an entry on a thread that may block, a part ahead of its delivery.
+    fn read(
+        &self,
+        entry: Entry,
+        from: u32,
+    ) -> (mpsc::Receiver<Staged>, JoinHandle<Result<(), EngineError>>) {
+        let (give, parts) = mpsc::channel(1);
+        let (shared, log) = (Arc::clone(self.shared), Arc::clone(self.log));
+        let reading = tokio::task::spawn_blocking(move || {
+            log.read(&shared, &entry, from, &mut |staged| {
+                give.blocking_send(staged).is_ok()
+            })
+        });
+        (parts, reading)
+    }
+
+    fn committed(&self, marker: Option<Marker>) {
+        self.log.committed(marker);
+        self.reached();
+    }
+
+    fn reached(&self) {
+        let through = self.log.delivered_through();
+        if self.job.delivered.fetch_max(through, Ordering::SeqCst) < through {
+            self.shared.bump();
+        }
+    }
+
+    /// Says what is wrong, and returns when the owner accepts it.
+    async fn wait_for_resume(&self, verdict: Verdict) -> Result<(), EngineError> {
+        let error: EngineError = foreign(&self.job.relation.name, verdict).into();
+        note_failure(self.shared, self.job, self.log.delivered_through(), &error);
+        self.shared.bump();
+        let mut progress = self.shared.subscribe();
+        while !self.log.is_accepted() {
+            if progress.changed().await.is_err() {
+                return Err(EngineError::Stopping);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a marker says that does not fit the record.
+fn foreign(sink: &str, verdict: Verdict) -> Report {
+    let (message, detail) = match verdict {
+        Verdict::Ahead(marker) => (
+            "the outside system holds deliveries that this data dir does not know of",
+            format!(
+                "Its newest marker is of epoch {}. This data dir was restored from an older copy, or another server delivers from a copy of it.",
+                marker.epoch
+            ),
+        ),
+        Verdict::Behind(marker) => (
+            "the outside system does not hold what was committed to it",
+            match marker {
+                Some(marker) => format!("Its newest marker is of epoch {}.", marker.epoch),
+                None => "It holds no marker of this sink.".to_owned(),
+            },
+        ),
+        Verdict::After(_) => ("the outside system fits the record", String::new()),
+    };
+    Report {
+        detail: Some(detail),
+        hint: Some(format!(
+            "ALTER SINK {sink} RESUME goes on from this data dir; readers may then see rows again."
+        )),
+        ..Report::new("55000", message)
+    }
+}

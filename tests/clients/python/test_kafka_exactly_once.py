@@ -1,0 +1,286 @@
+"""What exactly-once sinks write to Kafka, seen by an independent reader of committed messages, through kills of server and broker.
+
+The reader is confluent-kafka, which shares no code with the server. The kill loop keeps a ledger of numbered rows; its length and seed
+come from THALWEG_KILLS and THALWEG_KILL_SEED, and it prints what it ran with and where the kills fell.
+"""
+
+import json
+import os
+import random
+import threading
+import time
+import zlib
+from collections import Counter
+
+import confluent_kafka
+import psycopg
+import pytest
+
+import process
+
+PARTITIONS = 3
+WAIT_S = 120.0
+KILLS = int(os.environ.get("THALWEG_KILLS", "6"))
+SEED = int(os.environ.get("THALWEG_KILL_SEED", "1"))
+
+# The server's own words say what a kill interrupts.
+TRACE = "info,thalweg_engine=trace,thalweg_connectors=trace"
+WINDOWS = {
+    "transaction": ("transaction begins", "transaction ends"),
+    "run write": ("checkpoint writes runs", "checkpoint commits"),
+    "manifest commit": ("checkpoint commits", "checkpoint ends"),
+    "backfill": ("backfill begins", "backfill ends"),
+}
+
+
+class Topic:
+    """Everything in a topic, as readers of one isolation level see it."""
+
+    def __init__(self, bootstrap, name, isolation="read_committed"):
+        self.messages = []
+        self.consumer = confluent_kafka.Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": "reader",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "isolation.level": isolation,
+                "log_level": 2,
+            }
+        )
+        self.consumer.assign([confluent_kafka.TopicPartition(name, partition, 0) for partition in range(PARTITIONS)])
+
+    def read(self):
+        """Takes what has arrived."""
+        for message in self.consumer.consume(10000, 0.2):
+            if message.error() is None:
+                self.messages.append((message.partition(), message.key(), message.value()))
+        return self.messages
+
+    def newest(self):
+        """The newest row of each key; a tombstone takes it away."""
+        held = {}
+        for _, key, value in self.read():
+            if value is None:
+                held.pop(key, None)
+            else:
+                held[key] = json.loads(value)
+        return held
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server that traces what it does."""
+    os.environ["THALWEG_LOG"] = TRACE
+    running = process.Server()
+    try:
+        yield running.start()
+    finally:
+        running.close()
+        del os.environ["THALWEG_LOG"]
+
+
+@pytest.fixture(scope="module")
+def session(server, kafka):
+    """A function that runs SQL; it finds the server again after a restart."""
+
+    def run(text):
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            cursor = connection.execute(text)
+            return cursor.fetchall() if cursor.description else None
+
+    return run
+
+
+def options(kafka, topic, more=""):
+    """WITH clause of a sink or source."""
+    return f"WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{kafka.bootstrap}'{more})"
+
+
+def view_rows(session):
+    """The view as the topic should hold it."""
+    rows = session("SELECT user_id, n, total FROM per_user")
+    return {json.dumps({"user_id": user}, separators=(",", ":")).encode(): {"user_id": user, "n": n, "total": total} for user, n, total in rows}
+
+
+def test_new_sinks_deliver_exactly_once(kafka, session):
+    kafka.topic("once", PARTITIONS)
+    session("CREATE TABLE clicks (id int PRIMARY KEY, user_id int, cost int)")
+    session("CREATE MATERIALIZED VIEW per_user AS SELECT user_id, count(*) AS n, sum(cost) AS total FROM clicks GROUP BY user_id")
+    session("INSERT INTO clicks SELECT v, v % 20, v FROM unnest(array[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20]) AS t(v)")
+    session(f"CREATE SINK out FROM per_user {options(kafka, 'once', ', primary_key = ' + repr('user_id'))} FORMAT UPSERT ENCODE JSON")
+    assert session("SHOW SINKS") == [("out", "kafka", "exactly once")]
+    session("WAIT FOR out")
+    topic = Topic(kafka.bootstrap, "once")
+    process.until(lambda: topic.newest() == view_rows(session), "the first rows", WAIT_S)
+    assert len(topic.messages) == 20
+    session("UPDATE clicks SET cost = 1000 WHERE user_id = 3")
+    session("DELETE FROM clicks WHERE user_id = 4")
+    session("FLUSH")
+    process.until(lambda: topic.newest() == view_rows(session), "what changed", WAIT_S)
+    assert sorted(message[1:] for message in topic.messages[20:]) == [
+        (b'{"user_id":3}', b'{"user_id":3,"n":1,"total":1000}'),
+        (b'{"user_id":4}', None),
+    ]
+    staged, delivered, waiting = session("SELECT staged_epoch, delivered_epoch, waiting_bytes FROM sys.sinks WHERE name = 'out'")[0]
+    assert waiting == 0 and 0 < delivered <= staged
+
+
+def test_a_killed_server_repeats_nothing(kafka, server, session):
+    topic = Topic(kafka.bootstrap, "once")
+    process.until(lambda: topic.newest() == view_rows(session), "the topic before the kill", WAIT_S)
+    before = len(topic.messages)
+    server.kill()
+    server.start()
+    session("WAIT FOR out")
+    session("DELETE FROM clicks WHERE user_id = 5")
+    session("WAIT FOR out")
+    process.until(lambda: len(topic.read()) > before, "the deletion", WAIT_S)
+    assert [message[1:] for message in topic.messages[before:]] == [(b'{"user_id":5}', None)]
+
+
+def test_a_dead_broker_delays_delivery_and_nothing_else(kafka, server, session):
+    topic = Topic(kafka.bootstrap, "once")
+    process.until(lambda: topic.newest() == view_rows(session), "the topic before", WAIT_S)
+    before = len(topic.messages)
+    kafka.verb("kill")
+    for step in range(3):
+        session(f"INSERT INTO clicks VALUES ({100 + step}, {100 + step}, 1)")
+        session("FLUSH")
+        time.sleep(1.2)
+    process.until(lambda: session("SELECT error FROM sys.sinks WHERE name = 'out'")[0][0], "the sink says what is wrong", WAIT_S)
+    process.until(lambda: session("SELECT waiting_bytes > 0 FROM sys.sinks WHERE name = 'out'") == [(True,)], "a delivery waits", WAIT_S)
+    server.kill()
+    server.start()
+    kafka.verb("restart")
+    session("WAIT FOR out")
+    process.until(lambda: topic.newest() == view_rows(session), "everything after both came back", WAIT_S)
+    assert len(topic.messages) == before + 3
+    assert session("SELECT state, error, waiting_bytes FROM sys.sinks WHERE name = 'out'") == [("RUNNING", None, 0)]
+
+
+def test_what_does_not_fit_is_refused(kafka, session):
+    for text, sqlstate in (
+        (f"CREATE SINK bad FROM per_user {options(kafka, 'nowhere', ', primary_key = ' + repr('user_id'))} FORMAT UPSERT ENCODE JSON", "42P01"),
+        ("ALTER SINK nothing RESUME", "42P01"),
+        ("ALTER SINK per_user RESUME", "42809"),
+        ("ALTER SINK out PAUSE", "0A000"),
+    ):
+        with pytest.raises(psycopg.Error) as refused:
+            session(text)
+        assert refused.value.sqlstate == sqlstate, text
+
+
+class Feed:
+    """Writes numbered rows to a topic, each key to one partition, until told to stop."""
+
+    def __init__(self, bootstrap, topic):
+        self.producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap, "linger.ms": 5})
+        self.topic, self.next, self.stop = topic, Counter(), threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        """A few thousand rows a second."""
+        while not self.stop.is_set():
+            for key in range(40):
+                self.next[key] += 1
+                row = {"key": key, "seq": self.next[key], "sum": zlib.crc32(f"{key}/{self.next[key]}".encode())}
+                self.producer.produce(self.topic, json.dumps(row).encode(), partition=key % PARTITIONS)
+            self.producer.poll(0.02)
+
+    def end(self):
+        """How many rows each key has."""
+        self.stop.set()
+        self.thread.join()
+        assert self.producer.flush(60) == 0
+        return self.next
+
+
+def interrupted(log):
+    """The windows that a log ends inside of."""
+    return [name for name, (begin, end) in WINDOWS.items() if log.count(begin) > log.count(end)]
+
+
+def kill_in(server, window, chance, start):
+    """Kills the server when its log says that it is in a window, or after some time; tells what was interrupted."""
+    path = server.data_dir / "server.log"
+    deadline = time.monotonic() + chance.uniform(0.2, 3.0) if window is None else time.monotonic() + 20
+    seen = b""
+    with open(path, "rb") as log:
+        log.seek(start)
+        while time.monotonic() < deadline:
+            seen += log.read()
+            if window is not None and window in interrupted(seen.decode(errors="replace")):
+                break
+            time.sleep(0.0005)
+        server.kill()
+        seen += log.read()
+    return interrupted(seen.decode(errors="replace"))
+
+
+def attempt(session, text):
+    """Runs a statement that a kill may interrupt."""
+    try:
+        session(text)
+    except psycopg.Error:
+        pass
+
+
+def test_kills_lose_double_and_reorder_nothing(kafka, server, session):
+    print(f"THALWEG_KILLS={KILLS} THALWEG_KILL_SEED={SEED}")
+    chance = random.Random(SEED)
+    for topic in ("numbered", "ledger", "sums"):
+        kafka.topic(topic, PARTITIONS)
+    columns = "(key bigint, seq bigint, sum bigint)"
+    session(f"CREATE SOURCE numbered {columns} {options(kafka, 'numbered')} FORMAT PLAIN ENCODE JSON")
+    session("CREATE TABLE kept (key bigint, seq bigint, sum bigint)")
+    session("CREATE SINK keeps INTO kept AS SELECT key, seq, sum FROM numbered")
+    session("CREATE MATERIALIZED VIEW sums AS SELECT key, count(*) AS n, max(seq) AS top, sum(sum) AS total FROM numbered GROUP BY key")
+    session(f"CREATE SINK ledger AS SELECT key, seq, sum FROM numbered {options(kafka, 'ledger', ', primary_key = ' + repr('key'))} FORMAT PLAIN ENCODE JSON")
+    session(f"CREATE SINK sums_out FROM sums {options(kafka, 'sums', ', primary_key = ' + repr('key'))} FORMAT UPSERT ENCODE JSON")
+    feed = Feed(kafka.bootstrap, "numbered")
+    fell = Counter()
+    aims = [None, *WINDOWS]
+    log = server.data_dir / "server.log"
+    began, late = log.stat().st_size, []
+    for kill in range(KILLS):
+        aim = aims[kill % len(aims)]
+        if aim == "backfill":
+            late.append(f"late_{kill}")
+            text = f"CREATE MATERIALIZED VIEW {late[-1]} AS SELECT count(*) AS n, sum(sum) AS total FROM numbered"
+            threading.Thread(target=attempt, args=(session, text), daemon=True).start()
+        fell.update(kill_in(server, aim, chance, began))
+        began = log.stat().st_size
+        server.start()
+    produced = feed.end()
+    total = sum(produced.values())
+    for sink in ("ledger", "sums_out", "keeps"):
+        session(f"WAIT FOR {sink}")
+    print(f"{KILLS} kills over {total} rows fell into: {dict(fell)}")
+    assert session("SELECT sum(n), count(*) FROM sums") == [(total, 40)]
+    assert session("SELECT key, top FROM sums WHERE n <> top") == []
+    for view in late:
+        # Whether it was created is for its killed statement to know.
+        if session(f"SELECT 1 FROM sys.jobs WHERE name = '{view}'"):
+            assert session(f"SELECT n FROM {view}") == [(total,)]
+    assert session("SELECT count(*) FROM kept") == [(total,)]
+    assert session("SELECT key, seq FROM kept GROUP BY key, seq HAVING count(*) <> 1") == []
+    ledger = Topic(kafka.bootstrap, "ledger")
+    process.until(lambda: len(ledger.read()) >= total, "the ledger", WAIT_S)
+    last = Counter()
+    for _, _, value in ledger.read():
+        row = json.loads(value)
+        assert row["sum"] == zlib.crc32(f"{row['key']}/{row['seq']}".encode()), row
+        assert row["seq"] == last[row["key"]] + 1, f"{row} after {last[row['key']]}"
+        last[row["key"]] = row["seq"]
+    assert last == produced
+    sums = Topic(kafka.bootstrap, "sums")
+    wanted = {key: (n, top) for key, n, top in session("SELECT key, n, top FROM sums")}
+    held = lambda: {row["key"]: (row["n"], row["top"]) for row in sums.newest().values()}
+    process.until(lambda: held() == wanted, "the sums", WAIT_S)
+    unread = Topic(kafka.bootstrap, "ledger", "read_uncommitted")
+    process.until(lambda: len(unread.read()) >= total, "the ledger with what was aborted", WAIT_S)
+    print(f"{len(unread.messages) - total} messages of aborted transactions")
+    if KILLS >= 5:
+        assert not set(WINDOWS) - set(fell), f"no kill fell into {set(WINDOWS) - set(fell)}"
