@@ -265,8 +265,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("create.bloom", HBASE, OptionKind::Enum(&["none", "row", "rowcol"]), "bloom filter of a created table"),
     OptionSpec::new("create.splits", HBASE, OptionKind::Text, "list of keys at which a created table is split").built(Built::No, Some("Create the table with SPLITS in the HBase shell.")),
     OptionSpec::new("scan.page.bytes", HBASE, OptionKind::Bytes, "size of a page of a scan").default("4MB"),
-    OptionSpec::new("lookup.cache.rows", HBASE, POSITIVE, "number of rows a lookup join remembers").built(Built::No, Some("Every read asks HBase.")),
-    OptionSpec::new("lookup.cache.ttl", HBASE, OptionKind::Duration, "time a lookup join remembers a row").built(Built::No, Some("Every read asks HBase.")),
+    OptionSpec::new("lookup.cache.rows", HBASE, POSITIVE, "number of rows a lookup join remembers").default("100000"),
+    OptionSpec::new("lookup.cache.ttl", HBASE, OptionKind::Duration, "time a lookup join remembers a row").default("10 s"),
     OptionSpec::new("lookup.timeout", HBASE, OptionKind::Duration, "time to wait for an answer").default("10 s"),
     OptionSpec::new("write.batch.bytes", HBASE, OptionKind::Bytes, "size of a request that writes").default("1MB"),
     // --- sources, sinks and views

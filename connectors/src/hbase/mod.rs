@@ -15,6 +15,7 @@ mod gateways_tests;
 mod key;
 mod layout;
 mod limits;
+mod lookup;
 #[cfg(test)]
 mod mapping_tests;
 mod options;
@@ -30,6 +31,7 @@ mod write;
 
 pub use access::{Comparison, Condition};
 pub use error::HbaseError;
+pub use lookup::{FoundRow, HbaseLookup};
 pub use read::HbaseRows;
 pub use table::{HbaseScan, HbaseTable};
 pub use write::{RefusedRow, Written};

@@ -20,6 +20,7 @@ use super::error::HbaseError;
 use super::gateways::Gateways;
 use super::layout::Layout;
 use super::limits::BATCH_ROWS_MAX;
+use super::lookup::HbaseLookup;
 use super::options::TableOptions;
 use super::read::{HbaseRows, Request, read};
 use super::request::{NewTable, Projection};
@@ -158,6 +159,20 @@ impl HbaseTable {
             },
             exact: decision.exact,
         }
+    }
+
+    /// Looks up the columns `wanted` of rows by their keys, with a cache of its own.
+    ///
+    /// # Errors
+    /// When a column is of a type whose values cannot be kept.
+    pub fn lookup(&self, wanted: &[usize]) -> Result<HbaseLookup, ConnectorError> {
+        HbaseLookup::new(
+            Arc::clone(&self.client),
+            Arc::clone(&self.layout),
+            wanted,
+            &self.options,
+            Arc::clone(&self.clock),
+        )
     }
 
     /// Begins to read. Must be called in a tokio runtime.

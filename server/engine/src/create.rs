@@ -389,6 +389,7 @@ fn job(
     let inputs = view
         .reads
         .iter()
+        .filter(|oid| !view.lookups.contains(oid))
         .map(|oid| {
             let new = earlier.iter().find_map(|what| what.relation(*oid));
             new.or_else(|| shared.relation(*oid))

@@ -36,9 +36,9 @@ use crate::shared::Shared;
 pub(crate) struct External {
     name: String,
     schema: SchemaRef,
-    table: Arc<HbaseTable>,
+    pub(crate) table: Arc<HbaseTable>,
     /// Where connections live.
-    wires: Handle,
+    pub(crate) wires: Handle,
 }
 
 impl External {

@@ -12,7 +12,7 @@ use thalweg_sql::{CreateSink, Report, SinkInput, Statement, ast};
 
 use super::Outcome;
 use super::ddl::{create_effect, select_all};
-use super::define::{Definer, connector_name, output_columns, refused};
+use super::define::{Definer, connector_name, output_columns, query_text, refused};
 use super::session::{PlanScope, Session, command};
 
 /// What is known of a sink before it is in the catalog.
@@ -91,7 +91,7 @@ impl Session {
         let spec = SinkSpec {
             connector,
             options,
-            query: query.to_string(),
+            query: query_text(&query),
             delivery,
             format,
             into: None,
@@ -144,7 +144,7 @@ impl Session {
         let spec = SinkSpec {
             connector: "table".to_owned(),
             options,
-            query: query.to_string(),
+            query: query_text(&query),
             delivery: "exactly_once".to_owned(),
             format: None,
             into: Some(table.oid),
@@ -173,6 +173,7 @@ impl Session {
             .iter()
             .map(|column| ast::Ident::with_quote('"', &column.name).to_string())
             .collect();
+        let query = query_text(query);
         let text = format!("INSERT INTO {table} ({}) {query}", names.join(", "));
         let parsed = thalweg_sql::parse(&text).map_err(|error| error.report())?;
         if let Some(Statement::Insert(insert)) = parsed.first().map(|parsed| &parsed.statement) {

@@ -107,6 +107,7 @@ def test_keys_ranges_and_filters_are_pushed_down(sql, hbase):
 def test_what_is_not_possible_is_said(sql, hbase):
     hbase.ask("create plain d 1")
     define(sql, hbase, "plain", "k text PRIMARY KEY, v int", family="d")
+    sql("CREATE TABLE base (k text, v int)")
     for text, state in [
         ("CREATE TABLE x (k text PRIMARY KEY, v int) WITH (connector = 'hbase', thrift.servers = '%s', table = 'nowhere', family = 'd')" % hbase.servers, "42P01"),
         ("CREATE TABLE x (k text PRIMARY KEY, v int) WITH (connector = 'hbase', thrift.servers = '%s', table = 'plain', family = 'zz')" % hbase.servers, "42703"),
@@ -117,6 +118,10 @@ def test_what_is_not_possible_is_said(sql, hbase):
         ("CREATE TABLE x (k text PRIMARY KEY, v int CHECK (v > 0)) WITH (connector = 'hbase', thrift.servers = 'h:1', table = 'plain', family = 'd')", "0A000"),
         ("CREATE MATERIALIZED VIEW x AS SELECT * FROM plain", "0A000"),
         ("SUBSCRIBE plain", "0A000"),
+        ("SUBSCRIBE (SELECT b.k FROM base b JOIN plain FOR SYSTEM_TIME AS OF PROCTIME() p ON p.k = b.k)", "0A000"),
+        ("CREATE MATERIALIZED VIEW x AS SELECT b.k FROM base b JOIN plain FOR SYSTEM_TIME AS OF PROCTIME() p ON p.v = b.v", "0A000"),
+        ("CREATE MATERIALIZED VIEW x AS SELECT b.k FROM base b JOIN plain FOR SYSTEM_TIME AS OF PROCTIME() p ON p.k = b.k ORDER BY b.v LIMIT 3", "0A000"),
+        ("CREATE MATERIALIZED VIEW x AS SELECT b.k FROM base b JOIN base FOR SYSTEM_TIME AS OF PROCTIME() p ON p.k = b.k", "0A000"),
         ("INSERT INTO plain VALUES ('a', 1) ON CONFLICT DO NOTHING", "0A000"),
         ("INSERT INTO plain VALUES ('a', 1) RETURNING v", "0A000"),
         ("TRUNCATE plain", "42809"),
@@ -156,3 +161,58 @@ def test_declarations_survive_and_lost_gateways_are_made_up_for(server, hbase):
         hbase.verb(back, role)
     assert session("SELECT 1") == [(1,)]
     process.until(lambda: session("SELECT count(*) FROM kept") == [(5000,)], "all gateways are back")
+
+
+def test_rows_find_what_is_there_when_they_come(sql, server, hbase):
+    columns = "id int PRIMARY KEY, name text, age int NOT NULL"
+    define(sql, hbase, "people", columns, family="d", create="if-missing", **{"lookup.cache.ttl": "1 ms", "lookup.timeout": "5 s"})
+    sql("INSERT INTO people SELECT n, 'p' || n, n % 50 FROM generate_series(1, 2000) n")
+    sql("CREATE TABLE buys (buy int PRIMARY KEY, person int, amount int)")
+    sql("INSERT INTO buys SELECT n, n % 2500, n FROM generate_series(1, 5000) n")
+    joined = "FROM buys b LEFT JOIN people FOR SYSTEM_TIME AS OF PROCTIME() AS p ON p.id = b.person"
+    query = f"SELECT b.buy, b.amount, p.name {joined}"
+    plan = [row[0].strip() for row in sql(f"EXPLAIN STREAM {query}")]
+    assert any(line.startswith("Left lookup join people on id = b.person") for line in plan), plan
+    assert "cache: at most 100000 rows of people, each for 1 ms" in plan
+    assert "state: the row of people that each row of the input found, bounded" in plan
+    sql(f"CREATE MATERIALIZED VIEW bought AS {query}")
+    sql(f"CREATE MATERIALIZED VIEW per_age AS SELECT p.age, count(*) AS n {joined} AND p.age >= 10 GROUP BY p.age")
+    sql("CREATE MATERIALIZED VIEW others AS SELECT count(*) AS n FROM buys")
+    assert sql(f"SELECT * FROM bought EXCEPT ALL {query}") == []
+    assert sql("SELECT count(*), count(name), sum(amount) FROM bought") == [(5000, 4000, 12502500)]
+    assert sql("SELECT count(*), sum(n) FROM per_age") == [(41, 5000)]
+    # What the table becomes later does not reach rows that are there.
+    sql("UPDATE people SET name = 'new' WHERE id <= 100")
+    sql("DELETE FROM people WHERE id BETWEEN 101 AND 200")
+    sql("INSERT INTO buys VALUES (6001, 1, 0), (6002, 150, 0), (6003, NULL, 0), (6004, 300, 0)")
+    assert sql("SELECT buy, name FROM bought WHERE buy > 6000 ORDER BY buy") == [(6001, "new"), (6002, None), (6003, None), (6004, "p300")]
+    assert sql("SELECT count(*), count(name) FROM bought") == [(5004, 4002)]
+    assert sql("SELECT count(*), count(p.name) " + joined) == [(5004, 3802)]
+    # And what goes is what came.
+    assert sql("DELETE FROM buys WHERE person BETWEEN 1 AND 200 AND buy < 6000") == 400
+    assert sql("UPDATE buys SET amount = 1 WHERE buy = 6001") == 1
+    assert sql("SELECT count(*), count(name) FROM bought") == [(4604, 3602)]
+    assert sql("SELECT sum(n) FROM per_age") == [(4604,)]
+    # Without HBase the view waits and says why; others go on.
+    for role in ("gateway", "gateway2"):
+        hbase.verb("kill", role)
+    sql("INSERT INTO buys VALUES (7001, 400, 0), (7002, 401, 0)")
+    states = lambda: sql("SELECT name, state, error FROM sys.jobs WHERE name IN ('bought', 'others') ORDER BY name")
+    waiting = process.until(lambda: [row for row in states() if row[0] == "bought" and row[2]], "the view says what it waits for")
+    assert "could not reach HBase" in waiting[0][2]
+    assert sql("SELECT n FROM others") == [(4606,)]
+    assert sql("SELECT count(*) > 0 FROM sys.errors WHERE object = 'bought'") == [(True,)]
+    for role in ("gateway", "gateway2"):
+        hbase.verb("restart", role)
+    sql("WAIT FOR bought")
+    assert sql("SELECT buy, name FROM bought WHERE buy > 7000 ORDER BY buy") == [(7001, "p400"), (7002, "p401")]
+    assert [row[2] for row in states()] == [None, None]
+    # After a restart rows have found what is there then.
+    server.kill()
+    server.start()
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        again = lambda text: connection.execute(text).fetchall()
+        assert again("SELECT count(*), count(name) FROM bought") == [(4606, 3604)]
+        connection.execute("DELETE FROM buys")
+        assert again("SELECT count(*) FROM bought") == [(0,)]
+        assert again("SELECT count(*) FROM per_age") == [(0,)]
