@@ -125,7 +125,7 @@ impl Session {
         let options = option::validate_into_options(&create.with).map_err(refused)?;
         let catalog = &scope.catalog;
         let table = catalog.resolve(&scope.search_path, name).map_err(refused)?;
-        if !table.is_writable() {
+        if !table.is_writable() && !matches!(table.kind, RelationKind::External(_)) {
             let message = format!("\"{}\" is not a table", table.name);
             return Err(Report::new("42809", message));
         }
@@ -141,11 +141,16 @@ impl Session {
         self.check_insert(scope, name, &query, &plan.output)?;
         let query = fitted(query, &plan.output, table)?;
         let plan = self.plan_continuous(scope, &query, &[])?;
+        // Tables of our own change in one transaction with the sink's progress.
+        let (connector, delivery) = match &table.kind {
+            RelationKind::External(kept) => (kept.connector.as_str(), "at_least_once"),
+            _ => ("table", "exactly_once"),
+        };
         let spec = SinkSpec {
-            connector: "table".to_owned(),
+            connector: connector.to_owned(),
             options,
             query: query_text(&query),
-            delivery: "exactly_once".to_owned(),
+            delivery: delivery.to_owned(),
             format: None,
             into: Some(table.oid),
         };

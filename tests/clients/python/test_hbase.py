@@ -2,7 +2,11 @@
 
 import datetime
 import decimal
+import json
+import os
+import random
 
+import confluent_kafka
 import psycopg
 import pytest
 
@@ -216,3 +220,99 @@ def test_rows_find_what_is_there_when_they_come(sql, server, hbase):
         connection.execute("DELETE FROM buys")
         assert again("SELECT count(*) FROM bought") == [(0,)]
         assert again("SELECT count(*) FROM per_age") == [(0,)]
+
+
+def test_a_sink_keeps_a_table_equal_to_its_query(sql, hbase):
+    columns = "person int, day date, n bigint, spent numeric(12, 2), note text, PRIMARY KEY (person, day)"
+    define(sql, hbase, "daily", columns, family="d", create="if-missing", **{"lookup.timeout": "5 s"})
+    sql("CREATE TABLE paid (id int PRIMARY KEY, person int, day date, amount numeric(12, 2), note text)")
+    query = "SELECT person, day, count(*) AS n, sum(amount) AS spent, max(note) AS note FROM paid GROUP BY person, day"
+    sql(f"CREATE SINK to_daily INTO daily AS {query}")
+    assert sql("SELECT delivery FROM sys.sinks WHERE name = 'to_daily'") == [("at_least_once",)]
+    sql("INSERT INTO paid SELECT n, n % 300, DATE '2024-01-01' + n % 7, n / 4.0, CASE WHEN n % 2 = 0 THEN 'x' END FROM generate_series(1, 4000) n")
+
+    def equal():
+        sql("WAIT FOR to_daily")
+        return sql(f"SELECT * FROM daily EXCEPT ALL {query}") == [] and sql(f"{query} EXCEPT ALL SELECT * FROM daily") == []
+
+    assert equal()
+    assert sql("SELECT n FROM daily WHERE person = 7 AND day = '2024-01-01'") == sql("SELECT count(*) FROM paid WHERE person = 7 AND day = '2024-01-01'")
+    sql("DELETE FROM paid WHERE person < 20")
+    sql("UPDATE paid SET note = NULL, amount = amount + 1 WHERE person = 30")
+    sql("INSERT INTO paid VALUES (5001, 3, '2024-01-01', 1, NULL)")
+    assert equal()
+    # The other side sees the same rows, and nothing of what went.
+    keys = {line.split()[0] for line in hbase.ask("scan daily")}
+    assert len(keys) == sql("SELECT count(DISTINCT (person, day)) FROM paid")[0][0]
+    # A cell that someone wrote from a clock ahead does not survive the next change of its row.
+    key = min(keys)
+    hbase.ask(f"put daily {key} d 6e 00000000000003e7 4000000000000")
+    sql("UPDATE paid SET amount = amount + 1")
+    assert equal()
+    # Lost gateways are waited for; what cannot be held is an error of its row alone.
+    for role in ("gateway", "gateway2"):
+        hbase.verb("kill", role)
+    sql("INSERT INTO paid SELECT 6000 + n, n % 300, DATE '2024-02-01', n, repeat('y', CASE n WHEN 17 THEN 11000000 ELSE 3 END) FROM generate_series(1, 200) n")
+    process.until(lambda: sql("SELECT 1 FROM sys.sinks WHERE name = 'to_daily' AND error IS NOT NULL"), "the sink says what it waits for")
+    for role in ("gateway", "gateway2"):
+        hbase.verb("restart", role)
+    sql("WAIT FOR to_daily")
+    refused_rows = sql("SELECT message FROM sys.errors WHERE object = 'to_daily' AND reason = '58000'")
+    assert len(refused_rows) == 1 and "refused a row" in refused_rows[0][0], refused_rows
+    assert sql("SELECT count(*) FROM daily WHERE day = '2024-02-01'") == [(199,)]
+    assert refused(sql, "CREATE SINK s INTO daily AS SELECT person, day FROM paid") == "42P10"
+    sql("DROP SINK to_daily")
+
+
+def test_the_shop_keeps_its_days_while_gateways_die(hbase, kafka):
+    """examples/shop_hbase.sql as it stands. HBASE_KILLS, HBASE_ORDERS and HBASE_SEED make it longer."""
+    kills, count = int(os.environ.get("HBASE_KILLS", 2)), int(os.environ.get("HBASE_ORDERS", 20_000))
+    seed = int(os.environ.get("HBASE_SEED", 1))
+    print(f"replay: HBASE_KILLS={kills} HBASE_ORDERS={count} HBASE_SEED={seed}")
+    chance = random.Random(seed)
+    kafka.topic("orders", 4)
+    text = (process.ROOT / "examples" / "shop_hbase.sql").read_text()
+    text = text.replace("localhost:9092", kafka.bootstrap).replace("localhost:9090", hbase.servers)
+    server = process.Server()
+    try:
+        server.start()
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            connection.execute(text)
+            sql = lambda text: connection.execute(text).fetchall()
+            connection.execute("INSERT INTO customers SELECT n, 'customer ' || n, CASE WHEN n % 3 = 0 THEN 'NL' ELSE 'DE' END FROM generate_series(0, 399) n")
+            producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 20})
+            expected = {}
+            for part in range(kills + 1):
+                for number in range(part * count // (kills + 1), (part + 1) * count // (kills + 1)):
+                    # Every eighth customer is unknown.
+                    customer, day, cents = chance.randrange(457), chance.randrange(1, 6), chance.randrange(1, 10_000)
+                    row = {"order_id": number, "customer_id": customer, "amount": f"{cents // 100}.{cents % 100:02}", "ts": f"2024-03-0{day}T10:00:00Z"}
+                    producer.produce("orders", json.dumps(row).encode(), partition=number % 4)
+                    held = expected.setdefault((customer, datetime.date(2024, 3, day)), [0, 0])
+                    held[0], held[1] = held[0] + 1, held[1] + cents
+                assert producer.flush(60) == 0
+                if part < kills:
+                    role = chance.choice(["gateway", "gateway2"])
+                    hbase.verb("kill", role)
+                    # The other one serves; with both gone everything waits, which another test shows.
+                    assert len(sql("SELECT * FROM customer_days WHERE customer_id = 7 AND day = '2024-03-01'")) <= 1
+                    hbase.verb("restart", role)
+            sql_rows = lambda: sql("SELECT customer_id, day, country, orders, amount FROM customer_days ORDER BY 1, 2")
+            connection.execute("WAIT FOR to_customer_days")
+            country = lambda customer: None if customer >= 400 else "NL" if customer % 3 == 0 else "DE"
+            wanted = [(customer, day, country(customer), n, decimal.Decimal(cents) / 100) for (customer, day), (n, cents) in sorted(expected.items())]
+            assert sql_rows() == wanted
+            one = wanted[0]
+            assert sql(f"SELECT orders FROM customer_days WHERE customer_id = {one[0]} AND day = '{one[1]}'") == [(one[3],)]
+            of_seven = [row[1] for row in wanted if row[0] == 7 and row[1] >= datetime.date(2024, 3, 2)]
+            assert [row[0] for row in sql("SELECT day FROM customer_days WHERE customer_id = 7 AND day >= '2024-03-02' ORDER BY day")] == of_seven
+            assert sql("SELECT sum(orders) FROM customer_days WHERE country = 'NL'") == [(sum(row[3] for row in wanted if row[2] == "NL"),)]
+            # HBase's own client sees the same cells.
+            cells = {}
+            for line in hbase.ask("scan customer_days"):
+                key, _, qualifier, value = line.split()[:4]
+                cells.setdefault(key, {})[bytes.fromhex(qualifier).decode()] = value
+            assert len(cells) == len(wanted)
+            assert sorted(int(row["orders"], 16) for row in cells.values()) == sorted(row[3] for row in wanted)
+    finally:
+        server.close()
