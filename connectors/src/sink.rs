@@ -87,4 +87,9 @@ pub trait MessageSink: Send + Sync {
     /// Returns when the outside system has accepted all messages, those of one key in their order. After an error any of them
     /// may have been accepted.
     async fn send(&mut self, messages: Vec<Message>) -> Result<(), ConnectorError>;
+
+    /// Why rows of messages that were sent were refused for good, since the last call; what was accepted with them stays.
+    fn take_refused(&mut self) -> Vec<ConnectorError> {
+        Vec::new()
+    }
 }

@@ -90,6 +90,35 @@ pub struct RelationScan {
     pub key: Option<Vec<usize>>,
     /// Attribute numbers of the columns.
     pub attnums: Vec<i16>,
+    /// Set for a table that an outside system keeps.
+    pub outside: Option<Outside>,
+    /// `FOR SYSTEM_TIME AS OF PROCTIME()`: each row of the other side finds what is there when it comes.
+    pub as_of_now: bool,
+}
+
+/// What a plan says of a table that an outside system keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Outside {
+    /// Rows that a lookup join remembers.
+    pub cache_rows: String,
+    /// How long it does.
+    pub cache_ttl: String,
+}
+
+impl Outside {
+    fn of(relation: &Relation) -> Option<Outside> {
+        let thalweg_catalog::RelationKind::External(spec) = &relation.kind else {
+            return None;
+        };
+        let option = |name: &str, default: &str| {
+            let given = spec.options.get(name).map(String::as_str);
+            given.unwrap_or(default).to_owned()
+        };
+        Some(Outside {
+            cache_rows: option("lookup.cache.rows", "100000"),
+            cache_ttl: option("lookup.cache.ttl", "10 s"),
+        })
+    }
 }
 
 impl RelationScan {
@@ -113,6 +142,8 @@ impl RelationScan {
             append_only: matches!(relation.kind, thalweg_catalog::RelationKind::Source(_)),
             key,
             attnums: relation.columns.iter().map(|c| c.attnum).collect(),
+            outside: Outside::of(relation),
+            as_of_now: false,
         }
     }
 }
@@ -160,6 +191,8 @@ pub struct ViewPlan {
     pub output: Vec<OutputColumn>,
     /// Stored relations and sources it reads, views expanded, sorted.
     pub reads: Vec<Oid>,
+    /// Those of them that rows are looked up in, sorted.
+    pub lookups: Vec<Oid>,
     /// True when `now()` occurs.
     pub uses_now: bool,
     /// The streaming plan.

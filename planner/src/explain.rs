@@ -4,6 +4,7 @@
 
 mod expr;
 
+use datafusion::arrow::datatypes::FieldRef;
 use datafusion::logical_expr::{Distinct, Expr, JoinType, LogicalPlan};
 
 use crate::context::RelationScan;
@@ -142,6 +143,7 @@ pub(crate) fn stream(plan: &StreamPlan) -> String {
         }
         _ => out.push_str("kept by: changes, row by row\n"),
     }
+    write_lookups(&plan.root, &mut out);
     let before = out.len();
     // State is built anew from its inputs' rows, which a source does not keep elsewhere.
     let stateful = plan.keeping == Keeping::Incremental && has_state(&plan.root);
@@ -162,12 +164,29 @@ fn bound(node: &StreamNode) -> &'static str {
 }
 
 fn has_state(node: &StreamNode) -> bool {
-    let own = matches!(node, StreamNode::Aggregate { .. } | StreamNode::Join { .. });
+    let own = match node {
+        StreamNode::Aggregate { .. } | StreamNode::Join { .. } => true,
+        StreamNode::Lookup { properties, .. } => properties.state == StateSize::Found,
+        _ => false,
+    };
     own || node.inputs().into_iter().any(has_state)
 }
 
 fn is_source(node: &StreamNode) -> bool {
     node.properties().change == Change::AppendOnly
+}
+
+/// What lookups do apart from the inputs' changes.
+fn write_lookups(node: &StreamNode, out: &mut String) {
+    if let StreamNode::Lookup { name, outside, .. } = node {
+        let (rows, ttl) = (&outside.cache_rows, &outside.cache_ttl);
+        out.push_str(&format!(
+            "cache: at most {rows} rows of {name}, each for {ttl}\nlookups: once for each row that comes; again for all rows when the view is built anew, as after a restart\n"
+        ));
+    }
+    for input in node.inputs() {
+        write_lookups(input, out);
+    }
 }
 
 /// What each operator remembers, from the top.
@@ -189,6 +208,10 @@ fn write_state(node: &StreamNode, stateful: bool, out: &mut String) {
             "state: rows of the left input, {}, and of the right, {}\n",
             bound(left),
             bound(right)
+        )),
+        (StateSize::Found, StreamNode::Lookup { name, .. }) => out.push_str(&format!(
+            "state: the row of {name} that each row of the input found, {}\n",
+            bound(node)
         )),
         (StateSize::Inputs, _) => out.push_str("state: the last result\n"),
         (StateSize::Unbounded(sources), _) => {
@@ -237,6 +260,29 @@ fn join_line(kind: JoinType, on: &[(Expr, Expr)], filter: Option<&Expr>) -> Stri
     }
 }
 
+fn lookup_line(
+    table: &str,
+    outer: bool,
+    keys: &[(usize, Expr)],
+    filter: Option<&Expr>,
+    columns: &[FieldRef],
+) -> String {
+    let mut conditions: Vec<String> = keys
+        .iter()
+        .map(|(column, key)| {
+            let name = columns.get(*column).map_or("?", |field| field.name());
+            format!("{name} = {}", text(key))
+        })
+        .collect();
+    conditions.extend(filter.map(text));
+    let kind = if outer {
+        "Left lookup join"
+    } else {
+        "Lookup join"
+    };
+    format!("{kind} {table} on {}", conditions.join(" AND "))
+}
+
 fn write_node(node: &StreamNode, depth: usize, out: &mut String) {
     let line = match node {
         StreamNode::Scan { name, .. } => format!("Scan {name}"),
@@ -250,6 +296,21 @@ fn write_node(node: &StreamNode, depth: usize, out: &mut String) {
         StreamNode::Join {
             kind, on, filter, ..
         } => join_line(*kind, on, filter.as_ref()),
+        StreamNode::Lookup {
+            name,
+            outer,
+            keys,
+            wanted,
+            filter,
+            pair,
+            ..
+        } => lookup_line(
+            name,
+            *outer,
+            keys,
+            filter.as_ref(),
+            &pair.fields()[pair.fields().len() - wanted.len()..],
+        ),
         StreamNode::Recompute { reason, .. } => format!("Recompute {reason}"),
     };
     out.push_str(&format!(

@@ -42,6 +42,12 @@ fn sharpen(node: &mut StreamNode, known: &mut dyn FnMut(Oid) -> Option<Propertie
             properties.change = below.change;
             properties.keys = projected_keys(&below.keys, exprs, input.schema());
         }
+        StreamNode::Lookup {
+            input, properties, ..
+        } => {
+            sharpen(input, known);
+            crate::lower::lookup_properties(input.properties(), properties);
+        }
         StreamNode::Union {
             inputs, properties, ..
         } => {

@@ -11,6 +11,7 @@ mod explain;
 mod facts;
 mod functions;
 mod limits;
+mod lookup;
 mod lower;
 mod names;
 mod output;
@@ -23,7 +24,7 @@ mod types;
 mod view;
 
 pub use context::{
-    Conflict, DmlPlan, Functions, NoSystemRelations, OutputColumn, PlanContext, QueryPlan,
+    Conflict, DmlPlan, Functions, NoSystemRelations, OutputColumn, Outside, PlanContext, QueryPlan,
     RelationScan, Returning, SystemRelations, ViewPlan,
 };
 pub use error::PlanError;

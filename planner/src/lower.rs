@@ -13,7 +13,10 @@ use crate::context::RelationScan;
 use crate::rewrite;
 use crate::stream::{Change, Keeping, Properties, StateSize, StreamNode, StreamPlan};
 
+mod lookup;
 mod stateful;
+
+pub(crate) use lookup::properties as lookup_properties;
 
 /// Lowers a view's plan.
 pub(crate) fn lower(plan: &LogicalPlan) -> StreamPlan {
@@ -36,9 +39,10 @@ pub(crate) fn lower(plan: &LogicalPlan) -> StreamPlan {
     if chooses_rows(plan) {
         return recomputed("distinct on".to_owned());
     }
-    let prepared = rewrite::incremental::apply(unordered(plan).clone());
+    let prepared = crate::lookup::extract(unordered(plan).clone());
+    let prepared = prepared.and_then(rewrite::incremental::apply);
     let lowered = match &prepared {
-        Ok(prepared) => node(prepared),
+        Ok(prepared) => node(prepared).map(lookup::pruned),
         // A plan that a rule cannot digest is one that it does not cover.
         Err(_) => Err(not_linear(plan).unwrap_or_else(|| "operator".to_owned())),
     };
@@ -202,6 +206,7 @@ fn node(plan: &LogicalPlan) -> Result<StreamNode, String> {
         }
         LogicalPlan::Aggregate(aggregate) => stateful::aggregate(aggregate),
         LogicalPlan::Join(join) => stateful::join(join),
+        LogicalPlan::Extension(extension) => lookup::lookup(extension),
         other => Err(operator(other).unwrap_or_else(|| "operator".to_owned())),
     }
 }

@@ -155,6 +155,7 @@ impl Planner {
         for rule in Analyzer::new().rules {
             plan = rule.analyze(plan, &options())?;
         }
+        let plan = crate::lookup::settle(plan)?;
         let plan = rewrite::subquery::apply(plan)?;
         plan.check_invariants(InvariantLevel::Executable)?;
         let plan = rewrite::lazy::apply(plan)?;

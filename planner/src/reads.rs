@@ -11,7 +11,7 @@ use datafusion::logical_expr::Expr;
 use thalweg_catalog::Oid;
 
 use crate::functions::native::native_of;
-use crate::stream::StreamNode;
+use crate::stream::{StateSize, StreamNode};
 
 /// Names of functions that take a field out of a struct begin with this.
 pub(crate) const FIELD: &str = "field ";
@@ -112,6 +112,29 @@ fn visit(node: &StreamNode, needed: ColumnReads, found: &mut BTreeMap<Oid, Colum
             visit(input, below, found);
         }
         StreamNode::Join { .. } => visit_join(node, needed, found),
+        StreamNode::Lookup {
+            input,
+            keys,
+            filter,
+            pair,
+            properties,
+            ..
+        } => {
+            // What is remembered is remembered by the whole row.
+            if properties.state == StateSize::Found {
+                return visit(input, whole(input), found);
+            }
+            let mut below = needed;
+            let width = input.schema().fields().len();
+            filter
+                .iter()
+                .for_each(|filter| read(filter, pair, &mut below));
+            below.retain(|index, _| *index < width);
+            for (_, key) in keys {
+                read(key, input.schema(), &mut below);
+            }
+            visit(input, below, found);
+        }
         StreamNode::Unnest { input, .. } => visit(input, whole(input), found),
         StreamNode::Recompute { inputs, .. } => {
             inputs

@@ -6,6 +6,7 @@ use datafusion::common::DFSchemaRef;
 use datafusion::logical_expr::{Expr, JoinType, Unnest};
 use thalweg_catalog::Oid;
 
+use crate::context::Outside;
 use crate::functions::exact::ExactTotal;
 
 /// How a continuous query is kept up to date.
@@ -52,6 +53,8 @@ pub enum StateSize {
     Values,
     /// The rows of both inputs.
     Sides,
+    /// What each row of the input found.
+    Found,
 }
 
 /// One aggregate function of an aggregation.
@@ -186,6 +189,31 @@ pub enum StreamNode {
         /// What is known.
         properties: Properties,
     },
+    /// Each row with the row of an outside system's table that its key names, as it is when the row comes.
+    Lookup {
+        /// Input.
+        input: Box<StreamNode>,
+        /// The table.
+        oid: Oid,
+        /// Its name.
+        name: String,
+        /// What is remembered of it for a while.
+        outside: Outside,
+        /// Rows that find nothing come out as well, with NULLs.
+        outer: bool,
+        /// Over the input's schema, for each column of the table's key with its position in the table.
+        keys: Vec<(usize, Expr)>,
+        /// For each column of the table whether anything reads it; the others may come out as NULL.
+        wanted: Vec<bool>,
+        /// Further condition on a pair, over `pair`; a row that does not meet it was not found.
+        filter: Option<Expr>,
+        /// Columns of the input, then of the table.
+        pair: DFSchemaRef,
+        /// Output columns.
+        schema: DFSchemaRef,
+        /// What is known.
+        properties: Properties,
+    },
     /// The whole query run as a batch at each epoch that changes an input, and the difference emitted.
     Recompute {
         /// The first operator that is not maintained incrementally, for example `aggregate`.
@@ -210,6 +238,7 @@ impl StreamNode {
             | StreamNode::Unnest { schema, .. }
             | StreamNode::Aggregate { schema, .. }
             | StreamNode::Join { schema, .. }
+            | StreamNode::Lookup { schema, .. }
             | StreamNode::Recompute { schema, .. } => schema,
         }
     }
@@ -223,6 +252,7 @@ impl StreamNode {
             | StreamNode::Unnest { schema, .. }
             | StreamNode::Aggregate { schema, .. }
             | StreamNode::Join { schema, .. }
+            | StreamNode::Lookup { schema, .. }
             | StreamNode::Recompute { schema, .. } => schema,
         }
     }
@@ -237,6 +267,7 @@ impl StreamNode {
             | StreamNode::Unnest { properties, .. }
             | StreamNode::Aggregate { properties, .. }
             | StreamNode::Join { properties, .. }
+            | StreamNode::Lookup { properties, .. }
             | StreamNode::Recompute { properties, .. } => properties,
         }
     }
@@ -248,6 +279,7 @@ impl StreamNode {
             StreamNode::Filter { input, .. }
             | StreamNode::Project { input, .. }
             | StreamNode::Aggregate { input, .. }
+            | StreamNode::Lookup { input, .. }
             | StreamNode::Unnest { input, .. } => vec![input],
             StreamNode::Join { left, right, .. } => vec![left, right],
             StreamNode::Union { inputs, .. } | StreamNode::Recompute { inputs, .. } => {

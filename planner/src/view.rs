@@ -38,6 +38,7 @@ pub(crate) fn plan(
         stream: crate::lower::lower(&guarded),
         output,
         reads: crate::output::reads(&plan),
+        lookups: crate::lookup::tables(&plan),
         uses_now: rewrite::now::occurs(&plan),
         plan: guarded,
         unguarded: plan,

@@ -375,14 +375,14 @@ pub const OPTIONS: &[OptionSpec] = &[
         POSITIVE,
         "number of rows a lookup join remembers",
     )
-    .built(Built::No, Some("Every read asks HBase.")),
+    .default("100000"),
     OptionSpec::new(
         "lookup.cache.ttl",
         HBASE,
         OptionKind::Duration,
         "time a lookup join remembers a row",
     )
-    .built(Built::No, Some("Every read asks HBase.")),
+    .default("10 s"),
     OptionSpec::new(
         "lookup.timeout",
         HBASE,

@@ -29,6 +29,8 @@ pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub(super) const REMOTE_PAUSE: Duration = Duration::from_millis(250);
 /// Rows of one get or put request.
 pub(super) const BATCH_ROWS_MAX: usize = 1_000;
+/// Rows of one get request of a lookup join, so that several are under way at once.
+pub(super) const LOOKUP_ROWS_MAX: usize = 250;
 /// Rows of the first page of a scan, and of any.
 pub(super) const PAGE_ROWS_FIRST: usize = 1_000;
 /// See [`PAGE_ROWS_FIRST`].

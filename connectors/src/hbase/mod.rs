@@ -15,6 +15,7 @@ mod gateways_tests;
 mod key;
 mod layout;
 mod limits;
+mod lookup;
 #[cfg(test)]
 mod mapping_tests;
 mod options;
@@ -23,6 +24,7 @@ mod reply;
 mod request;
 mod rows;
 mod scalar;
+mod sink;
 mod table;
 mod value;
 mod wire;
@@ -30,6 +32,8 @@ mod write;
 
 pub use access::{Comparison, Condition};
 pub use error::HbaseError;
+pub use lookup::{FoundRow, HbaseLookup};
 pub use read::HbaseRows;
+pub use sink::HbaseSink;
 pub use table::{HbaseScan, HbaseTable};
 pub use write::{RefusedRow, Written};

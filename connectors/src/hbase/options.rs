@@ -67,6 +67,9 @@ pub(super) struct TableOptions {
     pub(super) page_bytes: usize,
     pub(super) batch_bytes: usize,
     pub(super) timeout: Duration,
+    /// Of a lookup join.
+    pub(super) cache_rows: u64,
+    pub(super) cache_ttl: Duration,
 }
 
 /// `key.encoding` as given.
@@ -117,6 +120,10 @@ impl TableOptions {
             batch_bytes,
             timeout: options
                 .duration("lookup.timeout")?
+                .unwrap_or(Duration::from_secs(10)),
+            cache_rows: options.u64("lookup.cache.rows")?.unwrap_or(100_000),
+            cache_ttl: options
+                .duration("lookup.cache.ttl")?
                 .unwrap_or(Duration::from_secs(10)),
         })
     }

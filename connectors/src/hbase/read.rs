@@ -154,7 +154,10 @@ impl Shared {
 
     async fn plan(&self) -> Result<Vec<Work>, ConnectorError> {
         match &self.request.access {
-            Access::Keys(keys) => Ok(batches(keys, &self.projection)),
+            Access::Keys(keys) => {
+                let parts = batches(keys, &self.projection, BATCH_ROWS_MAX).into_iter();
+                Ok(parts.map(|keys| Work::Keys(keys.to_vec())).collect())
+            }
             Access::Ranges(ranges) if ranges.is_empty() => Ok(Vec::new()),
             Access::Ranges(ranges) => {
                 let table = &self.layout.table;
@@ -237,29 +240,33 @@ fn page_rows(rows: usize, bytes: usize, wanted_bytes: usize) -> usize {
     fitting.min(rows.saturating_mul(4)).clamp(1, PAGE_ROWS_MAX)
 }
 
-/// Keys in batches that fit a request.
-fn batches(keys: &[Vec<u8>], projection: &Projection) -> Vec<Work> {
+/// Keys in batches of at most `rows_max` that fit a request.
+pub(super) fn batches<'a>(
+    keys: &'a [Vec<u8>],
+    projection: &Projection,
+    rows_max: usize,
+) -> Vec<&'a [Vec<u8>]> {
     let columns = projection.columns.iter().map(|column| {
         let qualifier = column.qualifier.as_ref().map_or(0, Vec::len);
         column.family.len() + qualifier + 12
     });
     let filter = projection.filter.as_ref().map_or(0, Vec::len);
     let each = columns.sum::<usize>() + filter + 24;
-    let (mut work, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let (mut parts, mut rest, mut rows, mut bytes) = (Vec::new(), keys, 0, 0);
     for key in keys {
         let more = key.len() + each;
-        if batch.len() == BATCH_ROWS_MAX || (bytes + more > REQUEST_BYTES_MAX && !batch.is_empty())
-        {
-            work.push(Work::Keys(std::mem::take(&mut batch)));
-            bytes = 0;
+        if rows == rows_max || (bytes + more > REQUEST_BYTES_MAX && rows > 0) {
+            let (part, after) = rest.split_at(rows);
+            parts.push(part);
+            (rest, rows, bytes) = (after, 0, 0);
         }
+        rows += 1;
         bytes += more;
-        batch.push(key.clone());
     }
-    if !batch.is_empty() {
-        work.push(Work::Keys(batch));
+    if !rest.is_empty() {
+        parts.push(rest);
     }
-    work
+    parts
 }
 
 /// Ranges cut at the borders of regions, in key order.
@@ -342,19 +349,16 @@ mod tests {
     #[test]
     fn keys_are_asked_for_in_batches() {
         let keys: Vec<Vec<u8>> = (0..2_500u32).map(|key| key.to_be_bytes().into()).collect();
-        let sizes = |work: Vec<Work>| -> Vec<usize> {
-            let sizes = work.iter().map(|work| match work {
-                Work::Keys(keys) => keys.len(),
-                Work::Range(_) => 0,
-            });
-            sizes.collect()
+        let sizes = |keys: &[Vec<u8>]| -> Vec<usize> {
+            let parts = batches(keys, &Projection::default(), 1_000);
+            assert_eq!(parts.concat(), keys);
+            parts.iter().map(|keys| keys.len()).collect()
         };
-        let small = Projection::default();
-        assert_eq!(sizes(batches(&keys, &small)), [1_000, 1_000, 500]);
+        assert_eq!(sizes(&keys), [1_000, 1_000, 500]);
         let long = vec![vec![7; 30_000]; 100];
-        let found = sizes(batches(&long, &small));
+        let found = sizes(&long);
         assert_eq!(found.iter().sum::<usize>(), 100);
         assert!(found.iter().all(|size| size * 30_000 <= REQUEST_BYTES_MAX));
-        assert!(batches(&[], &small).is_empty());
+        assert!(sizes(&[]).is_empty());
     }
 }

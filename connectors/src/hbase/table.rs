@@ -20,6 +20,7 @@ use super::error::HbaseError;
 use super::gateways::Gateways;
 use super::layout::Layout;
 use super::limits::BATCH_ROWS_MAX;
+use super::lookup::HbaseLookup;
 use super::options::TableOptions;
 use super::read::{HbaseRows, Request, read};
 use super::request::{NewTable, Projection};
@@ -160,6 +161,20 @@ impl HbaseTable {
         }
     }
 
+    /// Looks up the columns `wanted` of rows by their keys, with a cache of its own.
+    ///
+    /// # Errors
+    /// When a column is of a type whose values cannot be kept.
+    pub fn lookup(&self, wanted: &[usize]) -> Result<HbaseLookup, ConnectorError> {
+        HbaseLookup::new(
+            Arc::clone(&self.client),
+            Arc::clone(&self.layout),
+            wanted,
+            &self.options,
+            Arc::clone(&self.clock),
+        )
+    }
+
     /// Begins to read. Must be called in a tokio runtime.
     pub fn read(&self, scan: &HbaseScan) -> HbaseRows {
         read(
@@ -257,32 +272,44 @@ impl HbaseTable {
 
     /// The newest timestamp in each row's cells.
     async fn newest(&self, rows: &RecordBatch) -> Result<Vec<Option<i64>>, ConnectorError> {
+        // A row without a key is refused when it is written.
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        let mut places: Vec<Option<usize>> = Vec::with_capacity(rows.num_rows());
+        for row in 0..rows.num_rows() {
+            let key = row_key(&self.layout, rows, row).ok();
+            places.push(key.is_some().then_some(keys.len()));
+            keys.extend(key);
+        }
+        let newest = self.newest_of(&keys).await?;
+        let at = |place: &Option<usize>| place.and_then(|at| newest.get(at).copied().flatten());
+        Ok(places.iter().map(at).collect())
+    }
+
+    /// A timestamp for each key, after those of all its cells.
+    pub(super) async fn stamps(&self, keys: &[Vec<u8>]) -> Result<Vec<i64>, ConnectorError> {
+        let newest = self.newest_of(keys).await?;
+        let now = self.next_ms();
+        let after = |newest: Option<i64>| {
+            // Two apart, for what becomes NULL is deleted a millisecond before.
+            newest.map_or(now, |newest| now.max(newest.saturating_add(2)))
+        };
+        Ok(newest.into_iter().map(after).collect())
+    }
+
+    async fn newest_of(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<i64>>, ConnectorError> {
         let projection = Projection {
             columns: self.layout.all_cells(),
             filter: None,
         };
-        let mut newest = vec![None; rows.num_rows()];
-        let mut keys: Vec<(usize, Vec<u8>)> = Vec::new();
-        for row in 0..rows.num_rows() {
-            // A row without a key is refused when it is written.
-            if let Ok(key) = row_key(&self.layout, rows, row) {
-                keys.push((row, key));
-            }
-        }
-        for batch in keys.chunks(BATCH_ROWS_MAX / 4) {
-            let asked: Vec<Vec<u8>> = batch.iter().map(|(_, key)| key.clone()).collect();
+        let mut newest = Vec::with_capacity(keys.len());
+        for asked in keys.chunks(BATCH_ROWS_MAX / 4) {
             let deadline = Deadline::after(self.options.timeout);
             let table = &self.layout.table;
-            let page = self
-                .client
-                .get(table, &asked, &projection, deadline)
-                .await?;
-            for (index, (row, _)) in batch.iter().enumerate() {
+            let page = self.client.get(table, asked, &projection, deadline).await?;
+            newest.extend((0..asked.len()).map(|index| {
                 let cells = page.row(index).into_iter().flat_map(|row| row.cells());
-                if let Some(place) = newest.get_mut(*row) {
-                    *place = cells.map(|cell| cell.timestamp).max();
-                }
-            }
+                cells.map(|cell| cell.timestamp).max()
+            }));
         }
         Ok(newest)
     }
@@ -295,7 +322,11 @@ impl HbaseTable {
         *last
     }
 
-    fn writer(&self) -> Writer {
+    pub(super) fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    pub(super) fn writer(&self) -> Writer {
         Writer {
             client: Arc::clone(&self.client),
             layout: Arc::clone(&self.layout),

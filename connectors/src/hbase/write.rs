@@ -145,7 +145,7 @@ pub(super) fn mutation(
 }
 
 /// The bytes of a cell; `None` for a NULL that is not written.
-fn cell_value(
+pub(super) fn cell_value(
     cell: &CellColumn,
     batch: &RecordBatch,
     row: usize,

@@ -67,8 +67,19 @@ impl Normalizer<'_> {
     fn factor(&mut self, factor: &mut TableFactor) -> Result<()> {
         match factor {
             TableFactor::Table {
+                name,
+                alias,
+                args: None,
+                version: version @ Some(_),
+                sample: None,
+                ..
+            } => {
+                self.as_of_now(name, alias, version.take())?;
+                Ok(())
+            }
+            TableFactor::Table {
                 version: Some(_), ..
-            } => Err(PlanError::unsupported("FOR SYSTEM_TIME AS OF")),
+            } => Err(PlanError::unsupported("FOR SYSTEM_TIME AS OF here")),
             TableFactor::Table {
                 sample: Some(_), ..
             } => Err(PlanError::unsupported("TABLESAMPLE")),
@@ -143,6 +154,48 @@ impl Normalizer<'_> {
                 construct(other)
             ))),
         }
+    }
+
+    /// `name FOR SYSTEM_TIME AS OF PROCTIME()`: the name gets the mark that the provider knows it by.
+    fn as_of_now(
+        &mut self,
+        name: &mut ast::ObjectName,
+        alias: &mut Option<ast::TableAlias>,
+        version: Option<ast::TableVersion>,
+    ) -> Result<()> {
+        let now = match &version {
+            Some(ast::TableVersion::ForSystemTimeAsOf(Expr::Function(call))) => {
+                let bare = match &call.args {
+                    ast::FunctionArguments::None => true,
+                    ast::FunctionArguments::List(list) => list.args.is_empty(),
+                    ast::FunctionArguments::Subquery(_) => false,
+                };
+                bare && last_part(&call.name) == "proctime"
+            }
+            _ => false,
+        };
+        if !now {
+            return Err(PlanError::hint(
+                "0A000",
+                "a version of a table other than FOR SYSTEM_TIME AS OF PROCTIME() is not supported",
+                "PROCTIME() reads the table as it is when a row of the other side comes.",
+            ));
+        }
+        let parts = name.0.iter().filter_map(|part| part.as_ident());
+        let parts: Vec<String> = parts.map(fold).collect();
+        if alias.is_none() {
+            if let [.., schema, table] = parts.as_slice() {
+                self.qualified.push((schema.clone(), table.clone()));
+            }
+            *alias = Some(alias_of(quoted(last_part(name))));
+        }
+        // A database in front names the only one there is.
+        let own = parts.iter().skip(parts.len().saturating_sub(2)).cloned();
+        let marked = std::iter::once(crate::lookup::MARK.to_owned()).chain(own);
+        name.0 = marked
+            .map(|part| ast::ObjectNamePart::Identifier(quoted(part)))
+            .collect();
+        Ok(())
     }
 
     fn unnest(&mut self, factor: &mut TableFactor) -> Result<()> {

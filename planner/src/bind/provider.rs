@@ -132,7 +132,36 @@ impl<'a> Session<'a> {
         PlanError::from(report)
     }
 
+    /// The table behind a name that [`crate::lookup::MARK`] stands before.
+    fn looked_up(&self, name: &TableReference) -> Result<Arc<dyn TableSource>> {
+        let source = self.relation(name)?;
+        match source.downcast_ref::<RelationScan>() {
+            Some(scan) if scan.outside.is_some() => Ok(Arc::new(RelationScan {
+                as_of_now: true,
+                ..scan.clone()
+            })),
+            _ => Err(PlanError::hint(
+                "0A000",
+                format!(
+                    "FOR SYSTEM_TIME AS OF PROCTIME() of \"{}\" is not supported: it is no table with connector hbase",
+                    name.table()
+                ),
+                "Join it without FOR SYSTEM_TIME AS OF: its changes then reach the rows that are joined already.",
+            )
+            .into()),
+        }
+    }
+
     fn relation(&self, name: &TableReference) -> Result<Arc<dyn TableSource>> {
+        match (name.catalog(), name.schema()) {
+            (Some(crate::lookup::MARK), Some(schema)) => {
+                return self.looked_up(&TableReference::partial(schema, name.table()));
+            }
+            (None, Some(crate::lookup::MARK)) => {
+                return self.looked_up(&TableReference::bare(name.table()));
+            }
+            _ => {}
+        }
         let system = |schema: &str, table: &str| {
             self.cx
                 .system

@@ -192,7 +192,7 @@ fn encodable(expr: &Expr, schema: &DFSchema, what: &str) -> Result<(), String> {
     }
 }
 
-fn row_form(ty: &DataType, what: &str) -> Result<(), String> {
+pub(super) fn row_form(ty: &DataType, what: &str) -> Result<(), String> {
     if RowConverter::supports_fields(&[SortField::new(ty.clone())]) {
         Ok(())
     } else {

@@ -15,3 +15,6 @@ EXPLAIN STREAM SELECT id, qty FROM orders ORDER BY qty;
 EXPLAIN STREAM SELECT action, count(*) FROM clicks GROUP BY ROLLUP (action);
 EXPLAIN STREAM SELECT id, row_number() OVER (ORDER BY id) AS r FROM orders;
 EXPLAIN STREAM SELECT DISTINCT ON (qty) qty, id, note FROM orders ORDER BY qty, note DESC, id;
+EXPLAIN STREAM SELECT c.action, p.name FROM clicks c LEFT JOIN profiles FOR SYSTEM_TIME AS OF PROCTIME() p ON p.id = c.user_id AND p.day = c.at::date;
+EXPLAIN STREAM SELECT p.name, count(*) FROM orders o JOIN profiles FOR SYSTEM_TIME AS OF PROCTIME() AS p ON p.id = o.qty + 1 AND p.day = DATE '2024-01-01' AND p.age > o.id WHERE o.note <> 'x' AND p.age < 90 GROUP BY p.name;
+EXPLAIN STREAM SELECT p.name FROM orders o JOIN profiles FOR SYSTEM_TIME AS OF PROCTIME() p ON p.id = o.id AND p.day = DATE '2024-01-01' ORDER BY o.id LIMIT 1;

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use thalweg_catalog::Oid;
+use thalweg_planner::stream::Keeping;
 use thalweg_planner::{ErrorSink, PlanError, ViewPlan};
 use thalweg_sql::{Report, Statement};
 
@@ -89,6 +91,104 @@ fn refused_in_views() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn lookup_joins_name_one_row() {
+    let world = World::new();
+    let at = "FOR SYSTEM_TIME AS OF PROCTIME()";
+    let day = "p.day = DATE '2024-01-01'";
+    for (text, rows) in [
+        (
+            format!(
+                "SELECT o.id, p.name FROM orders o LEFT JOIN profiles {at} AS p ON p.id = o.id AND {day} AND p.age > 1"
+            ),
+            "1|Ann\n2|-\n3|-",
+        ),
+        (
+            format!(
+                "SELECT o.id, profiles.name FROM orders o JOIN public.profiles {at} ON o.id = public.profiles.id AND profiles.{}",
+                &day[2..]
+            ),
+            "1|Ann\n2|Bo",
+        ),
+        (
+            format!(
+                "SELECT count(*) FROM (SELECT id::bigint AS id, DATE '2024-01-02' AS day FROM orders) o JOIN profiles {at} USING (id, day)"
+            ),
+            "1",
+        ),
+    ] {
+        assert_eq!(world.query(&text), Ok(rows.to_owned()), "{text}");
+        let planned = view(&world, &text).expect(&text);
+        assert_eq!(planned.lookups, [Oid(20600)], "{text}");
+        assert_eq!(planned.stream.keeping, Keeping::Incremental, "{text}");
+        assert_eq!(world.run(planned.plan), Ok(rows.to_owned()), "{text}");
+    }
+    for (text, message) in [
+        (
+            format!("SELECT 1 FROM orders o JOIN profiles {at} p ON p.id = o.id"),
+            "a lookup join that does not name a row of table \"profiles\" is not supported",
+        ),
+        (
+            format!("SELECT 1 FROM orders o JOIN profiles {at} p ON p.id::text = o.note AND {day}"),
+            "a lookup join that does not name a row of table \"profiles\" is not supported",
+        ),
+        (
+            format!("SELECT 1 FROM orders o JOIN profiles {at} p ON p.id = p.age AND {day}"),
+            "a lookup join that does not name a row of table \"profiles\" is not supported",
+        ),
+        (
+            format!("SELECT 1 FROM orders o RIGHT JOIN profiles {at} p ON p.id = o.id AND {day}"),
+            "a right join with a table FOR SYSTEM_TIME AS OF PROCTIME() is not supported",
+        ),
+        (
+            format!("SELECT 1 FROM profiles {at} p LEFT JOIN orders o ON p.id = o.id AND {day}"),
+            "FOR SYSTEM_TIME AS OF PROCTIME() is not supported where there is no join from the left",
+        ),
+        (
+            format!("SELECT 1 FROM orders o, profiles {at} p WHERE p.id = o.id AND {day}"),
+            "a lookup join that does not name a row of table \"profiles\" is not supported",
+        ),
+        (
+            format!("SELECT 1 FROM orders o JOIN items {at} p ON p.id = o.id"),
+            "FOR SYSTEM_TIME AS OF PROCTIME() of \"items\" is not supported: it is no table with connector hbase",
+        ),
+        (
+            "SELECT 1 FROM orders o JOIN profiles FOR SYSTEM_TIME AS OF now() p ON p.id = o.id"
+                .to_owned(),
+            "a version of a table other than FOR SYSTEM_TIME AS OF PROCTIME() is not supported",
+        ),
+    ] {
+        for report in [
+            view(&world, &text).expect_err(&text).report(),
+            world.query(&text).expect_err(&text),
+        ] {
+            assert_eq!(
+                (report.sqlstate, report.message.as_str()),
+                ("0A000", message),
+                "{text}"
+            );
+            assert!(report.hint.is_some(), "{text}");
+        }
+    }
+    // The sources of a lookup have what its keys and its condition read, and no more.
+    let text = format!(
+        "SELECT p.name FROM clicks c LEFT JOIN profiles {at} p ON p.id = c.user_id AND {day} AND p.name <> c.action"
+    );
+    let reads = view(&world, &text).expect(&text).stream.root.columns_read();
+    let of_clicks: Vec<Vec<usize>> = reads
+        .values()
+        .map(|of| of.keys().copied().collect())
+        .collect();
+    assert_eq!(of_clicks, [[0, 1]]);
+    let report = world.query(&format!(
+        "SELECT 1 FROM orders o JOIN nowhere {at} p ON p.id = o.id"
+    ));
+    assert_eq!(
+        report.expect_err("no table").message,
+        "relation \"nowhere\" does not exist"
+    );
 }
 
 #[test]

@@ -64,15 +64,27 @@ fn relation(oid: u32, name: &str, kind: RelationKind, columns: &[(&str, SqlType)
 }
 
 fn source() -> RelationKind {
-    RelationKind::Source(ConnectorSpec {
-        connector: "datagen".to_owned(),
+    RelationKind::Source(spec("datagen"))
+}
+
+/// A table that an outside system keeps, with one option given.
+fn outside() -> RelationKind {
+    let mut spec = spec("hbase");
+    let ttl = ("lookup.cache.ttl".to_owned(), "5 min".to_owned());
+    spec.options.extend([ttl]);
+    RelationKind::External(spec)
+}
+
+fn spec(connector: &str) -> ConnectorSpec {
+    ConnectorSpec {
+        connector: connector.to_owned(),
         options: BTreeMap::new(),
         format: "PLAIN".to_owned(),
         encode: "NATIVE".to_owned(),
         encode_options: BTreeMap::new(),
         start: BTreeMap::new(),
         watermark: None,
-    })
+    }
 }
 
 impl World {
@@ -200,6 +212,31 @@ impl World {
         world.add(
             relation(20500, "counted", materialized, &[("n", T::Int8)]),
             &[&["3"]],
+        );
+        let mut profiles = relation(
+            20600,
+            "profiles",
+            outside(),
+            &[
+                ("name", T::Text),
+                ("id", T::Int8),
+                ("age", T::Int4),
+                ("day", T::Date),
+            ],
+        );
+        profiles.primary_key = Some(Key {
+            name: "profiles_pkey".to_owned(),
+            index_oid: Oid(20603),
+            constraint_oid: Oid(20604),
+            columns: vec![2, 4],
+        });
+        world.add(
+            profiles,
+            &[
+                &["Ann", "1", "30", "2024-01-01"],
+                &["Bo", "2", "NULL", "2024-01-01"],
+                &["Cy", "3", "7", "2024-01-02"],
+            ],
         );
         world
     }

@@ -113,6 +113,10 @@ fn outlet(
 ) -> Result<Outlet, EngineError> {
     let store = Arc::clone(&shared.store);
     if let Some(oid) = spec.into {
+        if let Some(external) = shared.external.read().get(&oid) {
+            let messages = MessageOutlet::open(store, relation.oid, external.sink())?;
+            return Ok(Outlet::Messages(Box::new(messages)));
+        }
         let new = earlier.iter().find_map(|what| what.relation(oid));
         let target = new
             .or_else(|| shared.relation(oid))
@@ -407,6 +411,7 @@ fn job(
     let inputs = view
         .reads
         .iter()
+        .filter(|oid| !view.lookups.contains(oid))
         .map(|oid| {
             let new = earlier.iter().find_map(|what| what.relation(*oid));
             new.or_else(|| shared.relation(*oid))

@@ -23,7 +23,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use thalweg_catalog::{ConnectorSpec, Relation, Report};
-use thalweg_connectors::{Comparison, Condition, HbaseScan, HbaseTable};
+use thalweg_connectors::{Comparison, Condition, HbaseScan, HbaseSink, HbaseTable, MessageSink};
 use thalweg_planner::{Conflict, DmlPlan};
 use tokio::runtime::Handle;
 
@@ -36,9 +36,9 @@ use crate::shared::Shared;
 pub(crate) struct External {
     name: String,
     schema: SchemaRef,
-    table: Arc<HbaseTable>,
+    pub(crate) table: Arc<HbaseTable>,
     /// Where connections live.
-    wires: Handle,
+    pub(crate) wires: Handle,
 }
 
 impl External {
@@ -63,6 +63,11 @@ impl External {
     /// The table for a query.
     pub(crate) fn provider(self: &Arc<Self>) -> Arc<dyn TableProvider> {
         Arc::new(Provider(Arc::clone(self)))
+    }
+
+    /// What a sink into the table writes to.
+    pub(crate) fn sink(&self) -> Box<dyn MessageSink> {
+        Box::new(HbaseSink::new(Arc::clone(&self.table)))
     }
 
     /// 0A000 for what such tables do not take.

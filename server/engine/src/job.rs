@@ -23,7 +23,9 @@ use crate::checkpoint::Saving;
 use crate::choose::{Range, common, intersect, newest, roundest_after};
 use crate::compute_errors::ComputeErrors;
 use crate::config::STACK_BYTES;
+use crate::dataflow::OutsideTables;
 use crate::error::EngineError;
+use crate::lookups::Lookups;
 use crate::run::Standing;
 use crate::scan::ScanProgress;
 use crate::shared::{Shared, Stored};
@@ -77,7 +79,9 @@ pub(crate) struct Job {
     pub(crate) delivered: AtomicU64,
     /// Why the sink does not accept changes.
     pub(crate) delivery_failure: Mutex<Option<String>>,
-    dropped: AtomicBool,
+    /// Rows are looked up in tables of outside systems.
+    looks_up: bool,
+    dropped: Arc<AtomicBool>,
     pub(crate) state: Mutex<JobState>,
     pub(crate) stateless: Mutex<Option<Stateless>>,
 }
@@ -175,6 +179,7 @@ impl Job {
             keepers,
             stateful: stream.map(|stream| stream.root),
             strict_errors,
+            looks_up: !plan.lookups.is_empty(),
             uses_now: plan.uses_now,
             logical: Some(logical),
             errors,
@@ -225,7 +230,8 @@ impl Job {
             log: OnceLock::new(),
             delivered: AtomicU64::new(0),
             delivery_failure: Mutex::new(None),
-            dropped: AtomicBool::new(false),
+            looks_up: false,
+            dropped: Arc::default(),
             state: Mutex::default(),
             stateless: Mutex::new(None),
         }
@@ -233,6 +239,15 @@ impl Job {
 
     pub(crate) fn cancel(&self) {
         self.dropped.store(true, Ordering::SeqCst);
+    }
+
+    /// Where the view's lookups find their tables.
+    pub(crate) fn outside(&self, shared: &Arc<Shared>) -> Arc<dyn OutsideTables> {
+        Arc::new(Lookups {
+            shared: Arc::downgrade(shared),
+            view: Arc::clone(&self.relation),
+            dropped: Arc::clone(&self.dropped),
+        })
     }
 
     pub(crate) fn is_dropped(&self) -> bool {
@@ -305,7 +320,7 @@ impl Job {
     fn start_run(self: &Arc<Self>, shared: &Arc<Shared>, epoch: u64) {
         let (job, engine) = (Arc::clone(self), Arc::clone(shared));
         let run = move || job.run(&engine, epoch);
-        if !self.has_to_read(epoch) {
+        if !self.looks_up && !self.has_to_read(epoch) {
             shared.batch.handle().spawn_blocking(run);
             return;
         }

@@ -24,6 +24,7 @@ mod inbox;
 mod into_table;
 mod job;
 mod ledger;
+mod lookups;
 mod messages;
 mod read;
 mod relation;

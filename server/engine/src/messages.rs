@@ -68,6 +68,11 @@ impl MessageOutlet {
         Ok(())
     }
 
+    /// Why rows were refused for good, since the last call.
+    pub(crate) fn take_refused(&mut self) -> Vec<ConnectorError> {
+        self.sink.take_refused()
+    }
+
     /// Sends the rows that came. True when there was anything to say.
     async fn append(
         &mut self,

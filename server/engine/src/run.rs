@@ -135,11 +135,12 @@ impl Job {
 
     pub(crate) fn new_flow(
         &self,
-        shared: &Shared,
+        shared: &Arc<Shared>,
         root: &StreamNode,
     ) -> Result<Dataflow, EngineError> {
         let schema = self.relation.schema();
-        Dataflow::new(&shared.planner, root, schema, shared.config.workers)
+        let (planner, workers) = (&shared.planner, shared.config.workers);
+        Dataflow::new(planner, root, schema, workers, self.outside(shared))
     }
 
     /// The whole content of the inputs at an epoch.

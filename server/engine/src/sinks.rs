@@ -63,6 +63,7 @@ async fn deliver(shared: Arc<Shared>, job: Arc<Job>, mut outlet: Outlet) {
             sent = send(&shared, &job, &mut outlet, (epoch, &version), delivered.as_ref()) => sent,
             () = over(&shared, &job) => return,
         };
+        note_refused(&shared, &job, epoch, &mut outlet);
         match sent {
             Ok(()) => {
                 if matches!(outlet, Outlet::Rows(_)) {
@@ -127,6 +128,23 @@ pub(crate) async fn handed_over(shared: &Shared, oid: Oid, epoch: u64) -> Result
             done => done,
         },
         () = failed => Ok(()),
+    }
+}
+
+/// Rows that the outside system will not take are rows of `sys.errors`; the sink goes on without them.
+fn note_refused(shared: &Shared, job: &Job, epoch: u64, outlet: &mut Outlet) {
+    let Outlet::Messages(messages) = outlet else {
+        return;
+    };
+    for error in messages.take_refused() {
+        let report = error.report();
+        let reason = match &report.detail {
+            Some(detail) => format!("{}: {detail}", report.message),
+            None => report.message.clone(),
+        };
+        let (at_us, state) = (shared.clock.now_us(), report.sqlstate);
+        let record = ErrorRecord::of(&job.relation, state, reason, at_us, Some(epoch));
+        shared.record_error(record);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use thalweg_catalog::{Catalog, Change, Oid, Relation, RelationKind, Schema};
 use thalweg_connectors::HbaseTable;
 use thalweg_engine::WriteTransaction;
-use thalweg_planner::ViewPlan;
+use thalweg_planner::{StreamNode, ViewPlan};
 use thalweg_sql::{
     CreateSource, CreateTable, CreateView, Drop, ObjectKind, Report, Statement, ast,
 };
@@ -322,6 +322,7 @@ impl Session {
         create: &CreateTable,
         query: &ast::Query,
     ) -> Result<Outcome, Report> {
+        let query = super::define::query_text(query);
         let text = format!("INSERT INTO {} {query}", create.name);
         let parsed = thalweg_sql::parse(&text).map_err(|error| error.report())?;
         let Some(insert) = parsed.first() else {
@@ -381,15 +382,24 @@ impl Session {
         columns: &[ast::Ident],
     ) -> Result<ViewPlan, Report> {
         let plan = self.plan_view(scope, query, columns)?;
+        if let (false, StreamNode::Recompute { reason, .. }) =
+            (plan.lookups.is_empty(), &plan.stream.root)
+        {
+            return Err(unsupported(
+                &format!("a lookup join in a query that is recomputed because of {reason}"),
+                "What a row has found must not change. Make a materialized view of the lookup join, and query that.",
+            ));
+        }
         let mut read = plan
             .reads
             .iter()
+            .filter(|oid| !plan.lookups.contains(oid))
             .filter_map(|oid| scope.catalog.relation(*oid));
         match read.find(|relation| matches!(relation.kind, RelationKind::External(_))) {
             None => Ok(plan),
             Some(relation) => Err(unsupported(
                 &format!("a continuous query over HBase table \"{}\"", relation.name),
-                "HBase does not tell of its changes. Query the table when it is needed, or through a plain view.",
+                "HBase does not tell of its changes. Join the table with FOR SYSTEM_TIME AS OF PROCTIME(), or query it when it is needed.",
             )),
         }
     }

@@ -329,7 +329,7 @@ impl Definer<'_> {
         materialized: bool,
         statement: &Statement,
     ) -> Result<Relation, Report> {
-        let query = create.query.to_string();
+        let query = query_text(&create.query);
         let kind = if materialized {
             let options = option::validate_view_options(&create.with).map_err(refused)?;
             RelationKind::MaterializedView { query, options }
@@ -363,6 +363,11 @@ impl Definer<'_> {
         found.retain(|oid| oid.0 >= thalweg_catalog::FIRST_USER_OID);
         found.into_iter().collect()
     }
+}
+
+/// A query as text that reads back as the same query, which sqlparser's own printing is not for every clause.
+pub(super) fn query_text(query: &ast::Query) -> String {
+    Statement::Query(Box::new(query.clone())).to_string()
 }
 
 fn add_checks(

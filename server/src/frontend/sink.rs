@@ -12,7 +12,7 @@ use thalweg_sql::{CreateSink, Report, SinkInput, Statement, ast};
 
 use super::Outcome;
 use super::ddl::{create_effect, select_all};
-use super::define::{Definer, connector_name, output_columns, refused};
+use super::define::{Definer, connector_name, output_columns, query_text, refused};
 use super::session::{PlanScope, Session, command};
 
 /// What is known of a sink before it is in the catalog.
@@ -117,7 +117,7 @@ impl Session {
         let spec = SinkSpec {
             connector,
             options,
-            query: query.to_string(),
+            query: query_text(&query),
             delivery,
             format,
             into: None,
@@ -151,7 +151,7 @@ impl Session {
         let options = option::validate_into_options(&create.with).map_err(refused)?;
         let catalog = &scope.catalog;
         let table = catalog.resolve(&scope.search_path, name).map_err(refused)?;
-        if !table.is_writable() {
+        if !table.is_writable() && !matches!(table.kind, RelationKind::External(_)) {
             let message = format!("\"{}\" is not a table", table.name);
             return Err(Report::new("42809", message));
         }
@@ -167,11 +167,16 @@ impl Session {
         self.check_insert(scope, name, &query, &plan.output)?;
         let query = fitted(query, &plan.output, table)?;
         let plan = self.plan_continuous(scope, &query, &[])?;
+        // Tables of our own change in one transaction with the sink's progress.
+        let (connector, delivery) = match &table.kind {
+            RelationKind::External(kept) => (kept.connector.as_str(), "at_least_once"),
+            _ => ("table", "exactly_once"),
+        };
         let spec = SinkSpec {
-            connector: "table".to_owned(),
+            connector: connector.to_owned(),
             options,
-            query: query.to_string(),
-            delivery: "exactly_once".to_owned(),
+            query: query_text(&query),
+            delivery: delivery.to_owned(),
             format: None,
             into: Some(table.oid),
         };
@@ -199,6 +204,7 @@ impl Session {
             .iter()
             .map(|column| ast::Ident::with_quote('"', &column.name).to_string())
             .collect();
+        let query = query_text(query);
         let text = format!("INSERT INTO {table} ({}) {query}", names.join(", "));
         let parsed = thalweg_sql::parse(&text).map_err(|error| error.report())?;
         if let Some(Statement::Insert(insert)) = parsed.first().map(|parsed| &parsed.statement) {

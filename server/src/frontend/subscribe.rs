@@ -132,6 +132,12 @@ impl Session {
     fn query_target(&self, text: &str, query: &ast::Query) -> Result<Target, Report> {
         let scope = self.scope(text, Vec::new());
         let plan = self.plan_continuous(&scope, query, &[])?;
+        if !plan.lookups.is_empty() {
+            return Err(super::session::unsupported(
+                "SUBSCRIBE to a lookup join",
+                "Make a materialized view of it, and subscribe to that: what a row has found stays with the view.",
+            ));
+        }
         Ok(Target {
             columns: plan.output.clone(),
             followed: Followed::Query(Box::new(plan)),

@@ -2,7 +2,11 @@
 
 import datetime
 import decimal
+import json
+import os
+import random
 
+import confluent_kafka
 import psycopg
 import pytest
 
@@ -107,6 +111,7 @@ def test_keys_ranges_and_filters_are_pushed_down(sql, hbase):
 def test_what_is_not_possible_is_said(sql, hbase):
     hbase.ask("create plain d 1")
     define(sql, hbase, "plain", "k text PRIMARY KEY, v int", family="d")
+    sql("CREATE TABLE base (k text, v int)")
     for text, state in [
         ("CREATE TABLE x (k text PRIMARY KEY, v int) WITH (connector = 'hbase', thrift.servers = '%s', table = 'nowhere', family = 'd')" % hbase.servers, "42P01"),
         ("CREATE TABLE x (k text PRIMARY KEY, v int) WITH (connector = 'hbase', thrift.servers = '%s', table = 'plain', family = 'zz')" % hbase.servers, "42703"),
@@ -117,6 +122,10 @@ def test_what_is_not_possible_is_said(sql, hbase):
         ("CREATE TABLE x (k text PRIMARY KEY, v int CHECK (v > 0)) WITH (connector = 'hbase', thrift.servers = 'h:1', table = 'plain', family = 'd')", "0A000"),
         ("CREATE MATERIALIZED VIEW x AS SELECT * FROM plain", "0A000"),
         ("SUBSCRIBE plain", "0A000"),
+        ("SUBSCRIBE (SELECT b.k FROM base b JOIN plain FOR SYSTEM_TIME AS OF PROCTIME() p ON p.k = b.k)", "0A000"),
+        ("CREATE MATERIALIZED VIEW x AS SELECT b.k FROM base b JOIN plain FOR SYSTEM_TIME AS OF PROCTIME() p ON p.v = b.v", "0A000"),
+        ("CREATE MATERIALIZED VIEW x AS SELECT b.k FROM base b JOIN plain FOR SYSTEM_TIME AS OF PROCTIME() p ON p.k = b.k ORDER BY b.v LIMIT 3", "0A000"),
+        ("CREATE MATERIALIZED VIEW x AS SELECT b.k FROM base b JOIN base FOR SYSTEM_TIME AS OF PROCTIME() p ON p.k = b.k", "0A000"),
         ("INSERT INTO plain VALUES ('a', 1) ON CONFLICT DO NOTHING", "0A000"),
         ("INSERT INTO plain VALUES ('a', 1) RETURNING v", "0A000"),
         ("TRUNCATE plain", "42809"),
@@ -156,3 +165,154 @@ def test_declarations_survive_and_lost_gateways_are_made_up_for(server, hbase):
         hbase.verb(back, role)
     assert session("SELECT 1") == [(1,)]
     process.until(lambda: session("SELECT count(*) FROM kept") == [(5000,)], "all gateways are back")
+
+
+def test_rows_find_what_is_there_when_they_come(sql, server, hbase):
+    columns = "id int PRIMARY KEY, name text, age int NOT NULL"
+    define(sql, hbase, "people", columns, family="d", create="if-missing", **{"lookup.cache.ttl": "1 ms", "lookup.timeout": "5 s"})
+    sql("INSERT INTO people SELECT n, 'p' || n, n % 50 FROM generate_series(1, 2000) n")
+    sql("CREATE TABLE buys (buy int PRIMARY KEY, person int, amount int)")
+    sql("INSERT INTO buys SELECT n, n % 2500, n FROM generate_series(1, 5000) n")
+    joined = "FROM buys b LEFT JOIN people FOR SYSTEM_TIME AS OF PROCTIME() AS p ON p.id = b.person"
+    query = f"SELECT b.buy, b.amount, p.name {joined}"
+    plan = [row[0].strip() for row in sql(f"EXPLAIN STREAM {query}")]
+    assert any(line.startswith("Left lookup join people on id = b.person") for line in plan), plan
+    assert "cache: at most 100000 rows of people, each for 1 ms" in plan
+    assert "state: the row of people that each row of the input found, bounded" in plan
+    sql(f"CREATE MATERIALIZED VIEW bought AS {query}")
+    sql(f"CREATE MATERIALIZED VIEW per_age AS SELECT p.age, count(*) AS n {joined} AND p.age >= 10 GROUP BY p.age")
+    sql("CREATE MATERIALIZED VIEW others AS SELECT count(*) AS n FROM buys")
+    assert sql(f"SELECT * FROM bought EXCEPT ALL {query}") == []
+    assert sql("SELECT count(*), count(name), sum(amount) FROM bought") == [(5000, 4000, 12502500)]
+    assert sql("SELECT count(*), sum(n) FROM per_age") == [(41, 5000)]
+    # What the table becomes later does not reach rows that are there.
+    sql("UPDATE people SET name = 'new' WHERE id <= 100")
+    sql("DELETE FROM people WHERE id BETWEEN 101 AND 200")
+    sql("INSERT INTO buys VALUES (6001, 1, 0), (6002, 150, 0), (6003, NULL, 0), (6004, 300, 0)")
+    assert sql("SELECT buy, name FROM bought WHERE buy > 6000 ORDER BY buy") == [(6001, "new"), (6002, None), (6003, None), (6004, "p300")]
+    assert sql("SELECT count(*), count(name) FROM bought") == [(5004, 4002)]
+    assert sql("SELECT count(*), count(p.name) " + joined) == [(5004, 3802)]
+    # And what goes is what came.
+    assert sql("DELETE FROM buys WHERE person BETWEEN 1 AND 200 AND buy < 6000") == 400
+    assert sql("UPDATE buys SET amount = 1 WHERE buy = 6001") == 1
+    assert sql("SELECT count(*), count(name) FROM bought") == [(4604, 3602)]
+    assert sql("SELECT sum(n) FROM per_age") == [(4604,)]
+    # Without HBase the view waits and says why; others go on.
+    for role in ("gateway", "gateway2"):
+        hbase.verb("kill", role)
+    sql("INSERT INTO buys VALUES (7001, 400, 0), (7002, 401, 0)")
+    states = lambda: sql("SELECT name, state, error FROM sys.jobs WHERE name IN ('bought', 'others') ORDER BY name")
+    waiting = process.until(lambda: [row for row in states() if row[0] == "bought" and row[2]], "the view says what it waits for")
+    assert "could not reach HBase" in waiting[0][2]
+    assert sql("SELECT n FROM others") == [(4606,)]
+    assert sql("SELECT count(*) > 0 FROM sys.errors WHERE object = 'bought'") == [(True,)]
+    for role in ("gateway", "gateway2"):
+        hbase.verb("restart", role)
+    sql("WAIT FOR bought")
+    assert sql("SELECT buy, name FROM bought WHERE buy > 7000 ORDER BY buy") == [(7001, "p400"), (7002, "p401")]
+    assert [row[2] for row in states()] == [None, None]
+    # After a restart rows have found what is there then.
+    server.kill()
+    server.start()
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        again = lambda text: connection.execute(text).fetchall()
+        assert again("SELECT count(*), count(name) FROM bought") == [(4606, 3604)]
+        connection.execute("DELETE FROM buys")
+        assert again("SELECT count(*) FROM bought") == [(0,)]
+        assert again("SELECT count(*) FROM per_age") == [(0,)]
+
+
+def test_a_sink_keeps_a_table_equal_to_its_query(sql, hbase):
+    columns = "person int, day date, n bigint, spent numeric(12, 2), note text, PRIMARY KEY (person, day)"
+    define(sql, hbase, "daily", columns, family="d", create="if-missing", **{"lookup.timeout": "5 s"})
+    sql("CREATE TABLE paid (id int PRIMARY KEY, person int, day date, amount numeric(12, 2), note text)")
+    query = "SELECT person, day, count(*) AS n, sum(amount) AS spent, max(note) AS note FROM paid GROUP BY person, day"
+    sql(f"CREATE SINK to_daily INTO daily AS {query}")
+    assert sql("SELECT delivery FROM sys.sinks WHERE name = 'to_daily'") == [("at_least_once",)]
+    sql("INSERT INTO paid SELECT n, n % 300, DATE '2024-01-01' + n % 7, n / 4.0, CASE WHEN n % 2 = 0 THEN 'x' END FROM generate_series(1, 4000) n")
+
+    def equal():
+        sql("WAIT FOR to_daily")
+        return sql(f"SELECT * FROM daily EXCEPT ALL {query}") == [] and sql(f"{query} EXCEPT ALL SELECT * FROM daily") == []
+
+    assert equal()
+    assert sql("SELECT n FROM daily WHERE person = 7 AND day = '2024-01-01'") == sql("SELECT count(*) FROM paid WHERE person = 7 AND day = '2024-01-01'")
+    sql("DELETE FROM paid WHERE person < 20")
+    sql("UPDATE paid SET note = NULL, amount = amount + 1 WHERE person = 30")
+    sql("INSERT INTO paid VALUES (5001, 3, '2024-01-01', 1, NULL)")
+    assert equal()
+    # The other side sees the same rows, and nothing of what went.
+    keys = {line.split()[0] for line in hbase.ask("scan daily")}
+    assert len(keys) == sql("SELECT count(DISTINCT (person, day)) FROM paid")[0][0]
+    # A cell that someone wrote from a clock ahead does not survive the next change of its row.
+    key = min(keys)
+    hbase.ask(f"put daily {key} d 6e 00000000000003e7 4000000000000")
+    sql("UPDATE paid SET amount = amount + 1")
+    assert equal()
+    # Lost gateways are waited for; what cannot be held is an error of its row alone.
+    for role in ("gateway", "gateway2"):
+        hbase.verb("kill", role)
+    sql("INSERT INTO paid SELECT 6000 + n, n % 300, DATE '2024-02-01', n, repeat('y', CASE n WHEN 17 THEN 11000000 ELSE 3 END) FROM generate_series(1, 200) n")
+    process.until(lambda: sql("SELECT 1 FROM sys.sinks WHERE name = 'to_daily' AND error IS NOT NULL"), "the sink says what it waits for")
+    for role in ("gateway", "gateway2"):
+        hbase.verb("restart", role)
+    sql("WAIT FOR to_daily")
+    refused_rows = sql("SELECT message FROM sys.errors WHERE object = 'to_daily' AND reason = '58000'")
+    assert len(refused_rows) == 1 and "refused a row" in refused_rows[0][0], refused_rows
+    assert sql("SELECT count(*) FROM daily WHERE day = '2024-02-01'") == [(199,)]
+    assert refused(sql, "CREATE SINK s INTO daily AS SELECT person, day FROM paid") == "42P10"
+    sql("DROP SINK to_daily")
+
+
+def test_the_shop_keeps_its_days_while_gateways_die(hbase, kafka):
+    """examples/shop_hbase.sql as it stands. HBASE_KILLS, HBASE_ORDERS and HBASE_SEED make it longer."""
+    kills, count = int(os.environ.get("HBASE_KILLS", 2)), int(os.environ.get("HBASE_ORDERS", 20_000))
+    seed = int(os.environ.get("HBASE_SEED", 1))
+    print(f"replay: HBASE_KILLS={kills} HBASE_ORDERS={count} HBASE_SEED={seed}")
+    chance = random.Random(seed)
+    kafka.topic("orders", 4)
+    text = (process.ROOT / "examples" / "shop_hbase.sql").read_text()
+    text = text.replace("localhost:9092", kafka.bootstrap).replace("localhost:9090", hbase.servers)
+    server = process.Server()
+    try:
+        server.start()
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            connection.execute(text)
+            sql = lambda text: connection.execute(text).fetchall()
+            connection.execute("INSERT INTO customers SELECT n, 'customer ' || n, CASE WHEN n % 3 = 0 THEN 'NL' ELSE 'DE' END FROM generate_series(0, 399) n")
+            producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 20})
+            expected = {}
+            for part in range(kills + 1):
+                for number in range(part * count // (kills + 1), (part + 1) * count // (kills + 1)):
+                    # Every eighth customer is unknown.
+                    customer, day, cents = chance.randrange(457), chance.randrange(1, 6), chance.randrange(1, 10_000)
+                    row = {"order_id": number, "customer_id": customer, "amount": f"{cents // 100}.{cents % 100:02}", "ts": f"2024-03-0{day}T10:00:00Z"}
+                    producer.produce("orders", json.dumps(row).encode(), partition=number % 4)
+                    held = expected.setdefault((customer, datetime.date(2024, 3, day)), [0, 0])
+                    held[0], held[1] = held[0] + 1, held[1] + cents
+                assert producer.flush(60) == 0
+                if part < kills:
+                    role = chance.choice(["gateway", "gateway2"])
+                    hbase.verb("kill", role)
+                    # The other one serves; with both gone everything waits, which another test shows.
+                    assert len(sql("SELECT * FROM customer_days WHERE customer_id = 7 AND day = '2024-03-01'")) <= 1
+                    hbase.verb("restart", role)
+            sql_rows = lambda: sql("SELECT customer_id, day, country, orders, amount FROM customer_days ORDER BY 1, 2")
+            connection.execute("WAIT FOR to_customer_days")
+            country = lambda customer: None if customer >= 400 else "NL" if customer % 3 == 0 else "DE"
+            wanted = [(customer, day, country(customer), n, decimal.Decimal(cents) / 100) for (customer, day), (n, cents) in sorted(expected.items())]
+            assert sql_rows() == wanted
+            one = wanted[0]
+            assert sql(f"SELECT orders FROM customer_days WHERE customer_id = {one[0]} AND day = '{one[1]}'") == [(one[3],)]
+            of_seven = [row[1] for row in wanted if row[0] == 7 and row[1] >= datetime.date(2024, 3, 2)]
+            assert [row[0] for row in sql("SELECT day FROM customer_days WHERE customer_id = 7 AND day >= '2024-03-02' ORDER BY day")] == of_seven
+            assert sql("SELECT sum(orders) FROM customer_days WHERE country = 'NL'") == [(sum(row[3] for row in wanted if row[2] == "NL"),)]
+            # HBase's own client sees the same cells.
+            cells = {}
+            for line in hbase.ask("scan customer_days"):
+                key, _, qualifier, value = line.split()[:4]
+                cells.setdefault(key, {})[bytes.fromhex(qualifier).decode()] = value
+            assert len(cells) == len(wanted)
+            assert sorted(int(row["orders"], 16) for row in cells.values()) == sorted(row[3] for row in wanted)
+    finally:
+        server.close()

@@ -9,11 +9,13 @@ use datafusion::common::DFSchema;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
+use thalweg_planner::stream::Change;
 use thalweg_planner::{Planner, StreamNode};
 
 use super::group::Aggregate;
 use super::join::{Join, JoinSpec};
 use super::linear::Spread;
+use super::lookup::{Lookup, LookupSpec, OutsideTables};
 use super::{Dataflow, Operator};
 use crate::batch::session_at;
 use crate::error::EngineError;
@@ -23,6 +25,7 @@ pub(super) struct Compiler {
     session: SessionState,
     /// Parts that stateful operators split their state into.
     pub(super) shards: usize,
+    tables: Arc<dyn OutsideTables>,
 }
 
 impl Dataflow {
@@ -32,10 +35,12 @@ impl Dataflow {
         root: &StreamNode,
         output: SchemaRef,
         shards: usize,
+        tables: Arc<dyn OutsideTables>,
     ) -> Result<Self, EngineError> {
         let compiler = Compiler {
             session: session_at(planner, 0),
             shards: shards.max(1),
+            tables,
         };
         Ok(Self {
             root: compiler.operator(root)?,
@@ -109,12 +114,56 @@ impl Compiler {
                 Operator::Aggregate(Box::new(aggregate))
             }
             StreamNode::Join { .. } => Operator::Join(Box::new(self.join(node, schema)?)),
+            StreamNode::Lookup { .. } => Operator::Lookup(Box::new(self.lookup(node, schema)?)),
             StreamNode::Recompute { reason, .. } => {
                 return Err(EngineError::internal(format!(
                     "{reason} is not kept by changes"
                 )));
             }
         })
+    }
+
+    fn lookup(&self, node: &StreamNode, output: SchemaRef) -> Result<Lookup, EngineError> {
+        let StreamNode::Lookup {
+            input,
+            oid,
+            outer,
+            keys,
+            wanted,
+            filter,
+            pair,
+            properties,
+            ..
+        } = node
+        else {
+            return Err(EngineError::internal(
+                "a lookup is planned as something else",
+            ));
+        };
+        let mut columns: Vec<usize> = (0..wanted.len()).filter(|at| wanted[*at]).collect();
+        // Whether a row is there matters even when nothing of it does.
+        if let (true, Some((key, _))) = (columns.is_empty(), keys.first()) {
+            columns.push(*key);
+        }
+        let place = |column: usize| columns.iter().position(|held| *held == column);
+        let filter = filter.as_ref().map(|filter| self.expr(filter, pair));
+        let spec = LookupSpec {
+            keys: keys
+                .iter()
+                .map(|(_, key)| self.expr(key, input.schema()))
+                .collect::<Result<Vec<_>, _>>()?,
+            filter: filter.transpose()?,
+            outer: *outer,
+            pair: flow_schema(pair),
+            output,
+            places: (0..wanted.len()).map(place).collect(),
+        };
+        let memory = match properties.change {
+            Change::AppendOnly => None,
+            Change::Retract => Some(flow_schema(input.schema())),
+        };
+        let table = self.tables.open(*oid, &columns)?;
+        Lookup::new(self.operator(input)?, spec, table, memory)
     }
 
     fn join(&self, node: &StreamNode, output: SchemaRef) -> Result<Join, EngineError> {

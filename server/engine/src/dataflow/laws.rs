@@ -29,10 +29,11 @@ use thalweg_planner::stream::Keeping;
 use thalweg_planner::{Functions, NoSystemRelations, PlanContext, Planner, ViewPlan};
 
 use self::saved::SavedFlow;
-use super::{Dataflow, StepContext};
+use super::{Dataflow, KeyedRows, OutsideTables, StepContext};
 use crate::batch::with_relations;
 use crate::chunk::RowCodec;
 use crate::compute_errors::ComputeErrors;
+use crate::error::EngineError;
 use crate::relation::Version;
 
 const TABLES: [&str; 3] = ["r", "s", "t"];
@@ -241,6 +242,15 @@ fn printed(batches: &[RecordBatch]) -> Vec<String> {
     rows
 }
 
+/// These queries look nothing up.
+struct NoTables;
+
+impl OutsideTables for NoTables {
+    fn open(&self, oid: Oid, _wanted: &[usize]) -> Result<Arc<dyn KeyedRows>, EngineError> {
+        Err(EngineError::Unknown(oid))
+    }
+}
+
 /// A dataflow with the content that its changes add up to.
 struct Flow {
     name: String,
@@ -259,7 +269,13 @@ impl Flow {
             .collect();
         let schema = Arc::new(datafusion::arrow::datatypes::Schema::new(fields));
         let codec = Arc::new(RowCodec::new(Arc::clone(&schema)).expect("a row form"));
-        let dataflow = Dataflow::new(&world.planner, &view.stream.root, schema, shards);
+        let dataflow = Dataflow::new(
+            &world.planner,
+            &view.stream.root,
+            schema,
+            shards,
+            Arc::new(NoTables),
+        );
         Flow {
             name: format!("{name}, {shards} shards"),
             dataflow: dataflow.expect("compiles"),

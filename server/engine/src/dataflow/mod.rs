@@ -12,6 +12,9 @@ mod keys;
 #[cfg(test)]
 mod laws;
 mod linear;
+mod lookup;
+#[cfg(test)]
+mod lookup_laws;
 mod parallel;
 mod signs;
 mod state;
@@ -33,6 +36,8 @@ use crate::chunk::{Chunk, RowCodec};
 use crate::compute_errors::{ComputeErrors, muted};
 use crate::consolidate::{Term, consolidate};
 use crate::error::EngineError;
+
+pub(crate) use lookup::{KeyedRows, OutsideTables};
 
 /// A view's operators with their state.
 #[derive(Debug)]
@@ -97,6 +102,7 @@ enum Operator {
     },
     Aggregate(Box<group::Aggregate>),
     Join(Box<join::Join>),
+    Lookup(Box<lookup::Lookup>),
 }
 
 impl Operator {
@@ -141,6 +147,7 @@ impl Operator {
             Operator::Unnest { input, spread } => spread.step(input.step(cx)?),
             Operator::Aggregate(aggregate) => aggregate.step(cx),
             Operator::Join(join) => join.step(cx),
+            Operator::Lookup(lookup) => lookup.step(cx),
         }
     }
 
@@ -158,6 +165,7 @@ impl Operator {
             Operator::Union { inputs, .. } => below(&inputs.iter().collect::<Vec<_>>()),
             Operator::Aggregate(aggregate) => aggregate.state(),
             Operator::Join(join) => join.state(),
+            Operator::Lookup(lookup) => lookup.state(),
         }
     }
 }

@@ -1,0 +1,379 @@
+//! Joins each row with the row of an outside table that its key names, as that table is when the row comes.
+//!
+//! Invariant: what a row found is decided once, when it comes; when it goes, exactly that is taken back, whatever the table holds
+//! by then. Found rows are remembered only while their rows may still go; when all rows have gone, nothing is remembered.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, UInt32Array, new_null_array};
+use datafusion::arrow::compute::take;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::physical_expr::PhysicalExpr;
+use thalweg_catalog::Oid;
+use thalweg_connectors::{Delta, FoundRow};
+
+use super::linear::batch_of;
+use super::signs::{is_added, take_rows, taken, weighted};
+use super::{Operator, StateFigures, StepContext};
+use crate::chunk::RowCodec;
+use crate::error::EngineError;
+
+/// A table that rows are found in by their keys.
+pub(crate) trait KeyedRows: Debug + Send + Sync {
+    /// The row of each key. Waits as long as it takes; fails when nobody wants the result any more.
+    fn find(&self, keys: &[ArrayRef]) -> Result<Vec<FoundRow>, EngineError>;
+
+    /// Columns of found rows.
+    fn decode(&self, rows: &[&[u8]]) -> Result<RecordBatch, EngineError>;
+}
+
+/// Where lookups find their tables.
+pub(crate) trait OutsideTables: Send + Sync {
+    /// Lookups of these columns of a table, at least one.
+    fn open(&self, oid: Oid, wanted: &[usize]) -> Result<Arc<dyn KeyedRows>, EngineError>;
+}
+
+/// What a lookup is made of.
+#[derive(Debug)]
+pub(super) struct LookupSpec {
+    /// Over the input, in the order of the table's key.
+    pub(super) keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// Over the pair.
+    pub(super) filter: Option<Arc<dyn PhysicalExpr>>,
+    /// Rows that find nothing come out as well.
+    pub(super) outer: bool,
+    pub(super) pair: SchemaRef,
+    pub(super) output: SchemaRef,
+    /// For each column of the table, its place among those that are found; the others are NULL.
+    pub(super) places: Vec<Option<usize>>,
+}
+
+/// A lookup join.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    input: Operator,
+    spec: LookupSpec,
+    table: Arc<dyn KeyedRows>,
+    /// `None` when rows are never taken back.
+    memory: Option<Memory>,
+}
+
+impl Lookup {
+    /// With `memory` for an input of this schema, whose rows may go again.
+    pub(super) fn new(
+        input: Operator,
+        spec: LookupSpec,
+        table: Arc<dyn KeyedRows>,
+        memory: Option<SchemaRef>,
+    ) -> Result<Self, EngineError> {
+        Ok(Self {
+            input,
+            spec,
+            table,
+            memory: memory.map(Memory::new).transpose()?,
+        })
+    }
+
+    pub(super) fn step(&mut self, cx: &StepContext<'_>) -> Result<Vec<Delta>, EngineError> {
+        let input = self.input.step(cx)?;
+        let mut out = Vec::new();
+        let Some(memory) = &mut self.memory else {
+            for delta in &input {
+                if !is_added(delta) {
+                    return Err(EngineError::internal(
+                        "a row was taken from a lookup whose input only grows",
+                    ));
+                }
+                let found = self.spec.find(cx, self.table.as_ref(), delta)?;
+                out.extend(self.spec.joined(self.table.as_ref(), delta, &found)?);
+            }
+            return Ok(out);
+        };
+        let net = memory.net(&input)?;
+        for (index, delta) in input.iter().enumerate() {
+            let of_delta = || net.iter().filter(|change| change.delta == index);
+            let going = of_delta().filter(|change| change.weight < 0);
+            let (mut rows, mut weights, mut found) = (Vec::new(), Vec::new(), Vec::new());
+            for change in going {
+                for (row, count) in memory.forget(&change.row_bytes, -change.weight)? {
+                    rows.push(change.row);
+                    weights.push(-count);
+                    found.push(row);
+                }
+            }
+            if let Some(gone) = weighted(take_rows(&delta.batch, &rows)?, weights) {
+                out.extend(self.spec.joined(self.table.as_ref(), &gone, &found)?);
+            }
+            let coming: Vec<&NetRow> = of_delta().filter(|change| change.weight > 0).collect();
+            let rows: Vec<u32> = coming.iter().map(|change| change.row).collect();
+            let weights = coming.iter().map(|change| change.weight).collect();
+            if let Some(come) = weighted(take_rows(&delta.batch, &rows)?, weights) {
+                let found = self.spec.find(cx, self.table.as_ref(), &come)?;
+                for (change, row) in coming.iter().zip(&found) {
+                    memory.remember(&change.row_bytes, row.clone(), change.weight);
+                }
+                out.extend(self.spec.joined(self.table.as_ref(), &come, &found)?);
+            }
+        }
+        Ok(out)
+    }
+
+    pub(super) fn state(&self) -> StateFigures {
+        let own = self.memory.as_ref().map(Memory::figures);
+        self.input.state().plus(own.unwrap_or_default())
+    }
+}
+
+impl LookupSpec {
+    /// What each of the rows, which come, finds.
+    fn find(
+        &self,
+        cx: &StepContext<'_>,
+        table: &dyn KeyedRows,
+        delta: &Delta,
+    ) -> Result<Vec<FoundRow>, EngineError> {
+        let keys = self
+            .keys
+            .iter()
+            .map(|key| cx.evaluate(key, delta))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut found = table.find(&keys)?;
+        if found.len() != delta.num_rows() {
+            return Err(EngineError::internal("a lookup answered other rows"));
+        }
+        let Some(filter) = &self.filter else {
+            return Ok(found);
+        };
+        let rows: Vec<u32> = (0_u32..)
+            .zip(&found)
+            .filter(|(_, row)| row.is_some())
+            .map(|(at, _)| at)
+            .collect();
+        let Some(matched) = taken(delta, &rows)? else {
+            return Ok(found);
+        };
+        let present: Vec<FoundRow> = found.iter().filter(|row| row.is_some()).cloned().collect();
+        let columns = self.columns(table, &matched, &present)?;
+        let pair = Delta {
+            batch: batch_of(&self.pair, columns, matched.num_rows())?,
+            weights: matched.weights,
+        };
+        let accepted = cx.evaluate(filter, &pair)?;
+        let accepted = accepted.as_boolean();
+        for (index, row) in rows.into_iter().enumerate() {
+            if !(accepted.is_valid(index) && accepted.value(index))
+                && let Some(place) = found.get_mut(row as usize)
+            {
+                *place = None;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The output of rows that found this.
+    fn joined(
+        &self,
+        table: &dyn KeyedRows,
+        delta: &Delta,
+        found: &[FoundRow],
+    ) -> Result<Option<Delta>, EngineError> {
+        let rows: Vec<u32> = (0_u32..)
+            .zip(found)
+            .filter(|(_, row)| self.outer || row.is_some())
+            .map(|(at, _)| at)
+            .collect();
+        let Some(kept) = taken(delta, &rows)? else {
+            return Ok(None);
+        };
+        let found: Vec<FoundRow> = found
+            .iter()
+            .filter(|row| self.outer || row.is_some())
+            .cloned()
+            .collect();
+        let columns = self.columns(table, &kept, &found)?;
+        Ok(Some(Delta {
+            batch: batch_of(&self.output, columns, kept.num_rows())?,
+            weights: kept.weights,
+        }))
+    }
+
+    /// Columns of the input, then of the table.
+    fn columns(
+        &self,
+        table: &dyn KeyedRows,
+        delta: &Delta,
+        found: &[FoundRow],
+    ) -> Result<Vec<ArrayRef>, EngineError> {
+        let present: Vec<&[u8]> = found.iter().flatten().map(AsRef::as_ref).collect();
+        let decoded = table.decode(&present)?;
+        let mut next = 0_u32;
+        let place = |row: &FoundRow| {
+            row.as_ref().map(|_| {
+                next += 1;
+                next - 1
+            })
+        };
+        let rows: UInt32Array = found.iter().map(place).collect();
+        let mut columns = delta.batch.columns().to_vec();
+        let width = columns.len();
+        for (column, place) in self.places.iter().enumerate() {
+            let source = place.and_then(|place| decoded.columns().get(place));
+            columns.push(match source {
+                Some(values) => take(values.as_ref(), &rows, None)?,
+                None => {
+                    let field = self.pair.fields().get(width + column);
+                    let ty = field.ok_or_else(|| EngineError::internal("a column too many"))?;
+                    new_null_array(ty.data_type(), found.len())
+                }
+            });
+        }
+        Ok(columns)
+    }
+}
+
+/// What becomes of a row of the input in one step.
+#[derive(Debug)]
+struct NetRow {
+    row_bytes: Box<[u8]>,
+    /// The delta in which it stands, and its position there.
+    delta: usize,
+    row: u32,
+    weight: i64,
+}
+
+/// What a row found, as often as it came with that.
+#[derive(Debug)]
+enum Remembered {
+    One(FoundRow, i64),
+    /// The row came again after the table had changed.
+    Several(Vec<(FoundRow, i64)>),
+}
+
+/// What the rows that are there have found.
+#[derive(Debug)]
+struct Memory {
+    codec: RowCodec,
+    rows: HashMap<Box<[u8]>, Remembered>,
+    entries: usize,
+    row_bytes: usize,
+}
+
+impl Memory {
+    fn new(schema: SchemaRef) -> Result<Self, EngineError> {
+        Ok(Self {
+            codec: RowCodec::new(schema)?,
+            rows: HashMap::new(),
+            entries: 0,
+            row_bytes: 0,
+        })
+    }
+
+    /// The net change of each row, in the order in which rows first occur: an order of coming and going within a step means
+    /// nothing.
+    fn net(&self, input: &[Delta]) -> Result<Vec<NetRow>, EngineError> {
+        let mut net: Vec<NetRow> = Vec::new();
+        let mut places: HashMap<Box<[u8]>, usize> = HashMap::new();
+        for (index, delta) in input.iter().enumerate() {
+            let rows = match delta.batch.num_columns() {
+                0 => None,
+                _ => Some(self.codec.encode(delta.batch.columns())?),
+            };
+            for row in 0..delta.num_rows() {
+                let bytes = rows.as_ref().map(|rows| rows.row(row));
+                let bytes: Box<[u8]> = bytes.map_or_else(Box::default, |row| row.data().into());
+                let weight = delta.weights.at(row);
+                match places.entry(bytes) {
+                    Entry::Occupied(at) => net[*at.get()].weight += weight,
+                    Entry::Vacant(free) => {
+                        net.push(NetRow {
+                            row_bytes: free.key().clone(),
+                            delta: index,
+                            row: row as u32,
+                            weight,
+                        });
+                        free.insert(net.len() - 1);
+                    }
+                }
+            }
+        }
+        Ok(net)
+    }
+
+    fn remember(&mut self, row: &[u8], found: FoundRow, count: i64) {
+        let held = found.as_ref().map_or(0, |found| found.len());
+        let Some(known) = self.rows.get_mut(row) else {
+            self.entries += 1;
+            self.row_bytes += row.len() + held;
+            self.rows.insert(row.into(), Remembered::One(found, count));
+            return;
+        };
+        let list = match known {
+            Remembered::One(same, weight) if *same == found => {
+                *weight += count;
+                return;
+            }
+            Remembered::One(other, weight) => {
+                *known = Remembered::Several(vec![(other.take(), *weight)]);
+                match known {
+                    Remembered::Several(list) => list,
+                    Remembered::One(..) => return,
+                }
+            }
+            Remembered::Several(list) => list,
+        };
+        // The last come is the first to go, so what came in between stays in between.
+        match list.last_mut().filter(|(same, _)| *same == found) {
+            Some((_, weight)) => *weight += count,
+            None => {
+                self.entries += 1;
+                self.row_bytes += held;
+                list.push((found, count));
+            }
+        }
+    }
+
+    /// Takes `count` of a row away; returns what they had found, with how many of them did.
+    fn forget(&mut self, row: &[u8], count: i64) -> Result<Vec<(FoundRow, i64)>, EngineError> {
+        let too_many =
+            || EngineError::internal("more rows were taken from a lookup than had come to it");
+        let known = self.rows.get_mut(row).ok_or_else(too_many)?;
+        let mut list = match known {
+            Remembered::One(found, weight) => vec![(found.clone(), *weight)],
+            Remembered::Several(list) => std::mem::take(list),
+        };
+        let mut left = count;
+        let mut gone = Vec::new();
+        while left > 0 {
+            let (found, weight) = list.last_mut().ok_or_else(too_many)?;
+            let taken = left.min(*weight);
+            gone.push((found.clone(), taken));
+            *weight -= taken;
+            left -= taken;
+            if *weight == 0 {
+                self.entries -= 1;
+                self.row_bytes -= found.as_ref().map_or(0, |found| found.len());
+                list.pop();
+            }
+        }
+        match list.len() {
+            0 => {
+                self.row_bytes -= row.len();
+                self.rows.remove(row);
+            }
+            _ => *known = Remembered::Several(list),
+        }
+        Ok(gone)
+    }
+
+    fn figures(&self) -> StateFigures {
+        let slot = size_of::<Box<[u8]>>() + size_of::<Remembered>() + 1;
+        StateFigures {
+            entries: self.entries,
+            bytes: self.rows.capacity() * slot + self.row_bytes,
+        }
+    }
+}
