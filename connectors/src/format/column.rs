@@ -3,7 +3,6 @@
 //! Invariant: every call of [`ColumnBuilder::append`] adds exactly one value, a NULL when it reports a fault, so columns stay of
 //! equal length and a bad row can be filtered out afterwards instead of being rolled back.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,7 +11,6 @@ use arrow::array::{
     FixedSizeBinaryBuilder, Float32Builder, Float64Builder, Int16Builder, Int32Builder,
     Int64Builder, IntervalMonthDayNanoBuilder, ListArray, NullBufferBuilder, StringViewBuilder,
     StructArray, Time64MicrosecondBuilder, TimestampMicrosecondBuilder, UInt32Builder,
-    new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
@@ -47,14 +45,6 @@ pub(crate) struct ColumnBuilder {
     values: Values,
     /// Present while nobody reads the column: its values are checked, and not kept.
     unread: Option<Unread>,
-}
-
-/// Rows of a column that nobody reads.
-#[derive(Debug, Default)]
-struct Unread {
-    rows: usize,
-    /// What [`ColumnBuilder::finish`] returned last, which the next one is likely a part of.
-    nulls: Option<ArrayRef>,
 }
 
 #[derive(Debug)]
@@ -103,6 +93,10 @@ enum Values {
 }
 
 mod slot;
+mod unread;
+
+use self::unread::Unread;
+pub(crate) use self::unread::Wanted;
 
 /// What went wrong with one value.
 enum Problem {
@@ -192,20 +186,6 @@ impl ColumnBuilder {
             values,
             unread: None,
         })
-    }
-
-    /// Says which values will be read; those of other columns and fields are NULL in what comes out. To be called when the builder
-    /// is empty.
-    pub(crate) fn read_only(&mut self, read: Wanted<'_>) {
-        self.unread = (read == Wanted::Nothing).then(Unread::default);
-        if let Values::Struct {
-            fields, members, ..
-        } = &mut self.values
-        {
-            for (field, name) in fields.iter_mut().zip(members.names()) {
-                field.read_only(read.field(name));
-            }
-        }
     }
 
     /// Appends the value of a JSON text; `None` and `null` are NULL. True when the value is not NULL.
@@ -314,68 +294,9 @@ impl ColumnBuilder {
 
     /// The column so far; the builder starts over.
     pub(crate) fn finish(&mut self) -> ArrayRef {
-        if self.unread.is_none() {
-            return self.values.finish();
-        }
-        self.drop_values();
-        let rows = self
-            .unread
-            .as_mut()
-            .map_or(0, |unread| std::mem::take(&mut unread.rows));
-        let kept = self
-            .unread
-            .as_ref()
-            .and_then(|unread| unread.nulls.as_ref());
-        match kept.filter(|nulls| nulls.len() >= rows) {
-            Some(nulls) => nulls.slice(0, rows),
-            None => {
-                let nulls = new_null_array(&self.ty.arrow(), rows);
-                if let Some(unread) = &mut self.unread {
-                    unread.nulls = Some(Arc::clone(&nulls));
-                }
-                nulls
-            }
-        }
-    }
-
-    /// Forgets what was built only to be checked.
-    fn drop_values(&mut self) {
-        match &mut self.values {
-            Values::Struct {
-                fields,
-                validity,
-                behind,
-                ..
-            } => {
-                fields.iter_mut().for_each(|field| {
-                    field.drop_values();
-                    field.unread.iter_mut().for_each(|unread| unread.rows = 0);
-                });
-                *validity = NullBufferBuilder::new(0);
-                *behind = 0;
-            }
-            values => drop(values.finish()),
-        }
-    }
-}
-
-/// Which part of a column's values is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted<'r> {
-    /// All of it.
-    Whole,
-    /// These fields of a struct.
-    Fields(&'r BTreeSet<String>),
-    /// Nothing.
-    Nothing,
-}
-
-impl Wanted<'_> {
-    fn field(&self, name: &str) -> Wanted<'static> {
-        match self {
-            Wanted::Fields(fields) if !fields.contains(name) => Wanted::Nothing,
-            Wanted::Nothing => Wanted::Nothing,
-            _ => Wanted::Whole,
+        match self.unread {
+            None => self.values.finish(),
+            Some(_) => self.finish_unread(),
         }
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn create(
 
 /// Builds everything of new objects that can fail. An object may read those before it in the list.
 pub(crate) fn prepare_all(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     catalog: &Catalog,
     objects: Vec<(Relation, Option<ViewPlan>)>,
 ) -> Result<(Vec<Registration>, Sinks), EngineError> {
@@ -385,7 +385,7 @@ enum JobKind {
 }
 
 fn job(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     relation: &Relation,
     kind: JobKind,
     view: Option<ViewPlan>,

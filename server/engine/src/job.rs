@@ -138,7 +138,7 @@ fn columns_read(root: &StreamNode, inputs: &[Arc<Stored>]) -> BTreeMap<Oid, Colu
 impl Job {
     /// With `strict_errors` compute errors stop the view instead of giving NULL.
     pub(crate) fn new(
-        shared: &Shared,
+        shared: &Arc<Shared>,
         relation: Arc<Stored>,
         plan: ViewPlan,
         mut inputs: Vec<Arc<Stored>>,
@@ -192,7 +192,10 @@ impl Job {
     }
 
     /// Keeps the rows of a source under the source's OID.
-    pub(crate) fn keeper(shared: &Shared, source: &Arc<Stored>) -> Result<Arc<Self>, EngineError> {
+    pub(crate) fn keeper(
+        shared: &Arc<Shared>,
+        source: &Arc<Stored>,
+    ) -> Result<Arc<Self>, EngineError> {
         let schema = source.schema();
         let relation = Stored::new(source.oid, &source.name, source.kind, schema, None)?;
         let number = shared.hidden.fetch_add(1, Ordering::SeqCst);

@@ -200,7 +200,7 @@ impl Source {
     }
 
     /// What keeps the rows, made at first need.
-    pub(crate) fn keeper(&self, shared: &Shared) -> Result<Arc<Job>, EngineError> {
+    pub(crate) fn keeper(&self, shared: &Arc<Shared>) -> Result<Arc<Job>, EngineError> {
         let mut keeper = self.keeper.lock();
         if let Some(keeper) = keeper.as_ref() {
             return Ok(Arc::clone(keeper));

@@ -325,7 +325,7 @@ fn validate_keys(stored: &Stored, index: &KeyIndex, deltas: &[Delta]) -> Result<
 }
 
 fn prepare(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     definitions: Definitions,
     mut fresh: BTreeMap<Oid, TableChange>,
 ) -> Result<(Definition, Sinks), EngineError> {

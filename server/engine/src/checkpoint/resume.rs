@@ -21,14 +21,14 @@ use crate::shared::Shared;
 use crate::status::ErrorRecord;
 
 /// Gives a job that is not in place yet the state that was saved of it, and that of what keeps its sources' rows.
-pub(crate) fn resume(shared: &Shared, job: &Job) {
+pub(crate) fn resume(shared: &Arc<Shared>, job: &Job) {
     for keeper in &job.keepers {
         resume_one(shared, keeper);
     }
     resume_one(shared, job);
 }
 
-fn resume_one(shared: &Shared, job: &Job) {
+fn resume_one(shared: &Arc<Shared>, job: &Job) {
     // What was created just now, or has gone on already, finds nothing.
     let Some(claimed) = shared.checkpoints.claim(object(job)) else {
         return;
@@ -57,7 +57,11 @@ fn resume_one(shared: &Shared, job: &Job) {
 }
 
 /// The inner error says why the saved state does not fit.
-fn try_resume(shared: &Shared, job: &Job, bytes: &[u8]) -> Result<Result<(), String>, EngineError> {
+fn try_resume(
+    shared: &Arc<Shared>,
+    job: &Job,
+    bytes: &[u8],
+) -> Result<Result<(), String>, EngineError> {
     let Some(saving) = job.saving() else {
         return Ok(Err("it is kept in another way than before".into()));
     };
@@ -104,7 +108,7 @@ fn try_resume(shared: &Shared, job: &Job, bytes: &[u8]) -> Result<Result<(), Str
 
 /// Reads the content, and puts the operators' state in place.
 fn read_state(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     job: &Job,
     saving: &Saving,
     epoch: u64,

@@ -43,6 +43,9 @@ impl Operator {
     fn each(&mut self, visit: &mut Visit<'_>) -> Result<(), EngineError> {
         match self {
             Operator::Scan { .. } => Ok(()),
+            Operator::Lookup(_) => Err(EngineError::internal(
+                "what a lookup join remembers has no state tables",
+            )),
             Operator::Filter { input, .. }
             | Operator::Project { input, .. }
             | Operator::Unnest { input, .. } => input.each(visit),
