@@ -4,6 +4,7 @@
 
 use thalweg_catalog::Report;
 
+use crate::archive::ArchiveError;
 use crate::hbase::HbaseError;
 
 /// An error of a connector.
@@ -101,6 +102,9 @@ pub enum ConnectorError {
     /// HBase, its gateways, or a row that does not fit there.
     #[error(transparent)]
     Hbase(#[from] HbaseError),
+    /// An archive, or the store it is in.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The relation is of a kind that has no connector, or a broken promise inside this crate.
     #[error("{0}")]
     Internal(String),
@@ -139,6 +143,7 @@ impl ConnectorError {
             ConnectorError::NullKey => "23502",
             ConnectorError::Gap { .. } => "58030",
             ConnectorError::Hbase(error) => error.sqlstate(),
+            ConnectorError::Archive(error) => error.sqlstate(),
             ConnectorError::Internal(_) => "XX000",
         }
     }
@@ -172,6 +177,7 @@ impl ConnectorError {
             ),
             ConnectorError::File { detail, .. } => (Some(detail.clone()), None),
             ConnectorError::Hbase(error) => (error.detail(), error.hint()),
+            ConnectorError::Archive(error) => (error.detail(), error.hint()),
             ConnectorError::NullKey => (
                 None,
                 Some("Use KEY ENCODE JSON, or leave such rows out of the sink's query.".into()),
