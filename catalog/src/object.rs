@@ -77,6 +77,8 @@ pub enum RelationKind {
     Table,
     /// A table that an outside system keeps: it is read and written there.
     External(ConnectorSpec),
+    /// History in files of an outside file system: rows are added and read, never changed.
+    Archive(ArchiveSpec),
     /// A named query.
     View {
         /// Canonical text of the query.
@@ -115,6 +117,19 @@ pub struct ConnectorSpec {
     pub start: BTreeMap<String, u64>,
     /// `WATERMARK FOR column AS expr`: column name and canonical expression text.
     pub watermark: Option<(String, String)>,
+}
+
+/// What an archive needs to be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveSpec {
+    /// `file`, ...
+    pub connector: String,
+    /// Validated `WITH` options by name.
+    pub options: BTreeMap<String, String>,
+    /// Validated options of `ENCODE PARQUET (...)`.
+    pub encode_options: BTreeMap<String, String>,
+    /// Names of the columns that make folders, outermost first.
+    pub partition_by: Vec<String>,
 }
 
 /// What a sink needs to be opened.
@@ -263,6 +278,7 @@ impl Relation {
             RelationKind::Source(_)
             | RelationKind::Table
             | RelationKind::External(_)
+            | RelationKind::Archive(_)
             | RelationKind::Errors { .. } => Some('r'),
             RelationKind::View { .. } => Some('v'),
             RelationKind::MaterializedView { .. } => Some('m'),
@@ -277,6 +293,7 @@ impl Relation {
             RelationKind::Table | RelationKind::External(_) | RelationKind::Errors { .. } => {
                 "table"
             }
+            RelationKind::Archive(_) => "archive",
             RelationKind::View { .. } => "view",
             RelationKind::MaterializedView { .. } => "materialized view",
             RelationKind::Sink(_) => "sink",

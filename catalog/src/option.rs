@@ -26,6 +26,9 @@ pub use value::{parse_bool, parse_bytes, parse_duration, parse_list};
 /// Prefix of options that go to the Kafka client.
 pub const PROPERTIES_PREFIX: &str = "properties.";
 
+/// Prefix of options that go to the HDFS client.
+pub const HADOOP_PREFIX: &str = "hadoop.";
+
 /// Longest value of an option, in bytes: PEM chains fit, payloads do not.
 pub const VALUE_BYTES_MAX: usize = 64 << 10;
 
@@ -76,6 +79,27 @@ pub fn validate_table_options(
     options: &[WithOption],
 ) -> Result<BTreeMap<String, String>, CatalogError> {
     validate(connector::table_place(connector)?, options)
+}
+
+/// The checked options of an archive, without `connector` itself.
+///
+/// # Errors
+/// As [`validate_source_options`].
+pub fn validate_archive_options(
+    connector: &str,
+    options: &[WithOption],
+) -> Result<BTreeMap<String, String>, CatalogError> {
+    validate(connector::archive_place(connector)?, options)
+}
+
+/// The checked options of `ENCODE PARQUET (...)` of an archive.
+///
+/// # Errors
+/// As [`validate_source_options`].
+pub fn validate_parquet_options(
+    options: &[WithOption],
+) -> Result<BTreeMap<String, String>, CatalogError> {
+    validate(Place::EncodeParquet, options)
 }
 
 /// The checked options of `CREATE SINK ... INTO table`.
@@ -130,6 +154,13 @@ pub(crate) fn validate(
 fn checked(place: Place, option: &WithOption) -> Result<(String, String), CatalogError> {
     if place.is_kafka() && option.name.starts_with(PROPERTIES_PREFIX) {
         return kafka::checked(place, option);
+    }
+    // Properties of Hadoop are the operator's own, as in hdfs-site.xml.
+    if place == Place::HdfsArchive
+        && option.name.starts_with(HADOOP_PREFIX)
+        && option.name != "hadoop.conf.dir"
+    {
+        return Ok((option.name.clone(), text_of(option)?));
     }
     let spec = match place {
         Place::DatagenSource if option.name.starts_with("fields.") => field_spec(&option.name)?,

@@ -382,6 +382,7 @@ fn kind_words(kind: ObjectKind) -> (&'static str, &'static str) {
     match kind {
         ObjectKind::Source => ("source", "a source"),
         ObjectKind::Table => ("table", "a table"),
+        ObjectKind::Archive => ("archive", "an archive"),
         ObjectKind::View => ("view", "a view"),
         ObjectKind::MaterializedView => ("materialized view", "a materialized view"),
         ObjectKind::Sink => ("sink", "a sink"),
@@ -398,6 +399,7 @@ fn is_kind(relation: &Relation, kind: ObjectKind) -> bool {
                 RelationKind::Table | RelationKind::External(_),
                 ObjectKind::Table
             )
+            | (RelationKind::Archive(_), ObjectKind::Archive)
             | (RelationKind::View { .. }, ObjectKind::View)
             | (
                 RelationKind::MaterializedView { .. },

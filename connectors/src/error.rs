@@ -4,6 +4,7 @@
 
 use thalweg_catalog::Report;
 
+use crate::archive::ArchiveError;
 use crate::hbase::HbaseError;
 
 /// An error of a connector.
@@ -125,6 +126,9 @@ pub enum ConnectorError {
     /// HBase, its gateways, or a row that does not fit there.
     #[error(transparent)]
     Hbase(#[from] HbaseError),
+    /// An archive, or the store it is in.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The relation is of a kind that has no connector, or a broken promise inside this crate.
     #[error("{0}")]
     Internal(String),
@@ -166,6 +170,7 @@ impl ConnectorError {
             ConnectorError::NullKey => "23502",
             ConnectorError::Gap { .. } => "58030",
             ConnectorError::Hbase(error) => error.sqlstate(),
+            ConnectorError::Archive(error) => error.sqlstate(),
             ConnectorError::Internal(_) => "XX000",
         }
     }
@@ -213,6 +218,7 @@ impl ConnectorError {
                 Some(format!("Both write with the transactional id \"{writer}\".")),
                 Some("Stop the other server: it runs on a copy of this data dir.".into()),
             ),
+            ConnectorError::Archive(error) => (error.detail(), error.hint()),
             ConnectorError::NullKey => (
                 None,
                 Some("Use KEY ENCODE JSON, or leave such rows out of the sink's query.".into()),

@@ -7,6 +7,7 @@
 //! * [`SourceConnector`] resolves where reading starts and opens a [`SourceReader`]; offsets belong to the caller.
 //! * [`Delta`], [`Epoch`] and [`EpochInfo`] are what the engine passes around.
 
+mod archive;
 mod blackhole;
 mod commit;
 mod context;
@@ -24,9 +25,11 @@ mod print;
 mod registry;
 mod sink;
 mod source;
+mod store;
 #[cfg(test)]
 mod testing;
 
+pub use archive::{ArchiveError, ArchiveTable, Bounds, DataFile, Head, Layout, Snapshot};
 pub use blackhole::BlackholeSink;
 pub use commit::{CommittingSink, Due, Marker, Staged};
 pub use context::{Clock, ConnectorContext, ManualClock, SystemClock};
@@ -48,3 +51,4 @@ pub use source::{
     Budget, ColumnsRead, DeadLetter, FieldsRead, Offsets, RowPlace, SourceBatch, SourceConnector,
     SourceHealth, SourceReader, SplitId,
 };
+pub use store::{Entry, Moved, Store, StoreError, StoreFault, StoreFile};

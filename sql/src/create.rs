@@ -1,4 +1,4 @@
-//! The grammar of CREATE SOURCE, TABLE, VIEW, MATERIALIZED VIEW, SINK and SCHEMA.
+//! The grammar of CREATE SOURCE, TABLE, ARCHIVE, VIEW, MATERIALIZED VIEW, SINK and SCHEMA.
 //!
 //! Invariant: a primary key or check written on a column and one written on the table give the same value.
 
@@ -8,13 +8,21 @@ use sqlparser::tokenizer::{Token, TokenWithSpan};
 use crate::cursor::{Cursor, IS_PRECEDENCE, Parse};
 use crate::error::Fault;
 use crate::statement::{
-    Check, ColumnDef, CreateSink, CreateSource, CreateTable, CreateView, PrimaryKey, SinkInput,
-    Statement, TableElements, Watermark,
+    Check, ColumnDef, CreateArchive, CreateSink, CreateSource, CreateTable, CreateView, Encode,
+    Partition, PrimaryKey, SinkInput, Statement, TableElements, Watermark,
 };
 use crate::words::is_reserved;
 
 /// What may follow CREATE and is built; the rest is in `unsupported`.
-const KINDS: &[&str] = &["source", "table", "view", "materialized", "sink", "schema"];
+const KINDS: &[&str] = &[
+    "source",
+    "table",
+    "archive",
+    "view",
+    "materialized",
+    "sink",
+    "schema",
+];
 
 /// Parses from the word CREATE on.
 pub(crate) fn create(tokens: Vec<TokenWithSpan>) -> Parse<Statement> {
@@ -27,6 +35,7 @@ pub(crate) fn create(tokens: Vec<TokenWithSpan>) -> Parse<Statement> {
     match cursor.word(0) {
         Some("source") => source(&mut cursor),
         Some("table") => table(&mut cursor),
+        Some("archive") => archive(&mut cursor),
         Some("view") => view(cursor, or_replace),
         Some("materialized") => {
             if cursor.word(1) == Some("view") {
@@ -90,6 +99,57 @@ fn table(cursor: &mut Cursor) -> Parse<Statement> {
         format,
         query,
     })))
+}
+
+fn archive(cursor: &mut Cursor) -> Parse<Statement> {
+    cursor.skip(1);
+    let if_not_exists = cursor.if_not_exists()?;
+    let name = cursor.object_name()?;
+    let elements = elements(cursor)?;
+    let from = match elements {
+        None if cursor.accept(&["from"]) => Some(cursor.object_name()?),
+        None => return Err(cursor.unexpected("columns in parentheses or FROM")),
+        Some(_) => None,
+    };
+    let partition_by = if cursor.accept(&["partition", "by"]) {
+        cursor.parenthesized(partition)?
+    } else {
+        Vec::new()
+    };
+    let with = cursor.with_options()?;
+    let encode = if cursor.accept(&["encode"]) {
+        cursor.expect(&["parquet"])?;
+        let options = match cursor.token(0) {
+            Token::LParen => cursor.option_list()?,
+            _ => Vec::new(),
+        };
+        Some(Encode {
+            encoding: "PARQUET".to_owned(),
+            options,
+        })
+    } else {
+        None
+    };
+    cursor.expect_end()?;
+    Ok(Statement::CreateArchive(Box::new(CreateArchive {
+        name,
+        if_not_exists,
+        elements: elements.unwrap_or_default(),
+        from,
+        partition_by,
+        with,
+        encode,
+    })))
+}
+
+fn partition(cursor: &mut Cursor) -> Parse<Partition> {
+    let expr = without_parentheses(cursor.expr()?);
+    let name = if cursor.accept(&["as"]) {
+        Some(cursor.ident()?)
+    } else {
+        None
+    };
+    Ok(Partition { expr, name })
 }
 
 fn schema(cursor: &mut Cursor) -> Parse<Statement> {

@@ -12,9 +12,9 @@ use sqlparser::ast::{
 };
 
 use crate::statement::{
-    ColumnDef, CreateSink, CreateSource, CreateTable, CreateView, Drop, Format, IncludeColumn,
-    IncludeKind, ObjectKind, OptionValue, SessionStatement, ShowObjects, SinkInput, Statement,
-    TableElements, WithOption,
+    ColumnDef, CreateArchive, CreateSink, CreateSource, CreateTable, CreateView, Drop, Format,
+    IncludeColumn, IncludeKind, ObjectKind, OptionValue, SessionStatement, ShowObjects, SinkInput,
+    Statement, TableElements, WithOption,
 };
 use crate::words::needs_quotes;
 
@@ -98,6 +98,7 @@ impl Display for Statement {
             Statement::Delete(delete) => f.write_str(&node(delete.as_ref())),
             Statement::CreateSource(source) => source.fmt(f),
             Statement::CreateTable(table) => table.fmt(f),
+            Statement::CreateArchive(archive) => archive.fmt(f),
             Statement::CreateView(view) => create_view(f, view, false),
             Statement::CreateMaterializedView(view) => create_view(f, view, true),
             Statement::CreateSink(sink) => sink.fmt(f),
@@ -175,6 +176,41 @@ impl Display for CreateTable {
             Some(query) => write!(f, " AS {}", node(query.as_ref())),
             None => Ok(()),
         }
+    }
+}
+
+impl Display for CreateArchive {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "CREATE ARCHIVE {}{}",
+            when(self.if_not_exists, IF_NOT_EXISTS),
+            object_name(&self.name)
+        )?;
+        match &self.from {
+            Some(from) => write!(f, " FROM {}", object_name(from))?,
+            None if self.elements == TableElements::default() => f.write_str(" ()")?,
+            None => elements(f, &self.elements)?,
+        }
+        if !self.partition_by.is_empty() {
+            let parts: Vec<String> = self
+                .partition_by
+                .iter()
+                .map(|part| match &part.name {
+                    Some(name) => format!("{} AS {}", node(&part.expr), ident(name)),
+                    None => node(&part.expr),
+                })
+                .collect();
+            write!(f, " PARTITION BY ({})", parts.join(", "))?;
+        }
+        with(f, &self.with)?;
+        if let Some(encode) = &self.encode {
+            write!(f, " ENCODE {}", encode.encoding)?;
+            if !encode.options.is_empty() {
+                write!(f, " ({})", options(&encode.options))?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -281,6 +281,7 @@ fn stored(statement: &Statement) -> bool {
         statement,
         Statement::CreateSource(_)
             | Statement::CreateTable(_)
+            | Statement::CreateArchive(_)
             | Statement::CreateView(_)
             | Statement::CreateMaterializedView(_)
             | Statement::CreateSink(_)

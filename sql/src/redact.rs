@@ -48,6 +48,12 @@ fn hide(statement: &mut Statement) {
                 .iter_mut()
                 .for_each(|column| hide_options(&mut column.options));
         }
+        Statement::CreateArchive(archive) => {
+            hide_options(&mut archive.with);
+            if let Some(encode) = &mut archive.encode {
+                hide_options(&mut encode.options);
+            }
+        }
         Statement::CreateView(view) | Statement::CreateMaterializedView(view) => {
             hide_options(&mut view.with)
         }

@@ -10,9 +10,10 @@ use crate::statement::{Drop, Explain, ObjectKind, ShowObjects, Statement};
 
 impl ObjectKind {
     /// Every kind a statement can name.
-    pub const ALL: [ObjectKind; 7] = [
+    pub const ALL: [ObjectKind; 8] = [
         ObjectKind::Source,
         ObjectKind::Table,
+        ObjectKind::Archive,
         ObjectKind::View,
         ObjectKind::MaterializedView,
         ObjectKind::Sink,
@@ -25,6 +26,7 @@ impl ObjectKind {
         match self {
             ObjectKind::Source => "SOURCE",
             ObjectKind::Table => "TABLE",
+            ObjectKind::Archive => "ARCHIVE",
             ObjectKind::View => "VIEW",
             ObjectKind::MaterializedView => "MATERIALIZED VIEW",
             ObjectKind::Sink => "SINK",
@@ -38,6 +40,7 @@ impl ObjectKind {
         match self {
             ObjectKind::Source => "SOURCES",
             ObjectKind::Table => "TABLES",
+            ObjectKind::Archive => "ARCHIVES",
             ObjectKind::View => "VIEWS",
             ObjectKind::MaterializedView => "MATERIALIZED VIEWS",
             ObjectKind::Sink => "SINKS",
@@ -51,6 +54,7 @@ impl ObjectKind {
         Some(match word {
             "source" | "sources" => ObjectKind::Source,
             "table" | "tables" => ObjectKind::Table,
+            "archive" | "archives" => ObjectKind::Archive,
             "view" | "views" => ObjectKind::View,
             "materialized" => ObjectKind::MaterializedView,
             "sink" | "sinks" => ObjectKind::Sink,
@@ -64,6 +68,7 @@ impl ObjectKind {
 const KINDS: &[&str] = &[
     "source",
     "table",
+    "archive",
     "view",
     "materialized",
     "sink",

@@ -23,6 +23,8 @@ pub enum Statement {
     CreateSource(Box<CreateSource>),
     /// `CREATE TABLE`, with or without a connector.
     CreateTable(Box<CreateTable>),
+    /// `CREATE ARCHIVE`.
+    CreateArchive(Box<CreateArchive>),
     /// `CREATE [OR REPLACE] VIEW`.
     CreateView(Box<CreateView>),
     /// `CREATE MATERIALIZED VIEW`.
@@ -124,6 +126,43 @@ pub struct CreateTable {
     pub format: Option<Format>,
     /// `AS query`.
     pub query: Option<Box<ast::Query>>,
+}
+
+/// `CREATE ARCHIVE [IF NOT EXISTS] name (columns) | FROM relation [PARTITION BY (...)] [WITH (...)] [ENCODE PARQUET (...)]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateArchive {
+    /// Possibly schema-qualified name.
+    pub name: ast::ObjectName,
+    /// `IF NOT EXISTS` was written.
+    pub if_not_exists: bool,
+    /// Columns of an archive that is filled with INSERT.
+    pub elements: TableElements,
+    /// The source or view that fills it.
+    pub from: Option<ast::ObjectName>,
+    /// What makes folders, outermost first.
+    pub partition_by: Vec<Partition>,
+    /// `WITH (...)`.
+    pub with: Vec<WithOption>,
+    /// `ENCODE PARQUET (...)`.
+    pub encode: Option<Encode>,
+}
+
+/// `expr AS name` or a column in `PARTITION BY (...)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Partition {
+    /// What the folder is named by.
+    pub expr: ast::Expr,
+    /// Name of the column that this makes; absent for a column of the archive.
+    pub name: Option<ast::Ident>,
+}
+
+/// `ENCODE encoding (options)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Encode {
+    /// `PARQUET`, upper case.
+    pub encoding: String,
+    /// Options in parentheses.
+    pub options: Vec<WithOption>,
 }
 
 /// Columns, watermark and constraints between the parentheses of CREATE SOURCE / TABLE.
@@ -315,6 +354,8 @@ pub enum ObjectKind {
     Source,
     /// A table.
     Table,
+    /// An archive.
+    Archive,
     /// A view.
     View,
     /// A materialized view.

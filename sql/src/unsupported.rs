@@ -8,7 +8,6 @@ use crate::statement::Statement;
 
 /// What may follow CREATE besides the kinds that are built.
 pub(crate) const CREATE_KINDS: &[&str] = &[
-    "archive",
     "connection",
     "secret",
     "index",
@@ -28,7 +27,6 @@ pub(crate) const CREATE_KINDS: &[&str] = &[
 
 /// What may follow DROP besides the kinds that are built.
 pub(crate) const DROP_KINDS: &[&str] = &[
-    "archive",
     "connection",
     "secret",
     "subscription",
@@ -78,7 +76,6 @@ const STATEMENTS: &[(&[&str], &str)] = &[
         &["create", "index"],
         "Reads scan; create a materialized view for a repeated lookup.",
     ),
-    (&["create", "archive"], "Create a sink."),
     (
         &["create", "connection"],
         "Write the connection's options in the WITH clause of each source and sink.",
@@ -129,7 +126,10 @@ const STATEMENTS: &[(&[&str], &str)] = &[
         &["replay", "errors"],
         "Select the payloads from the errors relation and insert them again.",
     ),
-    (&["vacuum", "archive"], ""),
+    (
+        &["vacuum", "archive"],
+        "Insert more rows at once: every INSERT makes a file in each partition.",
+    ),
     (&["vacuum"], "Storage is compacted by itself."),
     (&["analyze"], "Statistics are kept by themselves."),
     (&["cancel", "job"], "Drop the object to stop its job."),

@@ -103,6 +103,25 @@ fn create_table() {
 }
 
 #[test]
+fn create_archives() {
+    for text in [
+        "CREATE ARCHIVE a (id BIGINT NOT NULL, ts TIMESTAMPTZ) WITH (connector = 'file', path = './lake')",
+        "CREATE ARCHIVE IF NOT EXISTS s.a (region TEXT, ts TIMESTAMPTZ) PARTITION BY (ts::DATE AS dt, region) WITH (connector = 'hdfs', path = 'hdfs://ns1/a') ENCODE PARQUET (compression = 'zstd', row.group.rows = 1000)",
+        "CREATE ARCHIVE a FROM clicks PARTITION BY (dt) WITH (connector = 'file', path = './lake') ENCODE PARQUET",
+        "CREATE ARCHIVE a ()",
+        "DROP ARCHIVE IF EXISTS a, b CASCADE",
+        "SHOW ARCHIVES",
+        "SHOW CREATE ARCHIVE a",
+    ] {
+        check(text, text);
+    }
+    check(
+        "create archive a (id bigint) partition by ((id % 10) as bucket) with (connector = 'file')",
+        "CREATE ARCHIVE a (id BIGINT) PARTITION BY (id % 10 AS bucket) WITH (connector = 'file')",
+    );
+}
+
+#[test]
 fn create_views_and_sinks() {
     check(
         "CREATE VIEW v (x, \"Y\") AS SELECT a, b FROM t",

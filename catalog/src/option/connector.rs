@@ -19,6 +19,7 @@ pub const KAFKA: &str = "kafka";
 pub const DATAGEN: &str = "datagen";
 
 const FILE: &str = "file";
+const HDFS: &str = "hdfs";
 /// Encodings that files have besides JSON.
 const FILE_ENCODINGS: &[&str] = &["CSV", "PARQUET"];
 
@@ -29,6 +30,8 @@ const PROMISED_SOURCES: &[&str] = &["mqtt", "http_poll", "hdfs", "s3", "azure", 
 const PROMISED_SINKS: &[&str] = &["hbase", "hdfs", "file", "s3", "azure", "webhook"];
 const BUILT_TABLES: &[&str] = &["hbase"];
 const PROMISED_TABLES: &[&str] = &[KAFKA];
+const BUILT_ARCHIVES: &[&str] = &[FILE, HDFS];
+const PROMISED_ARCHIVES: &[&str] = &["s3", "azure"];
 
 /// Row formats and encodings the dialect promises beside PLAIN and JSON.
 const PROMISED_FORMATS: &[&str] = &["UPSERT", "DEBEZIUM", "MAXWELL", "CANAL"];
@@ -82,6 +85,19 @@ pub(super) fn table_place(connector: &str) -> Result<Place, CatalogError> {
             "table",
             BUILT_TABLES,
             PROMISED_TABLES,
+        )),
+    }
+}
+
+pub(super) fn archive_place(connector: &str) -> Result<Place, CatalogError> {
+    match connector {
+        FILE => Ok(Place::FileArchive),
+        HDFS => Ok(Place::HdfsArchive),
+        _ => Err(no_connector(
+            connector,
+            "archive",
+            BUILT_ARCHIVES,
+            PROMISED_ARCHIVES,
         )),
     }
 }

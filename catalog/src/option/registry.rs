@@ -97,6 +97,12 @@ pub enum Place {
     PrintSink,
     /// `CREATE TABLE ... WITH (connector = 'hbase')`.
     HbaseTable,
+    /// `CREATE ARCHIVE ... WITH (connector = 'file')`.
+    FileArchive,
+    /// `CREATE ARCHIVE ... WITH (connector = 'hdfs')`.
+    HdfsArchive,
+    /// `ENCODE PARQUET (...)` of an archive.
+    EncodeParquet,
     /// `CREATE MATERIALIZED VIEW ... WITH (...)`.
     MaterializedView,
     /// `ENCODE JSON (...)` of a source.
@@ -116,6 +122,9 @@ impl Place {
             Place::BlackholeSink => "blackhole sink",
             Place::PrintSink => "print sink",
             Place::HbaseTable => "hbase table",
+            Place::FileArchive => "file archive",
+            Place::HdfsArchive => "hdfs archive",
+            Place::EncodeParquet => "ENCODE PARQUET",
             Place::MaterializedView => "materialized view",
             Place::EncodeJson => "ENCODE JSON",
         }
@@ -130,7 +139,7 @@ impl Place {
     pub fn has_connector(self) -> bool {
         !matches!(
             self,
-            Place::TableSink | Place::MaterializedView | Place::EncodeJson
+            Place::TableSink | Place::MaterializedView | Place::EncodeJson | Place::EncodeParquet
         )
     }
 }
@@ -238,6 +247,9 @@ const ANY_KAFKA: &[Place] = &[Place::KafkaSource, Place::KafkaSink];
 const SHOWING_SINK: &[Place] = &[Place::BlackholeSink, Place::PrintSink];
 const APPENDING_SINK: &[Place] = &[Place::KafkaSink, Place::TableSink];
 const HBASE: &[Place] = &[Place::HbaseTable];
+const ARCHIVE: &[Place] = &[Place::FileArchive, Place::HdfsArchive];
+const HDFS_ARCHIVE: &[Place] = &[Place::HdfsArchive];
+const PARQUET: &[Place] = &[Place::EncodeParquet];
 const VIEW: &[Place] = &[Place::MaterializedView];
 const JSON: &[Place] = &[Place::EncodeJson];
 
@@ -397,6 +409,98 @@ pub const OPTIONS: &[OptionSpec] = &[
         "size of a request that writes",
     )
     .default("1MB"),
+    // --- archives
+    OptionSpec::new("path", ARCHIVE, OptionKind::Text, "folder of the archive").required(),
+    OptionSpec::new(
+        "rollover.size",
+        ARCHIVE,
+        OptionKind::Bytes,
+        "size at which a file is finished",
+    )
+    .default("128MB"),
+    OptionSpec::new(
+        "rollover.interval",
+        ARCHIVE,
+        OptionKind::Duration,
+        "time after which rows are committed",
+    )
+    .built(Built::No, Some("Leave it out: every INSERT is one commit.")),
+    OptionSpec::new(
+        "partition.close.grace",
+        ARCHIVE,
+        OptionKind::Duration,
+        "time a partition stays open behind the watermark",
+    )
+    .built(Built::No, Some("Leave it out: every INSERT is one commit.")),
+    OptionSpec::new(
+        "compaction.target.size",
+        ARCHIVE,
+        OptionKind::Bytes,
+        "size of files that compaction makes",
+    )
+    .built(
+        Built::No,
+        Some("Insert more rows at once: every INSERT makes a file in each partition."),
+    ),
+    OptionSpec::new(
+        "retention",
+        ARCHIVE,
+        OptionKind::Duration,
+        "time after which rows go",
+    )
+    .built(Built::No, Some("Leave it out: rows stay.")),
+    OptionSpec::new(
+        "reader.grace",
+        ARCHIVE,
+        OptionKind::Duration,
+        "time that replaced files stay readable",
+    )
+    .built(Built::No, Some("Leave it out: no file is replaced.")),
+    OptionSpec::new(
+        "sort_by",
+        ARCHIVE,
+        OptionKind::List,
+        "list of columns that order the rows of a file",
+    ),
+    OptionSpec::new(
+        "attach",
+        ARCHIVE,
+        OptionKind::Boolean,
+        "wish to go on with the archive that is in the folder",
+    )
+    .default("false"),
+    OptionSpec::new(
+        "hadoop.conf.dir",
+        HDFS_ARCHIVE,
+        OptionKind::Text,
+        "folder of core-site.xml and hdfs-site.xml",
+    ),
+    OptionSpec::new(
+        "user",
+        HDFS_ARCHIVE,
+        OptionKind::Text,
+        "name that HDFS knows the server by",
+    ),
+    OptionSpec::new(
+        "compression",
+        PARQUET,
+        OptionKind::Enum(&["zstd", "snappy", "lz4", "none"]),
+        "compression of the files",
+    )
+    .default("zstd"),
+    OptionSpec::new(
+        "row.group.rows",
+        PARQUET,
+        OptionKind::Integer(1, 100_000_000),
+        "rows of a row group at most",
+    )
+    .default("262144"),
+    OptionSpec::new(
+        "bloom.columns",
+        PARQUET,
+        OptionKind::List,
+        "list of columns with a bloom filter",
+    ),
     // --- sources, sinks and views
     OptionSpec::new(
         "on_error",

@@ -36,6 +36,14 @@ pub(crate) fn target<'c>(
         .map_err(|e| PlanError::from(e.report()))?;
     let what = match &relation.kind {
         RelationKind::Table | RelationKind::External(_) => return Ok(relation),
+        RelationKind::Archive(_) if verb == "insert into" => return Ok(relation),
+        RelationKind::Archive(_) => {
+            return Err(PlanError::hint(
+                "0A000",
+                format!("cannot {verb} archive \"{}\"", relation.name),
+                "An archive is history: rows are added to it and stay as they are.".to_owned(),
+            ));
+        }
         RelationKind::Source(_) => "source",
         RelationKind::View { .. } => "view",
         RelationKind::MaterializedView { .. } => "materialized view",

@@ -13,6 +13,7 @@ use thalweg_connectors::{AnySink, EpochInfo, Offsets};
 use thalweg_planner::{NoSystemRelations, PlanContext, ViewPlan};
 use tokio::sync::oneshot;
 
+use crate::archive::Archive;
 use crate::batch::session_at;
 use crate::checkpoint;
 use crate::committing::{Open, opener};
@@ -74,6 +75,11 @@ pub(crate) fn prepare_all(
                 // Of it only the connection is kept: no epoch and no log knows it.
                 let table = External::open(shared, &relation, spec)?;
                 shared.external.write().insert(relation.oid, table);
+                continue;
+            }
+            RelationKind::Archive(_) => {
+                let archive = Archive::open(shared, &relation)?;
+                shared.archives.write().insert(relation.oid, archive);
                 continue;
             }
             RelationKind::MaterializedView { options, .. } => {
@@ -150,6 +156,7 @@ pub(crate) fn create_failed(shared: &Shared, relation: &Relation, report: &Repor
         RelationKind::View { .. } => return,
         RelationKind::Source(_) => "source",
         RelationKind::Table | RelationKind::External(_) | RelationKind::Errors { .. } => "table",
+        RelationKind::Archive(_) => "archive",
         RelationKind::MaterializedView { .. } => "materialized view",
         RelationKind::Sink(_) => "sink",
     };

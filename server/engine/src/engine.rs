@@ -30,7 +30,7 @@ use crate::read::{Read, ReadOptions, SessionFloor, epoch_of_now, read, reflected
 use crate::sealed::SealedArc;
 use crate::shared::Shared;
 use crate::sinks::{delivered, handed_over};
-use crate::status::{EngineStatus, status};
+use crate::status::{ArchiveFile, EngineStatus, status};
 use crate::subscription::{FollowOptions, Followed, Subscription, subscribe};
 use crate::transaction::{Definitions, WriteTransaction, commit};
 use crate::worker::Worker;
@@ -122,6 +122,10 @@ impl Engine {
             .external
             .write()
             .retain(|oid, _| !oids.contains(oid));
+        self.shared()
+            .archives
+            .write()
+            .retain(|oid, _| !oids.contains(oid));
         let (reply, answer) = oneshot::channel();
         self.shared().inbox.command(Command::Drop {
             oids: oids.to_vec(),
@@ -181,6 +185,37 @@ impl Engine {
     /// What optimizing the plan reports.
     pub fn explain_external(&self, plan: &LogicalPlan) -> Result<Vec<String>, EngineError> {
         crate::external::explain(self.shared(), plan)
+    }
+
+    /// Which files of the archives among `reads` a query would read, a line for each scan.
+    ///
+    /// # Errors
+    /// What the archives' stores, or optimizing the plan, report.
+    pub fn explain_archives<'a>(
+        &'a self,
+        plan: &'a LogicalPlan,
+        reads: &'a [Oid],
+    ) -> BoxFuture<'a, Result<Vec<String>, EngineError>> {
+        crate::archive::explain(self.shared(), plan, reads).boxed()
+    }
+
+    /// Looks at every archive, for [`Engine::archive_files`]; tells why some cannot be looked at.
+    pub async fn look_at_archives(&self) -> Vec<Report> {
+        let archives: Vec<_> = self.shared().archives.read().values().cloned().collect();
+        let (mut files, mut failed) = (Vec::new(), Vec::new());
+        for archive in archives {
+            match archive.files().await {
+                Ok(found) => files.extend(found),
+                Err(error) => failed.push(error.report()),
+            }
+        }
+        *self.shared().archive_files.lock() = files;
+        failed
+    }
+
+    /// Files of all archives when they were last looked at.
+    pub fn archive_files(&self) -> Vec<ArchiveFile> {
+        self.shared().archive_files.lock().clone()
     }
 
     /// Follows a relation or query from an epoch on. Only epochs on disk are told of.

@@ -4,6 +4,7 @@
 //! it touches. See [`Engine`] for the calls, `worker` for epochs, `job` for views, `segments` for what is kept.
 
 mod adhoc;
+mod archive;
 mod backfill;
 mod batch;
 mod checkpoint;
@@ -54,7 +55,8 @@ pub use error::EngineError;
 pub use read::{Consistency, Read, ReadOptions, SessionFloor};
 pub use sealed::SealedBox;
 pub use status::{
-    CheckpointStatus, EngineStatus, ErrorRecord, JobPhase, JobStatus, RelationStatus, SourceStatus,
+    ArchiveFile, CheckpointStatus, EngineStatus, ErrorRecord, JobPhase, JobStatus, RelationStatus,
+    SourceStatus,
 };
 pub use subscription::{FollowEvent, FollowFrom, FollowOptions, Followed, Subscription};
 pub use transaction::{Append, Definitions, WriteTransaction};

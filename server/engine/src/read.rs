@@ -180,8 +180,17 @@ pub(crate) async fn pin(
         let known = shared.external.read();
         published.iter().partition(|oid| known.contains_key(*oid))
     };
+    let (archived, published): (Vec<Oid>, Vec<Oid>) = {
+        let known = shared.archives.read();
+        published.iter().partition(|oid| known.contains_key(*oid))
+    };
     let (stored, scanned) = sort_out(shared, &published)?;
     let mut tables: BTreeMap<Oid, Arc<dyn TableProvider>> = BTreeMap::new();
+    for oid in archived {
+        let archive = shared.archives.read().get(&oid).cloned();
+        let archive = archive.ok_or(EngineError::Unknown(oid))?;
+        tables.insert(oid, archive.provider().await?);
+    }
     for oid in external {
         let known = shared.external.read();
         let table = known.get(&oid).ok_or(EngineError::Unknown(oid))?;

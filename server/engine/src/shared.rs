@@ -16,6 +16,7 @@ use thalweg_planner::Planner;
 use thalweg_state::{Runs, Store};
 use tokio::sync::watch;
 
+use crate::archive::Archive;
 use crate::batch::BatchRuntime;
 use crate::checkpoint::Checkpoints;
 use crate::choose::Range;
@@ -147,6 +148,9 @@ pub(crate) struct Shared {
     pub(crate) sources: RwLock<BTreeMap<Oid, Arc<Source>>>,
     /// Tables that outside systems keep.
     pub(crate) external: RwLock<BTreeMap<Oid, Arc<External>>>,
+    pub(crate) archives: RwLock<BTreeMap<Oid, Arc<Archive>>>,
+    /// Files of archives when they were last looked at for a list of them.
+    pub(crate) archive_files: Mutex<Vec<crate::status::ArchiveFile>>,
     pub(crate) jobs: RwLock<BTreeMap<Oid, Arc<Job>>>,
     /// Errors relations by source.
     pub(crate) dead: RwLock<BTreeMap<Oid, Arc<DeadLog>>>,
@@ -186,6 +190,8 @@ impl Shared {
             relations: RwLock::default(),
             sources: RwLock::default(),
             external: RwLock::default(),
+            archives: RwLock::default(),
+            archive_files: Mutex::default(),
             jobs: RwLock::default(),
             dead: RwLock::default(),
             epochs: Mutex::new(VecDeque::from([last])),

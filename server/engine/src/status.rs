@@ -37,6 +37,25 @@ pub struct EngineStatus {
     pub checkpoints: Vec<CheckpointStatus>,
 }
 
+/// A file of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveFile {
+    /// Name of the archive.
+    pub archive: String,
+    /// Path below the archive's folder.
+    pub path: String,
+    /// Values of its partition, as `dt=2026-11-21/region=eu`.
+    pub partition: Option<String>,
+    /// Rows in it.
+    pub rows: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// First epoch whose rows are in it.
+    pub first_epoch: u64,
+    /// Last epoch whose rows are in it.
+    pub last_epoch: u64,
+}
+
 /// A checkpoint, made or failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointStatus {

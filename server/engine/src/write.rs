@@ -57,6 +57,20 @@ pub(crate) async fn write(
             epoch: Epoch(pinned.epoch),
         });
     }
+    let archive = shared.archives.read().get(&oid).cloned();
+    if let Some(archive) = archive {
+        if block.is_some() {
+            return Err(archive.refuses("statements in a transaction block").into());
+        }
+        let (pinned, rows) = input(shared, plan, floor.floor.0, options, None).await?;
+        let rows = archive.write(plan, &rows, pinned.epoch).await?;
+        floor.raise(pinned.epoch);
+        return Ok(Written {
+            rows,
+            returning: None,
+            epoch: Epoch(pinned.epoch),
+        });
+    }
     match block {
         Some(block) => stage(shared, plan, floor, options, block).await,
         None => write_now(shared, plan, floor, options).await,
@@ -181,6 +195,9 @@ pub(crate) async fn truncate(
 ) -> Result<u64, EngineError> {
     if let Some(external) = shared.external.read().get(&oid) {
         return Err(external.refuses("TRUNCATE statements").into());
+    }
+    if let Some(archive) = shared.archives.read().get(&oid) {
+        return Err(archive.refuses("TRUNCATE statements").into());
     }
     let stored = shared.relation(oid).ok_or(EngineError::Unknown(oid))?;
     let writers = &writable(shared, &stored)?.writers;

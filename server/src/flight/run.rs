@@ -328,9 +328,10 @@ pub(super) fn result_schema(prepared: &Prepared) -> SchemaRef {
 
 pub(super) fn table_type(relation: &Relation) -> Option<&'static str> {
     match relation.kind {
-        RelationKind::Table | RelationKind::External(_) | RelationKind::Errors { .. } => {
-            Some("TABLE")
-        }
+        RelationKind::Table
+        | RelationKind::External(_)
+        | RelationKind::Archive(_)
+        | RelationKind::Errors { .. } => Some("TABLE"),
         RelationKind::Source(_) => Some("SOURCE"),
         RelationKind::View { .. } => Some("VIEW"),
         RelationKind::MaterializedView { .. } => Some("MATERIALIZED VIEW"),

@@ -33,6 +33,10 @@ impl Session {
                 .stage_table(create, &parsed.statement, false)
                 .await
                 .map(drop),
+            Statement::CreateArchive(create) => self
+                .stage_archive(create, &parsed.statement, false)
+                .await
+                .map(drop),
             Statement::CreateView(_)
             | Statement::CreateMaterializedView(_)
             | Statement::CreateSchema { .. }

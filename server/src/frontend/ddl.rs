@@ -374,7 +374,7 @@ impl Session {
             .map_err(|error| error.report())
     }
 
-    /// Plans what is kept up to date, which a table that an outside system keeps cannot be: it does not tell of its changes.
+    /// Plans what is kept up to date, which a query of what an outside system keeps cannot be: that does not tell of its changes.
     pub(super) fn plan_continuous(
         &self,
         scope: &PlanScope,
@@ -390,18 +390,29 @@ impl Session {
                 "What a row has found must not change. Make a materialized view of the lookup join, and query that.",
             ));
         }
-        let mut read = plan
+        let read = plan
             .reads
             .iter()
             .filter(|oid| !plan.lookups.contains(oid))
             .filter_map(|oid| scope.catalog.relation(*oid));
-        match read.find(|relation| matches!(relation.kind, RelationKind::External(_))) {
-            None => Ok(plan),
-            Some(relation) => Err(unsupported(
-                &format!("a continuous query over HBase table \"{}\"", relation.name),
-                "HBase does not tell of its changes. Join the table with FOR SYSTEM_TIME AS OF PROCTIME(), or query it when it is needed.",
-            )),
+        for relation in read {
+            let (what, hint) = match relation.kind {
+                RelationKind::External(_) => (
+                    "HBase table",
+                    "HBase does not tell of its changes. Join the table with FOR SYSTEM_TIME AS OF PROCTIME(), or query it when it is needed.",
+                ),
+                RelationKind::Archive(_) => (
+                    "archive",
+                    "Others may add to an archive, and it does not tell. Query it when it is needed, or through a plain view.",
+                ),
+                _ => continue,
+            };
+            return Err(unsupported(
+                &format!("a continuous query over {what} \"{}\"", relation.name),
+                hint,
+            ));
         }
+        Ok(plan)
     }
 
     pub(super) async fn create_materialized_view(

@@ -20,7 +20,17 @@ impl Session {
                 "EXPLAIN shows the plan; sys.jobs shows what views cost.",
             ));
         }
-        let text = self.explain_text(parsed, explain)?;
+        let mut text = self.explain_text(parsed, explain)?;
+        if let Statement::Query(query) = explain.statement.as_ref()
+            && !explain.stream
+        {
+            let plan = self.plan_query(&parsed.text, query, Vec::new())?;
+            let archives = self.server.engine.explain_archives(&plan.plan, &plan.reads);
+            for line in archives.await.map_err(|error| error.report())? {
+                text.push('\n');
+                text.push_str(&line);
+            }
+        }
         let lines = text
             .lines()
             .map(|line| vec![Some(line.to_owned())])

@@ -41,6 +41,7 @@ pub(super) fn collect(server: &Server) -> EngineFacts {
             })
             .collect(),
         memory: memory(&status, server),
+        archive_files: server.engine.archive_files(),
         connections: server.connections().iter().map(connection).collect(),
         settings: settings(server),
     }

@@ -3,6 +3,7 @@
 //! Invariant: a statement either returns an [`Outcome`] or a [`Report`] with an SQLSTATE; what it promises in the outcome
 //! (durable DDL, acknowledged rows) has already happened when the outcome is returned.
 
+mod archive;
 mod check;
 pub(crate) mod copy;
 mod cursor;

@@ -240,6 +240,7 @@ impl Session {
             });
         }
         self.server.begin_statement(self.pid, &parsed.statement);
+        self.look_at_archives(&parsed.text).await;
         let result = self.dispatch(parsed, parameters).await;
         self.server.end_statement(self.pid, result.is_ok());
         if result.is_err() {
@@ -279,6 +280,7 @@ impl Session {
             }
             Statement::CreateSource(create) => self.create_source(create, statement).boxed(),
             Statement::CreateTable(create) => self.create_table(create, statement).boxed(),
+            Statement::CreateArchive(create) => self.create_archive(create, statement).boxed(),
             Statement::CreateView(create) => self.create_view(create, statement).boxed(),
             Statement::CreateMaterializedView(create) => {
                 self.create_materialized_view(create, statement).boxed()

@@ -236,6 +236,7 @@ pub(super) fn is_kind(relation: &Relation, kind: ObjectKind) -> bool {
                 RelationKind::Table | RelationKind::External(_),
                 ObjectKind::Table
             )
+            | (RelationKind::Archive(_), ObjectKind::Archive)
             | (RelationKind::View { .. }, ObjectKind::View)
             | (
                 RelationKind::MaterializedView { .. },
@@ -249,6 +250,7 @@ pub(super) fn kind_word(kind: ObjectKind) -> &'static str {
     match kind {
         ObjectKind::Source => "source",
         ObjectKind::Table => "table",
+        ObjectKind::Archive => "archive",
         ObjectKind::View => "view",
         ObjectKind::MaterializedView => "materialized view",
         ObjectKind::Sink => "sink",

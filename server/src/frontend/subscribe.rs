@@ -116,9 +116,10 @@ impl Session {
                 })
             }
             // These keep no rows of their own.
-            RelationKind::Source(_) | RelationKind::External(_) | RelationKind::View { .. } => {
-                self.query_target(text, select_all(query)?.as_ref())
-            }
+            RelationKind::Source(_)
+            | RelationKind::External(_)
+            | RelationKind::Archive(_)
+            | RelationKind::View { .. } => self.query_target(text, select_all(query)?.as_ref()),
             RelationKind::Sink(_) => Err(Report {
                 sqlstate: "42809",
                 message: format!("\"{}\" is a sink, which has no rows", relation.name),

@@ -327,6 +327,7 @@ fn changes(statement: &Statement) -> bool {
             | Statement::Truncate(_)
             | Statement::Execute(_)
             | Statement::CreateTable(_)
+            | Statement::CreateArchive(_)
             | Statement::CreateView(_)
             | Statement::CreateSchema { .. }
             | Statement::Drop(_)

@@ -61,7 +61,9 @@ fn tables(facts: &SystemFacts, rows: &mut Rows) {
         let (kind, insertable) = match relation.kind {
             RelationKind::View { .. } => ("VIEW", false),
             RelationKind::MaterializedView { .. } => ("MATERIALIZED VIEW", false),
-            RelationKind::Table | RelationKind::External(_) => ("BASE TABLE", true),
+            RelationKind::Table | RelationKind::External(_) | RelationKind::Archive(_) => {
+                ("BASE TABLE", true)
+            }
             _ => ("BASE TABLE", false),
         };
         push_table(

@@ -153,6 +153,7 @@ pub(crate) fn kind_name(relation: &Relation) -> &'static str {
     match relation.kind {
         RelationKind::Source(_) => "source",
         RelationKind::Table | RelationKind::External(_) => "table",
+        RelationKind::Archive(_) => "archive",
         RelationKind::View { .. } => "view",
         RelationKind::MaterializedView { .. } => "materialized view",
         RelationKind::Sink(_) => "sink",
@@ -166,6 +167,7 @@ pub(crate) fn relkind(relation: &Relation) -> Option<char> {
         RelationKind::Source(_)
         | RelationKind::Table
         | RelationKind::External(_)
+        | RelationKind::Archive(_)
         | RelationKind::Errors { .. } => Some('r'),
         RelationKind::View { .. } => Some('v'),
         RelationKind::MaterializedView { .. } => Some('m'),

@@ -5,8 +5,9 @@
 use super::SystemFacts;
 use super::rows::Rows;
 use super::value::Cell;
+use thalweg_engine::ArchiveFile;
 
-/// Relations of schema `sys`, in the format of pg15_schema.txt. `archive_files`, `task_runs`, `alerts` and
+/// Relations of schema `sys`, in the format of pg15_schema.txt. `task_runs`, `alerts` and
 /// `audit_log` have their columns but no rows yet.
 pub(crate) const SCHEMA: &str = "\
 sys.jobs 14001 v 0 id:oid! schema_name:name! name:name! kind:text! state:text! epoch:int8 error:text retry_at:timestamptz kept_by:text! state_bytes:int8!
@@ -194,6 +195,8 @@ pub struct EngineFacts {
     pub errors: Vec<ErrorFacts>,
     /// Memory.
     pub memory: Vec<MemoryFacts>,
+    /// Files of archives.
+    pub archive_files: Vec<ArchiveFile>,
     /// Connections.
     pub connections: Vec<ConnectionFacts>,
     /// Settings of the server, beside those of the session.
@@ -254,6 +257,19 @@ pub(crate) fn fill(facts: &SystemFacts, rows: &mut Rows) {
                     ("component", (&part.component).into()),
                     ("bytes", part.bytes.into()),
                     ("limit_bytes", part.limit_bytes.into()),
+                ]);
+            }
+        }
+        "archive_files" => {
+            for file in &facts.engine.archive_files {
+                rows.push([
+                    ("archive", (&file.archive).into()),
+                    ("path", (&file.path).into()),
+                    ("partition", file.partition.clone().into()),
+                    ("rows", file.rows.into()),
+                    ("bytes", file.bytes.into()),
+                    ("first_epoch", file.first_epoch.into()),
+                    ("last_epoch", file.last_epoch.into()),
                 ]);
             }
         }

@@ -37,6 +37,21 @@ def hbase():
         running.close()
 
 
+@pytest.fixture(scope="module")
+def hdfs():
+    """A real HDFS; skipped visibly when it cannot be had, unless CI requires it."""
+    try:
+        running = process.Hdfs()
+    except process.Unavailable as error:
+        if os.environ.get("THALWEG_REQUIRE_SERVICES") == "1":
+            pytest.fail(str(error))
+        pytest.skip(f"SKIPPED, no HDFS here: {error}")
+    try:
+        yield running
+    finally:
+        running.close()
+
+
 @pytest.fixture(scope="session")
 def kafka():
     """A real broker; skipped visibly when it cannot be had, unless CI requires it."""

@@ -3,6 +3,7 @@
 Invariant: nothing started here outlives the tests: the server is killed on exit, the broker watches our pid.
 """
 
+import json
 import os
 import queue
 import shutil
@@ -11,6 +12,8 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -157,6 +160,44 @@ class HBase:
         """Ends HBase and removes its data."""
         self.java.stdin.close()
         self.java.wait(30)
+        subprocess.run([SERVICES / "down", "--run", self.folder], check=False, capture_output=True)
+
+
+class Hdfs:
+    """A real HDFS: a NameNode and a DataNode; WebHDFS is the independent reader."""
+
+    def __init__(self):
+        self.folder = tempfile.mkdtemp(prefix="thalweg-hdfs-")
+        arguments = ["hdfs", "--run", self.folder, "--parent-pid", str(os.getpid())]
+        result = subprocess.run([SERVICES / "up", *arguments], capture_output=True, text=True)
+        if result.returncode == 2:
+            raise Unavailable(result.stderr.strip())
+        assert result.returncode == 0, result.stderr
+        values = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+        self.url, self.web = values["HDFS_URL"], values["HDFS_WEB"]
+
+    def verb(self, name: str, role: str):
+        """kill, pause, resume or restart of one process."""
+        subprocess.run([SERVICES / name, "hdfs", "--run", self.folder, "--role", role], check=True, capture_output=True)
+
+    def ask(self, path: str, operation: str) -> bytes:
+        """A read of WebHDFS."""
+        with urllib.request.urlopen(f"{self.web}/webhdfs/v1{urllib.parse.quote(path)}?op={operation}", timeout=30) as answer:
+            return answer.read()
+
+    def files(self, folder: str) -> dict[str, int]:
+        """Every file below a folder, with its length."""
+        found = {}
+        for entry in json.loads(self.ask(folder, "LISTSTATUS"))["FileStatuses"]["FileStatus"]:
+            path = f"{folder}/{entry['pathSuffix']}"
+            if entry["type"] == "DIRECTORY":
+                found |= self.files(path)
+            else:
+                found[path] = entry["length"]
+        return found
+
+    def close(self):
+        """Ends HDFS and removes its data."""
         subprocess.run([SERVICES / "down", "--run", self.folder], check=False, capture_output=True)
 
 

@@ -62,6 +62,7 @@ pub async fn run(
     protocol: Protocol,
     target: Target,
     mode: Mode,
+    scratch: &str,
 ) -> Result<(), Failed> {
     let connect = move || {
         let config = config.clone();
@@ -69,6 +70,7 @@ pub async fn run(
     };
     let mut runner: Runner<Engine, _> = Runner::new(connect);
     runner.with_column_validator(agree);
+    runner.set_var("SCRATCH".to_owned(), scratch.to_owned());
     runner.add_label(match target {
         Target::Thalweg => "thalweg",
         Target::Postgres => "postgres",
@@ -140,7 +142,7 @@ pub async fn run_on_postgres(
     config
         .dbname(name)
         .options("-c TimeZone=UTC -c DateStyle=ISO,MDY -c IntervalStyle=postgres");
-    let result = run(file, config, protocol, Target::Postgres, mode).await;
+    let result = run(file, config, protocol, Target::Postgres, mode, "").await;
     admin
         .batch(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
         .await

@@ -68,8 +68,12 @@ fn case(
             .port(server.pg_addr.port())
             .user("slt")
             .dbname("thalweg");
-        let result = cases::run(&file, config, protocol, Target::Thalweg, mode).await;
+        // `$SCRATCH` in a file that says `control substitution on`: a folder below the one the server may use.
+        let scratch = format!("scratch/{database}");
+        let _left_over = std::fs::remove_dir_all(&scratch);
+        let result = cases::run(&file, config, protocol, Target::Thalweg, mode, &scratch).await;
         server.stop();
+        let _unused = std::fs::remove_dir_all(&scratch);
         result
     })
 }

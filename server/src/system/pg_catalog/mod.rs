@@ -166,6 +166,7 @@ pub(crate) fn description(facts: &SystemFacts, relation: &Relation) -> Option<St
     match &relation.kind {
         RelationKind::Source(spec) => Some(format!("source ({})", spec.connector)),
         RelationKind::External(spec) => Some(format!("table in {}", spec.connector)),
+        RelationKind::Archive(spec) => Some(format!("archive ({})", spec.connector)),
         RelationKind::Errors { source } => Some(format!(
             "rows that source {} could not use",
             facts.relation(source.0)?.name

@@ -1,0 +1,23 @@
+//! Archives: append-only history in Parquet files, committed by manifests, in a folder of a disk or an outside file system.
+//!
+//! Invariant: readers take files from manifests only, so they see whole commits; a foreign reader that lists folders sees whole
+//! files.
+
+mod decide;
+mod encode;
+mod error;
+mod layout;
+mod manifest;
+mod recover;
+mod snapshot;
+mod table;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use decide::Head;
+pub use error::ArchiveError;
+pub use layout::Layout;
+pub use manifest::DataFile;
+pub use snapshot::{Bounds, Snapshot};
+pub use table::ArchiveTable;

@@ -1,0 +1,168 @@
+//! What an archive holds at one commit, read from its manifests.
+//!
+//! Invariant: a snapshot is the sum of the manifests from 1 to its head, each read once; a number that is missing in between is
+//! an error, never a smaller answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, StringArray, UInt64Array};
+use arrow::datatypes::DataType;
+use futures::{StreamExt, TryStreamExt};
+
+use super::decide::Head;
+use super::error::ArchiveError;
+use super::layout::typed;
+use super::manifest::{
+    DataFile, MANIFEST_BYTES_MAX, MANIFESTS, Manifest, Shape, manifest_number, manifest_path,
+};
+use crate::commit::Marker;
+use crate::store::{Store, StoreFault};
+
+/// Manifests read at the same time.
+const READS: usize = 16;
+
+/// An archive at one commit.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    head: Head,
+    files: Vec<Arc<DataFile>>,
+    shape: Option<Arc<Shape>>,
+    marker: Option<Marker>,
+    frontier: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// What is known of one column in each file of a snapshot, or of a choice of them.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// No value is less; NULL where this is not known.
+    pub min: ArrayRef,
+    /// No value is greater; NULL where this is not known.
+    pub max: ArrayRef,
+    /// Number of NULLs; NULL where this is not known.
+    pub nulls: UInt64Array,
+}
+
+impl Snapshot {
+    /// Reads every manifest. A folder without any gives the snapshot before the first commit.
+    pub(crate) async fn load(store: &dyn Store) -> Result<Self, ArchiveError> {
+        let listed = store.list(MANIFESTS).await?;
+        let numbers = listed
+            .iter()
+            .filter_map(|entry| manifest_number(&entry.path).map(|number| (number, entry.bytes)));
+        let mut due = Vec::new();
+        for (expected, (number, bytes)) in (1_u64..).zip(numbers) {
+            if number != expected {
+                return Err(ArchiveError::Gap {
+                    archive: store.describe(),
+                    number: expected,
+                });
+            }
+            due.push(read_manifest(store, number, bytes));
+        }
+        let manifests: Vec<Manifest> = futures::stream::iter(due)
+            .buffered(READS)
+            .try_collect()
+            .await?;
+        let mut snapshot = Snapshot::default();
+        for manifest in manifests {
+            snapshot.apply(manifest);
+        }
+        Ok(snapshot)
+    }
+
+    /// The snapshot at the newest commit, when that is newer than this.
+    pub(crate) async fn newer(&self, store: &dyn Store) -> Result<Option<Self>, ArchiveError> {
+        let mut newer: Option<Self> = None;
+        loop {
+            let next = newer.as_ref().unwrap_or(self).head.number + 1;
+            let Some(bytes) = store.length(&manifest_path(next)).await? else {
+                return Ok(newer);
+            };
+            let manifest = read_manifest(store, next, bytes).await?;
+            newer.get_or_insert_with(|| self.clone()).apply(manifest);
+        }
+    }
+
+    pub(crate) fn apply(&mut self, manifest: Manifest) {
+        self.head = Head {
+            number: manifest.number,
+            generation: manifest.generation,
+        };
+        self.files.extend(manifest.add.into_iter().map(Arc::new));
+        if let Some(shape) = manifest.shape {
+            self.shape = Some(Arc::new(shape));
+        }
+        if let Some(marker) = manifest.marker {
+            self.marker = Some(marker.into());
+            self.frontier = manifest.frontier;
+        }
+    }
+
+    /// Its newest commit.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The files that are the archive.
+    pub fn files(&self) -> &[Arc<DataFile>] {
+        &self.files
+    }
+
+    /// How far the archive's input is committed; `None` when it has none.
+    pub fn marker(&self) -> Option<Marker> {
+        self.marker
+    }
+
+    /// By name of source and split: where reading goes on after what is committed.
+    pub fn frontier(&self) -> &BTreeMap<String, BTreeMap<String, u64>> {
+        &self.frontier
+    }
+
+    pub(crate) fn shape(&self) -> Option<&Shape> {
+        self.shape.as_deref()
+    }
+
+    /// What is known of a column in each file.
+    pub fn bounds(files: &[Arc<DataFile>], column: &str, ty: &DataType) -> Bounds {
+        let range = |file: &Arc<DataFile>| file.columns.get(column).cloned();
+        let ranges: Vec<_> = files.iter().map(range).collect();
+        let text = |pick: fn(&super::manifest::ColumnRange) -> Option<&String>| -> ArrayRef {
+            let texts: StringArray = ranges
+                .iter()
+                .map(|range| range.as_ref().and_then(pick))
+                .collect();
+            typed(&(Arc::new(texts) as ArrayRef), ty)
+        };
+        Bounds {
+            min: text(|range| range.min.as_ref()),
+            max: text(|range| range.max.as_ref()),
+            nulls: ranges
+                .iter()
+                .map(|range| range.as_ref().and_then(|range| range.nulls))
+                .collect(),
+        }
+    }
+}
+
+async fn read_manifest(
+    store: &dyn Store,
+    number: u64,
+    bytes: u64,
+) -> Result<Manifest, ArchiveError> {
+    let path = manifest_path(number);
+    if bytes > MANIFEST_BYTES_MAX {
+        return Err(ArchiveError::Damaged {
+            path,
+            detail: format!("It is {bytes} bytes long."),
+        });
+    }
+    match store.read(&path, 0..bytes).await {
+        Ok(text) => Manifest::decode(&path, number, &text),
+        Err(error) if error.fault == StoreFault::Missing => Err(ArchiveError::Gap {
+            archive: store.describe(),
+            number,
+        }),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,348 @@
+//! An archive as statements see it: what it holds, and rows that are added to it.
+//!
+//! Invariant: of the rows of one call either all become visible at once or none, and an error says which, or that nobody knows.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use parking_lot::RwLock;
+use thalweg_catalog::{Relation, RelationKind};
+use tokio::sync::Mutex;
+
+use super::encode::Encoding;
+use super::error::ArchiveError;
+use super::layout::Layout;
+use super::manifest::{Manifest, manifest_path};
+use super::recover::take_over;
+use super::snapshot::Snapshot;
+use super::writer::{CommitFailure, Progress, Writer};
+use crate::context::{Clock, ConnectorContext};
+use crate::error::ConnectorError;
+use crate::options::Options;
+use crate::store::{HdfsStore, LocalStore, Store};
+
+/// Size at which a file is finished unless `rollover.size` says otherwise.
+const FILE_BYTES: u64 = 128 << 20;
+
+/// An archive, with the folder it is in.
+#[derive(Debug)]
+pub struct ArchiveTable {
+    store: Arc<dyn Store>,
+    layout: Arc<Layout>,
+    encoding: Encoding,
+    file_bytes: u64,
+    attach: bool,
+    clock: Arc<dyn Clock>,
+    newest: RwLock<Option<Arc<Snapshot>>>,
+    writer: Mutex<Slot>,
+}
+
+/// What an archive is made of.
+pub(super) struct Parts {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) layout: Layout,
+    pub(super) encoding: Encoding,
+    pub(super) file_bytes: u64,
+    pub(super) attach: bool,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+/// Who writes.
+enum Slot {
+    /// Nobody of this process: yet, or since the writer of this generation failed.
+    Vacant(Option<u64>),
+    /// We do.
+    Ours(Box<Writer>),
+    /// Another process has taken over, for good.
+    Lost,
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Slot::Vacant(_) => "Vacant",
+            Slot::Ours(_) => "Ours",
+            Slot::Lost => "Lost",
+        })
+    }
+}
+
+impl ArchiveTable {
+    /// The archive that a relation declares. Contacts nobody.
+    ///
+    /// # Errors
+    /// 22023 for an option that cannot work, 0A000 for a column type that cannot be kept or a store this build does not have.
+    pub fn new(relation: &Relation, context: &ConnectorContext) -> Result<Self, ConnectorError> {
+        let RelationKind::Archive(spec) = &relation.kind else {
+            return Err(ConnectorError::Internal(format!(
+                "relation \"{}\" is not an archive",
+                relation.name
+            )));
+        };
+        let partition: Vec<usize> = spec
+            .partition_by
+            .iter()
+            .filter_map(|name| {
+                relation
+                    .columns
+                    .iter()
+                    .position(|column| column.name == *name)
+            })
+            .collect();
+        let layout = Layout::new(&relation.columns, &partition)?;
+        let options = Options(&spec.options);
+        let encoding = Encoding::new(
+            layout.file_schema(),
+            Options(&spec.encode_options),
+            options.text("sort_by"),
+        )?;
+        let path = options.required("path")?;
+        let store: Arc<dyn Store> = match spec.connector.as_str() {
+            "file" => Arc::new(LocalStore::new(&context.file_root, path)?),
+            "hdfs" => Arc::new(HdfsStore::new(options)?),
+            other => {
+                return Err(ConnectorError::Unsupported {
+                    what: format!("an archive with connector \"{other}\""),
+                    hint: "Use connector = 'file' or 'hdfs'.".into(),
+                });
+            }
+        };
+        Ok(Self::of(Parts {
+            store,
+            layout,
+            encoding,
+            file_bytes: options.u64("rollover.size")?.unwrap_or(FILE_BYTES),
+            attach: options.bool("attach")?.unwrap_or(false),
+            clock: Arc::clone(&context.clock),
+        }))
+    }
+
+    pub(super) fn of(parts: Parts) -> Self {
+        Self {
+            store: parts.store,
+            layout: Arc::new(parts.layout),
+            encoding: parts.encoding,
+            file_bytes: parts.file_bytes,
+            attach: parts.attach,
+            clock: parts.clock,
+            newest: RwLock::default(),
+            writer: Mutex::new(Slot::Vacant(None)),
+        }
+    }
+
+    /// Its columns.
+    pub fn schema(&self) -> SchemaRef {
+        self.layout.schema()
+    }
+
+    /// Where its columns are.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Where its files are.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Asks whether a new archive can be in the folder; leaves nothing behind.
+    ///
+    /// # Errors
+    /// 42710 when it holds rows already and the archive does not attach to them, 42P16 when their columns do not fit, and what
+    /// the store reports.
+    pub(super) async fn check(&self) -> Result<(), ArchiveError> {
+        let there = Snapshot::load(self.store.as_ref()).await?;
+        if !there.files().is_empty() {
+            let archive = self.store.describe();
+            if !self.attach {
+                return Err(ArchiveError::Occupied { archive });
+            }
+            if let Some(shape) = there.shape() {
+                let fits = self.layout.fits(shape);
+                fits.map_err(|detail| ArchiveError::Misfit { archive, detail })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the folder for a new archive, at CREATE.
+    ///
+    /// # Errors
+    /// 42710 when it holds rows already and the archive does not attach to them, 42P16 when their columns do not fit, and what
+    /// the store reports.
+    pub async fn claim(&self) -> Result<(), ArchiveError> {
+        self.check().await?;
+        let mut slot = self.writer.lock().await;
+        *slot = Slot::Ours(Box::new(self.open().await?.0));
+        Ok(())
+    }
+
+    /// What the archive holds now.
+    ///
+    /// # Errors
+    /// XX001 when a manifest is missing or damaged, and what the store reports.
+    pub async fn snapshot(&self) -> Result<Arc<Snapshot>, ArchiveError> {
+        let known = self.newest.read().clone();
+        let snapshot = match known {
+            Some(known) => match known.newer(self.store.as_ref()).await? {
+                None => return Ok(known),
+                Some(newer) => newer,
+            },
+            None => {
+                let loaded = Snapshot::load(self.store.as_ref()).await?;
+                // CREATE ARCHIVE has made the first one.
+                if loaded.head().number == 0 {
+                    return Err(ArchiveError::Gap {
+                        archive: self.store.describe(),
+                        number: 1,
+                    });
+                }
+                loaded
+            }
+        };
+        Ok(self.keep(snapshot))
+    }
+
+    /// Adds rows of the archive's columns in one commit.
+    ///
+    /// # Errors
+    /// An [`ArchiveError`]; only after [`ArchiveError::Unknown`] the rows may be there.
+    pub async fn insert(&self, rows: &[RecordBatch], epoch: u64) -> Result<(), ArchiveError> {
+        if rows.iter().all(|batch| batch.num_rows() == 0) {
+            return Ok(());
+        }
+        let mut slot = self.writer.lock().await;
+        let mut writer = self.take(&mut slot).await?;
+        *slot = Slot::Vacant(Some(writer.head().generation));
+        for batch in rows {
+            // What was staged is swept by the next writer.
+            writer.push(batch.clone(), epoch).await?;
+        }
+        let now_ms = self.clock.now_us() / 1000;
+        let number = writer.head().number + 1;
+        match writer.commit(Progress::default(), now_ms).await {
+            Ok(manifest) => {
+                self.follow(manifest);
+                *slot = Slot::Ours(writer);
+                Ok(())
+            }
+            Err(CommitFailure { error, begun }) => {
+                let generation = writer.head().generation;
+                let (next, settled) = match begun {
+                    false => (Slot::Vacant(Some(generation)), Err(error)),
+                    true => self.settle(number, generation, error).await,
+                };
+                *slot = next;
+                settled
+            }
+        }
+    }
+
+    /// The writer, which is opened when there is none.
+    async fn take(&self, slot: &mut Slot) -> Result<Box<Writer>, ArchiveError> {
+        match std::mem::replace(slot, Slot::Lost) {
+            Slot::Ours(writer) => Ok(writer),
+            Slot::Lost => Err(self.fenced()),
+            Slot::Vacant(last) => {
+                *slot = Slot::Vacant(last);
+                if let Some(last) = last {
+                    let head = Snapshot::load(self.store.as_ref()).await?.head();
+                    // Whoever took over while ours failed goes on.
+                    if head.generation > last {
+                        *slot = Slot::Lost;
+                        return Err(self.fenced());
+                    }
+                }
+                Ok(Box::new(self.open().await?.0))
+            }
+        }
+    }
+
+    /// Finds out what became of a commit of ours whose end was not seen.
+    async fn settle(
+        &self,
+        number: u64,
+        generation: u64,
+        error: ArchiveError,
+    ) -> (Slot, Result<(), ArchiveError>) {
+        let unknown = |because: &ArchiveError| ArchiveError::Unknown {
+            archive: self.store.describe(),
+            detail: match because.detail() {
+                Some(detail) => format!("{because}: {detail}"),
+                None => because.to_string(),
+            },
+        };
+        let head = match Snapshot::load(self.store.as_ref()).await {
+            Ok(snapshot) => snapshot.head(),
+            Err(_) => return (Slot::Vacant(Some(generation)), Err(unknown(&error))),
+        };
+        let next = if head.generation > generation {
+            Slot::Lost
+        } else {
+            // Finishes the commit when all of it is there, and takes its number away when not.
+            match self.open().await {
+                Ok((writer, _)) => Slot::Ours(Box::new(writer)),
+                Err(_) => return (Slot::Vacant(None), Err(unknown(&error))),
+            }
+        };
+        let settled = match self.committed_by(number).await {
+            Ok(by) if by == generation => Ok(()),
+            Ok(_) if matches!(next, Slot::Lost) => Err(self.fenced()),
+            Ok(_) => Err(error),
+            Err(_) => Err(unknown(&error)),
+        };
+        (next, settled)
+    }
+
+    /// The generation of the writer that made a commit.
+    async fn committed_by(&self, number: u64) -> Result<u64, ArchiveError> {
+        let path = manifest_path(number);
+        let bytes = self.store.length(&path).await?.unwrap_or(0);
+        let text = self.store.read(&path, 0..bytes).await?;
+        Ok(Manifest::decode(&path, number, &text)?.generation)
+    }
+
+    /// A writer that has shut out all others, and what it found.
+    pub(super) async fn open(&self) -> Result<(Writer, Arc<Snapshot>), ArchiveError> {
+        let now_us = self.clock.now_us();
+        let snapshot = take_over(self.store.as_ref(), self.layout.shape(), now_us).await?;
+        let head = snapshot.head();
+        let snapshot = self.keep(snapshot);
+        let writer = Writer::new(
+            Arc::clone(&self.store),
+            Arc::clone(&self.layout),
+            self.encoding.clone(),
+            self.file_bytes,
+            head,
+        );
+        Ok((writer, snapshot))
+    }
+
+    /// Keeps the newest snapshot for the next reader.
+    fn keep(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        let mut newest = self.newest.write();
+        match newest.as_ref() {
+            Some(known) if known.head() >= snapshot.head() => Arc::clone(known),
+            _ => Arc::clone(newest.insert(Arc::new(snapshot))),
+        }
+    }
+
+    /// Adds a commit of ours to the snapshot that is kept.
+    pub(super) fn follow(&self, manifest: Manifest) {
+        let mut newest = self.newest.write();
+        if let Some(known) = newest.as_ref()
+            && known.head().number + 1 == manifest.number
+        {
+            let mut next = Snapshot::clone(known);
+            next.apply(manifest);
+            *newest = Some(Arc::new(next));
+        }
+    }
+
+    fn fenced(&self) -> ArchiveError {
+        ArchiveError::Fenced {
+            archive: self.store.describe(),
+        }
+    }
+}

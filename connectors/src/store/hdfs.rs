@@ -1,0 +1,417 @@
+//! Archives on HDFS.
+//!
+//! Invariant: a call whose answer was lost is never taken for one that failed: what became of it is looked up, or reported as
+//! unknown. One file has one writer, and a file that its writer left open is closed before its length counts.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use hdfs_native::client::WriteOptions;
+use hdfs_native::file::{FileReader, FileWriter};
+use hdfs_native::{Client, ClientBuilder, HdfsError};
+use parking_lot::Mutex;
+
+use super::{Entry, Moved, Store, StoreError, StoreFault, StoreFile};
+use crate::context::Deadline;
+use crate::error::ConnectorError;
+use crate::options::Options;
+
+/// What every user may do with folders that are made: read and list them.
+const FOLDER_PERMISSION: u32 = 0o755;
+/// The NameNode closes a file whose writer is gone within seconds; after this it does not.
+const LEASE_WAIT: Duration = Duration::from_secs(60);
+/// Time between looks whether it has.
+const LEASE_LOOK: Duration = Duration::from_millis(500);
+/// Folders that are known to be there, at most.
+const KNOWN_FOLDERS: usize = 10_000;
+/// Files whose blocks are known, at most.
+const KNOWN_FILES: usize = 256;
+/// Longest text of a Java exception that is passed on.
+const DETAIL_CHARS: usize = 300;
+
+/// A folder on HDFS.
+#[derive(Clone)]
+pub(crate) struct HdfsStore {
+    client: Client,
+    /// Absolute path of the folder on its file system, without a slash at its end.
+    root: String,
+    shown: String,
+    made: Arc<Mutex<HashSet<String>>>,
+    /// Committed files that were read, with the places of their blocks.
+    readers: Arc<Mutex<HashMap<String, Arc<FileReader>>>>,
+}
+
+impl std::fmt::Debug for HdfsStore {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "HdfsStore({})", self.shown)
+    }
+}
+
+impl HdfsStore {
+    /// The folder that option `path` names. Contacts nobody.
+    pub(crate) fn new(options: Options<'_>) -> Result<Self, ConnectorError> {
+        let text = options.required("path")?;
+        let (url, root) = place(text)?;
+        let mut builder = ClientBuilder::new();
+        if let Some(url) = url {
+            builder = builder.with_url(url);
+        }
+        if let Some(folder) = options.text("hadoop.conf.dir") {
+            builder = builder.with_config_dir(folder);
+        }
+        if let Some(user) = options.text("user") {
+            builder = builder.with_user(user);
+        }
+        let properties = options.0.iter().filter_map(|(name, value)| {
+            let name = name
+                .strip_prefix("hadoop.")
+                .filter(|name| *name != "conf.dir")?;
+            Some((name.to_owned(), value.clone()))
+        });
+        let client = builder.with_config(properties).build();
+        let client = client.map_err(|error| {
+            ConnectorError::option_hint(
+                format!("could not make an HDFS client: {}", told(&error).1),
+                "Write path = 'hdfs://namenode:8020/folder', or set hadoop.conf.dir.",
+            )
+        })?;
+        Ok(Self {
+            client,
+            root,
+            shown: text.trim_end_matches('/').to_owned(),
+            made: Arc::default(),
+            readers: Arc::default(),
+        })
+    }
+
+    fn full(&self, path: &str) -> String {
+        match path {
+            "" => self.root.clone(),
+            _ => format!("{}/{path}", self.root),
+        }
+    }
+
+    fn error(&self, action: &'static str, path: &str, error: &HdfsError) -> StoreError {
+        let (fault, detail) = told(error);
+        let path = match path {
+            "" => self.shown.clone(),
+            _ => format!("{}/{path}", self.shown),
+        };
+        StoreError::new(action, path, fault, detail)
+    }
+
+    /// Makes the folders of a file; those that were made before are taken to be there.
+    async fn make_parents(&self, path: &str) -> Result<(), StoreError> {
+        let full = self.full(path);
+        let Some((folder, _)) = full.rsplit_once('/') else {
+            return Ok(());
+        };
+        if self.made.lock().contains(folder) {
+            return Ok(());
+        }
+        let made = self.client.mkdirs(folder, FOLDER_PERMISSION, true).await;
+        made.map_err(|error| self.error("create the folder of", path, &error))?;
+        let mut known = self.made.lock();
+        if known.len() >= KNOWN_FOLDERS {
+            known.clear();
+        }
+        known.insert(folder.to_owned());
+        Ok(())
+    }
+
+    /// A reader of a file; of a committed one, which stays as it is, the places of its blocks are asked for once.
+    async fn reader(&self, path: &str) -> Result<Arc<FileReader>, HdfsError> {
+        let known = self.readers.lock().get(path).cloned();
+        if let Some(reader) = known {
+            return Ok(reader);
+        }
+        let reader = Arc::new(self.client.read(&self.full(path)).await?);
+        if !path.starts_with('_') {
+            let mut known = self.readers.lock();
+            if known.len() >= KNOWN_FILES {
+                known.clear();
+            }
+            known.insert(path.to_owned(), Arc::clone(&reader));
+        }
+        Ok(reader)
+    }
+
+    async fn find(&self, path: &str) -> Result<Option<u64>, HdfsError> {
+        match self.client.get_file_info(&self.full(path)).await {
+            Ok(status) if status.isdir => Ok(None),
+            Ok(status) => Ok(Some(status.length as u64)),
+            Err(error) if told(&error).0 == StoreFault::Missing => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The file system's URL, when the text names one, and the folder on it.
+fn place(text: &str) -> Result<(Option<String>, String), ConnectorError> {
+    let refused = |reason: &str| {
+        ConnectorError::option_hint(
+            format!("option \"path\" {reason}"),
+            "Write path = 'hdfs://namenode:8020/folder'.",
+        )
+    };
+    let (url, path) = match text.split_once("://") {
+        Some(("hdfs" | "viewfs", rest)) => {
+            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+            if host.is_empty() {
+                return Err(refused("names no NameNode and no name service"));
+            }
+            let scheme = text.split("://").next().unwrap_or("hdfs");
+            (Some(format!("{scheme}://{host}")), path)
+        }
+        Some(_) => return Err(refused("must begin with hdfs:// for connector 'hdfs'")),
+        None => (None, text),
+    };
+    let mut root = String::new();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        if matches!(part, "." | "..") || part.contains([':', '\0', '\\']) {
+            return Err(refused("must not hold '.', '..', a colon or a backslash"));
+        }
+        root.push('/');
+        root.push_str(part);
+    }
+    if root.is_empty() {
+        return Err(refused("must name a folder"));
+    }
+    Ok((url, root))
+}
+
+/// What an error is to us, and its text without the stack of a Java program.
+fn told(error: &HdfsError) -> (StoreFault, String) {
+    let short = |text: &str| {
+        let first = text.lines().next().unwrap_or_default().trim();
+        first.chars().take(DETAIL_CHARS).collect::<String>()
+    };
+    match error {
+        HdfsError::FileNotFound(text) | HdfsError::BlocksNotFound(text) => {
+            (StoreFault::Missing, short(text))
+        }
+        HdfsError::AlreadyExists(text) => (StoreFault::Exists, short(text)),
+        HdfsError::RPCError(class, text) | HdfsError::FatalRPCError(class, text) => {
+            let name = class.rsplit('.').next().unwrap_or(class);
+            let fault = match name {
+                "FileNotFoundException" | "PathNotFoundException" => StoreFault::Missing,
+                "FileAlreadyExistsException" | "AlreadyBeingCreatedException" => StoreFault::Exists,
+                "AccessControlException" | "AuthorizationException" => StoreFault::Denied,
+                "SafeModeException" | "StandbyException" | "RetriableException" => {
+                    StoreFault::Unreachable
+                }
+                _ if name.contains("QuotaExceeded") => StoreFault::Full,
+                _ if text.contains("could only be written to 0 of") => StoreFault::Unreachable,
+                _ => StoreFault::Other,
+            };
+            (fault, short(&format!("{name}: {text}")))
+        }
+        HdfsError::IOError(error) => (StoreFault::Unreachable, short(&error.to_string())),
+        other => (StoreFault::Other, short(&other.to_string())),
+    }
+}
+
+#[async_trait]
+impl Store for HdfsStore {
+    fn describe(&self) -> String {
+        self.shown.clone()
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
+        let listed = match self.client.list_status(&self.full(folder), true).await {
+            Ok(listed) => listed,
+            Err(error) if told(&error).0 == StoreFault::Missing => return Ok(Vec::new()),
+            Err(error) => return Err(self.error("list", folder, &error)),
+        };
+        let prefix = format!("{}/", self.root);
+        let mut entries: Vec<Entry> = listed
+            .into_iter()
+            .filter(|status| !status.isdir)
+            .filter_map(|status| {
+                let path = status.path.strip_prefix(&prefix)?.to_owned();
+                let bytes = status.length as u64;
+                Some(Entry { path, bytes })
+            })
+            .collect();
+        entries.sort();
+        Ok(entries)
+    }
+
+    async fn length(&self, path: &str) -> Result<Option<u64>, StoreError> {
+        let found = self.find(path).await;
+        found.map_err(|error| self.error("look at", path, &error))
+    }
+
+    async fn mend(&self, path: &str) -> Result<Option<u64>, StoreError> {
+        let deadline = Deadline::after(LEASE_WAIT);
+        loop {
+            match self.client.recover_lease(&self.full(path)).await {
+                Ok(true) => return self.length(path).await,
+                Ok(false) if deadline.left().is_zero() => {
+                    let detail =
+                        "Its last writer left it open, and the NameNode does not close it.";
+                    let shown = format!("{}/{path}", self.shown);
+                    return Err(StoreError::new(
+                        "close",
+                        shown,
+                        StoreFault::Unreachable,
+                        detail,
+                    ));
+                }
+                // The NameNode tells nobody when it is done.
+                Ok(false) => tokio::time::sleep(LEASE_LOOK).await,
+                Err(error) if told(&error).0 == StoreFault::Missing => return Ok(None),
+                Err(error) => return Err(self.error("close", path, &error)),
+            }
+        }
+    }
+
+    async fn read(&self, path: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let failed = |error: &HdfsError| {
+            // Its blocks may be elsewhere by now.
+            self.readers.lock().remove(path);
+            self.error("read", path, error)
+        };
+        let reader = self.reader(path).await;
+        let reader = reader.map_err(|error| failed(&error))?;
+        // The library panics on a range that is not there.
+        if range.end > reader.file_length() as u64 || range.start > range.end {
+            let detail = format!("It has {} bytes.", reader.file_length());
+            let shown = format!("{}/{path}", self.shown);
+            return Err(StoreError::new("read", shown, StoreFault::Other, detail));
+        }
+        let (from, length) = (range.start as usize, (range.end - range.start) as usize);
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        let bytes = reader.read_range(from, length).await;
+        let bytes = bytes.map_err(|error| failed(&error))?;
+        match bytes.len() == length {
+            true => Ok(bytes),
+            false => Err(failed(&HdfsError::OperationFailed(
+                "The answer ended early.".into(),
+            ))),
+        }
+    }
+
+    async fn create(&self, path: &str) -> Result<Box<dyn StoreFile>, StoreError> {
+        let options = WriteOptions::default().overwrite(false).create_parent(true);
+        let writer = self.client.create(&self.full(path), options).await;
+        let writer = writer.map_err(|error| self.error("create", path, &error))?;
+        Ok(Box::new(HdfsFile {
+            store: self.clone(),
+            path: path.to_owned(),
+            writer: tokio::sync::Mutex::new(writer),
+        }))
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> Result<Moved, StoreError> {
+        self.make_parents(to).await?;
+        let (source, target) = (self.full(from), self.full(to));
+        let Err(error) = self.client.rename(&source, &target, false).await else {
+            return Ok(Moved::Done);
+        };
+        // A folder that was made may be gone again.
+        self.made.lock().clear();
+        match told(&error).0 {
+            StoreFault::Exists => Ok(Moved::Taken),
+            StoreFault::Denied => Err(self.error("rename", from, &error)),
+            // It may have happened: the answer was lost, or was that of a second attempt.
+            _ => match (self.find(from).await, self.find(to).await) {
+                (Ok(_), Ok(Some(_))) => Ok(Moved::Taken),
+                (Ok(None), Ok(None)) => {
+                    let mut missing = self.error("rename", from, &error);
+                    missing.fault = StoreFault::Missing;
+                    Err(missing)
+                }
+                _ => Err(self.error("rename", from, &error)),
+            },
+        }
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), StoreError> {
+        match self.client.delete(&self.full(path), false).await {
+            Ok(_) => Ok(()),
+            Err(error) if told(&error).0 == StoreFault::Missing => Ok(()),
+            Err(error) => Err(self.error("delete", path, &error)),
+        }
+    }
+
+    async fn delete_folder(&self, path: &str) -> Result<(), StoreError> {
+        self.made.lock().clear();
+        match self.client.delete(&self.full(path), true).await {
+            Ok(_) => Ok(()),
+            Err(error) if told(&error).0 == StoreFault::Missing => Ok(()),
+            Err(error) => Err(self.error("delete", path, &error)),
+        }
+    }
+}
+
+struct HdfsFile {
+    store: HdfsStore,
+    path: String,
+    writer: tokio::sync::Mutex<FileWriter>,
+}
+
+#[async_trait]
+impl StoreFile for HdfsFile {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let written = self.writer.get_mut().write_bytes(bytes).await;
+        let failed = |error| self.store.error("write", &self.path, &error);
+        written.map(drop).map_err(failed)
+    }
+
+    async fn close(&mut self) -> Result<(), StoreError> {
+        let closed = self.writer.get_mut().close().await;
+        closed.map_err(|error| self.store.error("close", &self.path, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_a_file_system_and_a_folder() {
+        for (text, url, root) in [
+            ("hdfs://ns1/lake/clicks", Some("hdfs://ns1"), "/lake/clicks"),
+            (
+                "hdfs://127.0.0.1:8020//a//b/",
+                Some("hdfs://127.0.0.1:8020"),
+                "/a/b",
+            ),
+            ("/lake/clicks", None, "/lake/clicks"),
+        ] {
+            let (found, folder) = place(text).expect(text);
+            assert_eq!((found.as_deref(), folder.as_str()), (url, root), "{text}");
+        }
+        for text in [
+            "hdfs://ns1",
+            "hdfs:///a",
+            "s3://b/c",
+            "hdfs://ns1/../x",
+            "/",
+            "hdfs://ns1/a:b",
+        ] {
+            assert!(place(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn java_stacks_are_not_passed_on() {
+        let stack =
+            "Permission denied: user=x, access=WRITE\n\tat org.apache.hadoop.Foo.bar(Foo.java:1)";
+        let class = "org.apache.hadoop.security.AccessControlException";
+        let error = HdfsError::RPCError(class.into(), stack.into());
+        let told = told(&error);
+        assert_eq!(told.0, StoreFault::Denied);
+        assert_eq!(
+            told.1,
+            "AccessControlException: Permission denied: user=x, access=WRITE"
+        );
+    }
+}

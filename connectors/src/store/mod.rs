@@ -1,0 +1,81 @@
+//! Where files of archives lie: one trait over local disk and outside file systems.
+//!
+//! Invariant: paths are relative to the archive's own folder and never leave it. A file is whole once its writer has been closed,
+//! nothing is ever overwritten, and after an answer of success it survives a crash of the store.
+
+mod error;
+mod hdfs;
+mod local;
+#[cfg(test)]
+pub(crate) mod scripted;
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use error::{StoreError, StoreFault};
+pub(crate) use hdfs::HdfsStore;
+pub(crate) use local::LocalStore;
+
+/// A file that was listed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Path below the archive's folder, parts separated by `/`.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// What became of a rename.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// The file has its new name.
+    Done,
+    /// Another file has that name, and both are as they were.
+    Taken,
+}
+
+/// A folder of files.
+#[async_trait]
+pub trait Store: Debug + Send + Sync {
+    /// What the folder is called in messages.
+    fn describe(&self) -> String;
+
+    /// Every file below a folder, at any depth, in order of paths; none when the folder is not there.
+    async fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError>;
+
+    /// Length of a file; `None` when there is none.
+    async fn length(&self, path: &str) -> Result<Option<u64>, StoreError>;
+
+    /// Makes durable what there is of a file whose writer is gone without having closed it; tells its length, and `None` when
+    /// there is none. Until then its bytes may be lost again.
+    async fn mend(&self, path: &str) -> Result<Option<u64>, StoreError>;
+
+    /// Bytes of a file. A range that is not all there is an error.
+    async fn read(&self, path: &str, range: Range<u64>) -> Result<Bytes, StoreError>;
+
+    /// Begins a new file; folders on the way are made.
+    async fn create(&self, path: &str) -> Result<Box<dyn StoreFile>, StoreError>;
+
+    /// Renames a file, in one step and never over another; folders on the way are made. A file that is gone from `from` and
+    /// is not the one at `to` is an error.
+    async fn rename(&self, from: &str, to: &str) -> Result<Moved, StoreError>;
+
+    /// Removes a file; one that is not there is fine.
+    async fn delete(&self, path: &str) -> Result<(), StoreError>;
+
+    /// Removes a folder and all in it; one that is not there is fine.
+    async fn delete_folder(&self, path: &str) -> Result<(), StoreError>;
+}
+
+/// A file being written. Dropped without [`StoreFile::close`] it may stay behind in part.
+#[async_trait]
+pub trait StoreFile: Send + Sync {
+    /// Appends bytes.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// Makes the file whole and durable.
+    async fn close(&mut self) -> Result<(), StoreError>;
+}

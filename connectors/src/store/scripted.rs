@@ -1,0 +1,300 @@
+//! A store in memory whose operations fail, or stop for something else, where a test says so.
+//!
+//! Invariant: a file that was not closed has only half of its bytes after a crash; everything else is as it was.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::{Entry, Moved, Store, StoreError, StoreFault, StoreFile};
+
+/// What happens at an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It fails and did nothing; later ones work.
+    Refused,
+    /// It fails though it was done; later ones work.
+    Ambiguous,
+    /// It and all later ones fail, until the next start.
+    DownBefore,
+    /// It is done, but it and all later ones fail, until the next start.
+    DownAfter,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Fault; 4] = [
+        Fault::Refused,
+        Fault::Ambiguous,
+        Fault::DownBefore,
+        Fault::DownAfter,
+    ];
+}
+
+type Pause = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
+
+#[derive(Default)]
+struct Script {
+    /// Operations so far.
+    done: usize,
+    fault: Option<(usize, Fault)>,
+    pause: Option<(usize, Pause)>,
+    down: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Content {
+    bytes: Vec<u8>,
+    closed: bool,
+}
+
+/// A store in memory. Clones share the files, not the script.
+#[derive(Clone, Default)]
+pub(crate) struct ScriptedStore {
+    files: Arc<Mutex<BTreeMap<String, Content>>>,
+    script: Arc<Mutex<Script>>,
+}
+
+impl Debug for ScriptedStore {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("ScriptedStore")
+    }
+}
+
+impl ScriptedStore {
+    /// Fails at the operation of this number, counted from now.
+    pub(crate) fn fail_at(&self, operation: usize, fault: Fault) {
+        let mut script = self.script.lock();
+        script.fault = Some((script.done + operation, fault));
+    }
+
+    /// Runs something else before the operation of this number, counted from now.
+    pub(crate) fn pause_at(
+        &self,
+        operation: usize,
+        run: impl FnOnce() -> BoxFuture<'static, ()> + Send + 'static,
+    ) {
+        let mut script = self.script.lock();
+        script.pause = Some((script.done + operation, Box::new(run)));
+    }
+
+    /// True when what was scripted has not come yet.
+    pub(crate) fn is_waiting(&self) -> bool {
+        let script = self.script.lock();
+        script.fault.is_some() || script.pause.is_some()
+    }
+
+    /// The same files for another process, after the one that wrote them is gone.
+    pub(crate) fn restarted(&self) -> Self {
+        for content in self.files.lock().values_mut() {
+            if !content.closed {
+                let half = content.bytes.len() / 2;
+                content.bytes.truncate(half);
+                content.closed = true;
+            }
+        }
+        self.shared()
+    }
+
+    /// The same files for another process that runs beside.
+    pub(crate) fn shared(&self) -> Self {
+        Self {
+            files: Arc::clone(&self.files),
+            script: Arc::default(),
+        }
+    }
+
+    /// Every path, and the bytes of it.
+    pub(crate) fn content(&self) -> BTreeMap<String, Vec<u8>> {
+        let files = self.files.lock();
+        let copy = |(path, content): (&String, &Content)| (path.clone(), content.bytes.clone());
+        files.iter().map(copy).collect()
+    }
+
+    /// Replaces a file, as damage does.
+    pub(crate) fn damage(&self, path: &str, bytes: Option<Vec<u8>>) {
+        match bytes {
+            Some(bytes) => {
+                let closed = true;
+                let content = Content { bytes, closed };
+                self.files.lock().insert(path.to_owned(), content);
+            }
+            None => {
+                self.files.lock().remove(path);
+            }
+        }
+    }
+
+    async fn run<T>(
+        &self,
+        action: &'static str,
+        path: &str,
+        act: impl FnOnce(&mut BTreeMap<String, Content>) -> Result<T, StoreFault>,
+    ) -> Result<T, StoreError> {
+        let error = |fault| StoreError::new(action, path, fault, "scripted");
+        let pause = {
+            let mut script = self.script.lock();
+            let due = script
+                .pause
+                .as_ref()
+                .is_some_and(|(at, _)| *at == script.done);
+            due.then(|| script.pause.take()).flatten()
+        };
+        if let Some((_, pause)) = pause {
+            pause().await;
+        }
+        let fault = {
+            let mut script = self.script.lock();
+            let due = script.fault.filter(|(at, _)| *at == script.done);
+            script.done += 1;
+            if script.down {
+                return Err(error(StoreFault::Unreachable));
+            }
+            if let Some((_, fault)) = due {
+                script.fault = None;
+                script.down = matches!(fault, Fault::DownBefore | Fault::DownAfter);
+                Some(fault)
+            } else {
+                None
+            }
+        };
+        match fault {
+            Some(Fault::Refused | Fault::DownBefore) => Err(error(StoreFault::Unreachable)),
+            Some(Fault::Ambiguous | Fault::DownAfter) => {
+                // What it answered is never known.
+                drop(act(&mut self.files.lock()));
+                Err(error(StoreFault::Other))
+            }
+            None => act(&mut self.files.lock()).map_err(error),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for ScriptedStore {
+    fn describe(&self) -> String {
+        "scripted".into()
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
+        let prefix = match folder {
+            "" => String::new(),
+            _ => format!("{folder}/"),
+        };
+        self.run("list", folder, |files| {
+            let below = files.iter().filter(|(path, _)| path.starts_with(&prefix));
+            Ok(below
+                .map(|(path, content)| Entry {
+                    path: path.clone(),
+                    bytes: content.bytes.len() as u64,
+                })
+                .collect())
+        })
+        .await
+    }
+
+    async fn length(&self, path: &str) -> Result<Option<u64>, StoreError> {
+        self.run("look at", path, |files| {
+            Ok(files.get(path).map(|content| content.bytes.len() as u64))
+        })
+        .await
+    }
+
+    async fn mend(&self, path: &str) -> Result<Option<u64>, StoreError> {
+        self.run("mend", path, |files| {
+            Ok(files.get_mut(path).map(|content| {
+                content.closed = true;
+                content.bytes.len() as u64
+            }))
+        })
+        .await
+    }
+
+    async fn read(&self, path: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.run("read", path, |files| {
+            let content = files.get(path).ok_or(StoreFault::Missing)?;
+            let range = range.start as usize..range.end as usize;
+            let bytes = content.bytes.get(range).ok_or(StoreFault::Other)?;
+            Ok(Bytes::copy_from_slice(bytes))
+        })
+        .await
+    }
+
+    async fn create(&self, path: &str) -> Result<Box<dyn StoreFile>, StoreError> {
+        self.run("create", path, |files| {
+            if files.contains_key(path) {
+                return Err(StoreFault::Exists);
+            }
+            files.insert(path.to_owned(), Content::default());
+            Ok(())
+        })
+        .await?;
+        Ok(Box::new(ScriptedFile {
+            store: self.clone(),
+            path: path.to_owned(),
+        }))
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> Result<Moved, StoreError> {
+        self.run("rename", from, |files| {
+            if !files.contains_key(from) {
+                return Err(StoreFault::Missing);
+            }
+            if files.contains_key(to) {
+                return Ok(Moved::Taken);
+            }
+            let content = files.remove(from).ok_or(StoreFault::Missing)?;
+            files.insert(to.to_owned(), content);
+            Ok(Moved::Done)
+        })
+        .await
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), StoreError> {
+        self.run("delete", path, |files| {
+            files.remove(path);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn delete_folder(&self, path: &str) -> Result<(), StoreError> {
+        let prefix = format!("{path}/");
+        self.run("delete", path, |files| {
+            files.retain(|name, _| !name.starts_with(&prefix));
+            Ok(())
+        })
+        .await
+    }
+}
+
+struct ScriptedFile {
+    store: ScriptedStore,
+    path: String,
+}
+
+#[async_trait]
+impl StoreFile for ScriptedFile {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let act = |files: &mut BTreeMap<String, Content>| {
+            let content = files.get_mut(&self.path).ok_or(StoreFault::Missing)?;
+            content.bytes.extend_from_slice(&bytes);
+            Ok(())
+        };
+        self.store.run("write", &self.path, act).await
+    }
+
+    async fn close(&mut self) -> Result<(), StoreError> {
+        let act = |files: &mut BTreeMap<String, Content>| {
+            let content = files.get_mut(&self.path).ok_or(StoreFault::Missing)?;
+            content.closed = true;
+            Ok(())
+        };
+        self.store.run("close", &self.path, act).await
+    }
+}

@@ -1,0 +1,190 @@
+"""CREATE ARCHIVE: Parquet on local disk and on HDFS, read by pyarrow as it lies, through kills of the server and of HDFS."""
+
+import io
+import json
+import os
+import random
+import threading
+import time
+
+import psycopg
+import pyarrow.dataset
+import pyarrow.parquet
+import pytest
+
+import process
+
+SEED = int(os.environ.get("THALWEG_SEED", "7"))
+KILLS = int(os.environ.get("THALWEG_ARCHIVE_KILLS", "3"))
+
+
+def run(server, text, *parameters):
+    """Runs SQL on a connection of its own."""
+    with psycopg.connect(server.dsn(), autocommit=True, connect_timeout=10) as connection:
+        cursor = connection.execute(text, parameters or None)
+        return cursor.fetchall() if cursor.description else cursor.rowcount
+
+
+def explained(server, text):
+    """The line of EXPLAIN about the archive."""
+    return [row[0] for row in run(server, "EXPLAIN " + text) if row[0].startswith("Archive ")]
+
+
+def rows_of(read, listed):
+    """Ids in the files that the manifests name, in order. `read` gives the bytes of a path."""
+    ids = []
+    for number in range(1, 1_000_000):
+        name = f"_manifest/{number:020}.json"
+        if name not in listed:
+            assert number > 1 and not any(path > name for path in listed if path.startswith("_manifest/"))
+            break
+        for file in json.loads(read(name)).get("add", []):
+            content = read(file["path"])
+            assert len(content) == file["bytes"], file["path"]
+            table = pyarrow.parquet.read_table(io.BytesIO(content), partitioning=None)
+            assert table.num_rows == file["rows"], file["path"]
+            ids += table.column("id").to_pylist()
+    return sorted(ids)
+
+
+class Writer(threading.Thread):
+    """Inserts rows, and keeps which inserts were acknowledged and which were refused for certain."""
+
+    def __init__(self, server, table, first=0):
+        super().__init__(daemon=True)
+        self.server, self.table, self.next = server, table, first
+        self.done, self.refused, self.unsure, self.ending = [], [], [], threading.Event()
+
+    def run(self):
+        while not self.ending.is_set():
+            ids = list(range(self.next, self.next + 5))
+            self.next += 5
+            try:
+                values = ", ".join(f"({id}, 'r{id % 3}')" for id in ids)
+                run(self.server, f"INSERT INTO {self.table} (id, region) VALUES {values}")
+                self.done += ids
+            except psycopg.Error as error:
+                unsure = error.sqlstate is None or error.sqlstate in ("08007", "57P01")
+                (self.unsure if unsure else self.refused).extend(ids)
+                time.sleep(0.05)
+
+    def end(self):
+        self.ending.set()
+        self.join(60)
+        assert not self.is_alive()
+
+    def check(self, found):
+        """Every acknowledged row is there once, no refused one is, and no row is there twice."""
+        assert len(found) == len(set(found))
+        there = set(found)
+        assert not set(self.done) - there, "acknowledged rows are lost"
+        assert not there & set(self.refused), "refused rows are there"
+        assert not there - set(self.done) - set(self.unsure)
+
+
+def test_other_programs_read_the_files_as_they_lie(server):
+    run(
+        server,
+        "CREATE ARCHIVE lake (id bigint, at timestamptz, price numeric(12, 2), region text) PARTITION BY (at::date AS dt, region) "
+        "WITH (connector = 'file', path = 'lake/all')",
+    )
+    run(
+        server,
+        "INSERT INTO lake SELECT n, TIMESTAMPTZ '2026-01-01 00:00:00Z' + n * INTERVAL '1 minute', n / 4.0, 'r' || n % 2 "
+        "FROM generate_series(0, 9999) n",
+    )
+    run(server, "INSERT INTO lake (id) VALUES (10000)")
+    folder = server.files / "lake" / "all"
+    table = pyarrow.dataset.dataset(folder, partitioning="hive").to_table()
+    assert (table.num_rows, sum(table.column("id").to_pylist())) == (10001, 50005000)
+    assert table.schema.field("at").type == pyarrow.timestamp("us", tz="UTC")
+    assert str(table.schema.field("price").type) == "decimal128(12, 2)"
+    ours = run(server, "SELECT count(*), sum(id), sum(price)::text, min(at), count(DISTINCT dt) FROM lake")[0]
+    assert (ours[0], int(ours[1]), ours[4]) == (10001, 50005000, 7)
+    day = table.filter(pyarrow.compute.field("dt") == "2026-01-03")
+    where = "FROM lake WHERE dt = '2026-01-03' AND region = 'r1'"
+    assert run(server, "SELECT count(*) " + where) == [(day.num_rows // 2,)]
+    assert explained(server, "SELECT id " + where)[0].startswith("Archive lake: 1 of 15 files")
+    # What no partition tells, the bounds of columns do.
+    assert explained(server, "SELECT id FROM lake WHERE id BETWEEN 100 AND 102")[0].startswith("Archive lake: 2 of 15 files")
+    assert run(server, "SELECT id FROM lake WHERE id BETWEEN 100 AND 102 ORDER BY id") == [(100,), (101,), (102,)]
+
+
+def test_no_kill_of_the_server_loses_or_doubles_a_row(server):
+    run(server, "CREATE ARCHIVE crash (id bigint, region text) PARTITION BY (region) WITH (connector = 'file', path = 'lake/crash')")
+    writer = Writer(server, "crash")
+    writer.start()
+    chance = random.Random(SEED)
+    print(f"seed {SEED}")
+    for _ in range(KILLS):
+        before = len(writer.done)
+        process.until(lambda: len(writer.done) > before + 20, "rows are written")
+        time.sleep(chance.random() * 0.1)
+        server.kill()
+        server.start()
+    writer.end()
+    run(server, "INSERT INTO crash VALUES (-1, 'last')")
+    folder = server.files / "lake" / "crash"
+    listed = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    found = rows_of(lambda path: (folder / path).read_bytes(), listed)
+    assert found[0] == -1
+    writer.check(found[1:])
+    assert [row[0] for row in run(server, "SELECT id FROM crash ORDER BY id")] == found
+    # What dead writers left is gone, so whoever lists the folders reads the same.
+    foreign = pyarrow.dataset.dataset(folder, partitioning="hive").to_table()
+    assert sorted(foreign.column("id").to_pylist()) == found
+
+
+def test_an_archive_on_hdfs(server, hdfs):
+    run(
+        server,
+        "CREATE ARCHIVE remote (id bigint, region text) PARTITION BY (region) "
+        f"WITH (connector = 'hdfs', path = '{hdfs.url}/lake/remote', user = '{os.environ.get('USER', 'root')}')",
+    )
+    assert run(server, "SELECT count(*) FROM remote") == [(0,)]
+    run(server, "INSERT INTO remote SELECT n, CASE n % 3 WHEN 0 THEN 'a/b' WHEN 1 THEN NULL ELSE 'eu' END FROM generate_series(0, 999) n")
+    run(server, "INSERT INTO remote VALUES (1000, 'eu')")
+    assert run(server, "SELECT count(*), sum(id)::bigint FROM remote") == [(1001, 500500)]
+    assert run(server, "SELECT count(*) FROM remote WHERE region = 'a/b'") == [(334,)]
+    files = hdfs.files("/lake/remote")
+    listed = {path.removeprefix("/lake/remote/") for path in files}
+    told = {row[0]: row[1] for row in run(server, "SELECT path, bytes FROM sys.archive_files WHERE archive = 'remote'")}
+    assert told == {path.removeprefix("/lake/remote/"): size for path, size in files.items() if "/_" not in path}
+    assert rows_of(lambda path: hdfs.ask(f"/lake/remote/{path}", "OPEN"), listed) == list(range(1001))
+    # Declared again on a new server, it has its rows.
+    server.kill()
+    server.start()
+    assert run(server, "SELECT count(*) FROM remote") == [(1001,)]
+    run(server, "INSERT INTO remote VALUES (1001, 'eu')")
+    assert run(server, "SELECT max(id) FROM remote") == [(1001,)]
+    with pytest.raises(psycopg.Error) as error:
+        run(server, f"CREATE ARCHIVE denied (id bigint) WITH (connector = 'hdfs', path = '{hdfs.url}/lake/denied', user = 'nobody')")
+    assert error.value.sqlstate == "42501" and "\tat " not in str(error.value)
+
+
+def test_no_kill_of_hdfs_or_the_server_loses_or_doubles_a_row(server, hdfs):
+    options = f"connector = 'hdfs', path = '{hdfs.url}/lake/shaken', user = '{os.environ.get('USER', 'root')}'"
+    run(server, f"CREATE ARCHIVE shaken (id bigint, region text) PARTITION BY (region) WITH ({options})")
+    writer = Writer(server, "shaken")
+    writer.start()
+    chance = random.Random(SEED)
+    print(f"seed {SEED}")
+    for victim in ["server", "namenode", "datanode"] * (KILLS // 3 or 1):
+        before = len(writer.done)
+        process.until(lambda: len(writer.done) > before, "rows are written", 120)
+        time.sleep(chance.random())
+        if victim == "server":
+            server.kill()
+            server.start()
+        else:
+            hdfs.verb("kill", victim)
+            hdfs.verb("restart", victim)
+    before = len(writer.done)
+    process.until(lambda: len(writer.done) > before, "rows are written", 120)
+    writer.end()
+    process.until(lambda: run(server, "INSERT INTO shaken VALUES (-1, 'last')"), "a last row", 120)
+    listed = {path.removeprefix("/lake/shaken/") for path in hdfs.files("/lake/shaken")}
+    found = rows_of(lambda path: hdfs.ask(f"/lake/shaken/{path}", "OPEN"), listed)
+    assert found[0] == -1
+    writer.check(found[found.count(-1) :])
+    assert [row[0] for row in run(server, "SELECT id FROM shaken ORDER BY id")] == found
