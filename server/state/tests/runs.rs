@@ -285,7 +285,7 @@ fn held_runs_stay_apart() {
         if epoch == 4 {
             runs.hold(7, numbers.last().copied());
         }
-        runs.commit(epoch, 0, vec![save]).expect("commits");
+        commit(&runs, epoch, vec![save]).expect("commits");
     }
     let merge = || runs.merge_once(0, |_| Some(shape()), &|| false);
     assert_eq!(merge().expect("looks"), None, "three are too few");
@@ -298,7 +298,7 @@ fn held_runs_stay_apart() {
     .expect("reads");
     assert_eq!(read.iter().sum::<usize>(), 5);
     runs.hold(7, None);
-    assert_eq!(merge().expect("merges"), Some(7));
+    assert_eq!(merge().expect("merges"), Some(7.into()));
     let gone = runs.read_runs(7, held, &shape(), |_| Ok::<_, StateError>(()));
     assert!(gone.expect_err("was merged").to_string().contains("run"));
     assert_eq!(count(&runs, 7), 8);
@@ -321,9 +321,12 @@ fn the_record_of_a_sink_comes_with_its_checkpoint() {
         store.append_sink(7, seq, b"old", true).expect("appends");
     }
     store.forget(&[8]).expect("forgets");
-    let records = [(7, b"new".to_vec()), (8, b"new".to_vec())];
-    runs.commit_with(1, 0, Vec::new(), &records)
-        .expect("commits");
+    runs.commit(Checkpoint {
+        epoch: 1,
+        sinks: vec![(7, b"new".to_vec()), (8, b"new".to_vec())],
+        ..Checkpoint::default()
+    })
+    .expect("commits");
     assert_eq!((read(7), read(8)), (vec![(0, b"new".to_vec())], vec![]));
 }
 

@@ -403,6 +403,42 @@ fn a_full_log_holds_up_its_own_sink_only() {
     assert_eq!(world.seen(), wanted(&db, GROUPS));
 }
 
+/// What was delivered is merged, what waits is not, and a restart finds both.
+#[test]
+fn delivered_runs_are_merged() {
+    let world = World::default();
+    let mut db = Db::with(EngineConfig {
+        checkpoint_interval: Duration::from_millis(5),
+        disk_reserve: 0,
+        ..world.config()
+    });
+    db.ok(TABLE);
+    db.ok(&format!("CREATE SINK out AS {GROUPS} {KEYED}"));
+    for round in 0..12 {
+        db.ok(&format!("INSERT INTO t VALUES ({round}, {}, 1)", round % 3));
+        wait(&mut db);
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while db.runs().len() > 8 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", db.runs());
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    world.lock().faults = vec![Fault::TakeOver; 1_000_000].into();
+    world.lock().writer += 1;
+    for round in 20..30 {
+        db.ok(&format!(
+            "INSERT INTO t VALUES ({round}, {}, 1); FLUSH",
+            round % 3
+        ));
+        db.engine.checkpoint().expect("saves");
+    }
+    let closed = db.close();
+    world.lock().faults.clear();
+    let mut db = closed.open().expect("opens");
+    wait(&mut db);
+    assert_eq!(world.seen(), wanted(&db, GROUPS));
+}
+
 /// A dropped sink leaves nothing that a new one could find, and its log goes.
 #[test]
 fn a_dropped_sink_leaves_nothing() {
