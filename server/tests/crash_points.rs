@@ -2,8 +2,8 @@
 //!
 //! Each cell is a step, the first, second or a later time it is reached, and a way to fail: the step reports an error, the thread
 //! panics, or the process ends; and there are kills at random times. A client writes until that has happened. After a restart
-//! every table is what its acknowledged statements made it, with or without the one that was not answered. A failure prints how
-//! to repeat its cell.
+//! every table is what its acknowledged statements made it, with or without the one that was not answered, and every view is what
+//! its query gives over that. A failure prints how to repeat its cell.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -221,13 +221,42 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A data dir with a table, some runs, and files that a crash has left.
+/// Views over the table, and the queries they must equal; each has two columns, the first of which tells rows apart.
+const VIEWS: [(&str, &str); 3] = [
+    ("sums", "SELECT v, count(*) AS n FROM t GROUP BY v"),
+    (
+        "next",
+        "SELECT a.id, b.v FROM t a LEFT JOIN t b ON a.id + 1 = b.id",
+    ),
+    ("high", "SELECT n, max(v) AS v FROM sums GROUP BY n"),
+];
+
+/// Compares the views with their queries.
+async fn check_views(client: &Client, at: &str) {
+    for (name, query) in VIEWS {
+        let shown = run(client, &format!("SELECT * FROM {name}")).await;
+        let shown = shown.unwrap_or_else(|error| panic!("{at}: {name}: {error}"));
+        let expected = run(client, query).await;
+        let expected = expected.unwrap_or_else(|error| panic!("{at}: {query}: {error}"));
+        assert_eq!(shown, expected, "{at}: {name}");
+    }
+}
+
+/// A data dir with a table, views, some runs, and files that a crash has left.
 async fn seeded(folder: &Path) -> Content {
     let server = Server::start(folder, None);
     let client = server.connect().await.expect("serves");
     run(&client, "CREATE TABLE t (id INT PRIMARY KEY, v INT)")
         .await
         .expect("creates");
+    for (name, query) in VIEWS {
+        run(
+            &client,
+            &format!("CREATE MATERIALIZED VIEW {name} AS {query}"),
+        )
+        .await
+        .expect("creates");
+    }
     let mut content = Content::new();
     for step in 0..16 {
         let (sql, after) = next(step, &content);
@@ -288,6 +317,7 @@ async fn cell(point: Point, hit: u64, action: &str, seed: &Path, content: &Conte
             possible.answered,
             possible.unanswered
         );
+        check_views(&client, &at).await;
     }
     run(
         &client,
@@ -295,6 +325,9 @@ async fn cell(point: Point, hit: u64, action: &str, seed: &Path, content: &Conte
     )
     .await
     .unwrap_or_else(|error| panic!("{at}: {error}"));
+    if !fresh {
+        check_views(&client, &at).await;
+    }
     drop(server);
     let _kept = std::fs::remove_dir_all(&folder);
     failed
@@ -361,6 +394,13 @@ fn kills_at_any_time_lose_nothing() {
         content = runtime().block_on(async {
             let server = Server::start(&folder, None);
             let client = server.connect().await.expect("starts again");
+            check_views(&client, &format!("kill {kill} of seed {seed}")).await;
+            let anew = "SELECT count(*), 0 FROM sys.errors WHERE reason = '01000'";
+            let anew = run(&client, anew).await.expect("is answered");
+            assert!(
+                anew.contains_key(&0),
+                "kill {kill} of seed {seed}: {anew:?}"
+            );
             run(&client, "SELECT id, v FROM t")
                 .await
                 .expect("is answered")
