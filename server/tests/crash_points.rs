@@ -67,7 +67,7 @@ impl Server {
             .args(["--pg", any, "--flight", any, "--http", any, "--config"])
             .arg(&config)
             .env_remove("THALWEG_CRASH_AT")
-            .env("THALWEG_LOG", "error")
+            .env("THALWEG_LOG", "warn")
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&errors).expect("a log file"));
         if let Some(at) = crash_at {

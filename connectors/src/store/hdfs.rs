@@ -72,6 +72,13 @@ impl HdfsStore {
                 .filter(|name| *name != "conf.dir")?;
             Some((name.to_owned(), value.clone()))
         });
+        // Fifteen attempts, the client's default, are three minutes of waiting for a NameNode that is not there.
+        let attempts = (
+            "dfs.client.failover.max.attempts".to_owned(),
+            "6".to_owned(),
+        );
+        let attempts = Some(attempts).filter(|_| options.text("hadoop.conf.dir").is_none());
+        let properties = attempts.into_iter().chain(properties);
         let client = builder.with_config(properties).build();
         let client = client.map_err(|error| {
             ConnectorError::option_hint(
