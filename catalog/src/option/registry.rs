@@ -257,502 +257,85 @@ const POSITIVE: OptionKind = OptionKind::Integer(1, i64::MAX);
 const NOT_NEGATIVE: OptionKind = OptionKind::Integer(0, i64::MAX);
 
 /// Every option but `connector`, the Kafka client's `properties.*` and datagen's `fields.*`.
+#[rustfmt::skip] // a table: one option is one line
 pub const OPTIONS: &[OptionSpec] = &[
     // --- hbase tables
-    OptionSpec::new(
-        "thrift.servers",
-        HBASE,
-        OptionKind::List,
-        "list of Thrift2 gateways, host:port",
-    )
-    .required(),
-    OptionSpec::new(
-        "thrift.transport",
-        HBASE,
-        OptionKind::Enum(&["framed", "unframed"]),
-        "how the gateways tell messages apart",
-    )
-    .default("framed"),
-    OptionSpec::new(
-        "thrift.protocol",
-        HBASE,
-        OptionKind::Enum(&["compact", "binary"]),
-        "encoding that the gateways speak",
-    )
-    .default("compact"),
-    OptionSpec::new(
-        "table",
-        HBASE,
-        OptionKind::Text,
-        "name of the table in HBase",
-    )
-    .required(),
-    OptionSpec::new(
-        "family",
-        HBASE,
-        OptionKind::Text,
-        "column family of columns that name none",
-    ),
-    OptionSpec::new(
-        "columns",
-        HBASE,
-        OptionKind::Text,
-        "list of column=family:qualifier#encoding",
-    ),
-    OptionSpec::new(
-        "key.encoding",
-        HBASE,
-        OptionKind::Enum(&["single", "ordered", "separated", "fixed"]),
-        "how key columns share the row key",
-    ),
-    OptionSpec::new(
-        "key.separator",
-        HBASE,
-        OptionKind::Text,
-        "character between the parts of a separated key",
-    )
-    .default("|"),
-    OptionSpec::new(
-        "key.salt_buckets",
-        HBASE,
-        OptionKind::Integer(0, 256),
-        "number of salts that lead row keys",
-    )
-    .default("0"),
-    OptionSpec::new(
-        "value.encoding",
-        HBASE,
-        OptionKind::Enum(&["bytes", "string", "ordered", "json"]),
-        "encoding of values in cells",
-    )
-    .default("bytes"),
-    OptionSpec::new(
-        "null.mode",
-        HBASE,
-        OptionKind::Enum(&["delete", "skip", "empty"]),
-        "fate of the cell of a column that is NULL",
-    )
-    .default("delete"),
-    OptionSpec::new(
-        "create",
-        HBASE,
-        OptionKind::Enum(&["never", "if-missing"]),
-        "whether a missing table is created",
-    )
-    .default("never"),
-    OptionSpec::new(
-        "create.versions",
-        HBASE,
-        POSITIVE,
-        "number of versions a created table keeps",
-    ),
-    OptionSpec::new(
-        "create.ttl",
-        HBASE,
-        OptionKind::Duration,
-        "time a created table keeps a cell",
-    ),
-    OptionSpec::new(
-        "create.compression",
-        HBASE,
-        OptionKind::Enum(&["none", "gz", "snappy", "lz4", "zstd", "lzo"]),
-        "compression of a created table",
-    ),
-    OptionSpec::new(
-        "create.bloom",
-        HBASE,
-        OptionKind::Enum(&["none", "row", "rowcol"]),
-        "bloom filter of a created table",
-    ),
-    OptionSpec::new(
-        "create.splits",
-        HBASE,
-        OptionKind::Text,
-        "list of keys at which a created table is split",
-    )
-    .built(
-        Built::No,
-        Some("Create the table with SPLITS in the HBase shell."),
-    ),
-    OptionSpec::new(
-        "scan.page.bytes",
-        HBASE,
-        OptionKind::Bytes,
-        "size of a page of a scan",
-    )
-    .default("4MB"),
-    OptionSpec::new(
-        "lookup.cache.rows",
-        HBASE,
-        POSITIVE,
-        "number of rows a lookup join remembers",
-    )
-    .default("100000"),
-    OptionSpec::new(
-        "lookup.cache.ttl",
-        HBASE,
-        OptionKind::Duration,
-        "time a lookup join remembers a row",
-    )
-    .default("10 s"),
-    OptionSpec::new(
-        "lookup.timeout",
-        HBASE,
-        OptionKind::Duration,
-        "time to wait for an answer",
-    )
-    .default("10 s"),
-    OptionSpec::new(
-        "write.batch.bytes",
-        HBASE,
-        OptionKind::Bytes,
-        "size of a request that writes",
-    )
-    .default("1MB"),
+    OptionSpec::new("thrift.servers", HBASE, OptionKind::List, "list of Thrift2 gateways, host:port").required(),
+    OptionSpec::new("thrift.transport", HBASE, OptionKind::Enum(&["framed", "unframed"]), "how the gateways tell messages apart").default("framed"),
+    OptionSpec::new("thrift.protocol", HBASE, OptionKind::Enum(&["compact", "binary"]), "encoding that the gateways speak").default("compact"),
+    OptionSpec::new("table", HBASE, OptionKind::Text, "name of the table in HBase").required(),
+    OptionSpec::new("family", HBASE, OptionKind::Text, "column family of columns that name none"),
+    OptionSpec::new("columns", HBASE, OptionKind::Text, "list of column=family:qualifier#encoding"),
+    OptionSpec::new("key.encoding", HBASE, OptionKind::Enum(&["single", "ordered", "separated", "fixed"]), "how key columns share the row key"),
+    OptionSpec::new("key.separator", HBASE, OptionKind::Text, "character between the parts of a separated key").default("|"),
+    OptionSpec::new("key.salt_buckets", HBASE, OptionKind::Integer(0, 256), "number of salts that lead row keys").default("0"),
+    OptionSpec::new("value.encoding", HBASE, OptionKind::Enum(&["bytes", "string", "ordered", "json"]), "encoding of values in cells").default("bytes"),
+    OptionSpec::new("null.mode", HBASE, OptionKind::Enum(&["delete", "skip", "empty"]), "fate of the cell of a column that is NULL").default("delete"),
+    OptionSpec::new("create", HBASE, OptionKind::Enum(&["never", "if-missing"]), "whether a missing table is created").default("never"),
+    OptionSpec::new("create.versions", HBASE, POSITIVE, "number of versions a created table keeps"),
+    OptionSpec::new("create.ttl", HBASE, OptionKind::Duration, "time a created table keeps a cell"),
+    OptionSpec::new("create.compression", HBASE, OptionKind::Enum(&["none", "gz", "snappy", "lz4", "zstd", "lzo"]), "compression of a created table"),
+    OptionSpec::new("create.bloom", HBASE, OptionKind::Enum(&["none", "row", "rowcol"]), "bloom filter of a created table"),
+    OptionSpec::new("create.splits", HBASE, OptionKind::Text, "list of keys at which a created table is split").built(Built::No, Some("Create the table with SPLITS in the HBase shell.")),
+    OptionSpec::new("scan.page.bytes", HBASE, OptionKind::Bytes, "size of a page of a scan").default("4MB"),
+    OptionSpec::new("lookup.cache.rows", HBASE, POSITIVE, "number of rows a lookup join remembers").default("100000"),
+    OptionSpec::new("lookup.cache.ttl", HBASE, OptionKind::Duration, "time a lookup join remembers a row").default("10 s"),
+    OptionSpec::new("lookup.timeout", HBASE, OptionKind::Duration, "time to wait for an answer").default("10 s"),
+    OptionSpec::new("write.batch.bytes", HBASE, OptionKind::Bytes, "size of a request that writes").default("1MB"),
     // --- archives
     OptionSpec::new("path", ARCHIVE, OptionKind::Text, "folder of the archive").required(),
-    OptionSpec::new(
-        "rollover.size",
-        ARCHIVE,
-        OptionKind::Bytes,
-        "size at which a file is finished",
-    )
-    .default("128MB"),
-    OptionSpec::new(
-        "rollover.interval",
-        ARCHIVE,
-        OptionKind::Duration,
-        "time after which rows are committed",
-    )
-    .built(Built::No, Some("Leave it out: every INSERT is one commit.")),
-    OptionSpec::new(
-        "partition.close.grace",
-        ARCHIVE,
-        OptionKind::Duration,
-        "time a partition stays open behind the watermark",
-    )
-    .built(Built::No, Some("Leave it out: every INSERT is one commit.")),
-    OptionSpec::new(
-        "compaction.target.size",
-        ARCHIVE,
-        OptionKind::Bytes,
-        "size of files that compaction makes",
-    )
-    .built(
-        Built::No,
-        Some("Insert more rows at once: every INSERT makes a file in each partition."),
-    ),
-    OptionSpec::new(
-        "retention",
-        ARCHIVE,
-        OptionKind::Duration,
-        "time after which rows go",
-    )
-    .built(Built::No, Some("Leave it out: rows stay.")),
-    OptionSpec::new(
-        "reader.grace",
-        ARCHIVE,
-        OptionKind::Duration,
-        "time that replaced files stay readable",
-    )
-    .built(Built::No, Some("Leave it out: no file is replaced.")),
-    OptionSpec::new(
-        "sort_by",
-        ARCHIVE,
-        OptionKind::List,
-        "list of columns that order the rows of a file",
-    ),
-    OptionSpec::new(
-        "attach",
-        ARCHIVE,
-        OptionKind::Boolean,
-        "wish to go on with the archive that is in the folder",
-    )
-    .default("false"),
-    OptionSpec::new(
-        "hadoop.conf.dir",
-        HDFS_ARCHIVE,
-        OptionKind::Text,
-        "folder of core-site.xml and hdfs-site.xml",
-    ),
-    OptionSpec::new(
-        "user",
-        HDFS_ARCHIVE,
-        OptionKind::Text,
-        "name that HDFS knows the server by",
-    ),
-    OptionSpec::new(
-        "compression",
-        PARQUET,
-        OptionKind::Enum(&["zstd", "snappy", "lz4", "none"]),
-        "compression of the files",
-    )
-    .default("zstd"),
-    OptionSpec::new(
-        "row.group.rows",
-        PARQUET,
-        OptionKind::Integer(1, 100_000_000),
-        "rows of a row group at most",
-    )
-    .default("262144"),
-    OptionSpec::new(
-        "bloom.columns",
-        PARQUET,
-        OptionKind::List,
-        "list of columns with a bloom filter",
-    ),
+    OptionSpec::new("rollover.size", ARCHIVE, OptionKind::Bytes, "size at which a file is finished").default("128MB"),
+    OptionSpec::new("rollover.interval", ARCHIVE, OptionKind::Duration, "time after which rows are committed").built(Built::No, Some("Leave it out: every INSERT is one commit.")),
+    OptionSpec::new("partition.close.grace", ARCHIVE, OptionKind::Duration, "time a partition stays open behind the watermark").built(Built::No, Some("Leave it out: every INSERT is one commit.")),
+    OptionSpec::new("compaction.target.size", ARCHIVE, OptionKind::Bytes, "size of files that compaction makes").built(Built::No, Some("Insert more rows at once: every INSERT makes a file in each partition.")),
+    OptionSpec::new("retention", ARCHIVE, OptionKind::Duration, "time after which rows go").built(Built::No, Some("Leave it out: rows stay.")),
+    OptionSpec::new("reader.grace", ARCHIVE, OptionKind::Duration, "time that replaced files stay readable").built(Built::No, Some("Leave it out: no file is replaced.")),
+    OptionSpec::new("sort_by", ARCHIVE, OptionKind::List, "list of columns that order the rows of a file"),
+    OptionSpec::new("attach", ARCHIVE, OptionKind::Boolean, "wish to go on with the archive that is in the folder").default("false"),
+    OptionSpec::new("hadoop.conf.dir", HDFS_ARCHIVE, OptionKind::Text, "folder of core-site.xml and hdfs-site.xml"),
+    OptionSpec::new("user", HDFS_ARCHIVE, OptionKind::Text, "name that HDFS knows the server by"),
+    OptionSpec::new("compression", PARQUET, OptionKind::Enum(&["zstd", "snappy", "lz4", "none"]), "compression of the files").default("zstd"),
+    OptionSpec::new("row.group.rows", PARQUET, OptionKind::Integer(1, 100_000_000), "rows of a row group at most").default("262144"),
+    OptionSpec::new("bloom.columns", PARQUET, OptionKind::List, "list of columns with a bloom filter"),
     // --- sources, sinks and views
-    OptionSpec::new(
-        "on_error",
-        ANY_SOURCE,
-        OptionKind::Enum(&["dead_letter", "fail", "ignore"]),
-        "fate of a record that does not become a row",
-    )
-    .default("dead_letter"),
-    OptionSpec::new(
-        "errors.retention",
-        ANY_SOURCE,
-        OptionKind::Duration,
-        "time the errors relation keeps a row",
-    )
-    .default("7 days"),
-    OptionSpec::new(
-        "errors.max_rows",
-        ANY_SOURCE,
-        POSITIVE,
-        "number of rows the errors relation keeps at most",
-    )
-    .default("1000000"),
-    OptionSpec::new(
-        "watermark.idle.timeout",
-        ANY_SOURCE,
-        OptionKind::Duration,
-        "time after which a split without records no longer holds the watermark back",
-    ),
-    OptionSpec::new(
-        "source_rate_limit",
-        ANY_SOURCE,
-        POSITIVE,
-        "number of rows read per second at most",
-    ),
+    OptionSpec::new("on_error", ANY_SOURCE, OptionKind::Enum(&["dead_letter", "fail", "ignore"]), "fate of a record that does not become a row").default("dead_letter"),
+    OptionSpec::new("errors.retention", ANY_SOURCE, OptionKind::Duration, "time the errors relation keeps a row").default("7 days"),
+    OptionSpec::new("errors.max_rows", ANY_SOURCE, POSITIVE, "number of rows the errors relation keeps at most").default("1000000"),
+    OptionSpec::new("watermark.idle.timeout", ANY_SOURCE, OptionKind::Duration, "time after which a split without records no longer holds the watermark back"),
+    OptionSpec::new("source_rate_limit", ANY_SOURCE, POSITIVE, "number of rows read per second at most"),
     OptionSpec::new("topic", KAFKA, OptionKind::Text, "topic to read").required(),
     OptionSpec::new("topic", KAFKA_SINK, OptionKind::Text, "topic to write to").required(),
-    OptionSpec::new(
-        "properties.bootstrap.server",
-        ANY_KAFKA,
-        OptionKind::List,
-        "list of brokers to start from, host:port",
-    )
-    .required(),
-    OptionSpec::new(
-        "connection",
-        ANY_KAFKA,
-        OptionKind::Text,
-        "connection with the brokers",
-    )
-    .built(Built::No, Some("Use properties.bootstrap.server.")),
-    OptionSpec::new(
-        "scan.startup.mode",
-        KAFKA,
-        OptionKind::Enum(&["earliest", "latest", "timestamp"]),
-        "place where reading starts",
-    )
-    .default("earliest"),
-    OptionSpec::new(
-        "scan.startup.timestamp.millis",
-        KAFKA,
-        NOT_NEGATIVE,
-        "broker time, in milliseconds since the Unix epoch, where reading starts",
-    ),
-    OptionSpec::new(
-        "scan.startup.offsets",
-        KAFKA,
-        OptionKind::List,
-        "list of partition:offset where reading starts",
-    ),
-    OptionSpec::new(
-        "on_offset_gap",
-        KAFKA,
-        OptionKind::Enum(&["fail", "resume"]),
-        "fate of a reader whose next record the broker has deleted",
-    )
-    .default("fail"),
-    OptionSpec::new(
-        "partition.discovery.interval",
-        KAFKA,
-        OptionKind::Duration,
-        "time between looks for new partitions",
-    )
-    .default("30 s"),
-    OptionSpec::new(
-        "bounded",
-        KAFKA,
-        OptionKind::Boolean,
-        "wish to stop at the end offsets found at the start",
-    )
-    .default("false"),
-    OptionSpec::new(
-        "rows_per_second",
-        DATAGEN,
-        POSITIVE,
-        "number of rows generated per second at most",
-    ),
-    OptionSpec::new(
-        "rows",
-        DATAGEN,
-        NOT_NEGATIVE,
-        "number of rows generated in all",
-    ),
-    OptionSpec::new(
-        "path",
-        FILE,
-        OptionKind::Text,
-        "path of the files below file_root, with *, ? and **",
-    )
-    .required(),
-    OptionSpec::new(
-        "format",
-        FILE,
-        OptionKind::Enum(&["json", "csv", "parquet"]),
-        "form of the records",
-    )
-    .default("json"),
-    OptionSpec::new(
-        "follow",
-        FILE,
-        OptionKind::Boolean,
-        "wish to read on as files grow and come",
-    )
-    .default("false"),
-    OptionSpec::new(
-        "csv.header",
-        FILE,
-        OptionKind::Boolean,
-        "wish to take the names of fields from the first line",
-    ),
-    OptionSpec::new(
-        "csv.delimiter",
-        FILE,
-        OptionKind::Text,
-        "character between fields",
-    ),
-    OptionSpec::new(
-        "table",
-        NEXMARK,
-        OptionKind::Enum(&["bid", "auction", "person", "all"]),
-        "kind of events that become rows",
-    )
-    .default("all"),
-    OptionSpec::new(
-        "events",
-        NEXMARK,
-        NOT_NEGATIVE,
-        "number of events in all, of every kind",
-    ),
-    OptionSpec::new(
-        "rate",
-        NEXMARK,
-        POSITIVE,
-        "number of events per second, of every kind",
-    ),
-    OptionSpec::new(
-        "seed",
-        SEEDED,
-        OptionKind::Integer(i64::MIN, i64::MAX),
-        "number that determines every generated value",
-    ),
-    OptionSpec::new(
-        "delivery",
-        KAFKA_SINK,
-        OptionKind::Enum(&["at_least_once", "exactly_once"]),
-        "promise to readers of the sink",
-    )
-    .default("exactly_once"),
-    OptionSpec::new(
-        "delivery",
-        SHOWING_SINK,
-        OptionKind::Enum(&["at_least_once", "exactly_once"]),
-        "promise to readers of the sink",
-    )
-    .default("at_least_once")
-    .built(
-        Built::Only(&["at_least_once"]),
-        Some("Use delivery = 'at_least_once'."),
-    ),
-    OptionSpec::new(
-        "primary_key",
-        KAFKA_SINK,
-        OptionKind::List,
-        "list of columns that make the message key",
-    ),
-    OptionSpec::new(
-        "force_append_only",
-        APPENDING_SINK,
-        OptionKind::Boolean,
-        "wish to leave out deletions and the old rows of updates",
-    )
-    .default("false"),
-    OptionSpec::new(
-        "snapshot",
-        KAFKA_SINK,
-        OptionKind::Boolean,
-        "wish to deliver what is there when the sink is created",
-    )
-    .default("true")
-    .built(
-        Built::Only(&["true"]),
-        Some("Leave it out: the sink delivers what is there, then what changes."),
-    ),
-    OptionSpec::new(
-        "sink_log.max_bytes",
-        KAFKA_SINK,
-        OptionKind::Bytes,
-        "size of what waits for delivery at most, under delivery = 'exactly_once'",
-    )
-    .default("10GB"),
-    OptionSpec::new(
-        "on_compute_error",
-        VIEW,
-        OptionKind::Enum(&["null", "fail"]),
-        "fate of a value whose computation fails",
-    )
-    .default("null"),
-    OptionSpec::new(
-        "isolated",
-        VIEW,
-        OptionKind::Boolean,
-        "wish to share no state with other views",
-    )
-    .default("false")
-    .built(Built::Only(&["false"]), None),
-    OptionSpec::new(
-        "state_ttl",
-        VIEW,
-        OptionKind::Duration,
-        "time after which unused state goes",
-    )
-    .built(Built::No, Some("Filter on a time column with now().")),
-    OptionSpec::new(
-        "backfill_rate_limit",
-        VIEW,
-        POSITIVE,
-        "number of rows read per second during backfill",
-    )
-    .built(Built::No, None),
-    OptionSpec::new(
-        "timestamptz.handling.mode",
-        JSON,
-        OptionKind::Enum(&["guess", "milli", "micro", "utc_string"]),
-        "form of timestamps in the payload",
-    )
-    .default("guess"),
-    OptionSpec::new(
-        "case_insensitive",
-        JSON,
-        OptionKind::Boolean,
-        "wish to match field names regardless of case when none matches exactly",
-    )
-    .default("true"),
+    OptionSpec::new("properties.bootstrap.server", ANY_KAFKA, OptionKind::List, "list of brokers to start from, host:port").required(),
+    OptionSpec::new("connection", ANY_KAFKA, OptionKind::Text, "connection with the brokers").built(Built::No, Some("Use properties.bootstrap.server.")),
+    OptionSpec::new("scan.startup.mode", KAFKA, OptionKind::Enum(&["earliest", "latest", "timestamp"]), "place where reading starts").default("earliest"),
+    OptionSpec::new("scan.startup.timestamp.millis", KAFKA, NOT_NEGATIVE, "broker time, in milliseconds since the Unix epoch, where reading starts"),
+    OptionSpec::new("scan.startup.offsets", KAFKA, OptionKind::List, "list of partition:offset where reading starts"),
+    OptionSpec::new("on_offset_gap", KAFKA, OptionKind::Enum(&["fail", "resume"]), "fate of a reader whose next record the broker has deleted").default("fail"),
+    OptionSpec::new("partition.discovery.interval", KAFKA, OptionKind::Duration, "time between looks for new partitions").default("30 s"),
+    OptionSpec::new("bounded", KAFKA, OptionKind::Boolean, "wish to stop at the end offsets found at the start").default("false"),
+    OptionSpec::new("rows_per_second", DATAGEN, POSITIVE, "number of rows generated per second at most"),
+    OptionSpec::new("rows", DATAGEN, NOT_NEGATIVE, "number of rows generated in all"),
+    OptionSpec::new("path", FILE, OptionKind::Text, "path of the files below file_root, with *, ? and **").required(),
+    OptionSpec::new("format", FILE, OptionKind::Enum(&["json", "csv", "parquet"]), "form of the records").default("json"),
+    OptionSpec::new("follow", FILE, OptionKind::Boolean, "wish to read on as files grow and come").default("false"),
+    OptionSpec::new("csv.header", FILE, OptionKind::Boolean, "wish to take the names of fields from the first line"),
+    OptionSpec::new("csv.delimiter", FILE, OptionKind::Text, "character between fields"),
+    OptionSpec::new("table", NEXMARK, OptionKind::Enum(&["bid", "auction", "person", "all"]), "kind of events that become rows").default("all"),
+    OptionSpec::new("events", NEXMARK, NOT_NEGATIVE, "number of events in all, of every kind"),
+    OptionSpec::new("rate", NEXMARK, POSITIVE, "number of events per second, of every kind"),
+    OptionSpec::new("seed", SEEDED, OptionKind::Integer(i64::MIN, i64::MAX), "number that determines every generated value"),
+    OptionSpec::new("delivery", KAFKA_SINK, OptionKind::Enum(&["at_least_once", "exactly_once"]), "promise to readers of the sink").default("exactly_once"),
+    OptionSpec::new("delivery", SHOWING_SINK, OptionKind::Enum(&["at_least_once", "exactly_once"]), "promise to readers of the sink").default("at_least_once").built(Built::Only(&["at_least_once"]), Some("Use delivery = 'at_least_once'.")),
+    OptionSpec::new("primary_key", KAFKA_SINK, OptionKind::List, "list of columns that make the message key"),
+    OptionSpec::new("force_append_only", APPENDING_SINK, OptionKind::Boolean, "wish to leave out deletions and the old rows of updates").default("false"),
+    OptionSpec::new("snapshot", KAFKA_SINK, OptionKind::Boolean, "wish to deliver what is there when the sink is created").default("true").built(Built::Only(&["true"]), Some("Leave it out: the sink delivers what is there, then what changes.")),
+    OptionSpec::new("sink_log.max_bytes", KAFKA_SINK, OptionKind::Bytes, "size of what waits for delivery at most, under delivery = 'exactly_once'").default("10GB"),
+    OptionSpec::new("on_compute_error", VIEW, OptionKind::Enum(&["null", "fail"]), "fate of a value whose computation fails").default("null"),
+    OptionSpec::new("isolated", VIEW, OptionKind::Boolean, "wish to share no state with other views").default("false").built(Built::Only(&["false"]), None),
+    OptionSpec::new("state_ttl", VIEW, OptionKind::Duration, "time after which unused state goes").built(Built::No, Some("Filter on a time column with now().")),
+    OptionSpec::new("backfill_rate_limit", VIEW, POSITIVE, "number of rows read per second during backfill").built(Built::No, None),
+    OptionSpec::new("timestamptz.handling.mode", JSON, OptionKind::Enum(&["guess", "milli", "micro", "utc_string"]), "form of timestamps in the payload").default("guess"),
+    OptionSpec::new("case_insensitive", JSON, OptionKind::Boolean, "wish to match field names regardless of case when none matches exactly").default("true"),
 ];
 
 /// The properties of `fields.<column>.<property>`.

@@ -243,7 +243,7 @@ def test_a_sink_keeps_a_table_equal_to_its_query(sql, hbase):
     assert equal()
     # The other side sees the same rows, and nothing of what went.
     keys = {line.split()[0] for line in hbase.ask("scan daily")}
-    assert len(keys) == sql("SELECT count(DISTINCT (person, day)) FROM paid")[0][0]
+    assert len(keys) == sql("SELECT count(*) FROM (SELECT DISTINCT person, day FROM paid) q")[0][0]
     # A cell that someone wrote from a clock ahead does not survive the next change of its row.
     key = min(keys)
     hbase.ask(f"put daily {key} d 6e 00000000000003e7 4000000000000")
@@ -257,8 +257,8 @@ def test_a_sink_keeps_a_table_equal_to_its_query(sql, hbase):
     for role in ("gateway", "gateway2"):
         hbase.verb("restart", role)
     sql("WAIT FOR to_daily")
-    refused_rows = sql("SELECT message FROM sys.errors WHERE object = 'to_daily' AND reason = '58000'")
-    assert len(refused_rows) == 1 and "refused a row" in refused_rows[0][0], refused_rows
+    refused_rows = sql("SELECT message FROM sys.errors WHERE object = 'to_daily' AND reason = '54000'")
+    assert len(refused_rows) == 1 and "over the limit" in refused_rows[0][0], refused_rows
     assert sql("SELECT count(*) FROM daily WHERE day = '2024-02-01'") == [(199,)]
     assert refused(sql, "CREATE SINK s INTO daily AS SELECT person, day FROM paid") == "42P10"
     sql("DROP SINK to_daily")
@@ -270,9 +270,11 @@ def test_the_shop_keeps_its_days_while_gateways_die(hbase, kafka):
     seed = int(os.environ.get("HBASE_SEED", 1))
     print(f"replay: HBASE_KILLS={kills} HBASE_ORDERS={count} HBASE_SEED={seed}")
     chance = random.Random(seed)
-    kafka.topic("orders", 4)
+    # Other examples have a topic of that name on the same broker.
+    kafka.topic("hbase_orders", 4)
     text = (process.ROOT / "examples" / "shop_hbase.sql").read_text()
     text = text.replace("localhost:9092", kafka.bootstrap).replace("localhost:9090", hbase.servers)
+    text = text.replace("topic = 'orders'", "topic = 'hbase_orders'")
     server = process.Server()
     try:
         server.start()
@@ -287,7 +289,7 @@ def test_the_shop_keeps_its_days_while_gateways_die(hbase, kafka):
                     # Every eighth customer is unknown.
                     customer, day, cents = chance.randrange(457), chance.randrange(1, 6), chance.randrange(1, 10_000)
                     row = {"order_id": number, "customer_id": customer, "amount": f"{cents // 100}.{cents % 100:02}", "ts": f"2024-03-0{day}T10:00:00Z"}
-                    producer.produce("orders", json.dumps(row).encode(), partition=number % 4)
+                    producer.produce("hbase_orders", json.dumps(row).encode(), partition=number % 4)
                     held = expected.setdefault((customer, datetime.date(2024, 3, day)), [0, 0])
                     held[0], held[1] = held[0] + 1, held[1] + cents
                 assert producer.flush(60) == 0

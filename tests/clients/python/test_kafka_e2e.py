@@ -72,7 +72,7 @@ def event(number):
     return False, json.dumps(body).encode()
 
 
-def produce(bootstrap, truth, numbers):
+def produce(bootstrap, truth, numbers, topic="events"):
     """Sends events, each to a fixed partition; returns when all are acknowledged."""
     producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5, "message.timeout.ms": 120000, "log_level": 2})
     for number in numbers:
@@ -80,7 +80,7 @@ def produce(bootstrap, truth, numbers):
         report = lambda error, message, number=number, malformed=malformed: truth.note(number, malformed, error, message)
         while True:
             try:
-                producer.produce("events", payload, partition=number % PARTITIONS, on_delivery=report)
+                producer.produce(topic, payload, partition=number % PARTITIONS, on_delivery=report)
                 break
             except BufferError:
                 producer.poll(0.1)

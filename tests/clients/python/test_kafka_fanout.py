@@ -30,7 +30,7 @@ QUERIES = (
 
 def decoded(server):
     """Records read in all, and those of them that scans read."""
-    page = urllib.request.urlopen(f"http://127.0.0.1:{server.http_port()}/metrics", timeout=10).read().decode()
+    page = urllib.request.urlopen(f"http://127.0.0.1:{server.http.rsplit(':', 1)[1]}/metrics", timeout=10).read().decode()
     value = lambda name: int(float(re.search(rf"^{re.escape(name)} (\S+)$", page, re.M).group(1)))
     return (
         value('thalweg_source_records_total{fate="read",source="events"}'),
@@ -51,7 +51,7 @@ def compare(server, truth):
 
 
 def test_ten_views_decode_a_topic_once(server, kafka):
-    kafka.topic("events", 4)
+    kafka.topic("fanout", 4)
     truth = Truth()
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
         connection.execute("CREATE TABLE actions (name text PRIMARY KEY)")
@@ -59,19 +59,19 @@ def test_ten_views_decode_a_topic_once(server, kafka):
         connection.execute(
             "CREATE SOURCE events (id bigint, user_id int, action text, amount int, at timestamptz)"
             " INCLUDE PARTITION AS p INCLUDE OFFSET AS o"
-            f" WITH (connector = 'kafka', topic = 'events', properties.bootstrap.server = '{kafka.bootstrap}', scan.startup.mode = 'earliest')"
+            f" WITH (connector = 'kafka', topic = 'fanout', properties.bootstrap.server = '{kafka.bootstrap}', scan.startup.mode = 'earliest')"
             " FORMAT PLAIN ENCODE JSON"
         )
         for number, query in enumerate(QUERIES):
             connection.execute(f"CREATE MATERIALIZED VIEW v{number} AS {query}")
         for number in range(len(QUERIES)):
             connection.execute(f"WAIT FOR v{number}")
-    produce(kafka.bootstrap, truth, range(0, EVENTS))
+    produce(kafka.bootstrap, truth, range(0, EVENTS), "fanout")
     compare(server, truth)
     assert decoded(server) == (EVENTS, 0), "followed: each record once for ten views"
     # What comes while the server is away is taken in by all views together.
     server.kill()
-    produce(kafka.bootstrap, truth, range(EVENTS, EVENTS + EVENTS // 10))
+    produce(kafka.bootstrap, truth, range(EVENTS, EVENTS + EVENTS // 10), "fanout")
     server.start()
     compare(server, truth)
     read, scanned = decoded(server)
