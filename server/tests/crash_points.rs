@@ -395,6 +395,12 @@ fn kills_at_any_time_lose_nothing() {
             let server = Server::start(&folder, None);
             let client = server.connect().await.expect("starts again");
             check_views(&client, &format!("kill {kill} of seed {seed}")).await;
+            let anew = "SELECT count(*), 0 FROM sys.errors WHERE reason = '01000'";
+            let anew = run(&client, anew).await.expect("is answered");
+            assert!(
+                anew.contains_key(&0),
+                "kill {kill} of seed {seed}: {anew:?}"
+            );
             run(&client, "SELECT id, v FROM t")
                 .await
                 .expect("is answered")

@@ -93,6 +93,11 @@ impl Checkpoints {
         self.unclaimed.lock().remove(&object)
     }
 
+    /// Whether something was saved of a job that has not been started.
+    fn is_unclaimed(&self, object: Oid) -> bool {
+        self.unclaimed.lock().contains_key(&object)
+    }
+
     /// True when something that was saved reads the job and has not been started.
     fn is_read_by_unclaimed(&self, object: Oid) -> bool {
         let unclaimed = self.unclaimed.lock();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::MutexGuard;
 use thalweg_state::{StateError, StatePart};
 
 use super::jobs::{Feeder, SavedJob, Saving, feeder, object};
@@ -29,13 +30,19 @@ pub(crate) fn resume(shared: &Arc<Shared>, job: &Job) {
 }
 
 fn resume_one(shared: &Arc<Shared>, job: &Job) {
-    // What was created just now, or has gone on already, finds nothing.
+    // What was created just now, or has gone on already, has nothing here, and does not wait for a checkpoint that is being made.
+    if !shared.checkpoints.is_unclaimed(object(job)) {
+        return;
+    }
+    // Held until the job has gone on: once it is claimed nothing else keeps what it reads from being saved at a later epoch.
+    let turn = shared.checkpoints.turn.lock();
     let Some(claimed) = shared.checkpoints.claim(object(job)) else {
         return;
     };
     let resumed = claimed
         .map_err(EngineError::from)
-        .and_then(|bytes| try_resume(shared, job, &bytes));
+        .and_then(|bytes| try_resume(shared, job, &bytes, &turn));
+    drop(turn);
     let reason = match resumed {
         Ok(Ok(())) => return,
         Ok(Err(reason)) => reason,
@@ -61,6 +68,7 @@ fn try_resume(
     shared: &Arc<Shared>,
     job: &Job,
     bytes: &[u8],
+    turn: &MutexGuard<'_, ()>,
 ) -> Result<Result<(), String>, EngineError> {
     let Some(saving) = job.saving() else {
         return Ok(Err("it is kept in another way than before".into()));
@@ -73,7 +81,6 @@ fn try_resume(
             "its plan is another than the one it was saved for".into()
         ));
     }
-    let turn = shared.checkpoints.turn.lock();
     let epoch = record.epoch;
     let (mut streams, mut contents) = (BTreeMap::new(), BTreeMap::new());
     for input in &job.inputs {
@@ -85,7 +92,7 @@ fn try_resume(
                 streams.insert(input.oid, offsets.clone());
                 continue;
             }
-            Some(Feeder::Table) => content_at(shared, input, epoch, &turn)?,
+            Some(Feeder::Table) => content_at(shared, input, epoch, turn)?,
             // It may have gone on by now.
             Some(Feeder::Job(feeding)) => feeding.saved_content(epoch),
             None => None,
