@@ -51,7 +51,7 @@ pub use builder::{
 };
 pub use change::{Change, apply, apply_all};
 pub use error::{CatalogError, Report};
-pub use log::{CATALOG_FORMAT, CatalogLog};
+pub use log::{CATALOG_FORMAT, CatalogLog, LOG_TABLE, META_TABLE};
 pub use object::*;
 pub use snapshot::{
     Catalog, DATABASE, INFORMATION_SCHEMA_OID, PG_CATALOG_OID, PUBLIC_OID, SYS_OID, SYSTEM_SCHEMAS,

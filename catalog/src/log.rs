@@ -21,8 +21,10 @@ pub const CATALOG_FORMAT: u64 = 1;
 const RECORD_FORMAT: u8 = 1;
 const RECORD_HEADER_BYTES: usize = 5;
 
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("catalog_log");
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("catalog_meta");
+/// The table of changes, for whoever copies the data file.
+pub const LOG_TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("catalog_log");
+/// The table that says how the changes are written, for whoever copies the data file.
+pub const META_TABLE: TableDefinition<'_, &str, u64> = TableDefinition::new("catalog_meta");
 const FORMAT_KEY: &str = "format";
 
 /// The log. The database handle is lent by the server, so that DDL commits together with other tables.
@@ -82,7 +84,9 @@ impl CatalogLog {
         catalog: &Catalog,
         changes: &[Change],
     ) -> Result<Arc<Catalog>, CatalogError> {
-        let mut table = transaction.open_table(LOG).map_err(storage("write"))?;
+        let mut table = transaction
+            .open_table(LOG_TABLE)
+            .map_err(storage("write"))?;
         let head = match table.last().map_err(storage("read"))? {
             Some((sequence, _)) => sequence.value(),
             None => 0,
@@ -125,7 +129,7 @@ enum Presence {
 
 fn check_format(database: &Database) -> Result<Presence, CatalogError> {
     let transaction = database.begin_read().map_err(storage("open"))?;
-    let found = match transaction.open_table(META) {
+    let found = match transaction.open_table(META_TABLE) {
         Ok(table) => table
             .get(FORMAT_KEY)
             .map_err(storage("open"))?
@@ -139,7 +143,7 @@ fn check_format(database: &Database) -> Result<Presence, CatalogError> {
             known: CATALOG_FORMAT,
         }),
         Some(_) => Ok(Presence::Found),
-        None => match transaction.open_table(LOG) {
+        None => match transaction.open_table(LOG_TABLE) {
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(Presence::Missing),
             Err(error) => Err(storage("open")(error)),
             // Both tables are made in one transaction, so a log without its format is damage and not an old version.
@@ -156,9 +160,9 @@ fn create(database: &Database) -> Result<(), CatalogError> {
     transaction
         .set_durability(Durability::Immediate)
         .map_err(storage("open"))?;
-    transaction.open_table(LOG).map_err(storage("open"))?;
+    transaction.open_table(LOG_TABLE).map_err(storage("open"))?;
     transaction
-        .open_table(META)
+        .open_table(META_TABLE)
         .map_err(storage("open"))?
         .insert(FORMAT_KEY, CATALOG_FORMAT)
         .map_err(storage("open"))?;
@@ -187,7 +191,7 @@ fn for_each(
     mut visit: impl FnMut(u64, Change) -> Result<(), CatalogError>,
 ) -> Result<(), CatalogError> {
     let transaction = database.begin_read().map_err(storage("read"))?;
-    let table = transaction.open_table(LOG).map_err(storage("read"))?;
+    let table = transaction.open_table(LOG_TABLE).map_err(storage("read"))?;
     let mut expected = 1;
     for entry in table.iter().map_err(storage("read"))? {
         let (key, value) = entry.map_err(storage("read"))?;

@@ -43,6 +43,8 @@ pub struct Config {
     pub snapshot_history: Duration,
     /// Bytes a single ad-hoc query may hold; more is 53200.
     pub query_memory_bytes: usize,
+    /// Backups lie below this folder; `None` for anywhere.
+    pub backup_root: Option<PathBuf>,
     /// Local files that sources read lie below this folder.
     pub file_root: PathBuf,
     /// Parts into which the state of each view is split, each worked on by a thread of its own.
@@ -74,6 +76,7 @@ impl Config {
             epoch_linger: Duration::from_millis(10),
             snapshot_history: Duration::from_secs(60),
             query_memory_bytes: 2 << 30,
+            backup_root: None,
             file_root: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
             workers: std::thread::available_parallelism()
                 .map_or(1, usize::from)
@@ -125,6 +128,11 @@ impl Config {
             self.file_root = std::path::absolute(&folder).map_err(|error| {
                 config_error(format!("file_root: {}: {error}", folder.display()))
             })?;
+        }
+        if let Some(folder) = file.backup_root {
+            self.backup_root = Some(std::path::absolute(&folder).map_err(|error| {
+                config_error(format!("backup_root: {}: {error}", folder.display()))
+            })?);
         }
         if let Some(text) = &file.query_memory_limit {
             self.query_memory_bytes =
@@ -193,6 +201,7 @@ struct FileConfig {
     checkpoint_interval: Option<String>,
     disk_reserve: Option<String>,
     file_root: Option<PathBuf>,
+    backup_root: Option<PathBuf>,
 }
 
 #[cfg(test)]

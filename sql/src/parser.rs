@@ -198,6 +198,10 @@ fn rest(cursor: &mut Cursor, first: &str) -> Parse<Statement> {
             cursor.expect(&["wait", "for"])?;
             Ok(Statement::WaitFor(cursor.object_name()?))
         }
+        "backup" => {
+            cursor.expect(&["backup", "to"])?;
+            Ok(Statement::Backup(cursor.string()?))
+        }
         "subscribe" => subscribe::subscribe(cursor),
         "copy" => copy::copy(cursor),
         "declare" => portal::declare(cursor),
@@ -232,6 +236,7 @@ const FIRST_WORDS: &[&str] = &[
     "explain",
     "flush",
     "wait",
+    "backup",
     "subscribe",
     "copy",
     "declare",

@@ -52,6 +52,8 @@ pub enum Statement {
     WaitFor(ast::ObjectName),
     /// `ALTER SINK x RESUME`: goes on though readers may see rows again.
     ResumeSink(ast::ObjectName),
+    /// `BACKUP TO 'folder'`.
+    Backup(String),
     /// `TRUNCATE a, b`.
     Truncate(Vec<ast::ObjectName>),
     /// `SUBSCRIBE ...`.

@@ -3,6 +3,7 @@
 //! Invariant: every call either takes effect at one epoch or fails with a report; dropping a call's future never leaves a change
 //! half made. The futures are boxed: that they are Send is proved here once, not again at every depth of the callers' futures.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use thalweg_catalog::{Catalog, Oid, Relation, Report};
 use thalweg_connectors::{Clock, Epoch, EpochInfo};
 use thalweg_planner::{DmlPlan, Planner, ViewPlan};
-use thalweg_state::{Runs, Store};
+use thalweg_state::{Backup, Copying, Runs, StateError, Store};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -347,6 +348,34 @@ impl Engine {
         log.accept();
         shared.bump();
         Ok(())
+    }
+
+    /// Copies the data dir into a folder, after a checkpoint, while everything goes on. `others` copies the tables of the data file
+    /// that are not the engine's.
+    ///
+    /// # Errors
+    /// 55000 when the folder is not empty; what the disk reports.
+    pub fn back_up<'a>(
+        &'a self,
+        folder: &Path,
+        version: &'static str,
+        others: impl FnOnce(&Copying<'_>) -> Result<(), StateError> + Send + 'static,
+    ) -> BoxFuture<'a, Result<Backup, EngineError>> {
+        let (shared, folder) = (Arc::clone(self.shared()), folder.to_path_buf());
+        async move {
+            let copy = move || {
+                // It makes the copy smaller and the start from it quicker; what cannot be saved is in the logs.
+                if let Err(error) = checkpoint::save_now(&shared) {
+                    tracing::warn!("no checkpoint before a backup: {error}");
+                }
+                let taken_at_ms = shared.clock.now_us() / 1000;
+                let runs = &shared.checkpoints.runs;
+                runs.back_up(&folder, taken_at_ms, version, others)
+            };
+            let copied = self.shared().batch.handle().spawn_blocking(copy).await;
+            Ok(crate::batch::joined(copied)??)
+        }
+        .boxed()
     }
 
     /// Makes a checkpoint now, without waiting for its time. False when nothing had changed.

@@ -1,7 +1,8 @@
-//! The command line: `serve`, `demo`, `sql`, `check`, `bench`.
+//! The command line: `serve`, `demo`, `sql`, `check`, `backup`, `restore`, `bench`.
 //!
 //! Invariant: each command maps its failures to the documented exit codes here and nowhere else.
 
+mod backup;
 mod bench;
 mod check;
 mod client;
@@ -36,6 +37,22 @@ enum Command {
     Check {
         /// The SQL file.
         file: PathBuf,
+    },
+    /// Copy the data dir of a running server into a folder.
+    Backup {
+        /// The folder; it must not exist or be empty.
+        folder: PathBuf,
+        /// Server to connect to.
+        #[arg(long, default_value = "127.0.0.1:5433")]
+        server: SocketAddr,
+    },
+    /// Make a data dir of a backup.
+    Restore {
+        /// The folder of the backup.
+        backup: PathBuf,
+        /// The data dir; it must not exist or be empty.
+        #[arg(long)]
+        data_dir: PathBuf,
     },
     /// Measure what queries cost.
     Bench(bench::BenchArguments),
@@ -149,6 +166,8 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Demo(arguments) => demo::demo(arguments).await,
         Command::Sql(arguments) => client::sql(arguments).await,
         Command::Check { file } => check::check(&file).await,
+        Command::Backup { folder, server } => backup::back_up(&folder, server).await,
+        Command::Restore { backup, data_dir } => backup::restore(&backup, &data_dir),
         Command::Bench(arguments) => bench::bench(arguments).await,
     }
 }

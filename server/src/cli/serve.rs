@@ -42,15 +42,20 @@ fn config(arguments: &ServeArguments) -> Result<Config, Failure> {
     config
         .check_addresses()
         .map_err(|error| Failure::User(error.to_string()))?;
-    if let Ok(text) = std::env::var(CRASH_VARIABLE) {
-        if !cfg!(debug_assertions) {
-            let message = format!("{CRASH_VARIABLE} is set, and this build has no crash points");
-            return Err(Failure::User(message));
-        }
-        config.crash_points = CrashPoints::parse(&text)
-            .map_err(|reason| Failure::User(format!("{CRASH_VARIABLE}: {reason}")))?;
-    }
+    config.crash_points = crash_points()?;
     Ok(config)
+}
+
+/// Where a test makes this process fail.
+pub(super) fn crash_points() -> Result<CrashPoints, Failure> {
+    let Ok(text) = std::env::var(CRASH_VARIABLE) else {
+        return Ok(CrashPoints::none());
+    };
+    if !cfg!(debug_assertions) {
+        let message = format!("{CRASH_VARIABLE} is set, and this build has no crash points");
+        return Err(Failure::User(message));
+    }
+    CrashPoints::parse(&text).map_err(|reason| Failure::User(format!("{CRASH_VARIABLE}: {reason}")))
 }
 
 /// Starts a server, turning what the user can correct into exit code 1.

@@ -68,6 +68,7 @@ impl Session {
             | Statement::Prepare(_)
             | Statement::Execute(_)
             | Statement::Flush
+            | Statement::Backup(_)
             | Statement::Session(_) => Ok(()),
         }
     }

@@ -4,6 +4,7 @@
 //! (durable DDL, acknowledged rows) has already happened when the outcome is returned.
 
 mod archive;
+mod backup;
 mod check;
 pub(crate) mod copy;
 mod cursor;

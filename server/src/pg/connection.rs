@@ -318,7 +318,10 @@ impl<'a> Connection<'a> {
 /// True when nothing is lost by dropping the statement half way.
 fn only_reads(statement: &Statement) -> bool {
     match statement {
-        Statement::WaitFor(_) | Statement::ResumeSink(_) | Statement::Flush => true,
+        Statement::WaitFor(_)
+        | Statement::ResumeSink(_)
+        | Statement::Backup(_)
+        | Statement::Flush => true,
         Statement::Copy(copy) => match &copy.subject {
             CopySubject::Relation { .. } => true,
             CopySubject::Statement(inner) => only_reads(inner),

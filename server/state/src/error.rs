@@ -40,6 +40,25 @@ pub enum StateError {
         /// Newest format that can be read.
         known: u32,
     },
+    /// A backup, or what a restore has left that did not end, was opened as a data dir.
+    #[error("{folder} {}", match .is_backup { true => "is a backup", false => "is being restored, or was until the restore was ended" })]
+    NotWhole {
+        /// The folder.
+        folder: String,
+        /// A backup, not a data dir.
+        is_backup: bool,
+    },
+    /// A folder that is to be written has something in it.
+    #[error("{0} is not empty")]
+    Taken(String),
+    /// A folder holds no backup that can be restored.
+    #[error("{folder} holds no whole backup: {reason}")]
+    NoBackup {
+        /// The folder.
+        folder: String,
+        /// What is missing or does not fit.
+        reason: String,
+    },
     /// A batch could not be turned into bytes.
     #[error("could not encode a batch: {0}")]
     Encode(#[from] arrow::error::ArrowError),
@@ -89,7 +108,10 @@ impl StateError {
             StateError::File { error, .. } if full(error) => "53100",
             StateError::Storage(_) | StateError::File { .. } => "58030",
             StateError::Corrupt { .. } => "XX001",
-            StateError::NewerFormat { .. } => "55000",
+            StateError::NewerFormat { .. }
+            | StateError::NotWhole { .. }
+            | StateError::Taken(_)
+            | StateError::NoBackup { .. } => "55000",
             StateError::Encode(_) | StateError::Discontinuous { .. } => "XX000",
             StateError::TooLarge(_) => "54000",
             StateError::Unsupported(_) => "0A000",
@@ -103,6 +125,14 @@ impl StateError {
             StateError::NewerFormat { .. } => Some(
                 "Start the version of thalweg that wrote it or a later one, or use another --data-dir.",
             ),
+            StateError::NotWhole {
+                is_backup: true, ..
+            } => Some("Make a data dir of it with thalweg restore."),
+            StateError::NotWhole {
+                is_backup: false, ..
+            } => Some("Restore into it again: thalweg restore goes on from what is there."),
+            StateError::Taken(_) => Some("Name a folder that does not exist or is empty."),
+            StateError::NoBackup { .. } => Some("Restore another backup."),
             _ => hint(self.sqlstate()),
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use redb::Database;
 
+use crate::backup::{LIST_FILE, RESTORING_FILE};
 use crate::error::StateError;
 use crate::io::{DatabaseFile, Disk, folder_of, read_all};
 use crate::point::{CrashPoints, Point};
@@ -16,10 +17,10 @@ use crate::point::{CrashPoints, Point};
 /// The format this version writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
 
-const FORMAT_FILE: &str = "FORMAT";
+pub(crate) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_BYTES_MAX: u64 = 1024;
-const DATABASE_FILE: &str = "thalweg.redb";
-const RUNS_FOLDER: &str = "runs";
+pub(crate) const DATABASE_FILE: &str = "thalweg.redb";
+pub(crate) const RUNS_FOLDER: &str = "runs";
 
 /// An open data dir.
 #[derive(Clone)]
@@ -40,12 +41,14 @@ impl DataDir {
     /// Opens a data dir, making what is missing.
     ///
     /// # Errors
-    /// `NewerFormat`, `Corrupt` for a format file that cannot be read, and whatever the disk or the database report.
+    /// `NewerFormat`, `Corrupt` for a format file that cannot be read, `NotWhole` for a backup or a restore that did not end, and
+    /// whatever the disk or the database report.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, points: CrashPoints) -> Result<Self, StateError> {
         let label = path.display();
         let runs = path.join(RUNS_FOLDER);
         disk.create_folder(path)
             .map_err(StateError::file(format!("create {label}")))?;
+        check_whole(disk.as_ref(), path)?;
         take_format(disk.as_ref(), path, &points)?;
         disk.create_folder(&runs)
             .map_err(StateError::file(format!("create {}", runs.display())))?;
@@ -92,6 +95,28 @@ impl DataDir {
     }
 }
 
+/// Refuses what only looks like a data dir.
+fn check_whole(disk: &dyn Disk, path: &Path) -> Result<(), StateError> {
+    for name in [LIST_FILE, RESTORING_FILE] {
+        match disk.open_to_read(&path.join(name)) {
+            Ok(_) => {
+                return Err(StateError::NotWhole {
+                    folder: path.display().to_string(),
+                    is_backup: name == LIST_FILE,
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StateError::file(format!("open {name}"))(error)),
+        }
+    }
+    Ok(())
+}
+
+/// What the format file says.
+pub(crate) fn format_text(format: u32) -> String {
+    format!("thalweg data format {format}\n")
+}
+
 /// Checks the format of a dir, or makes it the present one.
 fn take_format(disk: &dyn Disk, path: &Path, points: &CrashPoints) -> Result<(), StateError> {
     let file = path.join(FORMAT_FILE);
@@ -125,7 +150,7 @@ fn write_format(disk: &dyn Disk, file: &Path, points: &CrashPoints) -> io::Resul
     let fresh = file.with_extension("new");
     let content = disk.create(&fresh)?;
     points.hit(Point::FormatWrite)?;
-    content.write_at(0, format!("thalweg data format {FORMAT}\n").as_bytes())?;
+    content.write_at(0, format_text(FORMAT).as_bytes())?;
     content.sync()?;
     points.hit(Point::FormatRename)?;
     disk.rename(&fresh, file)?;

@@ -21,6 +21,11 @@ pub trait Disk: Send + Sync + Debug {
     /// Opens a file for reading and writing; `NotFound` when there is none.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
+    /// Opens a file for reading only, so that it may be where nobody can write; `NotFound` when there is none.
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.open(path)
+    }
+
     /// Gives a file another name in the same folder, in the place of what has that name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
@@ -68,7 +73,7 @@ pub(crate) fn folder_of(path: &Path) -> PathBuf {
 
 /// All of a file.
 pub(crate) fn read_all(disk: &dyn Disk, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let file = disk.open(path)?;
+    let file = disk.open_to_read(path)?;
     let mut content = vec![0; file.bytes()?.min(bytes_max) as usize];
     file.read_at(0, &mut content)?;
     Ok(content)
@@ -96,6 +101,10 @@ impl Disk for SystemDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         Ok(Box::new(SystemFile(file)))
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(SystemFile(File::open(path)?)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

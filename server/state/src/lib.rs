@@ -4,6 +4,7 @@
 //! names runs which are on disk already. Every record and every part of a run carries a crc32c that is checked before its bytes
 //! are decoded. This crate knows epochs as `u64`, objects as `u32` and offsets as opaque bytes; it knows nothing of the catalog.
 
+mod backup;
 mod codec;
 mod compact;
 mod error;
@@ -18,6 +19,7 @@ mod run;
 mod runs;
 mod store;
 
+pub use backup::{Backup, BackupFile, Copying, restore};
 pub use codec::{Multiplicity, WeightedBatch, decode_batches, encode_batches};
 pub use error::{StateError, hint};
 pub use folder::{DataDir, FORMAT};

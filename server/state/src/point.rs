@@ -36,11 +36,17 @@ pub enum Point {
     MergeCommit,
     MergeDone,
     RunRemove,
+    BackupDatabase,
+    BackupRun,
+    BackupList,
+    RestoreBegin,
+    RestoreFile,
+    RestoreEnd,
 }
 
 impl Point {
     /// Every place, in the order in which a server comes to them.
-    pub const ALL: [Point; 25] = [
+    pub const ALL: [Point; 31] = [
         Point::FormatWrite,
         Point::FormatRename,
         Point::FormatFolder,
@@ -66,6 +72,12 @@ impl Point {
         Point::MergeCommit,
         Point::MergeDone,
         Point::RunRemove,
+        Point::BackupDatabase,
+        Point::BackupRun,
+        Point::BackupList,
+        Point::RestoreBegin,
+        Point::RestoreFile,
+        Point::RestoreEnd,
     ];
 
     /// The name it is armed by.
@@ -96,6 +108,12 @@ impl Point {
             Point::MergeCommit => "merge.commit",
             Point::MergeDone => "merge.done",
             Point::RunRemove => "run.remove",
+            Point::BackupDatabase => "backup.database",
+            Point::BackupRun => "backup.run",
+            Point::BackupList => "backup.list",
+            Point::RestoreBegin => "restore.begin",
+            Point::RestoreFile => "restore.file",
+            Point::RestoreEnd => "restore.end",
         }
     }
 }

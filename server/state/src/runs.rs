@@ -5,6 +5,7 @@
 //! committed manifest names it.
 
 mod apart;
+mod back_up;
 mod commit;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +59,8 @@ struct State {
     rubbish: BTreeSet<u64>,
     /// First of the runs of a table that must stay as they are.
     held: BTreeMap<StatePart, u64>,
+    /// Backups that are being made; meanwhile no file is removed.
+    pins: usize,
 }
 
 /// A finished run that no manifest names yet. When it is dropped before one does, its file goes.
@@ -287,7 +290,7 @@ impl Runs {
             state.rubbish.extend(runs.iter().map(|run| run.number));
             state.broken.remove(&table);
         }
-        if !state.broken.is_empty() {
+        if !state.broken.is_empty() || state.pins > 0 {
             return Ok(());
         }
         while let Some(number) = state.rubbish.first().copied() {

@@ -11,6 +11,7 @@ use redb::{
     WriteTransaction,
 };
 
+use crate::backup::Copying;
 use crate::codec::{WeightedBatch, decode_batches, sealed, unsealed};
 use crate::error::StateError;
 use crate::manifest::{CHECKPOINT, JOBS, STATE_PARTS, STATE_RUNS};
@@ -461,6 +462,20 @@ fn write_epoch(txn: &WriteTransaction, entry: &EpochEntry) -> Result<(), StateEr
         }
     }
     Ok(())
+}
+
+/// Copies every table of this crate.
+pub(crate) fn copy_tables(copying: &Copying<'_>) -> Result<(), StateError> {
+    copying.table(EPOCHS)?;
+    copying.table(OFFSETS)?;
+    copying.table(DML)?;
+    copying.table(DEAD)?;
+    copying.table(SINKS)?;
+    copying.table(INSTALLATION)?;
+    copying.table(STATE_RUNS)?;
+    copying.table(STATE_PARTS)?;
+    copying.table(JOBS)?;
+    copying.table(CHECKPOINT)
 }
 
 /// Replaces the log of a sink by one record.
