@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::error::HbaseError;
 use super::layout::Layout;
 use super::options::NullMode;
-use super::request::{Delete, NewCell, Put};
+use super::request::{Delete, NewCell};
 use super::table::HbaseTable;
 use super::write::{Mutation, RefusedRow, cell_value, row_key};
 use crate::error::ConnectorError;
@@ -193,19 +193,7 @@ fn mutation(
             None => {}
         }
     }
-    Ok(Mutation {
-        row,
-        delete: (!gone.is_empty()).then(|| Delete {
-            row: key.clone(),
-            columns: gone,
-            timestamp: timestamp.saturating_sub(1),
-        }),
-        put: Some(Put {
-            row: key,
-            cells: new,
-            timestamp,
-        }),
-    })
+    Ok(Mutation::replacing(row, key, new, gone, timestamp))
 }
 
 fn parse(mut cells: &[u8]) -> Option<BTreeMap<usize, &[u8]>> {

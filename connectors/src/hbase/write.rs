@@ -58,6 +58,29 @@ pub(super) struct Mutation {
 }
 
 impl Mutation {
+    /// Writes cells of a row and deletes others of it, up to just before them.
+    pub(super) fn replacing(
+        row: usize,
+        key: Vec<u8>,
+        cells: Vec<NewCell>,
+        gone: Vec<(Vec<u8>, Vec<u8>)>,
+        timestamp: i64,
+    ) -> Self {
+        Self {
+            row,
+            delete: (!gone.is_empty()).then(|| Delete {
+                row: key.clone(),
+                columns: gone,
+                timestamp: timestamp.saturating_sub(1),
+            }),
+            put: Some(Put {
+                row: key,
+                cells,
+                timestamp,
+            }),
+        }
+    }
+
     fn bytes(&self) -> usize {
         self.put.as_ref().map_or(0, Put::bytes) + self.delete.as_ref().map_or(0, Delete::bytes)
     }
@@ -129,19 +152,7 @@ pub(super) fn mutation(
             (None, _) => {}
         }
     }
-    Ok(Mutation {
-        row,
-        delete: (!gone.is_empty()).then(|| Delete {
-            row: key.clone(),
-            columns: gone,
-            timestamp: timestamp.saturating_sub(1),
-        }),
-        put: Some(Put {
-            row: key,
-            cells,
-            timestamp,
-        }),
-    })
+    Ok(Mutation::replacing(row, key, cells, gone, timestamp))
 }
 
 /// The bytes of a cell; `None` for a NULL that is not written.

@@ -22,46 +22,33 @@ def server():
         running.close()
 
 
-@pytest.fixture(scope="module")
-def hbase():
-    """A real HBase; skipped visibly when it cannot be had, unless CI requires it."""
+def service(name, start):
+    """Starts a real service and stops it; skipped visibly when it cannot be had, unless CI requires it."""
     try:
-        running = process.HBase()
+        running = start()
     except process.Unavailable as error:
         if os.environ.get("THALWEG_REQUIRE_SERVICES") == "1":
             pytest.fail(str(error))
-        pytest.skip(f"SKIPPED, no HBase here: {error}")
+        pytest.skip(f"SKIPPED, no {name} here: {error}")
     try:
         yield running
     finally:
         running.close()
+
+
+@pytest.fixture(scope="module")
+def hbase():
+    """A real HBase."""
+    yield from service("HBase", process.HBase)
 
 
 @pytest.fixture(scope="module")
 def hdfs():
-    """A real HDFS; skipped visibly when it cannot be had, unless CI requires it."""
-    try:
-        running = process.Hdfs()
-    except process.Unavailable as error:
-        if os.environ.get("THALWEG_REQUIRE_SERVICES") == "1":
-            pytest.fail(str(error))
-        pytest.skip(f"SKIPPED, no HDFS here: {error}")
-    try:
-        yield running
-    finally:
-        running.close()
+    """A real HDFS."""
+    yield from service("HDFS", process.Hdfs)
 
 
 @pytest.fixture(scope="session")
 def kafka():
-    """A real broker; skipped visibly when it cannot be had, unless CI requires it."""
-    try:
-        broker = process.Kafka()
-    except process.Unavailable as error:
-        if os.environ.get("THALWEG_REQUIRE_SERVICES") == "1":
-            pytest.fail(str(error))
-        pytest.skip(f"SKIPPED, no Kafka here: {error}")
-    try:
-        yield broker
-    finally:
-        broker.close()
+    """A real broker."""
+    yield from service("Kafka", process.Kafka)

@@ -1,13 +1,7 @@
 //! The exactly-once Kafka sink against a real broker: its contract, and what readers see of transactions that never ended.
 //!
-//! Prints a skip when no broker can be had here, and fails instead when `THALWEG_REQUIRE_SERVICES=1`.
-
-mod committing;
-
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -16,57 +10,16 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use thalweg_catalog::{
-    Column, ColumnRole, Environment, Oid, Relation, RelationKind, SinkFormat, SinkSpec, SqlType,
-};
+use thalweg_catalog::{RelationKind, SinkFormat, SinkSpec};
 use thalweg_connectors::{
     AnySink, CommittingSink, ConnectorContext, SystemClock, sink as open_sink,
 };
 
-use committing::{changed, conforms, staged, whole};
+use super::committing::{changed, conforms, staged, whole};
+use super::{broker, relation, topic};
 
 const WAIT: Duration = Duration::from_secs(60);
 const INSTALLATION: [u8; 16] = [7; 16];
-
-fn services(script: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/services")
-        .join(script)
-}
-
-/// The address of a broker that stops when the test process ends; `None` when none can be had here.
-fn broker() -> Option<&'static str> {
-    static BROKER: OnceLock<Option<String>> = OnceLock::new();
-    let start = || {
-        let parent = std::process::id().to_string();
-        let up = Command::new(services("up"))
-            .args(["kafka", "--parent-pid", &parent])
-            .output()
-            .ok()
-            .filter(|up| up.status.success());
-        let address = up.and_then(|up| {
-            let text = String::from_utf8_lossy(&up.stdout).into_owned();
-            let mut lines = text.lines();
-            lines.find_map(|line| line.strip_prefix("KAFKA_BOOTSTRAP=").map(str::to_owned))
-        });
-        if address.is_none() {
-            assert!(
-                std::env::var("THALWEG_REQUIRE_SERVICES").as_deref() != Ok("1"),
-                "no Kafka broker, and services are required"
-            );
-            eprintln!("SKIPPED: no Kafka broker can be started here");
-        }
-        address
-    };
-    BROKER.get_or_init(start).as_deref()
-}
-
-fn topic(broker: &str, name: &str) {
-    let mut command = Command::new(services("topic"));
-    let output = command.args([broker, name, "2"]).output();
-    let output = output.expect("the topic script runs");
-    assert!(output.status.success(), "{output:?}");
-}
 
 /// A sink of one column `n`, which is its key under UPSERT.
 fn sink(broker: &str, topic: &str, row: &str, oid: u32) -> Box<dyn CommittingSink> {
@@ -87,30 +40,7 @@ fn sink(broker: &str, topic: &str, row: &str, oid: u32) -> Box<dyn CommittingSin
         }),
         into: None,
     };
-    let column = Column {
-        name: "n".into(),
-        attnum: 1,
-        ty: SqlType::Int8,
-        not_null: false,
-        default: None,
-        generated: None,
-        role: ColumnRole::Data,
-    };
-    let relation = Relation {
-        oid: Oid(oid),
-        row_type_oid: Oid(1),
-        array_type_oid: Oid(2),
-        schema: Oid(2200),
-        name: "s".into(),
-        kind: RelationKind::Sink(spec),
-        columns: vec![column],
-        primary_key: None,
-        checks: Vec::new(),
-        definition: String::new(),
-        environment: Environment::default(),
-        depends_on: Vec::new(),
-        created_at_ms: 0,
-    };
+    let relation = relation(oid, RelationKind::Sink(spec));
     let context = ConnectorContext::new(Arc::new(SystemClock)).with_installation(INSTALLATION);
     match open_sink(&relation, &context).expect("a valid sink") {
         AnySink::Committing(sink) => sink,
@@ -166,7 +96,7 @@ async fn rows(broker: &'static str, topic: &'static str) -> Vec<i64> {
 async fn both_forms_keep_the_contract() {
     let Some(broker) = broker() else { return };
     for (name, row, oid) in [("rows", "PLAIN", 100), ("keys", "UPSERT", 101)] {
-        topic(broker, name);
+        topic(broker, name, 2, false);
         conforms(|| sink(broker, name, row, oid), || rows(broker, name)).await;
     }
 }
@@ -175,7 +105,7 @@ async fn both_forms_keep_the_contract() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_writer_left_open_is_undone() {
     let Some(broker) = broker() else { return };
-    topic(broker, "left");
+    topic(broker, "left", 2, false);
     let mut writer = sink(broker, "left", "UPSERT", 102);
     writer.check().await.expect("is there");
     assert_eq!(writer.take_over().await.expect("takes over"), None);

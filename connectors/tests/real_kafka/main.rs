@@ -2,6 +2,11 @@
 //!
 //! Prints a skip when no broker can be had here, and fails instead when `THALWEG_REQUIRE_SERVICES=1`.
 
+#[path = "../committing/mod.rs"]
+mod committing;
+
+mod commit;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,8 +21,8 @@ use thalweg_catalog::{
     Column, ColumnRole, ConnectorSpec, Environment, Oid, Relation, RelationKind, SqlType,
 };
 use thalweg_connectors::{
-    Budget, ConnectorContext, Offsets, SourceConnector, SourceHealth, SourceReader, SystemClock,
-    source,
+    Budget, Clock as _, ConnectorContext, Offsets, SourceConnector, SourceHealth, SourceReader,
+    SystemClock, source,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -92,6 +97,34 @@ fn topic(broker: &str, name: &str, partitions: u32, grow: bool) {
     assert!(output.status.success(), "{output:?}");
 }
 
+/// A relation of one column `n`.
+fn relation(oid: u32, kind: RelationKind) -> Relation {
+    let column = Column {
+        name: "n".into(),
+        attnum: 1,
+        ty: SqlType::Int8,
+        not_null: false,
+        default: None,
+        generated: None,
+        role: ColumnRole::Data,
+    };
+    Relation {
+        oid: Oid(oid),
+        row_type_oid: Oid(1),
+        array_type_oid: Oid(2),
+        schema: Oid(2200),
+        name: "s".into(),
+        kind,
+        columns: vec![column],
+        primary_key: None,
+        checks: Vec::new(),
+        definition: String::new(),
+        environment: Environment::default(),
+        depends_on: Vec::new(),
+        created_at_ms: 0,
+    }
+}
+
 fn kafka_source(broker: &str, topic: &str, options: &[(&str, &str)]) -> Arc<dyn SourceConnector> {
     let mut map: BTreeMap<String, String> = options
         .iter()
@@ -108,30 +141,7 @@ fn kafka_source(broker: &str, topic: &str, options: &[(&str, &str)]) -> Arc<dyn 
         start: BTreeMap::new(),
         watermark: None,
     };
-    let column = Column {
-        name: "n".into(),
-        attnum: 1,
-        ty: SqlType::Int8,
-        not_null: false,
-        default: None,
-        generated: None,
-        role: ColumnRole::Data,
-    };
-    let relation = Relation {
-        oid: Oid(16384),
-        row_type_oid: Oid(16385),
-        array_type_oid: Oid(16386),
-        schema: Oid(2200),
-        name: "s".into(),
-        kind: RelationKind::Source(spec),
-        columns: vec![column],
-        primary_key: None,
-        checks: Vec::new(),
-        definition: String::new(),
-        environment: Environment::default(),
-        depends_on: Vec::new(),
-        created_at_ms: 0,
-    };
+    let relation = relation(16384, RelationKind::Source(spec));
     source(&relation, &ConnectorContext::new(Arc::new(SystemClock))).expect("a valid source")
 }
 
@@ -146,6 +156,11 @@ fn producer(broker: &str, transactional_id: Option<&str>) -> BaseProducer {
         producer.init_transactions(PATIENCE).expect("transactions");
     }
     producer
+}
+
+/// Milliseconds since the Unix epoch; a broker removes records that are older than its retention.
+fn an_hour_ago() -> i64 {
+    SystemClock.now_us() / 1000 - 3_600_000
 }
 
 fn send(
@@ -190,12 +205,24 @@ fn read_to(reader: &mut dyn SourceReader, end: &Offsets) -> Vec<i64> {
     numbers
 }
 
+/// Waits until the topic's one partition ends there: the broker writes a transaction's marker after it has answered the commit.
+async fn ends_at(source: &dyn SourceConnector, end: u64) -> Offsets {
+    let begun = Instant::now();
+    loop {
+        let ends = source.end_offsets().await.expect("ends");
+        if ends["0"] == end {
+            return ends;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{ends:?} is not {end}");
+    }
+}
+
 #[tokio::test]
 async fn only_committed_transactions_are_read_and_a_bounded_read_ends() {
     let Some(broker) = broker() else { return };
     topic(broker, "transactions", 1, false);
     let writer = producer(broker, Some("real-kafka-test"));
-    let now = |_| 1_700_000_000_000;
+    let now = |_| an_hour_ago();
     let transaction = |range, commit: bool| {
         writer.begin_transaction().expect("a transaction");
         send(&writer, "transactions", 0, range, now);
@@ -211,9 +238,8 @@ async fn only_committed_transactions_are_read_and_a_bounded_read_ends() {
     transaction(200..204, false);
 
     let source = kafka_source(broker, "transactions", &[]);
-    let end = source.end_offsets().await.expect("ends");
     // 17 records and 4 markers: the end is behind an aborted transaction and its marker.
-    assert_eq!(end["0"], 21);
+    let end = ends_at(source.as_ref(), 21).await;
     let start = source.resolve_start().await.expect("a start");
     let mut reader = source.open(&start).expect("a reader");
     assert_eq!(read_to(reader.as_mut(), &end), (0..8).collect::<Vec<_>>());
@@ -223,10 +249,9 @@ async fn only_committed_transactions_are_read_and_a_bounded_read_ends() {
     send(&writer, "transactions", 0, 8..10, now);
     assert_eq!(source.end_offsets().await.expect("ends"), end);
     let mut second = source.open(&start).expect("a reader");
-    assert_eq!(read_to(second.as_mut(), &end).len(), 8);
+    assert_eq!(read_to(second.as_mut(), &end), (0..8).collect::<Vec<_>>());
     writer.commit_transaction(PATIENCE).expect("a commit");
-    let end = source.end_offsets().await.expect("ends");
-    assert_eq!(end["0"], 24);
+    let end = ends_at(source.as_ref(), 24).await;
     assert_eq!(read_to(second.as_mut(), &end), [8, 9]);
     assert_eq!(read_to(reader.as_mut(), &end), [8, 9]);
     // A reader opened at the very end has nothing to read and says so by staying there.
@@ -239,7 +264,8 @@ async fn reading_starts_at_a_broker_time() {
     let Some(broker) = broker() else { return };
     topic(broker, "times", 2, false);
     let writer = producer(broker, None);
-    let minute = |n: i64| 1_700_000_000_000 + n * 60_000;
+    let begun = an_hour_ago();
+    let minute = |n: i64| begun + n * 60_000;
     send(&writer, "times", 0, 0..10, minute);
     send(&writer, "times", 1, 0..3, minute);
     let millis = (minute(6) - 1).to_string();
@@ -260,7 +286,7 @@ async fn added_partitions_are_read_from_their_earliest_record() {
     let Some(broker) = broker() else { return };
     topic(broker, "growing", 1, false);
     let writer = producer(broker, None);
-    let now = |_| 1_700_000_000_000;
+    let now = |_| an_hour_ago();
     send(&writer, "growing", 0, 0..5, now);
     let options = [
         ("partition.discovery.interval", "200 ms"),
@@ -293,7 +319,7 @@ async fn a_killed_broker_is_waited_for() {
     };
     topic(&broker.address, "killed", 2, false);
     let writer = producer(&broker.address, None);
-    let now = |_| 1_700_000_000_000;
+    let now = |_| an_hour_ago();
     send(&writer, "killed", 0, 0..100, now);
     let source = kafka_source(&broker.address, "killed", &[]);
     let mut reader = source.open(&Offsets::new()).expect("a reader");
