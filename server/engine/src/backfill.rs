@@ -21,6 +21,7 @@ use crate::relation::Version;
 use crate::run::{Outcome, positive_content};
 use crate::scan::{Patience, Scan, ScanProgress, join};
 use crate::shared::{Shared, Stored};
+use crate::sink_log::insertions;
 use crate::source::Source;
 
 /// Where the inputs of a view stand.
@@ -161,7 +162,6 @@ impl Job {
         &self,
         shared: &Arc<Shared>,
         target: u64,
-        old: &Version,
         done: Option<u64>,
         flow: Option<Dataflow>,
     ) -> Result<Option<Outcome>, EngineError> {
@@ -196,9 +196,9 @@ impl Job {
             return Ok(None);
         };
         let changes = run.output.changes(codec)?;
-        let deltas = match resumed || old.is_empty() {
+        let deltas = match resumed {
             true => changes,
-            false => old.diff_to_content(changes)?,
+            false => self.difference(shared, changes)?,
         };
         let raised = match resumed {
             true => self.errors.take_step(),
@@ -215,6 +215,20 @@ impl Job {
                 places,
             },
         }))
+    }
+
+    /// What changes when the whole content is this.
+    fn difference(&self, shared: &Shared, content: Vec<Delta>) -> Result<Vec<Delta>, EngineError> {
+        let old = self.published(shared)?;
+        if old.is_empty() {
+            return Ok(content);
+        }
+        let changes = old.diff_to_content(content)?;
+        // What a sink has delivered of a stream stays delivered, whatever the stream has lost.
+        match self.log.get().is_some() && self.is_only_a_place() {
+            true => changes.into_iter().map(insertions).collect(),
+            false => Ok(changes),
+        }
     }
 
     /// Where the inputs stood when the published content was that of `done`.

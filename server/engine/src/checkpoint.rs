@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use thalweg_catalog::Oid;
 use thalweg_state::{Checkpoint, CheckpointInfo, RunShape, Runs, Save, StateError, StatePart};
 
@@ -29,7 +29,7 @@ use self::tables::{save_table, shape};
 use crate::error::EngineError;
 use crate::relation::Version;
 use crate::shared::{Shared, Stored};
-use crate::sink_log::Staging;
+use crate::sink_log::{Staging, is_awaited};
 use crate::status::{CheckpointStatus, ErrorRecord};
 
 /// Checkpoints that `sys.checkpoints` shows.
@@ -106,6 +106,11 @@ impl Checkpoints {
             .any(|bytes| Record::decode(bytes).is_some_and(|record| record.jobs.contains(&object)))
     }
 
+    /// Waits until no checkpoint is being made, and keeps others from making one.
+    pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock()
+    }
+
     /// Forgets what was saved of objects that are gone or cannot be started.
     pub(crate) fn forget(&self, objects: &[Oid]) {
         let mut unclaimed = self.unclaimed.lock();
@@ -172,6 +177,8 @@ pub(crate) fn save_on(shared: &Shared) {
     while shared.checkpoints.pause_to_save(wait) {
         let saved = guarded(|| save(shared, PATIENCE));
         wait = match saved {
+            // Jobs may have needed a little longer than the checkpoint did.
+            Ok(_) if is_awaited(shared) => PATIENCE.min(interval),
             Ok(_) => interval,
             Err(error) => {
                 tracing::error!(%error, "checkpoint failed");
@@ -202,6 +209,7 @@ struct Draft {
     tables: Vec<(Arc<Stored>, Arc<Version>)>,
     jobs: Vec<thalweg_state::JobRecord>,
     rounds: Vec<Round>,
+    staging: Staging,
 }
 
 /// Makes a checkpoint of the tables, and of the jobs that come to its epoch within `patience`.
@@ -222,7 +230,8 @@ fn save(shared: &Shared, patience: Duration) -> Result<bool, EngineError> {
     let mut draft = Draft::default();
     draft_tables(shared, epoch, &mut draft);
     draft_jobs(shared, whole, &mut draft);
-    let mut staging = Staging::of(shared, epoch);
+    let mut staging = std::mem::take(&mut draft.staging);
+    staging.add_rest(shared, epoch);
     let (staged, sinks) = staging.saves(shared);
     draft.saves.extend(staged);
     if draft.saves.is_empty() && sinks.is_empty() {
@@ -293,19 +302,23 @@ fn draft_tables(shared: &Shared, epoch: u64, draft: &mut Draft) {
 /// Writes what was taken of jobs; a group of which one cannot be written is not saved.
 fn draft_jobs(shared: &Shared, rounds: Vec<Round>, draft: &mut Draft) {
     for round in rounds {
-        let (mut saves, mut jobs) = (Vec::new(), Vec::new());
+        let mut written = Vec::new();
         let failed = round.jobs.iter().find_map(|job| match job.write(shared) {
-            Ok((saved, record)) => {
-                saves.extend(saved);
-                jobs.push(record);
+            Ok(parts) => {
+                written.push((job, parts));
                 None
             }
             Err(error) => Some((job, error)),
         });
         match failed {
             None => {
-                draft.saves.append(&mut saves);
-                draft.jobs.append(&mut jobs);
+                for (job, parts) in written {
+                    draft.saves.extend(parts.saves);
+                    draft.jobs.push(parts.record);
+                    if let Some(stage) = parts.stage {
+                        draft.staging.add(job, stage);
+                    }
+                }
                 draft.rounds.push(round);
             }
             Some((job, error)) => {
@@ -396,8 +409,10 @@ fn shape_of(shared: &Shared, part: StatePart) -> Option<RunShape> {
     });
     let jobs = shared.jobs.read();
     let job = jobs.values().find(|job| job.relation.oid == oid);
-    if let Some(log) = job.and_then(|job| job.log.get()) {
-        return (part.part == 0).then(|| log.shape());
+    if let Some(log) = job.and_then(|job| job.log.get())
+        && part.part == 0
+    {
+        return log.keeps().then(|| log.shape());
     }
     let shapes = job
         .and_then(|job| job.saving())

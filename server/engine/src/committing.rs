@@ -92,13 +92,18 @@ impl Writer<'_> {
             self.shared.checkpoints.ask();
         }
         let mut progress = self.shared.subscribe();
-        let mut handed = None;
+        let (mut handed, mut asked) = (None, None);
         loop {
             while let Some((entry, from)) = self.log.next(handed) {
                 handed = self
                     .hand_over(sink.as_mut(), entry, from)
                     .await?
                     .max(handed);
+            }
+            let needed = self.log.needs_record();
+            if needed > asked {
+                asked = needed;
+                self.shared.checkpoints.ask();
             }
             let due = match self.log.is_wanted() {
                 true => Due::Now,

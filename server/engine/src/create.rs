@@ -9,7 +9,7 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use parking_lot::Mutex;
 use thalweg_catalog::{Catalog, Column, Oid, Relation, RelationKind, Report, SinkSpec};
-use thalweg_connectors::{AnySink, EpochInfo, Offsets};
+use thalweg_connectors::{AnySink, EpochInfo, Form, Offsets};
 use thalweg_planner::{NoSystemRelations, PlanContext, ViewPlan};
 use tokio::sync::oneshot;
 
@@ -92,15 +92,10 @@ pub(crate) fn prepare_all(
                 let outlet = outlet(shared, &relation, spec, &earlier)?;
                 let kind = match outlet {
                     Outlet::Rows(_) => JobKind::Changes,
-                    Outlet::Messages(_) | Outlet::Table(_) | Outlet::Committing(..) => {
-                        JobKind::Sink
-                    }
+                    Outlet::Messages(_) | Outlet::Table(_) => JobKind::Sink,
+                    Outlet::Committing(form, _) => JobKind::Committing { spec, form },
                 };
                 let what = job(shared, &relation, kind, view, &earlier)?;
-                if let (Some(job), Outlet::Committing(form, _)) = (&what.job, &outlet) {
-                    let log = SinkLog::open(shared, &relation, spec, *form, &job.relation)?;
-                    let _ = job.log.set(log);
-                }
                 sinks.extend(what.job.clone().map(|job| (job, outlet)));
                 what
             }
@@ -380,7 +375,7 @@ fn errors(
 
 /// What a job is for.
 #[derive(Debug, Clone, Copy)]
-enum JobKind {
+enum JobKind<'a> {
     View {
         /// Compute errors stop it.
         strict: bool,
@@ -389,18 +384,20 @@ enum JobKind {
     Sink,
     /// A sink that takes changes, so that no content is kept for it.
     Changes,
+    /// A sink with a log of what waits for it.
+    Committing { spec: &'a SinkSpec, form: Form },
 }
 
 fn job(
     shared: &Arc<Shared>,
     relation: &Relation,
-    kind: JobKind,
+    kind: JobKind<'_>,
     view: Option<ViewPlan>,
     earlier: &[Registration],
 ) -> Result<Registration, EngineError> {
     let (label, strict) = match kind {
         JobKind::View { strict } => ("materialized view", strict),
-        JobKind::Sink | JobKind::Changes => ("sink", false),
+        JobKind::Sink | JobKind::Changes | JobKind::Committing { .. } => ("sink", false),
     };
     let view = view.ok_or_else(|| {
         EngineError::internal(format!("the {label} \"{}\" has no plan", relation.name))
@@ -413,7 +410,7 @@ fn job(
     let (oid, name, schema) = (relation.oid, &relation.name, Arc::new(Schema::new(fields)));
     let stored = match kind {
         JobKind::Changes => Stored::of_changes(oid, name, label, schema)?,
-        JobKind::View { .. } | JobKind::Sink => Stored::new(oid, name, label, schema, None)?,
+        _ => Stored::new(oid, name, label, schema, None)?,
     };
     let inputs = view
         .reads
@@ -426,7 +423,11 @@ fn job(
         })
         .collect::<Result<Vec<_>, _>>()?;
     let job = Job::new(shared, stored, view, inputs, strict)?;
-    checkpoint::resume(shared, &job);
+    if let JobKind::Committing { spec, form } = kind {
+        let log = SinkLog::open(shared, relation, spec, form, &job)?;
+        let _ = job.log.set(log);
+    }
+    checkpoint::resume(shared, &job)?;
     Ok(Registration {
         job: Some(job),
         ..Registration::default()

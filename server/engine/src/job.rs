@@ -484,12 +484,8 @@ impl Job {
                     .iter()
                     .all(|input| input.history.lock().is_live())
         };
-        if !ready {
-            relation.history.lock().set_live(false, before);
-            return;
-        }
-        if !self.begin() {
-            relation.history.lock().set_live(false, before);
+        if !ready || !self.begin() {
+            self.leave_to_runs(shared, before);
             return;
         }
         let last_step = self.state.lock().last_step;
@@ -511,16 +507,25 @@ impl Job {
                     Ok(())
                 }),
             None => {
-                relation.history.lock().set_live(false, before);
+                self.leave_to_runs(shared, before);
                 self.end();
                 return;
             }
         };
         if result.is_err() {
-            relation.history.lock().set_live(false, before);
+            self.leave_to_runs(shared, before);
         }
         self.settle(shared, epoch, result);
         self.end();
+    }
+
+    /// The worker does not step it any more; where it stands is known for as long as nobody else does.
+    fn leave_to_runs(&self, shared: &Shared, before: u64) {
+        let was_live = self.relation.history.lock().is_live();
+        if was_live && let Some(places) = self.places_to_keep(shared, before) {
+            *self.stands.lock() = Some((before, places));
+        }
+        self.relation.history.lock().set_live(false, before);
     }
 }
 

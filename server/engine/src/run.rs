@@ -42,13 +42,10 @@ impl Job {
     /// Brings the view to `target`, or to a later epoch when it has to read its sources again.
     pub(crate) fn advance(&self, shared: &Arc<Shared>, target: u64) -> Result<(), EngineError> {
         let latest = shared.latest();
-        let (done, old) = {
-            let history = self.relation.history.lock();
-            (history.through(latest), history.newest())
-        };
+        let done = self.relation.history.lock().through(latest);
         let outcome = match &self.stateful {
-            Some(root) => self.flow(shared, target, &old, root)?,
-            None => self.step_or_recompute(shared, target, done, &old)?,
+            Some(root) => self.flow(shared, target, root)?,
+            None => self.step_or_recompute(shared, target, done)?,
         };
         let Some(outcome) = outcome else {
             return Ok(());
@@ -63,13 +60,22 @@ impl Job {
         Ok(())
     }
 
+    /// What has been published, for a run that computes the whole content. Nobody else publishes meanwhile.
+    pub(crate) fn published(&self, shared: &Shared) -> Result<Arc<Version>, EngineError> {
+        let history = self.relation.history.lock();
+        if let Some(log) = self.log.get().filter(|_| !history.keeps_content()) {
+            drop(history);
+            return Ok(Arc::new(log.published(shared)?));
+        }
+        Ok(history.newest())
+    }
+
     /// The change of a view without state.
     fn step_or_recompute(
         &self,
         shared: &Arc<Shared>,
         target: u64,
         done: Option<u64>,
-        old: &Version,
     ) -> Result<Option<Outcome>, EngineError> {
         // Of content that was read back no reader knows the epoch.
         let resumed = || self.stands.lock().as_ref().map(|(epoch, _)| *epoch);
@@ -80,9 +86,9 @@ impl Job {
         let deltas = match changes {
             Some(changes) => Some(self.step(shared, target, &changes)?),
             None if self.linear && self.can_read_again(done) => {
-                return self.read_again(shared, target, old, done, None);
+                return self.read_again(shared, target, done, None);
             }
-            None => self.recompute(shared, target, old)?,
+            None => self.recompute(shared, target)?,
         };
         Ok(deltas.map(|deltas| Outcome {
             epoch: target,
@@ -98,7 +104,6 @@ impl Job {
         &self,
         shared: &Arc<Shared>,
         target: u64,
-        old: &Version,
         root: &StreamNode,
     ) -> Result<Option<Outcome>, EngineError> {
         let standing = self.dataflow.lock().take().filter(|_| !self.has_failed());
@@ -118,7 +123,7 @@ impl Job {
             {
                 let done = standing.as_ref().map(|standing| standing.epoch);
                 let dataflow = standing.map(|standing| standing.dataflow);
-                self.read_again(shared, target, old, done, dataflow)
+                self.read_again(shared, target, done, dataflow)
             }
             _ => {
                 let Some(content) = self.content_at(target, shared.latest())? else {
@@ -126,7 +131,7 @@ impl Job {
                 };
                 let mut dataflow = self.new_flow(shared, root)?;
                 let rows = dataflow.step(&self.step_context(&content), codec)?;
-                let deltas = old.diff_to_content(rows)?;
+                let deltas = self.published(shared)?.diff_to_content(rows)?;
                 self.record_compute_errors(shared, target, self.errors.take_run());
                 Ok(Some(self.outcome(dataflow, target, deltas, None)))
             }
@@ -242,12 +247,7 @@ impl Job {
     }
 
     /// `None` when the inputs' versions of that epoch were dropped before the run began: another epoch has to be chosen.
-    fn recompute(
-        &self,
-        shared: &Shared,
-        target: u64,
-        old: &Version,
-    ) -> Result<Option<Vec<Delta>>, EngineError> {
+    fn recompute(&self, shared: &Shared, target: u64) -> Result<Option<Vec<Delta>>, EngineError> {
         let latest = shared.latest();
         let mut tables = BTreeMap::new();
         for input in &self.inputs {
@@ -280,7 +280,7 @@ impl Job {
             .iter()
             .map(|batch| conform(batch, &schema))
             .collect::<Result<Vec<_>, _>>()?;
-        let deltas = old.diff_to_rows(rows)?;
+        let deltas = self.published(shared)?.diff_to_rows(rows)?;
         self.record_compute_errors(shared, target, self.errors.take_run());
         Ok(Some(deltas))
     }

@@ -35,6 +35,8 @@ pub(crate) struct History {
     changes: VecDeque<(u64, Arc<Vec<Delta>>)>,
     /// Every change after this epoch is in `changes`.
     changes_after: u64,
+    /// The first change is one to what an earlier run of the server has staged.
+    goes_on: bool,
     live: bool,
 }
 
@@ -47,6 +49,7 @@ impl History {
             known: VecDeque::new(),
             changes: VecDeque::new(),
             changes_after: 0,
+            goes_on: false,
             live: false,
         }
     }
@@ -71,10 +74,12 @@ impl History {
         self.live = live;
     }
 
-    /// Has the content of an earlier run of the server, at an epoch of which nobody reads it any more.
+    /// Has the content of an earlier run of the server, at an epoch of which nobody reads it any more. A history of changes alone
+    /// has those after that epoch from now on.
     pub(crate) fn resume(&mut self, epoch: u64, version: Arc<Version>) {
         self.start(epoch, version, false);
         self.known.clear();
+        self.goes_on = !self.keeps_content;
     }
 
     /// The newest content, known or not yet started.
@@ -111,7 +116,7 @@ impl History {
     /// happened in between: when the relation is live or was known at the epoch before.
     pub(crate) fn publish(&mut self, epoch: u64, deltas: Vec<Delta>) -> Result<(), ArrowError> {
         let first = self.known.is_empty();
-        if first {
+        if first && !self.goes_on {
             // What it was before is no epoch that anyone could go on from.
             self.changes_after = epoch - u64::from(!self.keeps_content);
         }
@@ -232,10 +237,13 @@ impl History {
         self.changes_after
     }
 
-    /// Forgets what only epochs before `horizon` need; the newest content always stays.
+    /// Forgets what only epochs before `horizon` need; the newest content always stays. Of a history of changes alone, whoever
+    /// needs these says when they may go.
     pub(crate) fn collect(&mut self, horizon: u64) {
         self.collect_known(horizon);
-        self.forget_changes(horizon);
+        if self.keeps_content {
+            self.forget_changes(horizon);
+        }
     }
 
     /// The same, but keeps the changes.

@@ -1,13 +1,14 @@
 //! The log of a sink that delivers exactly once: what each checkpoint found changed, until the outside system has committed it.
 //!
-//! Invariant: the runs of a sink's log add up to the content of its query at the epoch through which they go, and one transaction
-//! names runs and record. So what a start computes differs from them by exactly what has not been staged yet. Nothing is staged
-//! before this server's writer has taken over: what a marker outside is compared with was all staged by an earlier one.
+//! Invariant: the runs of a sink's log add up to the changes of its query through one epoch, which is the epoch its job is saved at
+//! when the job can go on from a checkpoint; one transaction names runs, record and the job's place. So what the job gives after a
+//! start is exactly what has not been staged yet. A writer is given only what a record on disk says it may have been given: so a
+//! marker outside is never taken for that of an entry which nobody can have delivered.
 
 mod parts;
 mod record;
+mod staging;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,19 +16,22 @@ use datafusion::arrow::array::{ArrayRef, Int64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use parking_lot::Mutex;
-use thalweg_catalog::{Relation, SinkSpec};
+use thalweg_catalog::{Relation, Report, SinkSpec};
 use thalweg_connectors::{Delta, Form, Marker, Staged};
-use thalweg_state::{RunShape, Save, StateError, WeightedBatch};
+use thalweg_state::{RunShape, StateError, WeightedBatch};
 
-use crate::checkpoint::{Saved, from_log, report};
+use crate::checkpoint::{Saved, from_log};
 use crate::error::EngineError;
 use crate::job::Job;
 use crate::relation::Version;
+use crate::segments::History;
 use crate::shared::{Shared, Stored};
 use crate::worker::weighted;
 
 use parts::Parts;
+pub(crate) use parts::insertions;
 pub(crate) use record::{Entry, Record};
+pub(crate) use staging::{Stage, Staging, is_awaited};
 
 /// Most bytes of one part, about.
 const PART_BYTES_MAX: usize = 64 << 20;
@@ -45,6 +49,8 @@ pub(crate) struct SinkLog {
     key: Vec<usize>,
     shape: RunShape,
     bytes_max: u64,
+    /// Runs stay when they are delivered, so that together they are the content of the query.
+    keeps: bool,
     state: Mutex<State>,
     /// Somebody waits for what epochs through this one changed.
     wanted: AtomicU64,
@@ -58,7 +64,9 @@ struct State {
     behind: bool,
     /// The first run that the record on disk says is waiting.
     first_on_disk: Option<u64>,
-    /// The writer of this server has taken over, so that staging may begin.
+    /// Entries through this epoch may be given to a writer: the record on disk says so.
+    offered_on_disk: u64,
+    /// The writer of this server has taken over.
     taken_over: bool,
     /// The owner accepts that what was delivered before comes again.
     accepted: bool,
@@ -83,7 +91,7 @@ pub(crate) fn judge(outside: Option<Marker>, record: &Record, accepted: bool) ->
         record
             .entries
             .iter()
-            .any(|entry| entry.epoch == marker.epoch)
+            .any(|entry| entry.epoch == marker.epoch && entry.epoch <= record.offered)
     };
     match outside {
         known if known == record.delivered => Verdict::After(known),
@@ -97,14 +105,15 @@ pub(crate) fn judge(outside: Option<Marker>, record: &Record, accepted: bool) ->
 }
 
 impl SinkLog {
-    /// Reads what an earlier run of the server has left, and has `stored` begin with the content that was staged.
+    /// Reads what an earlier run of the server has left, and has the job begin with what was staged.
     pub(crate) fn open(
         shared: &Shared,
         relation: &Relation,
         spec: &SinkSpec,
         form: Form,
-        stored: &Arc<Stored>,
+        job: &Job,
     ) -> Result<Arc<Self>, EngineError> {
+        let stored = &job.relation;
         let key = match (form, &spec.format) {
             (Form::Upsert, Some(format)) => format.key.clone(),
             _ => Vec::new(),
@@ -118,6 +127,7 @@ impl SinkLog {
                 .option("sink_log.max_bytes")
                 .and_then(thalweg_catalog::option::parse_bytes)
                 .unwrap_or(LOG_BYTES_MAX),
+            keeps: !job.is_only_a_place(),
             state: Mutex::default(),
             wanted: AtomicU64::new(0),
         };
@@ -129,28 +139,82 @@ impl SinkLog {
         })?;
         let runs = &shared.checkpoints.runs;
         let through = runs.table(oid)?.through;
-        if through > 0 {
-            let mut version = Version::empty(Arc::clone(&stored.codec));
-            runs.read_table(oid, &log.shape, |rows| {
-                version = version.with(&[log.of_run(&rows)?])?;
-                Ok::<_, EngineError>(())
-            })?;
-            let version = Arc::new(version);
-            let mut history = stored.history.lock();
-            history.start(through, Arc::clone(&version), false);
-            log.state.lock().saved = Saved {
-                through,
-                version: Some(version),
-            };
-        }
         let first = record.first_run();
         runs.hold(oid, first);
-        let mut state = log.state.lock();
-        state.first_on_disk = first;
-        state.reached = through;
-        state.record = record;
-        drop(state);
+        {
+            let mut state = log.state.lock();
+            state.first_on_disk = first;
+            state.offered_on_disk = record.offered;
+            state.reached = through;
+            state.record = record;
+            state.saved.through = through;
+        }
+        if job.is_incremental() {
+            // Changes are all that it gives and all that is asked of it.
+            let mut history = History::of_changes(Arc::clone(&stored.codec));
+            let nothing = history.newest();
+            history.resume(through, nothing);
+            *stored.history.lock() = history;
+        } else if through > 0 {
+            let version = Arc::new(log.content(shared)?);
+            let mut history = stored.history.lock();
+            history.resume(through, Arc::clone(&version));
+            log.state.lock().saved.version = Some(version);
+        }
         Ok(Arc::new(log))
+    }
+
+    /// What the runs add up to.
+    fn content(&self, shared: &Shared) -> Result<Version, EngineError> {
+        let mut version = Version::empty(Arc::clone(&self.stored.codec));
+        let runs = &shared.checkpoints.runs;
+        runs.read_table(self.stored.oid.0, &self.shape, |rows| {
+            version = version.with(&[self.of_run(&rows)?])?;
+            Ok::<_, EngineError>(())
+        })?;
+        Ok(version)
+    }
+
+    /// What was published, for a job that has to compute its whole content anew: staged or not. Waits for a checkpoint that is
+    /// being made.
+    pub(crate) fn published(&self, shared: &Shared) -> Result<Version, EngineError> {
+        let _turn = shared.checkpoints.turn();
+        self.require_content()?;
+        let content = self.content(shared)?;
+        let since = self.saved_through();
+        let unsaved = self.stored.history.lock().delta(since, u64::MAX);
+        let unsaved = unsaved
+            .ok_or_else(|| EngineError::internal("changes went that were not staged yet"))?;
+        Ok(content.with(&unsaved)?)
+    }
+
+    /// Refuses to have the query computed anew when what was delivered is not known any more.
+    pub(crate) fn require_content(&self) -> Result<(), EngineError> {
+        if !self.state.lock().record.partial {
+            return Ok(());
+        }
+        Err(Report {
+            detail: Some(
+                "What it has delivered is not kept, and where it stood in its sources is lost."
+                    .into(),
+            ),
+            hint: Some("Drop it and create it again; its target then gets all rows anew.".into()),
+            ..Report::new(
+                "55000",
+                format!("{} cannot go on where it was", self.stored.label()),
+            )
+        }
+        .into())
+    }
+
+    /// The epoch through which the runs go.
+    pub(crate) fn saved_through(&self) -> u64 {
+        self.state.lock().saved.through
+    }
+
+    /// False when runs are only there until they are delivered, so that nothing needs to merge them.
+    pub(crate) fn keeps(&self) -> bool {
+        self.keeps
     }
 
     /// How its runs are laid out.
@@ -197,6 +261,7 @@ impl SinkLog {
             state.taken_over = true;
             state.accepted = false;
             state.trim(marker);
+            state.offer();
         }
         verdict
     }
@@ -228,7 +293,8 @@ impl SinkLog {
     pub(crate) fn next(&self, handed: Option<Marker>) -> Option<(Entry, u32)> {
         let state = self.state.lock();
         let handed = handed.max(state.record.delivered);
-        let mut entries = state.record.entries.iter();
+        let offered = |entry: &&Entry| entry.epoch <= state.offered_on_disk;
+        let mut entries = state.record.entries.iter().take_while(offered);
         match handed {
             None => entries.next().map(|entry| (entry.clone(), 0)),
             Some(marker) => entries.find_map(|entry| {
@@ -241,6 +307,13 @@ impl SinkLog {
                 }
             }),
         }
+    }
+
+    /// The epoch through which a writer may be given what waits, once a checkpoint has said so.
+    pub(crate) fn needs_record(&self) -> Option<u64> {
+        let state = self.state.lock();
+        let waits = state.taken_over && state.record.offered > state.offered_on_disk;
+        waits.then_some(state.record.offered)
     }
 
     /// Reads an entry part by part, beginning with part `from`. Blocks; stops when `take` says no.
@@ -261,7 +334,7 @@ impl SinkLog {
             let delta = self.of_run(&rows)?;
             let delta = match self.form {
                 Form::Upsert => delta,
-                Form::Append => parts::insertions(delta)?,
+                Form::Append => insertions(delta)?,
             };
             match parts.push(delta)? {
                 true => Ok(()),
@@ -272,113 +345,6 @@ impl SinkLog {
             Ok(()) => parts.finish(),
             Err(EngineError::Stopping) => Ok(()),
             Err(error) => Err(error),
-        }
-    }
-
-    /// What a checkpoint of `epoch` has to save.
-    fn stage(&self, shared: &Shared, job: &Job, epoch: u64) -> Result<Option<Stage>, EngineError> {
-        let stored = &self.stored;
-        let (saved, mut record, behind) = {
-            let state = self.state.lock();
-            if !state.taken_over {
-                return Ok(None);
-            }
-            (state.saved.clone(), state.record.clone(), state.behind)
-        };
-        let found = {
-            let history = stored.history.lock();
-            let through = history.through(epoch).filter(|e| *e >= saved.through);
-            let version = through.and_then(|through| history.at(through, epoch));
-            let logged = through.and_then(|through| history.delta(saved.through, through));
-            through
-                .zip(version)
-                .map(|(e, version)| (e, version, logged))
-        };
-        let Some((through, version, logged)) = found else {
-            return Ok(behind.then(|| Stage::record(record)));
-        };
-        let same = |saved: &Arc<Version>| Arc::ptr_eq(saved, &version);
-        if saved.version.as_ref().is_some_and(same) {
-            return Ok(Some(Stage::reached(through, record, behind)));
-        }
-        let changes = match (logged, &saved.version) {
-            (Some(changes), _) => changes,
-            (None, Some(saved)) => saved.diff_to(&version)?,
-            (None, None) => version.content()?,
-        };
-        let bytes: usize = changes
-            .iter()
-            .map(|d| d.batch.get_array_memory_size())
-            .sum();
-        let rows: usize = changes.iter().map(Delta::num_rows).sum();
-        let inserts = changes.iter().any(has_insertions);
-        let mut order = record.order;
-        let changes = self.to_run(&changes, &mut order)?;
-        let runs = shared.checkpoints.runs.write(&self.shape, &changes)?;
-        if runs.is_empty() {
-            let saved = Saved {
-                version: Some(version),
-                ..saved
-            };
-            return Ok(Some(Stage {
-                saved: Some(saved),
-                ..Stage::reached(through, record, behind)
-            }));
-        }
-        record.order = order;
-        if inserts || self.form == Form::Upsert {
-            let at_ms = shared.at_ms(through);
-            let at_ms = at_ms.unwrap_or_else(|| shared.latest_info().at_ms);
-            record.stamp_ms = record.stamp_ms.saturating_add(1).max(at_ms);
-            let part = PART_BYTES_MAX / (bytes / rows.max(1)).max(1);
-            record.entries.push_back(Entry {
-                epoch: through,
-                before: saved.through,
-                stamp_ms: record.stamp_ms,
-                part_rows: part.clamp(1, shared.config.sink_part_rows_max) as u32,
-                bytes: runs.iter().map(|run| run.info().bytes).sum(),
-                runs: runs.iter().map(|run| run.info().number).collect(),
-                frontier: frontier(job, through),
-            });
-        }
-        Ok(Some(Stage {
-            save: Some(Save {
-                table: stored.oid.0.into(),
-                since: Some(saved.through),
-                through,
-                runs,
-            }),
-            saved: Some(Saved {
-                through,
-                version: Some(version),
-            }),
-            through: Some(through),
-            record,
-            write: true,
-        }))
-    }
-
-    /// Takes over what a checkpoint has committed.
-    fn staged(&self, shared: &Shared, stage: Stage) {
-        let mut state = self.state.lock();
-        // What was delivered meanwhile is in the present record and not in the one that was written.
-        let delivered = state.record.delivered;
-        let first = stage.record.first_run();
-        if stage.write {
-            state.behind = delivered != stage.record.delivered;
-            state.first_on_disk = first;
-        }
-        state.record = stage.record;
-        state.record.trim(delivered);
-        if let Some(saved) = stage.saved {
-            state.saved = saved;
-        }
-        if let Some(through) = stage.through {
-            state.reached = state.reached.max(through);
-        }
-        drop(state);
-        if stage.write {
-            shared.checkpoints.runs.hold(self.stored.oid.0, first);
         }
     }
 
@@ -430,6 +396,10 @@ impl State {
     fn trim(&mut self, marker: Option<Marker>) {
         self.behind |= self.record.trim(marker);
     }
+
+    fn offer(&mut self) {
+        self.behind |= self.record.offer();
+    }
 }
 
 fn shape(form: Form, schema: &SchemaRef, key: &[usize]) -> Result<RunShape, StateError> {
@@ -441,118 +411,6 @@ fn shape(form: Form, schema: &SchemaRef, key: &[usize]) -> Result<RunShape, Stat
                 .chain(schema.fields().iter().cloned())
                 .collect();
             RunShape::in_order(Arc::new(Schema::new(fields)), &[0])
-        }
-    }
-}
-
-fn has_insertions(delta: &Delta) -> bool {
-    (0..delta.num_rows()).any(|row| delta.weights.at(row) > 0)
-}
-
-/// Where the sources end that a job without state reads and nothing else.
-fn frontier(job: &Job, epoch: u64) -> BTreeMap<String, thalweg_connectors::Offsets> {
-    let place = |input: &Arc<Stored>| {
-        let offsets = input.source()?.offsets_at(epoch)?;
-        Some((input.name.clone(), offsets))
-    };
-    let places = job.inputs.iter().map(place).collect::<Option<_>>();
-    places.filter(|_| job.linear).unwrap_or_default()
-}
-
-/// What one sink puts into a checkpoint.
-#[derive(Debug)]
-struct Stage {
-    save: Option<Save>,
-    saved: Option<Saved>,
-    through: Option<u64>,
-    record: Record,
-    /// The record has to be written.
-    write: bool,
-}
-
-impl Stage {
-    fn record(record: Record) -> Self {
-        Self {
-            save: None,
-            saved: None,
-            through: None,
-            record,
-            write: true,
-        }
-    }
-
-    fn reached(through: u64, record: Record, write: bool) -> Self {
-        Self {
-            through: Some(through),
-            write,
-            ..Self::record(record)
-        }
-    }
-}
-
-/// What all sinks put into one checkpoint.
-#[derive(Debug, Default)]
-pub(crate) struct Staging {
-    stages: Vec<(Arc<Job>, Arc<SinkLog>, Stage)>,
-}
-
-impl Staging {
-    /// Writes the runs of all sinks that have a log. One that cannot be staged keeps what it has, and the others go on.
-    pub(crate) fn of(shared: &Shared, epoch: u64) -> Self {
-        let mut staging = Self::default();
-        let jobs: Vec<Arc<Job>> = shared.jobs.read().values().cloned().collect();
-        for job in jobs {
-            let Some(log) = job.log.get().cloned() else {
-                continue;
-            };
-            match log.stage(shared, &job, epoch) {
-                Ok(stage) => staging.stages.extend(stage.map(|stage| (job, log, stage))),
-                Err(error) => report(shared, &job.relation, "could not be staged", &error),
-            }
-        }
-        staging
-    }
-
-    /// What the checkpoint has to name: runs, and the records of the sinks.
-    pub(crate) fn saves(&mut self, shared: &Shared) -> (Vec<Save>, Vec<(u32, Vec<u8>)>) {
-        let mut saves = Vec::new();
-        let mut records = Vec::new();
-        for (job, log, stage) in &mut self.stages {
-            let oid = job.relation.oid.0;
-            saves.extend(stage.save.take());
-            if stage.write {
-                records.push((oid, stage.record.encode()));
-            }
-            // As soon as the manifest names a run it might be merged.
-            if log.state.lock().first_on_disk.is_none() {
-                shared.checkpoints.runs.hold(oid, stage.record.first_run());
-            }
-        }
-        (saves, records)
-    }
-
-    /// Has the sinks deliver what the checkpoint has made durable.
-    pub(crate) fn committed(self, shared: &Shared) {
-        self.finish(shared, |_| true);
-    }
-
-    /// There was nothing to make durable.
-    pub(crate) fn idle(self, shared: &Shared) {
-        self.finish(shared, |stage| !stage.write);
-    }
-
-    fn finish(self, shared: &Shared, counts: impl Fn(&Stage) -> bool) {
-        let mut any = false;
-        for (job, log, stage) in self.stages {
-            if counts(&stage) {
-                any |= stage.write;
-                log.staged(shared, stage);
-                let through = log.delivered_through();
-                any |= job.delivered.fetch_max(through, Ordering::SeqCst) < through;
-            }
-        }
-        if any {
-            shared.bump();
         }
     }
 }

@@ -299,6 +299,7 @@ impl World {
                 since: Some(since),
                 through: epoch,
                 runs: self.runs.write(&self.shape, changes)?,
+                gone: Vec::new(),
             });
             saved.insert(*table, (epoch, content.clone()));
             if dice.random_bool(0.4) {
@@ -310,6 +311,7 @@ impl World {
                     since: None,
                     through: epoch,
                     runs: self.runs.write(&self.shape, all.as_slice())?,
+                    gone: Vec::new(),
                 });
                 jobs.push(JobRecord {
                     object: *table,

@@ -45,6 +45,7 @@ fn save(runs: &Runs, table: u32, since: u64, through: u64, changes: &[WeightedBa
         since: Some(since),
         through,
         runs: runs.write(&shape(), changes).expect("writes"),
+        gone: Vec::new(),
     }
 }
 
@@ -137,6 +138,31 @@ fn a_save_must_begin_where_the_last_one_ended() {
     let next = save(&runs, 7, 5, 8, &[rows(3..5, 1)]);
     assert_eq!(commit(&runs, 8, vec![next]).expect("commits").number, 2);
     assert_eq!(count(&runs, 7), 5);
+}
+
+/// Runs that a save lets go of do not count any more, and their files go, once it is committed.
+#[test]
+fn a_save_lets_go_of_runs() {
+    let (disk, store, runs) = fresh();
+    for epoch in 0..3 {
+        let next = save(&runs, 7, epoch, epoch + 1, &[rows(0..3, 1)]);
+        commit(&runs, epoch + 1, vec![next]).expect("commits");
+    }
+    let known = runs.table(7).expect("is read").runs;
+    let gone: Vec<u64> = known.iter().take(2).map(|run| run.number).collect();
+    let let_go = |since| Save {
+        gone: gone.clone(),
+        ..save(&runs, 7, since, 4, &[rows(3..5, 1)])
+    };
+    commit(&runs, 4, vec![let_go(9)]).expect_err("does not fit");
+    runs.collect().expect("collects");
+    assert_eq!((files(&disk), count(&runs, 7)), (3, 9));
+    commit(&runs, 4, vec![let_go(3)]).expect("commits");
+    runs.collect().expect("collects");
+    assert_eq!((files(&disk), count(&runs, 7)), (2, 5));
+    drop((store, runs));
+    let (_store, runs) = open(&disk, &CrashPoints::none()).expect("opens");
+    assert_eq!((files(&disk), count(&runs, 7)), (2, 5));
 }
 
 #[test]
@@ -241,6 +267,7 @@ fn a_failed_step_changes_nothing() {
                 since: Some(1),
                 through: 2,
                 runs: runs.write(&shape(), &[rows(3..9, 1)])?,
+                gone: Vec::new(),
             };
             commit(&runs, 2, vec![next]).map(drop)
         };

@@ -19,6 +19,7 @@ use crate::error::EngineError;
 use crate::job::Job;
 use crate::relation::Version;
 use crate::shared::{Shared, Stored};
+use crate::sink_log::Stage;
 use crate::subscription::HIDDEN_OIDS;
 use crate::worker::weighted;
 
@@ -47,6 +48,16 @@ pub(super) struct SavingState {
     pub(super) unsaved: StateChanges,
     /// Since when the job is behind what the tables' runs hold.
     pub(super) behind_since: Option<Instant>,
+    /// It did not come to its group's epoch in time; until then the others are saved without it.
+    pub(super) left_out_until: Option<Instant>,
+}
+
+/// What a checkpoint writes of one job.
+pub(super) struct Written {
+    pub(super) saves: Vec<Save>,
+    pub(super) record: JobRecord,
+    /// Of a sink that delivers exactly once.
+    pub(super) stage: Option<Stage>,
 }
 
 #[derive(Debug)]
@@ -184,9 +195,36 @@ impl Job {
         (wanted > done).then_some(wanted)
     }
 
-    /// `None` too for a sink whose log keeps the content: what was staged, and no epoch of the query, is where it goes on from.
     pub(crate) fn saving(&self) -> Option<&Saving> {
-        self.saving.as_ref().filter(|_| self.log.get().is_none())
+        self.saving.as_ref()
+    }
+
+    /// True when all that there is to save of it is where its sources stood: they take nothing back, and it remembers nothing.
+    pub(crate) fn is_only_a_place(&self) -> bool {
+        self.saving.is_some() && self.linear && self.inputs.iter().all(|input| input.is_stream())
+    }
+
+    /// True when it, and every view under it, may be saved at all.
+    fn can_go_on(&self, shared: &Shared) -> bool {
+        let goes_on = |input: &Arc<Stored>| match feeder(shared, self, input) {
+            Some(Feeder::Job(feeding)) => feeding.can_go_on(shared),
+            Some(Feeder::Source(_) | Feeder::Table) => true,
+            None => false,
+        };
+        self.saving().is_some() && self.inputs.iter().all(goes_on)
+    }
+
+    /// True for a sink whose changes are staged without its state: that is never saved, or comes too late for its group.
+    pub(crate) fn stages_alone(&self, shared: &Shared) -> bool {
+        !self.can_go_on(shared) || self.is_left_out()
+    }
+
+    /// True while its group is saved without it.
+    fn is_left_out(&self) -> bool {
+        self.saving().is_some_and(|saving| {
+            let until = saving.state.lock().left_out_until;
+            until.is_some_and(|until| Instant::now() < until)
+        })
     }
 
     /// Its content as it was saved, when that was at this epoch.
@@ -201,6 +239,8 @@ impl Job {
         self.saving().is_some()
             && !self.is_dropped()
             && !self.has_failed()
+            && !self.is_held()
+            && !self.is_left_out()
             && self.relation.through(shared.latest()).is_some()
             && self
                 .inputs
@@ -299,19 +339,28 @@ impl Job {
     }
 
     /// Writes what was taken.
-    pub(super) fn write(&self, shared: &Shared) -> Result<(Vec<Save>, JobRecord), EngineError> {
+    pub(super) fn write(&self, shared: &Shared) -> Result<Written, EngineError> {
         let unready = || EngineError::internal("a job is saved before it was taken");
         let saving = self.saving().ok_or_else(unready)?;
         let state = saving.state.lock();
         let taken = state.taken.as_ref().ok_or_else(unready)?;
         let (object, epoch) = (self.relation.oid.0, taken.record.epoch);
         let since = state.saved.as_ref().map(|saved| saved.record.epoch);
-        let content = self.content_changes(&state, taken, epoch)?;
+        let log = self.log.get();
+        let stage = log
+            .map(|log| log.stage_with_job(shared, self, epoch, &taken.content))
+            .transpose()?;
+        let content = match log {
+            Some(_) => Vec::new(),
+            None => self.content_changes(&state, taken, epoch)?,
+        };
         let whole = state.unsaved.whole || since.is_none();
         let mut saves = Vec::with_capacity(saving.shapes.len());
         let mut tables = state.unsaved.tables.iter();
         for (part, shape) in (0_u32..).zip(&saving.shapes) {
             let (since, changes): (_, &[Delta]) = match part {
+                // What is staged is the content.
+                0 if log.is_some() => continue,
                 0 => (since, &content),
                 _ => {
                     let changes = tables.next().map(Vec::as_slice).unwrap_or_default();
@@ -324,14 +373,19 @@ impl Job {
                 since,
                 through: epoch,
                 runs: shared.checkpoints.runs.write(shape, &changes)?,
+                gone: Vec::new(),
             });
         }
         let record = JobRecord {
             object,
             record: Some(taken.record.encode()),
-            parts: saves.len() as u32,
+            parts: saving.shapes.len() as u32,
         };
-        Ok((saves, record))
+        Ok(Written {
+            saves,
+            record,
+            stage,
+        })
     }
 
     fn content_changes(

@@ -1,7 +1,8 @@
 //! Begins a job where its newest checkpoint left it.
 //!
 //! Invariant: a job goes on from saved state only when that state is of the same plan, kept in the same form, and everything the
-//! job reads can be given as it was at that epoch. Otherwise it is computed from its inputs as they are now, and says so.
+//! job reads can be given as it was at that epoch. Otherwise it is computed from its inputs as they are now, and says so; a sink
+//! whose deliveries are not kept cannot be, and is refused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,29 +23,34 @@ use crate::shared::Shared;
 use crate::status::ErrorRecord;
 
 /// Gives a job that is not in place yet the state that was saved of it, and that of what keeps its sources' rows.
-pub(crate) fn resume(shared: &Arc<Shared>, job: &Job) {
+pub(crate) fn resume(shared: &Arc<Shared>, job: &Job) -> Result<(), EngineError> {
     for keeper in &job.keepers {
         resume_one(shared, keeper);
     }
-    resume_one(shared, job);
+    let goes_on = resume_one(shared, job);
+    match job.log.get().filter(|_| !goes_on) {
+        Some(log) => log.require_content(),
+        None => Ok(()),
+    }
 }
 
-fn resume_one(shared: &Arc<Shared>, job: &Job) {
+/// Tells whether it goes on.
+fn resume_one(shared: &Arc<Shared>, job: &Job) -> bool {
     // What was created just now, or has gone on already, has nothing here, and does not wait for a checkpoint that is being made.
     if !shared.checkpoints.is_unclaimed(object(job)) {
-        return;
+        return false;
     }
     // Held until the job has gone on: once it is claimed nothing else keeps what it reads from being saved at a later epoch.
     let turn = shared.checkpoints.turn.lock();
     let Some(claimed) = shared.checkpoints.claim(object(job)) else {
-        return;
+        return false;
     };
     let resumed = claimed
         .map_err(EngineError::from)
         .and_then(|bytes| try_resume(shared, job, &bytes, &turn));
     drop(turn);
     let reason = match resumed {
-        Ok(Ok(())) => return,
+        Ok(Ok(())) => return true,
         Ok(Err(reason)) => reason,
         Err(error) => error.to_string(),
     };
@@ -61,6 +67,7 @@ fn resume_one(shared: &Arc<Shared>, job: &Job) {
         at_us,
         None,
     ));
+    false
 }
 
 /// The inner error says why the saved state does not fit.
@@ -76,7 +83,9 @@ fn try_resume(
     let Some(record) = Record::decode(bytes) else {
         return Ok(Err("the record of its state is corrupt".into()));
     };
-    if record.fingerprint != saving.fingerprint {
+    // Where a sink stands in its sources is the same whatever it makes of their rows.
+    let is_place = job.log.get().is_some() && job.is_only_a_place();
+    if record.fingerprint != saving.fingerprint && !is_place {
         return Ok(Err(
             "its plan is another than the one it was saved for".into()
         ));
@@ -103,10 +112,7 @@ fn try_resume(
         };
         contents.insert(input.oid, content);
     }
-    let content = Arc::new(read_state(shared, job, saving, epoch)?);
-    let mut history = job.relation.history.lock();
-    history.resume(epoch, Arc::clone(&content));
-    drop(history);
+    let content = read_state(shared, job, saving, epoch)?;
     *job.stands.lock() = Some((epoch, Places::at(epoch, streams, contents)));
     saving.state.lock().saved = Some(SavedJob { record, content });
     tracing::info!(job = %job.relation.name, epoch, "goes on from its checkpoint");
@@ -119,7 +125,7 @@ fn read_state(
     job: &Job,
     saving: &Saving,
     epoch: u64,
-) -> Result<Version, EngineError> {
+) -> Result<Arc<Version>, EngineError> {
     let runs = &shared.checkpoints.runs;
     let object = object(job).0;
     let parts = (0_u32..).map(|part| StatePart { object, part });
@@ -135,10 +141,19 @@ fn read_state(
             return Err(error.into());
         }
     }
-    let (_, shape) = tables
-        .first()
-        .ok_or_else(|| EngineError::internal("a job is saved without content"))?;
-    let content = content_of_runs(shared, &job.relation, shape)?;
+    let content = match job.log.get() {
+        // What is staged is in place.
+        Some(_) => job.relation.history.lock().newest(),
+        None => {
+            let (_, shape) = tables
+                .first()
+                .ok_or_else(|| EngineError::internal("a job is saved without content"))?;
+            let content = Arc::new(content_of_runs(shared, &job.relation, shape)?);
+            let mut history = job.relation.history.lock();
+            history.resume(epoch, Arc::clone(&content));
+            content
+        }
+    };
     let Some(root) = &job.stateful else {
         return Ok(content);
     };

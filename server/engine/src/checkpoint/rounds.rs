@@ -13,6 +13,9 @@ use super::jobs::{Feeder, feeder, object};
 use crate::job::Job;
 use crate::shared::Shared;
 
+/// How long a job that did not come to its group's epoch in time is left out.
+const LEFT_OUT: Duration = Duration::from_secs(5 * 60);
+
 /// A group of jobs on its way to an epoch.
 #[derive(Debug)]
 pub(super) struct Round {
@@ -58,6 +61,25 @@ impl Round {
             })
     }
 
+    /// Has the next rounds do without those that did not come, so that the others do not wait for them again and again. Without
+    /// its state a job is computed from what it reads; what a stream held may be gone then, so one that reads streams is waited for,
+    /// and so is what others read.
+    fn leave_out_the_late(&self) {
+        let is_read = |job: &Arc<Job>| {
+            let relation = &job.relation;
+            let mut inputs = self.jobs.iter().flat_map(|other| &other.inputs);
+            inputs.any(|input| Arc::ptr_eq(input, relation))
+        };
+        for job in &self.jobs {
+            if job.is_taken_at(self.epoch) || job.reads_streams() || is_read(job) {
+                continue;
+            }
+            if let Some(saving) = job.saving() {
+                saving.state.lock().left_out_until = Some(Instant::now() + LEFT_OUT);
+            }
+        }
+    }
+
     pub(super) fn saves(&self, job: &Arc<Job>) -> bool {
         self.jobs.iter().any(|own| Arc::ptr_eq(own, job))
     }
@@ -67,21 +89,35 @@ impl Round {
     }
 }
 
+/// From when on a job that cannot be saved because its sink's log is full holds the logs of the tables that it reads.
+fn note_the_held(shared: &Shared) {
+    for job in shared.jobs.read().values().filter(|job| job.is_held()) {
+        if let Some(saving) = job.saving() {
+            let mut state = saving.state.lock();
+            state.behind_since.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
 /// Begins rounds where something has moved, and gives up those that cannot end any more.
 pub(super) fn renew(shared: &Shared, rounds: &mut Vec<Round>) {
     let groups = groups(shared);
     let late = shared.config.snapshot_history / 2;
     rounds.retain(|round| {
-        let stays = groups.iter().any(|jobs| round.has(jobs))
-            && round.begun.elapsed() < late
-            && !round.is_missed(shared);
+        let same = groups.iter().any(|jobs| round.has(jobs));
+        let is_late = round.begun.elapsed() >= late;
+        if same && is_late {
+            round.leave_out_the_late();
+        }
+        let stays = same && !is_late && !round.is_missed(shared);
         if !stays {
             round.give_up();
         }
         stays
     });
+    note_the_held(shared);
     let epoch = shared.latest();
-    for jobs in groups {
+    for jobs in self::groups(shared) {
         let under_way = rounds.iter().any(|round| round.has(&jobs));
         // What is not back yet was saved at the epoch at which these were.
         let awaited = jobs

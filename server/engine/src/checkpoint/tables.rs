@@ -83,6 +83,7 @@ pub(super) fn save_table(
         since: Some(saved.through),
         through: epoch,
         runs,
+        gone: Vec::new(),
     };
     Ok(Some((save, version)))
 }

@@ -124,7 +124,7 @@ fn together(parts: &[Delta]) -> Result<Delta, EngineError> {
 }
 
 /// The rows that were inserted.
-pub(super) fn insertions(delta: Delta) -> Result<Delta, EngineError> {
+pub(crate) fn insertions(delta: Delta) -> Result<Delta, EngineError> {
     if delta.weights.all_positive() {
         return Ok(delta);
     }

@@ -9,7 +9,10 @@ use thalweg_connectors::{Marker, Offsets};
 
 use crate::source::{decode_offsets, encode_offsets};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+
+/// Without what a writer may have been given, and with all content: nothing was staged before a writer had taken over.
+const FORMAT_OF_CONTENT: u8 = 1;
 
 /// What one checkpoint has staged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,10 @@ pub(crate) struct Record {
     pub(crate) stamp_ms: i64,
     /// Place of the next row that is appended.
     pub(crate) order: i64,
+    /// Entries through this epoch may have been given to a writer. Later ones were staged while none had taken over.
+    pub(crate) offered: u64,
+    /// What was delivered is not kept any more, so the runs do not add up to the content of the query.
+    pub(crate) partial: bool,
     /// What waits, oldest first.
     pub(crate) entries: VecDeque<Entry>,
 }
@@ -56,6 +63,14 @@ impl Record {
         true
     }
 
+    /// Has a writer be given everything that is staged; tells whether that is news.
+    pub(crate) fn offer(&mut self) -> bool {
+        let newest = self.entries.back().map_or(0, |entry| entry.epoch);
+        let news = newest > self.offered;
+        self.offered = self.offered.max(newest);
+        news
+    }
+
     /// The first of the runs that wait.
     pub(crate) fn first_run(&self) -> Option<u64> {
         self.entries.front()?.runs.first().copied()
@@ -69,6 +84,8 @@ impl Record {
         out.push(u8::from(marker.last));
         out.extend_from_slice(&self.stamp_ms.to_le_bytes());
         out.extend_from_slice(&self.order.to_le_bytes());
+        out.extend_from_slice(&self.offered.to_le_bytes());
+        out.push(u8::from(self.partial));
         put_len(self.entries.len(), &mut out);
         for entry in &self.entries {
             out.extend_from_slice(&entry.epoch.to_le_bytes());
@@ -142,7 +159,8 @@ impl<'a> Cursor<'a> {
     }
 
     fn record(&mut self) -> Option<Record> {
-        if self.array()? != [FORMAT] {
+        let [format] = self.array()?;
+        if format != FORMAT && format != FORMAT_OF_CONTENT {
             return None;
         }
         let known = self.flag()?;
@@ -152,16 +170,26 @@ impl<'a> Cursor<'a> {
             last: self.flag()?,
         };
         let (stamp_ms, order) = (self.i64()?, self.i64()?);
+        let (offered, partial) = match format {
+            FORMAT => (self.u64()?, self.flag()?),
+            _ => (0, false),
+        };
         let mut entries = VecDeque::new();
         for _ in 0..self.u32()? {
             entries.push_back(self.entry()?);
         }
-        Some(Record {
+        let mut record = Record {
             delivered: known.then_some(marker),
             stamp_ms,
             order,
+            offered,
+            partial,
             entries,
-        })
+        };
+        if format == FORMAT_OF_CONTENT {
+            record.offer();
+        }
+        Some(record)
     }
 
     fn entry(&mut self) -> Option<Entry> {

@@ -1,5 +1,7 @@
 //! The decisions of the log as tables: what a marker means, what a record forgets, where a delivery is cut.
 
+use std::collections::BTreeMap;
+
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::Int64Type;
 use proptest::prelude::*;
@@ -28,6 +30,8 @@ fn record(delivered: Option<Marker>, epochs: &[u64]) -> Record {
         delivered,
         stamp_ms: 1,
         order: 2,
+        offered: epochs.last().copied().unwrap_or(0),
+        partial: false,
         entries: epochs.iter().map(|epoch| entry(*epoch)).collect(),
     }
 }
@@ -73,6 +77,14 @@ fn a_marker_says_what_is_missing_or_does_not_fit() {
             "{outside:?} {accepted}"
         );
     }
+    // What no writer has been given yet cannot be what the marker is of.
+    let blind = Record {
+        offered: 20,
+        ..record(known, &[20, 30])
+    };
+    let other = marker(30, 0, true);
+    assert_eq!(judge(Some(other), &blind, false), Verdict::Ahead(other));
+    assert_eq!(judge(first, &blind, false), Verdict::After(first));
     // A sink that is new finds nothing, and has delivered nothing.
     assert_eq!(
         judge(None, &record(None, &[20]), false),
@@ -92,8 +104,22 @@ fn a_record_forgets_what_is_outside() {
     );
     assert!(log.trim(Some(marker(20, 1, true))));
     assert_eq!((log.entries.len(), log.first_run()), (1, Some(30)));
+    log.entries.push_back(entry(40));
+    assert!(
+        log.offer() && !log.offer(),
+        "what is offered is no news twice"
+    );
     let bytes = log.encode();
     assert_eq!(Record::decode(&bytes), Ok(log));
+    // As it was written when nothing was staged before a writer had taken over.
+    let mut old = bytes.clone();
+    old[0] = 1;
+    old.drain(31..40);
+    let old = Record::decode(&old).expect("is read");
+    assert_eq!(
+        (old.offered, old.partial, old.entries.len()),
+        (40, false, 2)
+    );
     for end in 0..bytes.len() {
         assert!(Record::decode(&bytes[..end]).is_err(), "{end}");
     }

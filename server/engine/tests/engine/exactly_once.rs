@@ -21,7 +21,7 @@ use crate::harness::Db;
 
 /// What goes wrong with the next call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub(crate) enum Fault {
     /// Nobody answers the one who wants to take over.
     TakeOver,
     /// Nothing of the delivery arrives.
@@ -32,28 +32,28 @@ enum Fault {
 
 /// What an outside system holds.
 #[derive(Debug, Default)]
-struct Outside {
+pub(crate) struct Outside {
     writer: u64,
-    marker: Option<Marker>,
+    pub(crate) marker: Option<Marker>,
     /// Rows as text with how often they were inserted less how often they were deleted, in order of arrival.
-    rows: Vec<(String, i64)>,
+    pub(crate) rows: Vec<(String, i64)>,
     stamps: Vec<i64>,
-    faults: VecDeque<Fault>,
+    pub(crate) faults: VecDeque<Fault>,
     /// Deliveries that wait for a commit.
-    gathers: bool,
+    pub(crate) gathers: bool,
     parts: u32,
 }
 
 #[derive(Debug, Clone, Default)]
-struct World(Arc<Mutex<Outside>>);
+pub(crate) struct World(Arc<Mutex<Outside>>);
 
 impl World {
-    fn lock(&self) -> MutexGuard<'_, Outside> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Outside> {
         self.0.lock().expect("nobody panicked")
     }
 
     /// The rows that readers see, each as often as it is there.
-    fn seen(&self) -> BTreeMap<String, i64> {
+    pub(crate) fn seen(&self) -> BTreeMap<String, i64> {
         let mut seen = BTreeMap::new();
         for (row, weight) in &self.lock().rows {
             *seen.entry(row.clone()).or_insert(0) += weight;
@@ -63,7 +63,11 @@ impl World {
     }
 
     fn config(&self) -> EngineConfig {
-        let world = self.clone();
+        World::config_of(vec![("out", self.clone())])
+    }
+
+    /// An engine whose sinks write to a world each.
+    pub(crate) fn config_of(worlds: Vec<(&'static str, World)>) -> EngineConfig {
         let open = move |relation: &Relation| -> Box<dyn CommittingSink> {
             let RelationKind::Sink(spec) = &relation.kind else {
                 panic!("{} is no sink", relation.name);
@@ -72,6 +76,8 @@ impl World {
                 Some(_) => Form::Upsert,
                 None => Form::Append,
             };
+            let world = worlds.iter().find(|(sink, _)| *sink == relation.name);
+            let (_, world) = world.expect("a world for each sink");
             Box::new(Scripted {
                 world: world.clone(),
                 form,
@@ -193,7 +199,7 @@ fn texts(batch: &RecordBatch) -> Vec<String> {
     (0..batch.num_rows()).map(row).collect()
 }
 
-fn wanted(db: &Db, query: &str) -> BTreeMap<String, i64> {
+pub(crate) fn wanted(db: &Db, query: &str) -> BTreeMap<String, i64> {
     let mut rows = BTreeMap::new();
     for row in db.rows(query) {
         *rows.entry(row).or_insert(0) += 1;
@@ -216,7 +222,7 @@ fn grouped(world: &World) -> Db {
     db
 }
 
-fn sink(status: &EngineStatus) -> &thalweg_engine::JobStatus {
+pub(crate) fn sink(status: &EngineStatus) -> &thalweg_engine::JobStatus {
     let sink = status.jobs.iter().find(|job| job.kind == "sink");
     sink.expect("a sink")
 }

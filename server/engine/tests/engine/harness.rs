@@ -32,6 +32,8 @@ pub(crate) type Rows = Vec<String>;
 #[derive(Clone)]
 pub(crate) struct Folder {
     path: PathBuf,
+    /// Where its next engine fails.
+    points: CrashPoints,
     _scratch: Option<Arc<tempfile::TempDir>>,
 }
 
@@ -48,7 +50,7 @@ impl Folder {
     }
 
     fn open(&self) -> Result<DataDir, StateError> {
-        DataDir::open(Arc::new(SystemDisk), &self.path, CrashPoints::none())
+        DataDir::open(Arc::new(SystemDisk), &self.path, self.points.clone())
     }
 }
 
@@ -82,6 +84,7 @@ impl Db {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let folder = Folder {
             path: scratch.path().to_path_buf(),
+            points: CrashPoints::none(),
             _scratch: Some(Arc::new(scratch)),
         };
         Closed::new(folder, Arc::new(Catalog::empty()), config)
@@ -93,6 +96,7 @@ impl Db {
     pub(crate) fn at(path: &Path) -> (Db, CatalogLog) {
         let folder = Folder {
             path: path.to_path_buf(),
+            points: CrashPoints::none(),
             _scratch: None,
         };
         let dir = folder.open().expect("the file is free");
@@ -105,7 +109,10 @@ impl Db {
     pub(crate) fn close(self) -> Closed {
         self.engine.shutdown();
         Closed {
-            folder: self.folder,
+            folder: Folder {
+                points: CrashPoints::none(),
+                ..self.folder
+            },
             runtime: self.runtime,
             planner: self.planner,
             catalog: self.catalog,
@@ -389,6 +396,12 @@ impl Closed {
         self.folder.runs()
     }
 
+    /// Has the next engine fail at a step.
+    pub(crate) fn failing(mut self, points: CrashPoints) -> Closed {
+        self.folder.points = points;
+        self
+    }
+
     /// Changes what is on disk.
     pub(crate) fn with_runs(&self, change: impl FnOnce(&Runs)) {
         let dir = self.folder.open().expect("the file is free");
@@ -403,7 +416,7 @@ impl Closed {
     }
 
     fn open_over(self, dir: DataDir) -> Result<Db, EngineError> {
-        let store = Store::open(dir.database())?;
+        let store = Store::open_with(dir.database(), self.folder.points.clone())?;
         let runs = Runs::open(&dir, &store)?;
         drop(dir);
         let engine = Engine::open(

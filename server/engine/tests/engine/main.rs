@@ -7,6 +7,7 @@ mod harness;
 mod random;
 mod restart;
 mod resume;
+mod sinks_go_on;
 mod sources;
 mod subscriptions;
 mod tables;

@@ -14,7 +14,7 @@ fn save(db: &Db) {
 }
 
 /// What was computed from its inputs again, and why.
-fn anew(db: &Db) -> Vec<String> {
+pub(crate) fn anew(db: &Db) -> Vec<String> {
     let status = db.engine.status();
     let errors = status
         .errors
@@ -115,7 +115,7 @@ fn file_source(folder: &Path) -> Db {
     db
 }
 
-fn part(folder: &Path, number: i64) {
+pub(crate) fn part(folder: &Path, number: i64) {
     let rows = (0..10).map(|row| format!("{{\"id\": {}, \"v\": {row}}}\n", number * 10 + row));
     std::fs::write(
         folder.join(format!("part_{number}.json")),

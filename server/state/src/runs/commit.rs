@@ -27,6 +27,8 @@ pub struct Save {
     pub through: u64,
     /// Their runs; none when they cancel out.
     pub runs: Vec<NewRun>,
+    /// Runs of the table, by number, that nobody needs any more.
+    pub gone: Vec<u64>,
 }
 
 /// What a checkpoint says about one job.
@@ -142,6 +144,10 @@ impl Changed {
                     changed.rubbish.extend(old.map(|run| run.number));
                 }
             }
+            let old = table
+                .runs
+                .extract_if(.., |run| save.gone.contains(&run.number));
+            changed.rubbish.extend(old.map(|run| run.number));
             table.through = save.through;
             let runs = save.runs.iter().map(|run| run.info.clone());
             table.runs.extend(runs);
