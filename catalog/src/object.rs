@@ -130,6 +130,18 @@ pub struct ArchiveSpec {
     pub encode_options: BTreeMap<String, String>,
     /// Names of the columns that make folders, outermost first.
     pub partition_by: Vec<String>,
+    /// What fills it; absent for an archive that statements insert into.
+    #[serde(default)]
+    pub feed: Option<Feed>,
+}
+
+/// What fills an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feed {
+    /// The relation that FROM names.
+    pub from: Oid,
+    /// Canonical text of the query that gives the rows.
+    pub query: String,
 }
 
 /// What a sink needs to be opened.
@@ -310,13 +322,14 @@ impl Relation {
         matches!(self.kind, RelationKind::Table)
     }
 
-    /// Text of the query that feeds it: of a view, a materialized view or a sink.
+    /// Text of the query that feeds it: of a view, a materialized view, a sink or an archive.
     pub fn query(&self) -> Option<&str> {
         match &self.kind {
             RelationKind::View { query } | RelationKind::MaterializedView { query, .. } => {
                 Some(query)
             }
             RelationKind::Sink(spec) => Some(&spec.query),
+            RelationKind::Archive(spec) => spec.feed.as_ref().map(|feed| feed.query.as_str()),
             _ => None,
         }
     }

@@ -7,6 +7,10 @@
 //! * [`SourceConnector`] resolves where reading starts and opens a [`SourceReader`]; offsets belong to the caller.
 //! * [`Delta`], [`Epoch`] and [`EpochInfo`] are what the engine passes around.
 
+// Tests of the contracts know the crate by its name.
+#[cfg(test)]
+extern crate self as thalweg_connectors;
+
 mod archive;
 mod blackhole;
 mod commit;
@@ -29,7 +33,9 @@ mod store;
 #[cfg(test)]
 mod testing;
 
-pub use archive::{ArchiveError, ArchiveTable, Bounds, DataFile, Head, Layout, Snapshot};
+pub use archive::{
+    ArchiveError, ArchiveSink, ArchiveTable, Bounds, DataFile, Head, Layout, Reached, Snapshot,
+};
 pub use blackhole::BlackholeSink;
 pub use commit::{CommittingSink, Due, Marker, Staged};
 pub use context::{Clock, ConnectorContext, ManualClock, SystemClock};

@@ -94,6 +94,8 @@ pub struct RelationScan {
     pub outside: Option<Outside>,
     /// `FOR SYSTEM_TIME AS OF PROCTIME()`: each row of the other side finds what is there when it comes.
     pub as_of_now: bool,
+    /// The second half of a hybrid: it begins where this archive ends.
+    pub after: Option<Oid>,
 }
 
 /// What a plan says of a table that an outside system keeps.
@@ -144,6 +146,7 @@ impl RelationScan {
             attnums: relation.columns.iter().map(|c| c.attnum).collect(),
             outside: Outside::of(relation),
             as_of_now: false,
+            after: None,
         }
     }
 }

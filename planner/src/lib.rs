@@ -10,6 +10,7 @@ mod error;
 mod explain;
 mod facts;
 mod functions;
+mod hybrid;
 mod limits;
 mod lookup;
 mod lower;

@@ -157,9 +157,9 @@ pub(crate) fn statement(tokens: Vec<TokenWithSpan>) -> Parse<Statement> {
     Ok(statement)
 }
 
-/// `ALTER SINK name RESUME`; every other ALTER is left to the table of what is not built.
+/// `ALTER SINK | ARCHIVE name RESUME`; every other ALTER is left to the table of what is not built.
 fn resume_sink(cursor: &mut Cursor) -> Parse<Option<Statement>> {
-    if !cursor.at(&["alter", "sink"]) {
+    if !cursor.at(&["alter", "sink"]) && !cursor.at(&["alter", "archive"]) {
         return Ok(None);
     }
     // A name has up to three parts with dots between them.

@@ -285,7 +285,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     // --- archives
     OptionSpec::new("path", ARCHIVE, OptionKind::Text, "folder of the archive").required(),
     OptionSpec::new("rollover.size", ARCHIVE, OptionKind::Bytes, "size at which a file is finished").default("128MB"),
-    OptionSpec::new("rollover.interval", ARCHIVE, OptionKind::Duration, "time after which rows are committed").built(Built::No, Some("Leave it out: every INSERT is one commit.")),
+    OptionSpec::new("rollover.interval", ARCHIVE, OptionKind::Duration, "time after which rows are committed").default("5 min"),
     OptionSpec::new("partition.close.grace", ARCHIVE, OptionKind::Duration, "time a partition stays open behind the watermark").built(Built::No, Some("Leave it out: every INSERT is one commit.")),
     OptionSpec::new("compaction.target.size", ARCHIVE, OptionKind::Bytes, "size of files that compaction makes").built(Built::No, Some("Insert more rows at once: every INSERT makes a file in each partition.")),
     OptionSpec::new("retention", ARCHIVE, OptionKind::Duration, "time after which rows go").built(Built::No, Some("Leave it out: rows stay.")),

@@ -99,8 +99,10 @@ pub(crate) struct ShapeColumn {
 }
 
 /// A [`Marker`] as it is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredMarker {
+    /// Whose deliveries it counts.
+    pub writer: String,
     /// Last epoch of the checkpoint.
     pub epoch: u64,
     /// Part within it.
@@ -109,9 +111,10 @@ pub(crate) struct StoredMarker {
     pub last: bool,
 }
 
-impl From<Marker> for StoredMarker {
-    fn from(marker: Marker) -> Self {
+impl StoredMarker {
+    pub(crate) fn new(writer: &str, marker: Marker) -> Self {
         Self {
+            writer: writer.to_owned(),
             epoch: marker.epoch,
             part: marker.part,
             last: marker.last,
@@ -119,8 +122,8 @@ impl From<Marker> for StoredMarker {
     }
 }
 
-impl From<StoredMarker> for Marker {
-    fn from(marker: StoredMarker) -> Self {
+impl From<&StoredMarker> for Marker {
+    fn from(marker: &StoredMarker) -> Self {
         Self {
             epoch: marker.epoch,
             part: marker.part,

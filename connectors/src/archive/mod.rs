@@ -9,6 +9,9 @@ mod error;
 mod layout;
 mod manifest;
 mod recover;
+mod sink;
+#[cfg(test)]
+mod sink_tests;
 mod snapshot;
 mod table;
 #[cfg(test)]
@@ -19,5 +22,6 @@ pub use decide::Head;
 pub use error::ArchiveError;
 pub use layout::Layout;
 pub use manifest::DataFile;
-pub use snapshot::{Bounds, Snapshot};
+pub use sink::ArchiveSink;
+pub use snapshot::{Bounds, Reached, Snapshot};
 pub use table::ArchiveTable;

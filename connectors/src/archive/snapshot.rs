@@ -17,6 +17,7 @@ use super::manifest::{
     DataFile, MANIFEST_BYTES_MAX, MANIFESTS, Manifest, Shape, manifest_number, manifest_path,
 };
 use crate::commit::Marker;
+use crate::source::Offsets;
 use crate::store::{Store, StoreFault};
 
 /// Manifests read at the same time.
@@ -28,8 +29,16 @@ pub struct Snapshot {
     head: Head,
     files: Vec<Arc<DataFile>>,
     shape: Option<Arc<Shape>>,
-    marker: Option<Marker>,
-    frontier: BTreeMap<String, BTreeMap<String, u64>>,
+    reached: BTreeMap<String, Arc<Reached>>,
+}
+
+/// How far the input of one who fills an archive is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// The newest delivery.
+    pub marker: Marker,
+    /// By name of source: where reading goes on after all that is committed. Empty when this is not known.
+    pub frontier: BTreeMap<String, Offsets>,
 }
 
 /// What is known of one column in each file of a snapshot, or of a choice of them.
@@ -93,9 +102,12 @@ impl Snapshot {
         if let Some(shape) = manifest.shape {
             self.shape = Some(Arc::new(shape));
         }
-        if let Some(marker) = manifest.marker {
-            self.marker = Some(marker.into());
-            self.frontier = manifest.frontier;
+        if let Some(stored) = manifest.marker {
+            let reached = Reached {
+                marker: Marker::from(&stored),
+                frontier: manifest.frontier,
+            };
+            self.reached.insert(stored.writer, Arc::new(reached));
         }
     }
 
@@ -109,14 +121,9 @@ impl Snapshot {
         &self.files
     }
 
-    /// How far the archive's input is committed; `None` when it has none.
-    pub fn marker(&self) -> Option<Marker> {
-        self.marker
-    }
-
-    /// By name of source and split: where reading goes on after what is committed.
-    pub fn frontier(&self) -> &BTreeMap<String, BTreeMap<String, u64>> {
-        &self.frontier
+    /// How far what this writer was given is committed; `None` before its first commit.
+    pub(crate) fn reached(&self, writer: &str) -> Option<&Arc<Reached>> {
+        self.reached.get(writer)
     }
 
     pub(crate) fn shape(&self) -> Option<&Shape> {

@@ -3,6 +3,7 @@
 //! Invariant: of the rows of one call either all become visible at once or none, and an error says which, or that nobody knows.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -15,7 +16,7 @@ use super::error::ArchiveError;
 use super::layout::Layout;
 use super::manifest::{Manifest, manifest_path};
 use super::recover::take_over;
-use super::snapshot::Snapshot;
+use super::snapshot::{Reached, Snapshot};
 use super::writer::{CommitFailure, Progress, Writer};
 use crate::context::{Clock, ConnectorContext};
 use crate::error::ConnectorError;
@@ -24,6 +25,8 @@ use crate::store::{HdfsStore, LocalStore, Store};
 
 /// Size at which a file is finished unless `rollover.size` says otherwise.
 const FILE_BYTES: u64 = 128 << 20;
+/// Age at which rows are committed unless `rollover.interval` says otherwise.
+const ROLLOVER: Duration = Duration::from_secs(5 * 60);
 
 /// An archive, with the folder it is in.
 #[derive(Debug)]
@@ -32,6 +35,9 @@ pub struct ArchiveTable {
     layout: Arc<Layout>,
     encoding: Encoding,
     file_bytes: u64,
+    rollover: Duration,
+    /// What its deliveries are known by in the manifests.
+    name: String,
     attach: bool,
     clock: Arc<dyn Clock>,
     newest: RwLock<Option<Arc<Snapshot>>>,
@@ -44,6 +50,8 @@ pub(super) struct Parts {
     pub(super) layout: Layout,
     pub(super) encoding: Encoding,
     pub(super) file_bytes: u64,
+    pub(super) rollover: Duration,
+    pub(super) writer: String,
     pub(super) attach: bool,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -113,6 +121,8 @@ impl ArchiveTable {
             layout,
             encoding,
             file_bytes: options.u64("rollover.size")?.unwrap_or(FILE_BYTES),
+            rollover: options.duration("rollover.interval")?.unwrap_or(ROLLOVER),
+            writer: format!("{}/{}", context.installation, relation.oid.0),
             attach: options.bool("attach")?.unwrap_or(false),
             clock: Arc::clone(&context.clock),
         }))
@@ -124,6 +134,8 @@ impl ArchiveTable {
             layout: Arc::new(parts.layout),
             encoding: parts.encoding,
             file_bytes: parts.file_bytes,
+            rollover: parts.rollover,
+            name: parts.writer,
             attach: parts.attach,
             clock: parts.clock,
             newest: RwLock::default(),
@@ -317,6 +329,26 @@ impl ArchiveTable {
             head,
         );
         Ok((writer, snapshot))
+    }
+
+    /// What its deliveries are known by in the manifests.
+    pub(super) fn writer_name(&self) -> &str {
+        &self.name
+    }
+
+    /// How far what fills this archive is in it; `None` before the first commit.
+    pub fn reached<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
+        snapshot.reached(&self.name)
+    }
+
+    /// Age at which delivered rows are committed.
+    pub(super) fn rollover(&self) -> Duration {
+        self.rollover
+    }
+
+    /// Microseconds since the Unix epoch.
+    pub(super) fn now_us(&self) -> i64 {
+        self.clock.now_us()
     }
 
     /// Keeps the newest snapshot for the next reader.

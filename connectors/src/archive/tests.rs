@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, Date32Array, Float64Array, Int64Array, StringViewArray};
 use arrow::datatypes::Int64Type;
@@ -19,7 +20,7 @@ use crate::context::ManualClock;
 use crate::options::Options;
 use crate::store::scripted::{Fault, ScriptedStore};
 
-fn columns() -> Vec<Column> {
+pub(super) fn columns() -> Vec<Column> {
     vec![
         Column::data("id", 1, SqlType::Int8),
         Column::data("dt", 2, SqlType::Date),
@@ -28,26 +29,36 @@ fn columns() -> Vec<Column> {
     ]
 }
 
-fn table_with(store: &ScriptedStore, sort_by: Option<&str>, attach: bool) -> ArchiveTable {
-    let layout = Layout::new(&columns(), &[1]).expect("a layout");
+/// An archive in this store that commits what is delivered only when it is told to.
+pub(super) fn parts(store: &ScriptedStore, layout: Layout, sort_by: Option<&str>) -> Parts {
     let options = BTreeMap::from([("row.group.rows".to_owned(), "3".to_owned())]);
     let encoding = super::encode::Encoding::new(layout.file_schema(), Options(&options), sort_by);
-    ArchiveTable::of(Parts {
+    Parts {
         store: Arc::new(store.clone()),
         layout,
         encoding: encoding.expect("an encoding"),
         file_bytes: 1 << 20,
-        attach,
+        rollover: Duration::MAX,
+        writer: "here/1".into(),
+        attach: false,
         clock: Arc::new(ManualClock::new(1_000_000)),
+    }
+}
+
+fn table_with(store: &ScriptedStore, sort_by: Option<&str>, attach: bool) -> ArchiveTable {
+    let layout = Layout::new(&columns(), &[1]).expect("a layout");
+    ArchiveTable::of(Parts {
+        attach,
+        ..parts(store, layout, sort_by)
     })
 }
 
-fn table(store: &ScriptedStore) -> ArchiveTable {
+pub(super) fn table(store: &ScriptedStore) -> ArchiveTable {
     table_with(store, None, false)
 }
 
 /// Rows with these ids, over two partitions and NULL.
-fn rows(ids: &[i64]) -> RecordBatch {
+pub(super) fn rows(ids: &[i64]) -> RecordBatch {
     let layout = Layout::new(&columns(), &[1]).expect("a layout");
     let day = |id: &i64| (id % 3 != 2).then_some(20_000 + (id % 3) as i32);
     let name = |id: &i64| (id % 4 != 0).then(|| format!("n{id}"));
@@ -63,7 +74,7 @@ fn rows(ids: &[i64]) -> RecordBatch {
 }
 
 /// Ids in the files that the manifests name, in order, read apart from all code under test but the manifests.
-async fn ids(store: &ScriptedStore) -> Vec<i64> {
+pub(super) async fn ids(store: &ScriptedStore) -> Vec<i64> {
     let snapshot = table(&store.shared()).snapshot().await.expect("a snapshot");
     let content = store.content();
     let mut ids = Vec::new();
@@ -109,7 +120,7 @@ async fn ids(store: &ScriptedStore) -> Vec<i64> {
 }
 
 /// Files that are neither staged nor named by a manifest.
-async fn orphans(store: &ScriptedStore) -> Vec<String> {
+pub(super) async fn orphans(store: &ScriptedStore) -> Vec<String> {
     let snapshot = table(&store.shared()).snapshot().await.expect("a snapshot");
     let live: BTreeSet<&str> = snapshot
         .files()

@@ -36,6 +36,8 @@ pub(crate) struct Writer {
     turn: u64,
     open: BTreeMap<Key, Open>,
     done: Vec<Done>,
+    /// A file has reached its size since the last commit.
+    full: bool,
 }
 
 struct Open {
@@ -96,6 +98,7 @@ impl Writer {
             turn: 0,
             open: BTreeMap::new(),
             done: Vec::new(),
+            full: false,
         }
     }
 
@@ -130,6 +133,7 @@ impl Writer {
             open.encoder = encoder;
             open.bytes += write(&mut open.file, ready).await?;
             if open.bytes + open.encoder.pending_bytes() as u64 >= self.file_bytes {
+                self.full = true;
                 self.finish(key, open).await?;
             } else {
                 self.open.insert(key, open);
@@ -195,6 +199,11 @@ impl Writer {
         Ok(())
     }
 
+    /// True when a file has reached its size since the last commit.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// Commits what was written, and tells its manifest.
     pub(crate) async fn commit(
         &mut self,
@@ -243,6 +252,7 @@ impl Writer {
         match sealed.map_err(begun)? {
             Verdict::Committed => {
                 self.head.number = manifest.number;
+                self.full = false;
                 Ok(manifest)
             }
             Verdict::Fenced => Err(begun(ArchiveError::Fenced {

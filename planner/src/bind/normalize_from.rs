@@ -278,6 +278,10 @@ impl Normalizer<'_> {
                 ))),
             })
             .collect::<Result<_>>()?;
+        if name == "hybrid" {
+            let alias = alias.unwrap_or_else(|| alias_of(quoted(name)));
+            return crate::hybrid::marked(&args, alias);
+        }
         let (text, default_alias) = match name {
             "tumble" | "hop" => window(name, &args)?,
             "session" | "cumulate" => {

@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
     AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, TableType, WindowUDF,
 };
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
-use thalweg_catalog::{Relation, RelationKind, SqlType};
+use thalweg_catalog::{Oid, Relation, RelationKind, SqlType};
 use thalweg_sql::ast;
 
 use super::binder::{Binder, Parameters};
@@ -152,8 +152,43 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// What `HYBRID(archive, source)` stands for.
+    fn hybrid(&self, archive: &str, source: &str) -> Result<Arc<dyn TableSource>> {
+        let resolve = |packed: &str| {
+            let name = crate::hybrid::unpacked(packed);
+            let found = self.cx.catalog.resolve(self.cx.search_path, &name);
+            found.map_err(|error| DataFusionError::External(Box::new(error.report())))
+        };
+        let (query, columns) = crate::hybrid::halves(resolve(archive)?, resolve(source)?)?;
+        let cx = PlanContext {
+            parameter_types: &[],
+            text: "",
+            ..*self.cx
+        };
+        Ok(self.inlined(&cx, &query, &columns)?)
+    }
+
+    /// One half of a hybrid.
+    fn half(&self, oid: &str, after: &str) -> Result<Arc<dyn TableSource>> {
+        let known = |text: &str| {
+            let oid = Oid(text.parse().ok()?);
+            self.cx.catalog.relation(oid)
+        };
+        let Some(relation) = known(oid) else {
+            return Err(raise("XX000", "a half of a hybrid is not in the catalog"));
+        };
+        Ok(Arc::new(RelationScan {
+            after: known(after).map(|archive| archive.oid),
+            ..RelationScan::of(relation)
+        }))
+    }
+
     fn relation(&self, name: &TableReference) -> Result<Arc<dyn TableSource>> {
         match (name.catalog(), name.schema()) {
+            (Some(crate::hybrid::MARK), Some(archive)) => {
+                return self.hybrid(archive, name.table());
+            }
+            (Some(crate::hybrid::HALF), Some(oid)) => return self.half(oid, name.table()),
             (Some(crate::lookup::MARK), Some(schema)) => {
                 return self.looked_up(&TableReference::partial(schema, name.table()));
             }
@@ -234,32 +269,34 @@ impl<'a> Session<'a> {
             ..*self.cx
         };
         VIEW_DEPTH.set(depth + 1);
-        let session = Session::new(
-            &cx,
-            &self.registry,
-            Arc::new(Parameters::default()),
-            self.continuous,
-        );
-        let planned = session.query(&query).and_then(|plan| {
-            let columns: Vec<(String, SqlType)> = relation
-                .columns
-                .iter()
-                .map(|c| (c.name.clone(), c.ty.clone()))
-                .collect();
-            crate::output::shaped(plan, &columns)
-        });
+        let columns: Vec<(String, SqlType)> = relation
+            .columns
+            .iter()
+            .map(|c| (c.name.clone(), c.ty.clone()))
+            .collect();
+        let planned = self.inlined(&cx, &query, &columns);
         VIEW_DEPTH.set(depth);
-        let mut report = match planned {
-            Ok(plan) => {
-                return Ok(Arc::new(ViewSource {
-                    schema: Arc::new(plan.schema().as_arrow().clone()),
-                    plan,
-                }));
-            }
-            Err(error) => error.report(),
-        };
-        report.position = None;
-        Err(DataFusionError::External(Box::new(report)))
+        planned.map_err(|error| {
+            let mut report = error.report();
+            report.position = None;
+            DataFusionError::External(Box::new(report))
+        })
+    }
+
+    /// A query that stands in the place of a relation with these columns.
+    fn inlined(
+        &self,
+        cx: &PlanContext<'_>,
+        query: &ast::Query,
+        columns: &[(String, SqlType)],
+    ) -> std::result::Result<Arc<dyn TableSource>, PlanError> {
+        let parameters = Arc::new(Parameters::default());
+        let session = Session::new(cx, &self.registry, parameters, self.continuous);
+        let plan = crate::output::shaped(session.query(query)?, columns)?;
+        Ok(Arc::new(ViewSource {
+            schema: Arc::new(plan.schema().as_arrow().clone()),
+            plan,
+        }))
     }
 }
 

@@ -36,7 +36,17 @@ pub(crate) fn target<'c>(
         .map_err(|e| PlanError::from(e.report()))?;
     let what = match &relation.kind {
         RelationKind::Table | RelationKind::External(_) => return Ok(relation),
-        RelationKind::Archive(_) if verb == "insert into" => return Ok(relation),
+        RelationKind::Archive(spec) if verb == "insert into" => match &spec.feed {
+            None => return Ok(relation),
+            Some(_) => {
+                return Err(PlanError::hint(
+                    "42809",
+                    format!("cannot insert into archive \"{}\"", relation.name),
+                    "It is filled by what FROM names. Insert there, or into an archive of its own."
+                        .to_owned(),
+                ));
+            }
+        },
         RelationKind::Archive(_) => {
             return Err(PlanError::hint(
                 "0A000",

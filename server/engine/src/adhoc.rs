@@ -1,4 +1,4 @@
-//! Reads a source for one query: from its stored start to the ends it had when the query began.
+//! Reads a source for one query: from its stored start, or a place behind it, to the ends it had when the query began.
 //!
 //! Invariant: every scan of the query has the same bounds; the rows are streamed, not kept, and a reader that makes no progress
 //! ends with an error instead of waiting for ever.
@@ -25,44 +25,39 @@ use crate::source::Source;
 const POLL_ROWS: usize = 8_192;
 const QUEUE: usize = 2;
 
-/// A source from its start to some offsets.
+/// A source between some offsets.
 #[derive(Debug)]
 pub(crate) struct BoundedSource {
     shared: Arc<Shared>,
     source: Arc<Source>,
+    starts: Offsets,
     ends: Offsets,
     patience: Duration,
     schema: SchemaRef,
 }
 
-/// The source as a table that ends where it ends now.
-pub(crate) async fn bounded(
-    shared: &Arc<Shared>,
-    source: &Arc<Source>,
-    patience: Duration,
-) -> Result<Arc<dyn TableProvider>, EngineError> {
+/// Where the source ends now.
+pub(crate) async fn ends_now(shared: &Shared, source: &Source) -> Result<Offsets, EngineError> {
     let connector = Arc::clone(&source.connector);
     let ends = shared
         .wires
         .spawn(async move { connector.end_offsets().await });
-    let ends = ends
-        .await
-        .map_err(EngineError::internal)?
-        .map_err(|error| error.report())?;
-    ending_at(shared, source, ends, patience)
+    let ends = ends.await.map_err(EngineError::internal)?;
+    Ok(ends.map_err(|error| error.report())?)
 }
 
-/// The source as a table that ends at `ends`.
-pub(crate) fn ending_at(
+/// The source as a table that begins at `starts` and ends at `ends`.
+pub(crate) fn between(
     shared: &Arc<Shared>,
     source: &Arc<Source>,
-    ends: Offsets,
+    (starts, ends): (Offsets, Offsets),
     patience: Duration,
 ) -> Result<Arc<dyn TableProvider>, EngineError> {
     let schema = source.history.schema();
     let bounded = BoundedSource {
         shared: Arc::clone(shared),
         source: Arc::clone(source),
+        starts,
         ends,
         patience,
         schema: Arc::clone(&schema),
@@ -81,12 +76,13 @@ impl PartitionStream for BoundedSource {
     fn execute(&self, _task: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (send, mut queue) = tokio::sync::mpsc::channel(QUEUE);
         let (shared, source) = (Arc::clone(&self.shared), Arc::clone(&self.source));
-        let (ends, patience) = (self.ends.clone(), Patience::Limited(self.patience));
+        let (starts, ends) = (self.starts.clone(), self.ends.clone());
+        let patience = Patience::Limited(self.patience);
         let spawned = std::thread::Builder::new()
             .name("thalweg-scan".into())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                let scan = Scan::new(&shared, &source, &source.start, &ends, &ColumnsRead::all());
+                let scan = Scan::new(&shared, &source, &starts, &ends, &ColumnsRead::all());
                 let over = || send.is_closed();
                 let mut take = |rows| Ok(send.blocking_send(Ok(rows)).is_ok());
                 if let Err(error) = scan.run(POLL_ROWS, &patience, &over, &mut take) {

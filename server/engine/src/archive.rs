@@ -1,4 +1,4 @@
-//! Archives: read from the files that their manifests name when a query runs, written to by INSERT.
+//! Archives: read from the files that their manifests name when a query runs, written to by INSERT or by what fills them.
 //!
 //! Invariant: a query reads each archive at one commit, however long it runs, and leaves out only files that hold no row it asks
 //! for. The rows of an INSERT are one commit: readers see all of them or none.
@@ -38,11 +38,14 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use thalweg_catalog::{Oid, Relation, Report};
-use thalweg_connectors::{ArchiveError, ArchiveTable, ConnectorError, DataFile, Snapshot, Store};
+use thalweg_connectors::{
+    ArchiveError, ArchiveSink, ArchiveTable, ConnectorError, DataFile, Reached, Snapshot, Store,
+};
 use thalweg_planner::{Conflict, DmlPlan, RelationScan};
 use tokio::runtime::Handle;
 
 use crate::batch::{conform, joined, with_relations};
+use crate::committing::Open;
 use crate::error::EngineError;
 use crate::shared::Shared;
 use crate::status::ArchiveFile;
@@ -77,6 +80,12 @@ impl Archive {
         }))
     }
 
+    /// Opens the writers of an archive that a source or view fills.
+    pub(crate) fn opener(&self) -> Open {
+        let table = Arc::clone(&self.table);
+        Box::new(move || Ok(Box::new(ArchiveSink::new(Arc::clone(&table)))))
+    }
+
     /// 0A000 for what archives do not take.
     pub(crate) fn refuses(&self, what: &str) -> Report {
         Report {
@@ -88,18 +97,28 @@ impl Archive {
         }
     }
 
-    async fn snapshot(&self) -> Result<Arc<Snapshot>, EngineError> {
+    /// The archive at its newest commit.
+    pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>, EngineError> {
         let table = Arc::clone(&self.table);
         let snapshot = self.wires.spawn(async move { table.snapshot().await });
         Ok(joined(snapshot.await)?.map_err(report)?)
     }
 
-    /// The archive as it is now, for a query.
-    pub(crate) async fn provider(self: &Arc<Self>) -> Result<Arc<dyn TableProvider>, EngineError> {
-        Ok(Arc::new(Provider {
-            snapshot: self.snapshot().await?,
+    /// The archive at this commit, for a query.
+    pub(crate) fn at(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Arc<dyn TableProvider> {
+        Arc::new(Provider {
+            snapshot,
             archive: Arc::clone(self),
-        }))
+        })
+    }
+
+    /// How far at this commit what fills the archive is in it; `None` before the first commit.
+    pub(crate) fn reached<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
+        self.table.reached(snapshot)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Adds what a statement computed; returns how many rows it was.
@@ -213,7 +232,8 @@ pub(crate) async fn explain(
     }
     let mut providers: BTreeMap<Oid, Arc<dyn TableProvider>> = BTreeMap::new();
     for (oid, archive) in known {
-        providers.insert(oid, archive.provider().await?);
+        let snapshot = archive.snapshot().await?;
+        providers.insert(oid, archive.at(snapshot));
     }
     let bound = plan.clone().transform_up_with_subqueries(|node| {
         let leaf = match &node {

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::EngineError;
 use crate::job::Job;
-use crate::shared::Shared;
+use crate::shared::{Shared, Stored};
 use crate::sink_log::{Entry, SinkLog, Verdict};
 use crate::sinks::{is_over, note_failure, over};
 
@@ -166,7 +166,7 @@ impl Writer<'_> {
 
     /// Says what is wrong, and returns when the owner accepts it.
     async fn wait_for_resume(&self, verdict: Verdict) -> Result<(), EngineError> {
-        let error: EngineError = foreign(&self.job.relation.name, verdict).into();
+        let error: EngineError = foreign(&self.job.relation, verdict).into();
         note_failure(self.shared, self.job, self.log.delivered_through(), &error);
         self.shared.bump();
         let mut progress = self.shared.subscribe();
@@ -180,7 +180,7 @@ impl Writer<'_> {
 }
 
 /// What a marker says that does not fit the record.
-fn foreign(sink: &str, verdict: Verdict) -> Report {
+fn foreign(sink: &Stored, verdict: Verdict) -> Report {
     let (message, detail) = match verdict {
         Verdict::Ahead(marker) => (
             "the outside system holds deliveries that this data dir does not know of",
@@ -201,7 +201,9 @@ fn foreign(sink: &str, verdict: Verdict) -> Report {
     Report {
         detail: Some(detail),
         hint: Some(format!(
-            "ALTER SINK {sink} RESUME goes on from this data dir; readers may then see rows again."
+            "ALTER {} {} RESUME goes on from this data dir; readers may then see rows again.",
+            sink.kind.to_ascii_uppercase(),
+            sink.name
         )),
         ..Report::new("55000", message)
     }

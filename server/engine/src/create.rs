@@ -3,12 +3,13 @@
 //! Invariant: an object starts from what the logs hold for it. OIDs are never reused, so a new object finds nothing and an old one
 //! finds exactly its own.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use parking_lot::Mutex;
-use thalweg_catalog::{Catalog, Column, Oid, Relation, RelationKind, Report, SinkSpec};
+use thalweg_catalog::{Catalog, Column, Feed, Oid, Relation, RelationKind, Report, SinkSpec};
 use thalweg_connectors::{AnySink, EpochInfo, Form, Offsets};
 use thalweg_planner::{NoSystemRelations, PlanContext, ViewPlan};
 use tokio::sync::oneshot;
@@ -77,10 +78,19 @@ pub(crate) fn prepare_all(
                 shared.external.write().insert(relation.oid, table);
                 continue;
             }
-            RelationKind::Archive(_) => {
+            RelationKind::Archive(spec) => {
                 let archive = Archive::open(shared, &relation)?;
-                shared.archives.write().insert(relation.oid, archive);
-                continue;
+                let known = Arc::clone(&archive);
+                shared.archives.write().insert(relation.oid, known);
+                let Some(feed) = &spec.feed else {
+                    continue;
+                };
+                let (spec, form) = (archive_log(feed), Form::Append);
+                let kind = JobKind::Committing { spec: &spec, form };
+                let what = job(shared, &relation, kind, view, &earlier)?;
+                let outlet = Outlet::Committing(form, archive.opener());
+                sinks.extend(what.job.clone().map(|job| (job, outlet)));
+                what
             }
             RelationKind::MaterializedView { options, .. } => {
                 let strict = options
@@ -103,6 +113,18 @@ pub(crate) fn prepare_all(
         earlier.push(what);
     }
     Ok((earlier, sinks))
+}
+
+/// What the log of an archive goes by: that of a sink that appends rows, without options.
+fn archive_log(feed: &Feed) -> SinkSpec {
+    SinkSpec {
+        connector: "archive".into(),
+        options: BTreeMap::new(),
+        query: feed.query.clone(),
+        delivery: "exactly_once".into(),
+        format: None,
+        into: None,
+    }
 }
 
 /// Opens what a sink writes to.
@@ -397,6 +419,9 @@ fn job(
 ) -> Result<Registration, EngineError> {
     let (label, strict) = match kind {
         JobKind::View { strict } => ("materialized view", strict),
+        JobKind::Committing { .. } if matches!(relation.kind, RelationKind::Archive(_)) => {
+            ("archive", false)
+        }
         JobKind::Sink | JobKind::Changes | JobKind::Committing { .. } => ("sink", false),
     };
     let view = view.ok_or_else(|| {

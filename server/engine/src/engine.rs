@@ -26,7 +26,7 @@ use crate::create::{create, create_failed, receive};
 use crate::error::EngineError;
 
 use crate::inbox::Command;
-use crate::job::schedule;
+use crate::job::{Job, schedule};
 use crate::read::{Read, ReadOptions, SessionFloor, epoch_of_now, read, reflected};
 use crate::sealed::SealedArc;
 use crate::shared::Shared;
@@ -325,7 +325,8 @@ impl Engine {
             }
             let epoch = epoch_of_now(shared, &[oid], None).await?;
             reflected(shared, &[relation], epoch).await?;
-            if let Some(job) = shared.job(oid).filter(|job| job.relation.kind == "sink") {
+            let outward = |job: &Arc<Job>| job.relation.kind == "sink" || job.log.get().is_some();
+            if let Some(job) = shared.job(oid).filter(outward) {
                 delivered(shared, &job, epoch).await?;
             }
             floor.raise(epoch);

@@ -4,6 +4,7 @@
 //! it touches. See [`Engine`] for the calls, `worker` for epochs, `job` for views, `segments` for what is kept.
 
 mod adhoc;
+mod apart;
 mod archive;
 mod backfill;
 mod batch;
@@ -20,7 +21,7 @@ mod dead;
 mod engine;
 mod error;
 mod external;
-
+mod hybrid;
 mod inbox;
 mod into_table;
 mod job;

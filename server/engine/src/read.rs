@@ -16,7 +16,7 @@ use thalweg_catalog::Oid;
 use thalweg_connectors::{Delta, Epoch};
 use tokio::time::Instant;
 
-use crate::adhoc::{bounded, ending_at};
+use crate::apart::Apart;
 use crate::batch::{RunLimits, joined, stream, with_relations};
 use crate::choose::{common, newest};
 use crate::error::EngineError;
@@ -97,7 +97,7 @@ impl std::fmt::Debug for Read {
 /// What a query found to read.
 pub(crate) struct Pinned {
     pub(crate) epoch: u64,
-    tables: BTreeMap<Oid, Arc<dyn TableProvider>>,
+    apart: Apart,
     contents: BTreeMap<Oid, Arc<Version>>,
 }
 
@@ -111,7 +111,8 @@ impl Pinned {
     }
 
     pub(crate) fn bind(&self, plan: LogicalPlan) -> Result<LogicalPlan, EngineError> {
-        let bound = with_relations(plan, &mut |oid| match self.tables.get(&oid) {
+        let plan = self.apart.bind_tails(plan)?;
+        let bound = with_relations(plan, &mut |oid| match self.apart.tables.get(&oid) {
             Some(table) => Ok(Arc::clone(table)),
             None => Err(DataFusionError::Internal(format!(
                 "a plan reads OID {} without saying so",
@@ -130,7 +131,8 @@ pub(crate) async fn read(
     options: &ReadOptions,
     block: Option<&WriteTransaction>,
 ) -> Result<Read, EngineError> {
-    let pinned = pin(shared, reads, floor.floor.0, options, block).await?;
+    let apart = Apart::of(plan, options.wait_timeout)?;
+    let pinned = pin(shared, (reads, apart), floor.floor.0, options, block).await?;
     if options.durable {
         on_disk(shared, pinned.epoch).await?;
     }
@@ -167,7 +169,7 @@ async fn on_disk(shared: &Shared, epoch: u64) -> Result<(), EngineError> {
 /// Chooses the epoch and takes hold of everything at it; tables with what `block` has staged.
 pub(crate) async fn pin(
     shared: &Arc<Shared>,
-    reads: &[Oid],
+    (reads, mut apart): (&[Oid], Apart),
     floor: u64,
     options: &ReadOptions,
     block: Option<&WriteTransaction>,
@@ -176,33 +178,12 @@ pub(crate) async fn pin(
     let (created, published): (Vec<Oid>, Vec<Oid>) = reads
         .iter()
         .partition(|oid| block.is_some_and(|block| block.created(**oid).is_some()));
-    let (external, published): (Vec<Oid>, Vec<Oid>) = {
-        let known = shared.external.read();
-        published.iter().partition(|oid| known.contains_key(*oid))
-    };
-    let (archived, published): (Vec<Oid>, Vec<Oid>) = {
-        let known = shared.archives.read();
-        published.iter().partition(|oid| known.contains_key(*oid))
-    };
+    let (published, archived) = apart.open(shared, published).await?;
     let (stored, scanned) = sort_out(shared, &published)?;
-    let mut tables: BTreeMap<Oid, Arc<dyn TableProvider>> = BTreeMap::new();
-    for oid in archived {
-        let archive = shared.archives.read().get(&oid).cloned();
-        let archive = archive.ok_or(EngineError::Unknown(oid))?;
-        tables.insert(oid, archive.provider().await?);
-    }
-    for oid in external {
-        let known = shared.external.read();
-        let table = known.get(&oid).ok_or(EngineError::Unknown(oid))?;
-        tables.insert(oid, table.provider());
-    }
     for source in &scanned {
-        tables.insert(
-            source.oid,
-            bounded(shared, source, options.wait_timeout).await?,
-        );
+        apart.scan(shared, source).await?;
     }
-    let mut least = floor;
+    let mut least = floor.max(archived);
     if options.consistency == Consistency::Strict {
         let oids: Vec<Oid> = stored.iter().map(|relation| relation.oid).collect();
         least = least.max(epoch_of_now(shared, &oids, Some(deadline)).await?);
@@ -214,7 +195,7 @@ pub(crate) async fn pin(
         }
     };
     let (stored, versions) =
-        without_streams(shared, stored, versions, epoch, options, &mut tables)?;
+        without_streams(shared, (stored, versions), epoch, options, &mut apart)?;
     let contents: BTreeMap<Oid, Arc<Version>> = stored
         .iter()
         .zip(&versions)
@@ -236,14 +217,14 @@ pub(crate) async fn pin(
             .collect()
     });
     let snapshots: Result<Vec<_>, EngineError> = joined(snapshots.await)?;
-    tables.extend(
+    apart.tables.extend(
         snapshots?
             .into_iter()
             .map(|(oid, table)| (oid, table as Arc<dyn TableProvider>)),
     );
     Ok(Pinned {
         epoch,
-        tables,
+        apart,
         contents,
     })
 }
@@ -251,11 +232,10 @@ pub(crate) async fn pin(
 /// Takes out the sources, which keep no rows: they are read from outside, up to where they were at the epoch.
 fn without_streams(
     shared: &Arc<Shared>,
-    stored: Vec<Arc<Stored>>,
-    versions: Vec<Arc<Version>>,
+    (stored, versions): (Vec<Arc<Stored>>, Vec<Arc<Version>>),
     epoch: u64,
     options: &ReadOptions,
-    tables: &mut BTreeMap<Oid, Arc<dyn TableProvider>>,
+    apart: &mut Apart,
 ) -> Result<(Vec<Arc<Stored>>, Vec<Arc<Version>>), EngineError> {
     let (mut kept, mut contents) = (Vec::new(), Vec::new());
     for (relation, version) in stored.into_iter().zip(versions) {
@@ -271,8 +251,7 @@ fn without_streams(
         let ends = source
             .offsets_at(epoch)
             .ok_or_else(|| lagging(shared, std::slice::from_ref(&relation), epoch))?;
-        let rows = ending_at(shared, &source, ends, options.wait_timeout)?;
-        tables.insert(relation.oid, rows);
+        apart.scan_to(shared, &source, &ends)?;
     }
     Ok((kept, contents))
 }

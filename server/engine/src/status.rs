@@ -121,7 +121,7 @@ pub struct JobStatus {
     pub oid: Oid,
     /// Name of the object.
     pub name: String,
-    /// `materialized view` or `sink`.
+    /// `materialized view`, `sink` or `archive`.
     pub kind: &'static str,
     /// Where it stands.
     pub phase: JobPhase,
@@ -250,7 +250,7 @@ pub(crate) fn status(shared: &Shared) -> EngineStatus {
     let sources: Vec<Arc<Source>> = shared.sources.read().values().cloned().collect();
     let idle_jobs = stored
         .iter()
-        .filter(|relation| matches!(relation.kind, "materialized view" | "sink"))
+        .filter(|relation| matches!(relation.kind, "materialized view" | "sink" | "archive"))
         .filter(|relation| !jobs.iter().any(|job| job.relation.oid == relation.oid))
         .map(|relation| failed_job(relation, latest));
     let idle_sources = stored

@@ -13,6 +13,7 @@ use thalweg_planner::{DmlPlan, Returning};
 use thalweg_state::encode_batches;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
+use crate::apart::Apart;
 use crate::batch::{RunLimits, collect, joined};
 use crate::error::EngineError;
 use crate::inbox::{Submission, TableChange};
@@ -176,7 +177,8 @@ async fn input(
     block: Option<&WriteTransaction>,
 ) -> Result<(Pinned, Vec<RecordBatch>), EngineError> {
     let (_, input, reads, _) = parts(plan);
-    let pinned = pin(shared, reads, least, options, block).await?;
+    let apart = Apart::of(input, options.wait_timeout)?;
+    let pinned = pin(shared, (reads, apart), least, options, block).await?;
     let limits = RunLimits {
         now_us: options.at_now_us,
         memory: shared.config.query_memory_max,

@@ -1,17 +1,27 @@
-//! CREATE ARCHIVE: what its columns and folders are, and whether its place is free.
+//! CREATE ARCHIVE: what fills it, what its columns and folders are, and whether its place is free.
 //!
 //! Invariant: an archive is in the catalog only after its folder was taken for it, and no two archives of ours are in one folder.
+//! What fills an archive takes no row back.
 
 use thalweg_catalog::{
-    ArchiveSpec, Catalog, Change, Column, Relation, RelationKind, SqlType, option,
+    ArchiveSpec, Catalog, Change, Column, Feed, Oid, Relation, RelationKind, SqlType, option,
 };
 use thalweg_connectors::{ArchiveTable, ConnectorError};
+use thalweg_planner::ViewPlan;
 use thalweg_sql::{CreateArchive, Partition, Report, Statement, ast};
 
 use super::ddl::create_effect;
-use super::define::{Definer, refused};
-use super::session::{Session, command, unsupported};
+use super::define::{Definer, output_columns, query_text, refused};
+use super::session::{PlanScope, Session, command, unsupported};
+use super::sink::require_append_only;
 use super::{Notice, Outcome};
+
+/// What fills an archive.
+struct Fed {
+    from: Oid,
+    query: Box<ast::Query>,
+    plan: ViewPlan,
+}
 
 impl Session {
     pub(super) async fn create_archive(
@@ -33,7 +43,13 @@ impl Session {
         if self.taken(&scope, &create.name, create.if_not_exists)? {
             return Ok(command("CREATE ARCHIVE"));
         }
-        let archive = self.define(&scope, |definer| define(definer, create, statement))?;
+        let fed = match &create.from {
+            Some(from) => Some(self.feed(&scope, create, from)?),
+            None => None,
+        };
+        let archive = self.define(&scope, |definer| {
+            define(definer, create, fed.as_ref(), statement)
+        })?;
         let context = self.server.connector_context();
         let table = ArchiveTable::new(&archive, &context).map_err(|error| error.report())?;
         if let Some(other) = in_same_folder(&scope.catalog, &archive) {
@@ -49,10 +65,54 @@ impl Session {
             let claimed = table.claim().await;
             claimed.map_err(|error| ConnectorError::from(error).report())?;
         }
-        let effects = vec![create_effect(&archive, None)];
+        let effects = vec![create_effect(&archive, fed.map(|fed| fed.plan))];
         let changes = vec![Change::CreateRelation(Box::new(archive))];
         self.change("CREATE ARCHIVE", changes, effects).await?;
         Ok(command("CREATE ARCHIVE"))
+    }
+
+    /// The query that gives an archive its rows: all columns of what FROM names, then those that PARTITION BY computes.
+    fn feed(
+        &self,
+        scope: &PlanScope,
+        create: &CreateArchive,
+        from: &ast::ObjectName,
+    ) -> Result<Fed, Report> {
+        let resolved = scope.catalog.resolve(&scope.search_path, from);
+        let resolved = resolved.map_err(refused)?;
+        let mut columns = vec!["*".to_owned()];
+        for part in &create.partition_by {
+            if let Some(name) = &part.name {
+                if resolved.column(&name.value).is_some() {
+                    return Err(Report::new(
+                        "42701",
+                        format!(
+                            "column \"{}\" is a column of \"{}\" already",
+                            name.value, resolved.name
+                        ),
+                    ));
+                }
+                let name = thalweg_sql::quote_ident(&name.value);
+                columns.push(format!("({}) AS {name}", part.expr));
+            }
+        }
+        let text = format!("SELECT {} FROM {from}", columns.join(", "));
+        let query = thalweg_sql::parse_query(&text).map_err(|error| error.report())?;
+        let plan = self.plan_continuous(scope, &query, &[]);
+        let plan = plan.map_err(|report| Report {
+            position: None,
+            ..report
+        })?;
+        require_append_only(
+            &self.known(&plan),
+            "an archive",
+            "Archive the source that it is computed from, or insert what is final with INSERT INTO ... SELECT.",
+        )?;
+        Ok(Fed {
+            from: resolved.oid,
+            query,
+            plan,
+        })
     }
 
     /// Looks at the archives again before a statement that lists their files.
@@ -85,14 +145,9 @@ fn in_same_folder<'a>(catalog: &'a Catalog, archive: &Relation) -> Option<&'a Re
 fn define(
     definer: &mut Definer<'_>,
     create: &CreateArchive,
+    fed: Option<&Fed>,
     statement: &Statement,
 ) -> Result<Relation, Report> {
-    if create.from.is_some() {
-        return Err(unsupported(
-            "CREATE ARCHIVE ... FROM",
-            "Declare its columns and fill it with INSERT INTO ... SELECT.",
-        ));
-    }
     let elements = &create.elements;
     if elements.primary_key.is_some() || elements.watermark.is_some() {
         return Err(Report::new(
@@ -111,8 +166,26 @@ fn define(
     let encode = create.encode.as_ref();
     let encode = encode.map_or(&[][..], |encode| encode.options.as_slice());
     let encode_options = option::validate_parquet_options(encode).map_err(refused)?;
-    let mut columns = definer.columns(elements)?;
-    let partition_by = partition(definer, &create.partition_by, &mut columns)?;
+    match fed {
+        None if options.contains_key("rollover.interval") => {
+            return Err(Report {
+                hint: Some("Leave it out: every INSERT is one commit.".into()),
+                ..Report::new("22023", "option \"rollover.interval\" needs FROM")
+            });
+        }
+        Some(_) if options.get("attach").is_some_and(|attach| attach == "true") => {
+            return Err(unsupported(
+                "CREATE ARCHIVE ... FROM with attach = 'true'",
+                "Name a new folder: all rows are written to it.",
+            ));
+        }
+        _ => {}
+    }
+    let mut columns = match fed {
+        Some(fed) => output_columns(&fed.plan.output),
+        None => definer.columns(elements)?,
+    };
+    let partition_by = partition(definer, &create.partition_by, &mut columns, fed.is_some())?;
     if columns.len() <= partition_by.len() {
         return Err(Report::new(
             "42601",
@@ -124,22 +197,31 @@ fn define(
         options,
         encode_options,
         partition_by,
+        feed: fed.map(|fed| Feed {
+            from: fed.from,
+            query: query_text(&fed.query),
+        }),
     };
+    let dependencies = fed.map(|fed| definer.dependencies(&fed.query, &fed.plan.reads));
     let mut builder = definer.builder(&create.name, RelationKind::Archive(spec), statement)?;
     builder.columns(columns).map_err(refused)?;
+    builder.depends_on(dependencies.unwrap_or_default());
     Ok(builder.build())
 }
 
-/// Names of the columns that make folders; those that `expr AS name` makes are added, as generated columns.
+/// Names of the columns that make folders; those that `expr AS name` makes are added, as generated columns, unless a query has
+/// `computed` them.
 fn partition(
     definer: &Definer<'_>,
     parts: &[Partition],
     columns: &mut Vec<Column>,
+    computed: bool,
 ) -> Result<Vec<String>, Report> {
     let plain = columns.clone();
     let mut names: Vec<String> = Vec::new();
     for part in parts {
         let name = match (&part.name, &part.expr) {
+            (Some(name), _) if computed => name.value.clone(),
             (Some(name), expr) => {
                 let ty = type_of(definer, &plain, expr)?;
                 definer

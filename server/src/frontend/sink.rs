@@ -69,13 +69,14 @@ impl Session {
         Ok(command("CREATE SINK"))
     }
 
-    /// `ALTER SINK name RESUME`.
+    /// `ALTER SINK | ARCHIVE name RESUME`.
     pub(super) async fn resume_sink(&mut self, name: &ast::ObjectName) -> Result<Outcome, Report> {
         let catalog = self.catalog();
         let relation = catalog
             .resolve(&self.search_path(), name)
             .map_err(refused)?;
-        if !matches!(relation.kind, RelationKind::Sink(_)) {
+        let fed = matches!(&relation.kind, RelationKind::Archive(spec) if spec.feed.is_some());
+        if !fed && !matches!(relation.kind, RelationKind::Sink(_)) {
             let message = format!("\"{}\" is not a sink", relation.name);
             return Err(Report::new("42809", message));
         }
@@ -127,7 +128,7 @@ impl Session {
             match format.row.as_str() {
                 "UPSERT" => require_unique(&known, format, &plan.output)?,
                 _ if spec.is_on("force_append_only") => {}
-                _ => require_append_only(&known, "FORMAT PLAIN")?,
+                _ => require_append_only(&known, "FORMAT PLAIN", OR_LEAVE_OUT)?,
             }
         }
         Ok(Draft { spec, query, plan })
@@ -184,7 +185,7 @@ impl Session {
         let key = table.key_positions();
         if key.is_empty() {
             if !spec.is_on("force_append_only") {
-                require_append_only(&known, "a table without a primary key")?;
+                require_append_only(&known, "a table without a primary key", OR_LEAVE_OUT)?;
             }
         } else if !is_unique(&known, &key) {
             return Err(not_unique(&key, &plan.output));
@@ -220,7 +221,7 @@ impl Session {
     }
 
     /// What the plan's output is known to be, through the views it reads.
-    fn known(&self, plan: &ViewPlan) -> Properties {
+    pub(super) fn known(&self, plan: &ViewPlan) -> Properties {
         let mut stream = plan.stream.clone();
         let catalog = self.catalog();
         stream.sharpen(&mut |oid| {
@@ -324,16 +325,24 @@ fn not_unique(key: &[usize], output: &[OutputColumn]) -> Report {
     }
 }
 
-fn require_append_only(known: &Properties, form: &str) -> Result<(), Report> {
+/// What a sink does about rows that are taken back.
+const OR_LEAVE_OUT: &str =
+    "Use EMIT ON WINDOW CLOSE, force_append_only = 'true' to leave deletions out, or a key.";
+
+/// Refuses a query that takes rows back, with what to do instead.
+pub(super) fn require_append_only(
+    known: &Properties,
+    form: &str,
+    instead: &str,
+) -> Result<(), Report> {
     if known.change == stream::Change::AppendOnly {
         return Ok(());
     }
     Err(Report {
-        detail: Some("The query takes rows back: rows of its result are updated or deleted.".into()),
-        hint: Some(
-            "Use EMIT ON WINDOW CLOSE, force_append_only = 'true' to leave deletions out, or a key."
-                .into(),
+        detail: Some(
+            "The query takes rows back: rows of its result are updated or deleted.".into(),
         ),
+        hint: Some(instead.to_owned()),
         ..Report::new("0A000", format!("{form} cannot take rows back"))
     })
 }

@@ -5,6 +5,7 @@
 use super::SystemFacts;
 use super::rows::Rows;
 use super::value::Cell;
+use thalweg_catalog::RelationKind;
 use thalweg_engine::ArchiveFile;
 
 /// Relations of schema `sys`, in the format of pg15_schema.txt. `task_runs`, `alerts` and
@@ -404,8 +405,10 @@ fn backfill_progress(facts: &SystemFacts, rows: &mut Rows) {
 
 fn sinks(facts: &SystemFacts, rows: &mut Rows) {
     for relation in facts.catalog.relations() {
-        let thalweg_catalog::RelationKind::Sink(spec) = &relation.kind else {
-            continue;
+        let (connector, delivery) = match &relation.kind {
+            RelationKind::Sink(spec) => (&spec.connector, spec.delivery.as_str()),
+            RelationKind::Archive(spec) if spec.feed.is_some() => (&spec.connector, "exactly_once"),
+            _ => continue,
         };
         let job = facts
             .engine
@@ -416,8 +419,8 @@ fn sinks(facts: &SystemFacts, rows: &mut Rows) {
             ("id", relation.oid.into()),
             ("schema_name", facts.schema_name(relation.schema).into()),
             ("name", (&relation.name).into()),
-            ("connector", (&spec.connector).into()),
-            ("delivery", (&spec.delivery).into()),
+            ("connector", connector.into()),
+            ("delivery", delivery.into()),
             (
                 "state",
                 job.map_or("STARTING", |job| job.state.as_str()).into(),

@@ -1,4 +1,7 @@
-"""CREATE ARCHIVE: Parquet on local disk and on HDFS, read by pyarrow as it lies, through kills of the server and of HDFS."""
+"""CREATE ARCHIVE: Parquet on local disk and on HDFS, read by pyarrow as it lies, through kills of the server and of HDFS.
+
+THALWEG_ARCHIVE_KILLS says how often servers are killed, THALWEG_SEED when.
+"""
 
 import io
 import json
@@ -13,6 +16,7 @@ import pyarrow.parquet
 import pytest
 
 import process
+from test_kafka_exactly_once import Feed
 
 SEED = int(os.environ.get("THALWEG_SEED", "7"))
 KILLS = int(os.environ.get("THALWEG_ARCHIVE_KILLS", "3"))
@@ -30,9 +34,9 @@ def explained(server, text):
     return [row[0] for row in run(server, "EXPLAIN " + text) if row[0].startswith("Archive ")]
 
 
-def rows_of(read, listed):
-    """Ids in the files that the manifests name, in order. `read` gives the bytes of a path."""
-    ids = []
+def rows_of(read, listed, columns=("id",)):
+    """Rows in the files that the manifests name, in order; of one column its values. `read` gives the bytes of a path."""
+    rows = []
     for number in range(1, 1_000_000):
         name = f"_manifest/{number:020}.json"
         if name not in listed:
@@ -43,8 +47,9 @@ def rows_of(read, listed):
             assert len(content) == file["bytes"], file["path"]
             table = pyarrow.parquet.read_table(io.BytesIO(content), partitioning=None)
             assert table.num_rows == file["rows"], file["path"]
-            ids += table.column("id").to_pylist()
-    return sorted(ids)
+            values = [table.column(name).to_pylist() for name in columns]
+            rows += values[0] if len(values) == 1 else zip(*values)
+    return sorted(rows)
 
 
 class Writer(threading.Thread):
@@ -159,6 +164,16 @@ def test_an_archive_on_hdfs(server, hdfs):
     assert run(server, "SELECT max(id) FROM remote") == [(1001,)]
 
 
+def kill(server, hdfs, victim):
+    """Kills the server, or a server of HDFS, and starts it again."""
+    if victim == "server":
+        server.kill()
+        server.start()
+    else:
+        hdfs.verb("kill", victim)
+        hdfs.verb("restart", victim)
+
+
 def test_no_kill_of_hdfs_or_the_server_loses_or_doubles_a_row(server, hdfs):
     options = f"connector = 'hdfs', path = '{hdfs.url}/lake/shaken', user = '{os.environ.get('USER', 'root')}'"
     run(server, f"CREATE ARCHIVE shaken (id bigint, region text) PARTITION BY (region) WITH ({options})")
@@ -170,12 +185,7 @@ def test_no_kill_of_hdfs_or_the_server_loses_or_doubles_a_row(server, hdfs):
         before = len(writer.done)
         process.until(lambda: len(writer.done) > before, "rows are written", 120)
         time.sleep(chance.random())
-        if victim == "server":
-            server.kill()
-            server.start()
-        else:
-            hdfs.verb("kill", victim)
-            hdfs.verb("restart", victim)
+        kill(server, hdfs, victim)
     before = len(writer.done)
     process.until(lambda: len(writer.done) > before, "rows are written", 120)
     writer.end()
@@ -185,3 +195,38 @@ def test_no_kill_of_hdfs_or_the_server_loses_or_doubles_a_row(server, hdfs):
     assert found[0] == -1
     writer.check(found[found.count(-1) :])
     assert [row[0] for row in run(server, "SELECT id FROM shaken ORDER BY id")] == found
+
+
+def test_kafka_to_hdfs_loses_and_doubles_nothing(server, hdfs, kafka):
+    print(f"seed {SEED}")
+    chance = random.Random(SEED)
+    kafka.topic("history", 3)
+    run(
+        server,
+        "CREATE SOURCE history (key bigint, seq bigint, sum bigint) "
+        f"WITH (connector = 'kafka', topic = 'history', properties.bootstrap.server = '{kafka.bootstrap}') FORMAT PLAIN ENCODE JSON",
+    )
+    options = f"connector = 'hdfs', path = '{hdfs.url}/lake/history', user = '{os.environ.get('USER', 'root')}', rollover.interval = '1 s'"
+    run(server, f"CREATE ARCHIVE kept FROM history PARTITION BY (key % 4 AS part) WITH ({options})")
+    produced = {}
+
+    def both():
+        return run(server, "SELECT count(*), count(DISTINCT key * 1000000 + seq) FROM HYBRID(kept, history)")[0]
+
+    for victim in ["server", "namenode", "datanode"] * (KILLS // 3 or 1):
+        feed = Feed(kafka.bootstrap, "history", produced)
+        time.sleep(1 + chance.random())
+        kill(server, hdfs, victim)
+        time.sleep(chance.random())
+        produced = feed.end()
+        total = sum(produced.values())
+        # Whatever of it is in the archive by now.
+        process.until(lambda: both() == (total, total), f"{total} rows in archive and source", 120)
+    process.until(lambda: run(server, "SELECT error FROM sys.sinks WHERE name = 'kept'") == [(None,)], "the archive goes on", 120)
+    run(server, "WAIT FOR kept")
+    expected = [(key, seq) for key, last in sorted(produced.items()) for seq in range(1, last + 1)]
+    folder = "/lake/history"
+    listed = {path.removeprefix(folder + "/") for path in hdfs.files(folder)}
+    assert rows_of(lambda path: hdfs.ask(f"{folder}/{path}", "OPEN"), listed, ("key", "seq")) == expected
+    assert both() == run(server, "SELECT count(*), count(DISTINCT key * 1000000 + seq) FROM kept")[0] == (total, total)
+    assert run(server, "SELECT part, count(*) FROM kept WHERE part <> key % 4 GROUP BY part") == []

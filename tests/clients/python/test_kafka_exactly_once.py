@@ -172,11 +172,11 @@ def test_what_does_not_fit_is_refused(kafka, session):
 
 
 class Feed:
-    """Writes numbered rows to a topic, each key to one partition, until told to stop."""
+    """Writes numbered rows to a topic, each key to one partition, until told to stop. `after` says how many rows each key has."""
 
-    def __init__(self, bootstrap, topic):
+    def __init__(self, bootstrap, topic, after=()):
         self.producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap, "linger.ms": 5})
-        self.topic, self.next, self.stop = topic, Counter(), threading.Event()
+        self.topic, self.next, self.stop = topic, Counter(after), threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 

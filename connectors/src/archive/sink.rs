@@ -1,0 +1,145 @@
+//! An archive that a source or view fills: gathers deliveries, and commits them with how far they go.
+//!
+//! Invariant: the marker of a commit stands in the manifest that makes its rows visible, so nobody sees one without the other. A
+//! commit that says where reading goes on holds every row before that place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::UInt64Array;
+use arrow::compute::take_record_batch;
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::error::ArchiveError;
+use super::layout::internal;
+use super::manifest::StoredMarker;
+use super::table::ArchiveTable;
+use super::writer::{Progress, Writer};
+use crate::commit::{CommittingSink, Due, Marker, Staged};
+use crate::delta::{Delta, Weights};
+use crate::error::ConnectorError;
+use crate::sink::Form;
+use crate::source::Offsets;
+
+/// The writing end of an archive, for deliveries.
+#[derive(Debug)]
+pub struct ArchiveSink {
+    table: Arc<ArchiveTable>,
+    /// Never locked: what encodes a file can be sent to another thread, and not be shared with one.
+    writer: Mutex<Option<Writer>>,
+    /// The newest of this writer's own commits.
+    committed: Option<Marker>,
+    gathered: Option<Gathered>,
+}
+
+/// What is written and not committed.
+#[derive(Debug)]
+struct Gathered {
+    marker: Marker,
+    frontier: BTreeMap<String, Offsets>,
+    since_us: i64,
+}
+
+impl ArchiveSink {
+    /// A sink into this archive.
+    pub fn new(table: Arc<ArchiveTable>) -> Self {
+        Self {
+            table,
+            writer: Mutex::new(None),
+            committed: None,
+            gathered: None,
+        }
+    }
+
+    /// Whether a file is full, or rows are old. Rows of a delivery's first parts wait for the last, which is never far.
+    fn is_ripe(&mut self) -> bool {
+        let Some(gathered) = self.gathered.as_ref().filter(|all| all.marker.last) else {
+            return false;
+        };
+        let age_us = self.table.now_us().saturating_sub(gathered.since_us);
+        let age = Duration::from_micros(u64::try_from(age_us).unwrap_or(0));
+        let full = self.writer.get_mut().as_ref().is_some_and(Writer::is_full);
+        full || age >= self.table.rollover()
+    }
+}
+
+#[async_trait]
+impl CommittingSink for ArchiveSink {
+    fn form(&self) -> Form {
+        Form::Append
+    }
+
+    async fn check(&self) -> Result<(), ConnectorError> {
+        Ok(self.table.check().await?)
+    }
+
+    async fn take_over(&mut self) -> Result<Option<Marker>, ConnectorError> {
+        self.gathered = None;
+        self.committed = None;
+        let (writer, snapshot) = self.table.open().await?;
+        *self.writer.get_mut() = Some(writer);
+        let reached = self.table.reached(&snapshot);
+        Ok(reached.map(|reached| reached.marker))
+    }
+
+    async fn deliver(&mut self, staged: &Staged) -> Result<Option<Marker>, ConnectorError> {
+        let Some(writer) = self.writer.get_mut() else {
+            return Err(ConnectorError::Internal(
+                "rows are delivered to an archive before it was taken over".into(),
+            ));
+        };
+        for delta in &staged.changes {
+            writer.push(insertions(delta)?, staged.marker.epoch).await?;
+        }
+        let since_us = match &self.gathered {
+            Some(gathered) => gathered.since_us,
+            None => self.table.now_us(),
+        };
+        self.gathered = Some(Gathered {
+            marker: staged.marker,
+            // After some of the parts there is no place where reading could go on.
+            frontier: match staged.marker.last {
+                true => staged.frontier.clone(),
+                false => BTreeMap::new(),
+            },
+            since_us,
+        });
+        self.commit(Due::IfRipe).await
+    }
+
+    async fn commit(&mut self, due: Due) -> Result<Option<Marker>, ConnectorError> {
+        if due == Due::IfRipe && !self.is_ripe() {
+            return Ok(self.committed);
+        }
+        let gathered = self.gathered.take();
+        let Some((gathered, writer)) = gathered.zip(self.writer.get_mut().as_mut()) else {
+            return Ok(self.committed);
+        };
+        let progress = Progress {
+            marker: Some(StoredMarker::new(self.table.writer_name(), gathered.marker)),
+            frontier: gathered.frontier,
+        };
+        let manifest = writer.commit(progress, self.table.now_us() / 1000).await;
+        let manifest = manifest.map_err(|failure| failure.error)?;
+        self.table.follow(manifest);
+        self.committed = Some(gathered.marker);
+        Ok(self.committed)
+    }
+}
+
+/// The rows of a change, each as often as it was inserted.
+fn insertions(delta: &Delta) -> Result<RecordBatch, ArchiveError> {
+    if matches!(delta.weights, Weights::Ones) {
+        return Ok(delta.batch.clone());
+    }
+    let mut rows = Vec::new();
+    for row in 0..delta.num_rows() {
+        let times = usize::try_from(delta.weights.at(row))
+            .map_err(|_| internal("a deletion was delivered to an archive"))?;
+        rows.extend(std::iter::repeat_n(row as u64, times));
+    }
+    take_record_batch(&delta.batch, &UInt64Array::from(rows)).map_err(internal)
+}

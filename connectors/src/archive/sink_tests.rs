@@ -1,0 +1,213 @@
+//! Deliveries into an archive, handed over again after every failure as the engine does it: none is lost, none is there twice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use bytes::Bytes;
+use futures::FutureExt;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use thalweg_catalog::{Column, SqlType};
+
+use super::layout::Layout;
+use super::sink::ArchiveSink;
+use super::table::{ArchiveTable, Parts};
+use super::tests::{columns, ids, orphans, parts, rows, table};
+use crate::commit::{CommittingSink, Due, Marker, Staged};
+use crate::context::ManualClock;
+use crate::delta::{Delta, Weights};
+use crate::error::ConnectorError;
+use crate::store::scripted::{Fault, ScriptedStore};
+
+#[path = "../../tests/committing/mod.rs"]
+mod committing;
+
+const DELIVERIES: u64 = 3;
+
+fn marker(number: u64) -> Marker {
+    committing::whole(number * 10)
+}
+
+/// Delivery `number` inserts three rows of its own, one of them by a weight of its batch.
+fn staged(number: u64) -> Staged {
+    let id = number as i64 * 3;
+    let weighted = Delta {
+        batch: rows(&[id + 2, id]),
+        weights: Weights::Each(vec![1, 0].into()),
+    };
+    let offsets = BTreeMap::from([("0".to_owned(), number * 100)]);
+    Staged {
+        marker: marker(number),
+        stamp_ms: number as i64,
+        changes: vec![Delta::insert(rows(&[id, id + 1])), weighted],
+        frontier: BTreeMap::from([("clicks".to_owned(), offsets)]),
+    }
+}
+
+fn sink(store: &ScriptedStore) -> ArchiveSink {
+    ArchiveSink::new(Arc::new(table(store)))
+}
+
+/// Delivers what is not committed, commits after every second delivery, and ends with everything committed.
+async fn run(sink: &mut ArchiveSink) -> Result<(), ConnectorError> {
+    let committed = sink.take_over().await?;
+    for number in 1..=DELIVERIES {
+        if Some(marker(number)) <= committed {
+            continue;
+        }
+        let before = sink.deliver(&staged(number)).await?;
+        assert!(before < Some(marker(number)), "rows are gathered");
+        if number % 2 == 0 {
+            assert_eq!(sink.commit(Due::Now).await?, Some(marker(number)));
+        }
+    }
+    if committed < Some(marker(DELIVERIES)) {
+        assert_eq!(sink.commit(Due::Now).await?, Some(marker(DELIVERIES)));
+    }
+    Ok(())
+}
+
+async fn check(store: &ScriptedStore, at: &str) {
+    let all: Vec<i64> = (3..(DELIVERIES as i64 + 1) * 3).collect();
+    assert_eq!(ids(store).await, all, "{at}");
+    let snapshot = table(&store.shared()).snapshot().await.expect("a snapshot");
+    let reached = snapshot.reached("here/1").expect("a commit");
+    assert_eq!(reached.marker, marker(DELIVERIES), "{at}");
+    let next = reached.frontier.get("clicks").and_then(|at| at.get("0"));
+    assert_eq!(next, Some(&(DELIVERIES * 100)), "{at}");
+}
+
+#[tokio::test]
+async fn no_failure_of_the_store_loses_or_doubles_a_delivery() {
+    for fault in Fault::ALL {
+        for operation in 0.. {
+            let store = ScriptedStore::default();
+            table(&store).claim().await.expect("a claim");
+            store.fail_at(operation, fault);
+            let first = run(&mut sink(&store)).await;
+            if store.is_waiting() {
+                break;
+            }
+            let at = format!("{fault:?} at operation {operation}: {first:?}");
+            let store = match fault {
+                Fault::DownBefore | Fault::DownAfter => store.restarted(),
+                Fault::Refused | Fault::Ambiguous => store,
+            };
+            // Whoever opens the sink next hands over again what is not committed.
+            run(&mut sink(&store)).await.expect(&at);
+            check(&store, &at).await;
+            assert!(orphans(&store).await.is_empty(), "{at}");
+            assert!(operation < 2_000, "the deliveries never end");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sink_that_slept_through_a_take_over_adds_nothing() {
+    for operation in 0.. {
+        let store = ScriptedStore::default();
+        table(&store).claim().await.expect("a claim");
+        let mut other = sink(&store.shared());
+        let (done, finished) = tokio::sync::oneshot::channel();
+        store.pause_at(operation, move || {
+            // What sleeps may be given up before the other is done.
+            let all = tokio::spawn(async move { done.send(run(&mut other).await) });
+            async move { drop(all.await) }.boxed()
+        });
+        let slept = run(&mut sink(&store)).await;
+        if store.is_waiting() {
+            break;
+        }
+        let at = format!("asleep at operation {operation}: {slept:?}");
+        finished.await.expect("an end").expect(&at);
+        check(&store, &at).await;
+    }
+}
+
+#[tokio::test]
+async fn the_contract_of_sinks_that_commit() {
+    let store = ScriptedStore::default();
+    let number = Column::data("n", 1, SqlType::Int8);
+    let layout = Layout::new(&[number], &[]).expect("a layout");
+    let open = || {
+        let parts = parts(&store.shared(), layout.clone(), None);
+        Box::new(ArchiveSink::new(Arc::new(ArchiveTable::of(parts)))) as Box<dyn CommittingSink>
+    };
+    let seen = || async {
+        let parts = parts(&store.shared(), layout.clone(), None);
+        let snapshot = ArchiveTable::of(parts)
+            .snapshot()
+            .await
+            .expect("a snapshot");
+        let content = store.content();
+        let mut all = Vec::new();
+        for file in snapshot.files() {
+            let bytes = Bytes::from(content[&file.path].clone());
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("a file");
+            for batch in reader.build().expect("a reader") {
+                let batch = batch.expect("rows");
+                all.extend(batch.column(0).as_primitive::<Int64Type>().values());
+            }
+        }
+        all.sort_unstable();
+        all
+    };
+    committing::conforms(open, seen).await;
+}
+
+#[tokio::test]
+async fn rows_are_gathered_until_they_are_old_or_a_file_is_full() {
+    let store = ScriptedStore::default();
+    table(&store).claim().await.expect("a claim");
+    let layout = Layout::new(&columns(), &[1]).expect("a layout");
+    let clock = Arc::new(ManualClock::new(0));
+    let limited = |file_bytes| {
+        let parts = Parts {
+            rollover: Duration::from_secs(300),
+            file_bytes,
+            clock: clock.clone(),
+            ..parts(&store, layout.clone(), None)
+        };
+        ArchiveSink::new(Arc::new(ArchiveTable::of(parts)))
+    };
+    let mut patient = limited(1 << 20);
+    assert_eq!(patient.take_over().await, Ok(None));
+    assert_eq!(patient.deliver(&staged(1)).await, Ok(None));
+    clock.advance(Duration::from_secs(299));
+    assert_eq!(patient.deliver(&staged(2)).await, Ok(None));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(patient.commit(Due::IfRipe).await, Ok(Some(marker(2))));
+    // The age is that of the oldest row.
+    assert_eq!(patient.deliver(&staged(3)).await, Ok(Some(marker(2))));
+    drop(patient);
+    let mut hasty = limited(1);
+    assert_eq!(hasty.take_over().await, Ok(Some(marker(2))));
+    assert_eq!(hasty.deliver(&staged(3)).await, Ok(Some(marker(3))));
+    // The first part of a delivery is not all of it.
+    let mut half = staged(4);
+    half.marker.last = false;
+    assert_eq!(hasty.deliver(&half).await, Ok(Some(marker(3))));
+    assert_eq!(ids(&store).await, (3..12).collect::<Vec<i64>>());
+}
+
+#[tokio::test]
+async fn another_writers_marker_is_not_taken_for_ones_own() {
+    let store = ScriptedStore::default();
+    table(&store).claim().await.expect("a claim");
+    run(&mut sink(&store)).await.expect("deliveries");
+    let layout = Layout::new(&columns(), &[1]).expect("a layout");
+    let mut other = ArchiveSink::new(Arc::new(ArchiveTable::of(Parts {
+        writer: "elsewhere/1".into(),
+        ..parts(&store, layout, None)
+    })));
+    assert_eq!(other.take_over().await, Ok(None));
+    other.deliver(&staged(9)).await.expect("rows");
+    assert_eq!(other.commit(Due::Now).await, Ok(Some(marker(9))));
+    let mut back = sink(&store);
+    assert_eq!(back.take_over().await, Ok(Some(marker(DELIVERIES))));
+    // What it is told is behind that, it adds, whatever the folder holds: the engine decides what is missing.
+    assert_eq!(back.deliver(&staged(1)).await, Ok(None));
+    assert_eq!(back.commit(Due::Now).await, Ok(Some(marker(1))));
+}
