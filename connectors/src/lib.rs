@@ -35,6 +35,7 @@ mod testing;
 
 pub use archive::{
     ArchiveError, ArchiveSink, ArchiveTable, Bounds, DataFile, Head, Layout, Reached, Snapshot,
+    Vacuumed,
 };
 pub use blackhole::BlackholeSink;
 pub use commit::{CommittingSink, Due, Marker, Staged};

@@ -126,6 +126,7 @@ impl Display for Statement {
             Statement::Flush => f.write_str("FLUSH"),
             Statement::WaitFor(name) => write!(f, "WAIT FOR {}", object_name(name)),
             Statement::ResumeSink(name) => write!(f, "ALTER SINK {} RESUME", object_name(name)),
+            Statement::VacuumArchive(name) => write!(f, "VACUUM ARCHIVE {}", object_name(name)),
             Statement::Backup(folder) => write!(f, "BACKUP TO {}", quote_literal(folder)),
             Statement::Truncate(tables) => crate::portal::print_truncate(f, tables),
             Statement::Subscribe(subscribe) => subscribe.fmt(f),

@@ -141,6 +141,12 @@ pub(crate) fn statement(tokens: Vec<TokenWithSpan>) -> Parse<Statement> {
     if let Some(resume) = resume_sink(&mut cursor)? {
         return Ok(resume);
     }
+    if cursor.at(&["vacuum", "archive"]) {
+        cursor.skip(2);
+        let name = cursor.object_name()?;
+        cursor.expect_end()?;
+        return Ok(Statement::VacuumArchive(name));
+    }
     if let Some(unsupported) = unsupported::recognise(&cursor) {
         return Ok(unsupported);
     }

@@ -54,6 +54,8 @@ pub enum Statement {
     ResumeSink(ast::ObjectName),
     /// `BACKUP TO 'folder'`.
     Backup(String),
+    /// `VACUUM ARCHIVE name`.
+    VacuumArchive(ast::ObjectName),
     /// `TRUNCATE a, b`.
     Truncate(Vec<ast::ObjectName>),
     /// `SUBSCRIBE ...`.

@@ -126,10 +126,6 @@ const STATEMENTS: &[(&[&str], &str)] = &[
         &["replay", "errors"],
         "Select the payloads from the errors relation and insert them again.",
     ),
-    (
-        &["vacuum", "archive"],
-        "Insert more rows at once: every INSERT makes a file in each partition.",
-    ),
     (&["vacuum"], "Storage is compacted by itself."),
     (&["analyze"], "Statistics are kept by themselves."),
     (&["cancel", "job"], "Drop the object to stop its job."),

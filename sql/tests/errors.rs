@@ -430,7 +430,6 @@ fn promised_statements_are_recognised_as_unsupported() {
         ("ALTER SOURCE s PAUSE", "ALTER SOURCE"),
         ("COMMENT ON TABLE t IS 'x'", "COMMENT ON"),
         ("REPLAY ERRORS OF s", "REPLAY ERRORS"),
-        ("VACUUM ARCHIVE a", "VACUUM ARCHIVE"),
         ("CANCEL JOB 1", "CANCEL JOB"),
         ("REFRESH MATERIALIZED VIEW v", "REFRESH MATERIALIZED VIEW"),
         ("GRANT SELECT ON t TO u", "GRANT"),

@@ -207,6 +207,7 @@ fn drop_show_explain_and_the_rest() {
     check("alter sink a.b resume", "ALTER SINK a.b RESUME");
     check("backup to '/mnt/it''s'", "BACKUP TO '/mnt/it''s'");
     check("alter archive a resume", "ALTER SINK a RESUME");
+    check("vacuum archive a.b", "VACUUM ARCHIVE a.b");
 }
 
 #[test]

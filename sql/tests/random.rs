@@ -590,6 +590,7 @@ fn statement() -> impl Strategy<Value = Statement> {
         1 => object_name().prop_map(Statement::Describe),
         1 => object_name().prop_map(Statement::WaitFor),
         1 => object_name().prop_map(Statement::ResumeSink),
+        1 => object_name().prop_map(Statement::VacuumArchive),
         1 => Just(Statement::Flush),
         1 => subscribe(),
         1 => copy(),

@@ -24,6 +24,12 @@ pub enum ArchiveError {
         /// Its folder.
         archive: String,
     },
+    /// Another commit of this server did not end well, or nobody writes at the moment.
+    #[error("archive \"{archive}\" has to be taken over again")]
+    Interrupted {
+        /// Its folder.
+        archive: String,
+    },
     /// A manifest is missing.
     #[error("manifest {number} of archive \"{archive}\" is missing")]
     Gap {
@@ -97,7 +103,7 @@ impl ArchiveError {
         match self {
             ArchiveError::Store(error) => error.sqlstate(),
             ArchiveError::Unknown { .. } => "08007",
-            ArchiveError::Fenced { .. } => "55000",
+            ArchiveError::Fenced { .. } | ArchiveError::Interrupted { .. } => "55000",
             ArchiveError::Gap { .. } | ArchiveError::Damaged { .. } => "XX001",
             ArchiveError::Newer { .. } | ArchiveError::ColumnType { .. } => "0A000",
             ArchiveError::Occupied { .. } => "42710",
@@ -117,6 +123,9 @@ impl ArchiveError {
             ArchiveError::Fenced { .. } => {
                 Some("It committed after this server did, so this server writes no more.".into())
             }
+            ArchiveError::Interrupted { .. } => {
+                Some("Another commit of this server did not end well; nothing of this one was committed.".into())
+            }
             ArchiveError::Gap { .. } => {
                 Some("Without it nobody can tell which files are part of the archive.".into())
             }
@@ -132,6 +141,9 @@ impl ArchiveError {
             }
             ArchiveError::Fenced { .. } => {
                 "Let one server write to a folder. To take over from the other one, restart this server."
+            }
+            ArchiveError::Interrupted { .. } => {
+                "Try again: the next writer finds out what is there."
             }
             ArchiveError::Gap { .. } | ArchiveError::Damaged { .. } => {
                 "Restore the file from a copy of the folder."

@@ -14,8 +14,12 @@ use crate::commit::Marker;
 pub(crate) const MANIFESTS: &str = "_manifest";
 /// Folder of what is not committed yet.
 pub(crate) const STAGING: &str = "_staging";
-/// Version of what is written here; a reader refuses a newer one.
+/// Folder of files that are no part of the archive any more, for readers of older commits.
+pub(crate) const REPLACED: &str = "_replaced";
+/// Version of a manifest that only adds files.
 const FORMAT: u32 = 1;
+/// Version of a manifest that also takes files away; a reader refuses a newer one.
+const FORMAT_MAX: u32 = 2;
 /// A longer manifest is not one of ours.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 256 << 20;
 
@@ -33,6 +37,9 @@ pub(crate) struct Manifest {
     /// Files that are part of the archive from now on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub add: Vec<DataFile>,
+    /// Files that are no part of the archive any more: those that are added have their rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<String>,
     /// Columns, in the first manifest of a writer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<Shape>,
@@ -141,9 +148,18 @@ impl Manifest {
             generation,
             at_ms,
             add: Vec::new(),
+            remove: Vec::new(),
             shape: None,
             marker: None,
             frontier: BTreeMap::new(),
+        }
+    }
+
+    /// Takes files away.
+    pub(crate) fn replaces(&mut self, paths: Vec<String>) {
+        if !paths.is_empty() {
+            self.format = FORMAT_MAX;
+            self.remove = paths;
         }
     }
 
@@ -160,7 +176,7 @@ impl Manifest {
         };
         let manifest: Manifest =
             serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
-        if manifest.format > FORMAT {
+        if manifest.format > FORMAT_MAX {
             return Err(ArchiveError::Newer {
                 path: path.to_owned(),
                 format: manifest.format,
@@ -172,13 +188,14 @@ impl Manifest {
                 manifest.number
             )));
         }
-        for file in &manifest.add {
-            if !is_data_path(&file.path) {
-                return Err(damaged(format!(
-                    "It names a file outside of the archive: {:?}.",
-                    file.path
-                )));
-            }
+        let added = manifest.add.iter().map(|file| &file.path);
+        if let Some(path) = added
+            .chain(&manifest.remove)
+            .find(|path| !is_data_path(path))
+        {
+            return Err(damaged(format!(
+                "It names a file outside of the archive: {path:?}."
+            )));
         }
         Ok(manifest)
     }
@@ -217,6 +234,18 @@ pub(crate) fn staged_manifest(generation: u64, number: u64) -> String {
 pub(crate) fn staged_data(generation: u64, path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
     format!("{}/{name}", staging_folder(generation))
+}
+
+/// Path of a data file that is no part of the archive any more.
+pub(crate) fn replaced(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    format!("{REPLACED}/{name}")
+}
+
+/// Generation of the writer that made a data file.
+pub(crate) fn data_generation(path: &str) -> Option<u64> {
+    let name = path.rsplit('/').next()?;
+    name.strip_prefix("part-")?.split('-').next()?.parse().ok()
 }
 
 /// True for a path that data of an archive can have: below its folder, in no folder of ours.
@@ -269,7 +298,7 @@ mod tests {
             let error = Manifest::decode("m", 4, &bytes).expect_err(path);
             assert_eq!(error.sqlstate(), "XX001", "{path}");
         }
-        let newer = br#"{"format": 2, "number": 4, "generation": 1, "at_ms": 0}"#;
+        let newer = br#"{"format": 3, "number": 4, "generation": 1, "at_ms": 0}"#;
         let error = Manifest::decode("m", 4, newer).expect_err("newer");
         assert_eq!(error.sqlstate(), "0A000");
         for broken in [&b"{"[..], b"null", b"\xff", b"[]", br#"{"format":1}"#] {

@@ -16,6 +16,9 @@ mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;
+mod vacuum;
+#[cfg(test)]
+mod vacuum_tests;
 mod writer;
 
 pub use decide::Head;
@@ -25,3 +28,4 @@ pub use manifest::DataFile;
 pub use sink::ArchiveSink;
 pub use snapshot::{Bounds, Reached, Snapshot};
 pub use table::ArchiveTable;
+pub use vacuum::Vacuumed;

@@ -11,6 +11,7 @@ use super::manifest::{
     staged_generation, staging_folder,
 };
 use super::snapshot::Snapshot;
+use super::vacuum::finish_exchanges;
 use crate::store::{Moved, Store, StoreFault};
 
 /// Files renamed or removed at the same time.
@@ -61,6 +62,7 @@ pub(crate) async fn take_over(
                 match store.rename(&staged, &manifest_path(head.number)).await {
                     Ok(Moved::Done) => {
                         snapshot.apply(manifest);
+                        finish_exchanges(store, &snapshot).await?;
                         sweep(store, &snapshot, head, &found).await;
                         return Ok(snapshot);
                     }
@@ -114,7 +116,10 @@ async fn survey(store: &dyn Store, head: Head) -> Result<Vec<Found>, ArchiveErro
             .ok()
             .filter(|manifest| manifest.generation == generation);
         let whole = match &manifest {
-            Some(manifest) if due => is_whole(store, manifest).await?,
+            // Files that replace others come to their places after the commit, and nobody was told of one that is not.
+            Some(manifest) if due && manifest.remove.is_empty() => {
+                is_whole(store, manifest).await?
+            }
             _ => false,
         };
         all.push(Found {

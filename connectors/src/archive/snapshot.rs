@@ -1,9 +1,9 @@
 //! What an archive holds at one commit, read from its manifests.
 //!
-//! Invariant: a snapshot is the sum of the manifests from 1 to its head, each read once; a number that is missing in between is
+//! Invariant: a snapshot is the sum of the manifests from 1 to its head, each read once, of which some take files away; a number that is missing in between is
 //! an error, never a smaller answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray, UInt64Array};
@@ -15,6 +15,7 @@ use super::error::ArchiveError;
 use super::layout::typed;
 use super::manifest::{
     DataFile, MANIFEST_BYTES_MAX, MANIFESTS, Manifest, Shape, manifest_number, manifest_path,
+    replaced, staged_data,
 };
 use crate::commit::Marker;
 use crate::source::Offsets;
@@ -30,6 +31,17 @@ pub struct Snapshot {
     files: Vec<Arc<DataFile>>,
     shape: Option<Arc<Shape>>,
     reached: BTreeMap<String, Arc<Reached>>,
+    /// When files were replaced, in milliseconds since the Unix epoch, by where they are now.
+    replaced: BTreeMap<String, i64>,
+    exchanges: Vec<Arc<Exchange>>,
+}
+
+/// Files that took the place of others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Exchange {
+    pub(crate) generation: u64,
+    pub(crate) gone: Vec<String>,
+    pub(crate) new: Vec<DataFile>,
 }
 
 /// How far the input of one who fills an archive is committed.
@@ -98,6 +110,18 @@ impl Snapshot {
             number: manifest.number,
             generation: manifest.generation,
         };
+        if !manifest.remove.is_empty() {
+            let gone: HashSet<&String> = manifest.remove.iter().collect();
+            self.files.retain(|file| !gone.contains(&file.path));
+            for path in &manifest.remove {
+                self.replaced.insert(replaced(path), manifest.at_ms);
+            }
+            self.exchanges.push(Arc::new(Exchange {
+                generation: manifest.generation,
+                gone: manifest.remove,
+                new: manifest.add.clone(),
+            }));
+        }
         self.files.extend(manifest.add.into_iter().map(Arc::new));
         if let Some(shape) = manifest.shape {
             self.shape = Some(Arc::new(shape));
@@ -124,6 +148,23 @@ impl Snapshot {
     /// How far what this writer was given is committed; `None` before its first commit.
     pub(crate) fn reached(&self, writer: &str) -> Option<&Arc<Reached>> {
         self.reached.get(writer)
+    }
+
+    /// When the file was replaced that is at this place now, in milliseconds since the Unix epoch.
+    pub(crate) fn replaced_at(&self, path: &str) -> Option<i64> {
+        self.replaced.get(path).copied()
+    }
+
+    /// Exchanges of which a file that is part of the archive is still among the `staged` ones.
+    pub(crate) fn unfinished(&self, staged: &HashSet<String>) -> Vec<Arc<Exchange>> {
+        let live: HashSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+        let due = |exchange: &&Arc<Exchange>| {
+            exchange.new.iter().any(|file| {
+                live.contains(file.path.as_str())
+                    && staged.contains(&staged_data(exchange.generation, &file.path))
+            })
+        };
+        self.exchanges.iter().filter(due).cloned().collect()
     }
 
     pub(crate) fn shape(&self) -> Option<&Shape> {

@@ -2,11 +2,13 @@
 //!
 //! Invariant: of the rows of one call either all become visible at once or none, and an error says which, or that nobody knows.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use parking_lot::RwLock;
 use thalweg_catalog::{Relation, RelationKind};
 use tokio::sync::Mutex;
@@ -14,17 +16,21 @@ use tokio::sync::Mutex;
 use super::encode::Encoding;
 use super::error::ArchiveError;
 use super::layout::Layout;
-use super::manifest::{Manifest, manifest_path};
+use super::manifest::{DataFile, Manifest, data_generation, manifest_path, replaced, staged_data};
 use super::recover::take_over;
 use super::snapshot::{Reached, Snapshot};
-use super::writer::{CommitFailure, Progress, Writer};
+use super::writer::{CommitFailure, Lineage, Progress, Writer};
 use crate::context::{Clock, ConnectorContext};
 use crate::error::ConnectorError;
 use crate::options::Options;
-use crate::store::{HdfsStore, LocalStore, Store};
+use crate::store::{HdfsStore, LocalStore, Store, StoreError, StoreFault};
 
 /// Size at which a file is finished unless `rollover.size` says otherwise.
 const FILE_BYTES: u64 = 128 << 20;
+/// Size of the files that VACUUM makes unless `compaction.target.size` says otherwise.
+const TARGET_BYTES: u64 = 512 << 20;
+/// How long readers find files that were replaced unless `reader.grace` says otherwise.
+const READER_GRACE: Duration = Duration::from_secs(3600);
 /// Age at which rows are committed unless `rollover.interval` says otherwise.
 const ROLLOVER: Duration = Duration::from_secs(5 * 60);
 
@@ -42,6 +48,13 @@ pub struct ArchiveTable {
     clock: Arc<dyn Clock>,
     newest: RwLock<Option<Arc<Snapshot>>>,
     writer: Mutex<Slot>,
+    /// What the newest writer of this server goes on with.
+    lineage: RwLock<Option<Arc<Lineage>>>,
+    fed: bool,
+    target_bytes: u64,
+    reader_grace: Duration,
+    /// Two at a time would both replace the same files.
+    vacuums: Mutex<()>,
 }
 
 /// What an archive is made of.
@@ -52,6 +65,12 @@ pub(super) struct Parts {
     pub(super) file_bytes: u64,
     pub(super) rollover: Duration,
     pub(super) writer: String,
+    /// A source or view fills it, and statements do not.
+    pub(super) fed: bool,
+    /// Size of the files that VACUUM makes.
+    pub(super) target_bytes: u64,
+    /// How long readers find files that were replaced.
+    pub(super) reader_grace: Duration,
     pub(super) attach: bool,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -123,6 +142,11 @@ impl ArchiveTable {
             file_bytes: options.u64("rollover.size")?.unwrap_or(FILE_BYTES),
             rollover: options.duration("rollover.interval")?.unwrap_or(ROLLOVER),
             writer: format!("{}/{}", context.installation, relation.oid.0),
+            fed: spec.feed.is_some(),
+            target_bytes: options
+                .u64("compaction.target.size")?
+                .unwrap_or(TARGET_BYTES),
+            reader_grace: options.duration("reader.grace")?.unwrap_or(READER_GRACE),
             attach: options.bool("attach")?.unwrap_or(false),
             clock: Arc::clone(&context.clock),
         }))
@@ -140,6 +164,11 @@ impl ArchiveTable {
             clock: parts.clock,
             newest: RwLock::default(),
             writer: Mutex::new(Slot::Vacant(None)),
+            lineage: RwLock::default(),
+            fed: parts.fed,
+            target_bytes: parts.target_bytes,
+            reader_grace: parts.reader_grace,
+            vacuums: Mutex::default(),
         }
     }
 
@@ -226,13 +255,13 @@ impl ArchiveTable {
         }
         let mut slot = self.writer.lock().await;
         let mut writer = self.take(&mut slot).await?;
-        *slot = Slot::Vacant(Some(writer.head().generation));
+        let generation = writer.generation();
+        *slot = Slot::Vacant(Some(generation));
         for batch in rows {
             // What was staged is swept by the next writer.
             writer.push(batch.clone(), epoch).await?;
         }
         let now_ms = self.clock.now_us() / 1000;
-        let number = writer.head().number + 1;
         match writer.commit(Progress::default(), now_ms).await {
             Ok(manifest) => {
                 self.follow(manifest);
@@ -240,10 +269,9 @@ impl ArchiveTable {
                 Ok(())
             }
             Err(CommitFailure { error, begun }) => {
-                let generation = writer.head().generation;
                 let (next, settled) = match begun {
-                    false => (Slot::Vacant(Some(generation)), Err(error)),
-                    true => self.settle(number, generation, error).await,
+                    None => (Slot::Vacant(Some(generation)), Err(error)),
+                    Some(number) => self.settle(number, generation, error).await,
                 };
                 *slot = next;
                 settled
@@ -253,6 +281,15 @@ impl ArchiveTable {
 
     /// The writer, which is opened when there is none.
     async fn take(&self, slot: &mut Slot) -> Result<Box<Writer>, ArchiveError> {
+        let ours = match &*slot {
+            Slot::Ours(writer) => Some((writer.lineage(), writer.generation())),
+            Slot::Vacant(_) | Slot::Lost => None,
+        };
+        if let Some((lineage, generation)) = ours
+            && !lineage.is_whole().await
+        {
+            *slot = Slot::Vacant(Some(generation));
+        }
         match std::mem::replace(slot, Slot::Lost) {
             Slot::Ours(writer) => Ok(writer),
             Slot::Lost => Err(self.fenced()),
@@ -319,16 +356,72 @@ impl ArchiveTable {
     pub(super) async fn open(&self) -> Result<(Writer, Arc<Snapshot>), ArchiveError> {
         let now_us = self.clock.now_us();
         let snapshot = take_over(self.store.as_ref(), self.layout.shape(), now_us).await?;
-        let head = snapshot.head();
+        let lineage = Lineage::new(snapshot.head());
+        *self.lineage.write() = Some(Arc::clone(&lineage));
         let snapshot = self.keep(snapshot);
-        let writer = Writer::new(
+        Ok((self.writer_of(lineage, self.file_bytes), snapshot))
+    }
+
+    fn writer_of(&self, lineage: Arc<Lineage>, file_bytes: u64) -> Writer {
+        Writer::new(
             Arc::clone(&self.store),
             Arc::clone(&self.layout),
             self.encoding.clone(),
-            self.file_bytes,
-            head,
-        );
-        Ok((writer, snapshot))
+            file_bytes,
+            lineage,
+        )
+    }
+
+    /// A writer beside the one that adds rows, whose files have no limit.
+    pub(super) async fn second_writer(&self) -> Result<Writer, ArchiveError> {
+        if !self.fed {
+            let mut slot = self.writer.lock().await;
+            let first = self.take(&mut slot).await?;
+            *slot = Slot::Ours(first);
+        }
+        let lineage = self.lineage.read().clone();
+        let interrupted = || ArchiveError::Interrupted {
+            archive: self.store.describe(),
+        };
+        let lineage = lineage.ok_or_else(interrupted)?;
+        match lineage.is_whole().await {
+            true => Ok(self.writer_of(lineage, u64::MAX)),
+            false => Err(interrupted()),
+        }
+    }
+
+    /// Bytes of a file that is part of the archive at some commit. While files change places it is looked for where it was and
+    /// where it will be.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub async fn read(&self, file: &DataFile, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let first = self.store.read(&file.path, range.clone()).await;
+        if !matches!(&first, Err(error) if error.fault == StoreFault::Missing) {
+            return first;
+        }
+        let staged = data_generation(&file.path);
+        let staged = staged.map(|generation| staged_data(generation, &file.path));
+        let places = [staged, Some(file.path.clone()), Some(replaced(&file.path))];
+        for place in places.into_iter().flatten() {
+            match self.store.read(&place, range.clone()).await {
+                Err(error) if error.fault == StoreFault::Missing => {}
+                found => return found,
+            }
+        }
+        first
+    }
+
+    pub(super) fn vacuums(&self) -> &Mutex<()> {
+        &self.vacuums
+    }
+
+    pub(super) fn target_bytes(&self) -> u64 {
+        self.target_bytes
+    }
+
+    pub(super) fn reader_grace(&self) -> Duration {
+        self.reader_grace
     }
 
     /// What its deliveries are known by in the manifests.

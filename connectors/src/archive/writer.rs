@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::StreamExt;
+use tokio::sync::Mutex;
 
 use super::decide::{Head, Verdict};
 use super::encode::{Encoder, Encoding};
@@ -16,6 +18,7 @@ use super::error::ArchiveError;
 use super::layout::{Key, Layout, internal};
 use super::manifest::{DataFile, Manifest, StoredMarker, staged_data, staged_manifest};
 use super::recover::{place, seal};
+use super::vacuum::exchange;
 use crate::store::{Store, StoreFile};
 
 /// Files written at the same time; the one that waited longest is finished before another is opened.
@@ -23,15 +26,39 @@ const OPEN_MAX: usize = 64;
 /// Files closed at the same time.
 const CLOSES: usize = 64;
 
+/// What the writers of one generation share: of two that commit at the same time one comes first.
+#[derive(Debug)]
+pub(crate) struct Lineage {
+    generation: u64,
+    /// The newest commit; `None` while one is made, and for good when it did not end well.
+    head: Mutex<Option<Head>>,
+    /// Number of the next file.
+    next_file: AtomicU64,
+}
+
+impl Lineage {
+    /// After the fence of a take-over.
+    pub(crate) fn new(head: Head) -> Arc<Self> {
+        Arc::new(Self {
+            generation: head.generation,
+            head: Mutex::new(Some(head)),
+            next_file: AtomicU64::new(0),
+        })
+    }
+
+    /// True until a commit does not end well; nothing can be committed after that.
+    pub(crate) async fn is_whole(&self) -> bool {
+        self.head.lock().await.is_some()
+    }
+}
+
 /// Writes one archive, after a take-over.
 pub(crate) struct Writer {
     store: Arc<dyn Store>,
     layout: Arc<Layout>,
     encoding: Encoding,
     file_bytes: u64,
-    head: Head,
-    /// Number of the next file of this writer.
-    next_file: u64,
+    lineage: Arc<Lineage>,
     /// Counts batches, to find the file that waited longest.
     turn: u64,
     open: BTreeMap<Key, Open>,
@@ -59,7 +86,7 @@ impl std::fmt::Debug for Writer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Writer")
-            .field("head", &self.head)
+            .field("lineage", &self.lineage)
             .finish_non_exhaustive()
     }
 }
@@ -68,8 +95,8 @@ impl std::fmt::Debug for Writer {
 #[derive(Debug)]
 pub(crate) struct CommitFailure {
     pub(crate) error: ArchiveError,
-    /// Something that a later writer may finish was on its way out.
-    pub(crate) begun: bool,
+    /// The number of the commit that a later writer may finish, when it was on its way out.
+    pub(crate) begun: Option<u64>,
 }
 
 /// What a commit says beside its files.
@@ -80,21 +107,20 @@ pub(crate) struct Progress {
 }
 
 impl Writer {
-    /// A writer whose fence is the head.
+    /// A writer of this generation.
     pub(crate) fn new(
         store: Arc<dyn Store>,
         layout: Arc<Layout>,
         encoding: Encoding,
         file_bytes: u64,
-        head: Head,
+        lineage: Arc<Lineage>,
     ) -> Self {
         Self {
             store,
             layout,
             encoding,
             file_bytes,
-            head,
-            next_file: 0,
+            lineage,
             turn: 0,
             open: BTreeMap::new(),
             done: Vec::new(),
@@ -102,9 +128,14 @@ impl Writer {
         }
     }
 
-    /// Its newest commit.
-    pub(crate) fn head(&self) -> Head {
-        self.head
+    /// What it shares with others of its generation.
+    pub(crate) fn lineage(&self) -> Arc<Lineage> {
+        Arc::clone(&self.lineage)
+    }
+
+    /// Which writer it is.
+    pub(crate) fn generation(&self) -> u64 {
+        self.lineage.generation
     }
 
     /// Writes rows of the archive's columns, that are of this epoch.
@@ -116,30 +147,49 @@ impl Writer {
         let layout = Arc::clone(&self.layout);
         let parts = blocking(move || layout.split(&batch)).await?;
         for (key, rows) in parts.into_iter().filter(|(_, rows)| rows.num_rows() > 0) {
-            self.turn += 1;
-            let mut open = match self.open.remove(&key) {
-                Some(open) => open,
-                None => self.begin(&key, epoch).await?,
-            };
-            open.turn = self.turn;
-            open.first_epoch = open.first_epoch.min(epoch);
-            open.last_epoch = open.last_epoch.max(epoch);
-            let mut encoder = open.encoder;
-            let (encoder, ready) = blocking(move || {
-                let ready = encoder.push(rows)?;
-                Ok((encoder, ready))
-            })
-            .await?;
-            open.encoder = encoder;
-            open.bytes += write(&mut open.file, ready).await?;
-            if open.bytes + open.encoder.pending_bytes() as u64 >= self.file_bytes {
-                self.full = true;
-                self.finish(key, open).await?;
-            } else {
-                self.open.insert(key, open);
-            }
+            self.write(&key, rows, (epoch, epoch)).await?;
         }
         Ok(())
+    }
+
+    /// Writes rows of one partition, in the columns of files, that are of these epochs.
+    pub(crate) async fn write(
+        &mut self,
+        key: &Key,
+        rows: RecordBatch,
+        (first_epoch, last_epoch): (u64, u64),
+    ) -> Result<(), ArchiveError> {
+        self.turn += 1;
+        let mut open = match self.open.remove(key) {
+            Some(open) => open,
+            None => self.begin(key, first_epoch).await?,
+        };
+        open.turn = self.turn;
+        open.first_epoch = open.first_epoch.min(first_epoch);
+        open.last_epoch = open.last_epoch.max(last_epoch);
+        let mut encoder = open.encoder;
+        let (encoder, ready) = blocking(move || {
+            let ready = encoder.push(rows)?;
+            Ok((encoder, ready))
+        })
+        .await?;
+        open.encoder = encoder;
+        open.bytes += append(&mut open.file, ready).await?;
+        if open.bytes + open.encoder.pending_bytes() as u64 >= self.file_bytes {
+            self.full = true;
+            self.finish(key.clone(), open).await?;
+        } else {
+            self.open.insert(key.clone(), open);
+        }
+        Ok(())
+    }
+
+    /// Ends the file of a partition, so that what comes next for it goes into another.
+    pub(crate) async fn cut(&mut self, key: &Key) -> Result<(), ArchiveError> {
+        match self.open.remove(key) {
+            Some(open) => self.finish(key.clone(), open).await,
+            None => Ok(()),
+        }
     }
 
     async fn begin(&mut self, key: &Key, epoch: u64) -> Result<Open, ArchiveError> {
@@ -155,11 +205,10 @@ impl Writer {
         let path = format!(
             "{}part-{:06}-{epoch:012}-{:06}.parquet",
             self.layout.folder(key)?,
-            self.head.generation,
-            self.next_file
+            self.generation(),
+            self.lineage.next_file.fetch_add(1, Ordering::SeqCst)
         );
-        self.next_file += 1;
-        let staged = staged_data(self.head.generation, &path);
+        let staged = staged_data(self.generation(), &path);
         Ok(Open {
             file: self.store.create(&staged).await?,
             path,
@@ -183,7 +232,7 @@ impl Writer {
             turn: _,
         } = open;
         let encoded = blocking(move || encoder.finish()).await?;
-        let bytes = bytes + write(&mut file, encoded.tail).await?;
+        let bytes = bytes + append(&mut file, encoded.tail).await?;
         self.done.push(Done {
             data: DataFile {
                 path,
@@ -210,15 +259,29 @@ impl Writer {
         progress: Progress,
         at_ms: i64,
     ) -> Result<Manifest, CommitFailure> {
-        let before = |error| CommitFailure {
-            error,
-            begun: false,
-        };
-        let begun = |error| CommitFailure { error, begun: true };
+        self.replace(Vec::new(), progress, at_ms).await
+    }
+
+    /// Commits what was written in the place of these files, and tells its manifest.
+    pub(crate) async fn replace(
+        &mut self,
+        gone: Vec<String>,
+        progress: Progress,
+        at_ms: i64,
+    ) -> Result<Manifest, CommitFailure> {
+        let before = |error| CommitFailure { error, begun: None };
         while let Some((key, open)) = self.open.pop_first() {
             self.finish(key, open).await.map_err(before)?;
         }
-        let mut manifest = Manifest::new(self.head.number + 1, self.head.generation, at_ms);
+        let lineage = Arc::clone(&self.lineage);
+        let mut head = lineage.head.lock().await;
+        let last = head.take().ok_or_else(|| before(self.broken()))?;
+        let number = last.number + 1;
+        let begun = |error| CommitFailure {
+            error,
+            begun: Some(number),
+        };
+        let mut manifest = Manifest::new(number, last.generation, at_ms);
         let (data, files): (Vec<_>, Vec<_>) = std::mem::take(&mut self.done)
             .into_iter()
             .map(|done| (done.data, done.file))
@@ -226,43 +289,63 @@ impl Writer {
         manifest.add = data;
         manifest.marker = progress.marker;
         manifest.frontier = progress.frontier;
+        manifest.replaces(gone);
         let text = manifest.encode().map_err(before)?;
-        let staged = staged_manifest(self.head.generation, manifest.number);
-        let mut own = self
-            .store
-            .create(&staged)
-            .await
-            .map_err(|error| before(error.into()))?;
-        own.write(Bytes::from(text.clone()))
-            .await
-            .map_err(|error| begun(error.into()))?;
-        // A close is slow where the store confirms it, and many take no longer than one.
-        let closes = files.into_iter().chain([own]);
-        let closes: Vec<_> = closes
-            .map(|mut file| async move { file.close().await })
-            .collect();
-        let mut closes = futures::stream::iter(closes).buffer_unordered(CLOSES);
-        while let Some(closed) = closes.next().await {
-            closed.map_err(|error| begun(error.into()))?;
+        let staged = staged_manifest(last.generation, number);
+        let own = self.store.create(&staged).await;
+        let own = own.map_err(|error| before(error.into()))?;
+        settle(own, &text, files).await.map_err(begun)?;
+        let store = self.store.as_ref();
+        if manifest.remove.is_empty() {
+            let placed = place(store, last.generation, &manifest.add).await;
+            placed.map_err(begun)?;
         }
-        place(self.store.as_ref(), self.head.generation, &manifest.add)
-            .await
-            .map_err(begun)?;
-        let sealed = seal(self.store.as_ref(), &staged, manifest.number, &text).await;
-        match sealed.map_err(begun)? {
-            Verdict::Committed => {
-                self.head.number = manifest.number;
-                self.full = false;
-                Ok(manifest)
-            }
-            Verdict::Fenced => Err(begun(ArchiveError::Fenced {
+        let sealed = seal(store, &staged, number, &text).await;
+        if sealed.map_err(begun)? == Verdict::Fenced {
+            return Err(begun(ArchiveError::Fenced {
                 archive: self.store.describe(),
-            })),
+            }));
+        }
+        self.full = false;
+        if !manifest.remove.is_empty() {
+            let moved = exchange(store, last.generation, &manifest.remove, &manifest.add).await;
+            if let Err(error) = moved {
+                // It is committed, and our readers find the files; the next take-over finishes it.
+                tracing::warn!(%error, "files of an archive change places later");
+                return Ok(manifest);
+            }
+        }
+        *head = Some(Head { number, ..last });
+        Ok(manifest)
+    }
+
+    fn broken(&self) -> ArchiveError {
+        ArchiveError::Interrupted {
+            archive: self.store.describe(),
         }
     }
 }
 
-async fn write(file: &mut Box<dyn StoreFile>, bytes: Bytes) -> Result<u64, ArchiveError> {
+/// Makes all files of a commit whole, its manifest `own` among them.
+async fn settle(
+    mut own: Box<dyn StoreFile>,
+    text: &[u8],
+    files: Vec<Box<dyn StoreFile>>,
+) -> Result<(), ArchiveError> {
+    own.write(Bytes::copy_from_slice(text)).await?;
+    // A close is slow where the store confirms it, and many take no longer than one.
+    let closes = files.into_iter().chain([own]);
+    let closes: Vec<_> = closes
+        .map(|mut file| async move { file.close().await })
+        .collect();
+    let mut closes = futures::stream::iter(closes).buffer_unordered(CLOSES);
+    while let Some(closed) = closes.next().await {
+        closed?;
+    }
+    Ok(())
+}
+
+async fn append(file: &mut Box<dyn StoreFile>, bytes: Bytes) -> Result<u64, ArchiveError> {
     let length = bytes.len() as u64;
     if length > 0 {
         file.write(bytes).await?;
@@ -271,7 +354,7 @@ async fn write(file: &mut Box<dyn StoreFile>, bytes: Bytes) -> Result<u64, Archi
 }
 
 /// Encoding takes time that threads of connections do not have.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     run: impl FnOnce() -> Result<T, ArchiveError> + Send + 'static,
 ) -> Result<T, ArchiveError> {
     tokio::task::spawn_blocking(run).await.map_err(internal)?

@@ -39,7 +39,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use thalweg_catalog::{Oid, Relation, Report};
 use thalweg_connectors::{
-    ArchiveError, ArchiveSink, ArchiveTable, ConnectorError, DataFile, Reached, Snapshot, Store,
+    ArchiveError, ArchiveSink, ArchiveTable, ConnectorError, DataFile, Reached, Snapshot, Vacuumed,
 };
 use thalweg_planner::{Conflict, DmlPlan, RelationScan};
 use tokio::runtime::Handle;
@@ -155,6 +155,14 @@ impl Archive {
             .spawn(async move { table.insert(&new, epoch).await });
         joined(insert.await)?.map_err(report)?;
         Ok(count)
+    }
+
+    /// Makes large files of small ones.
+    pub(crate) async fn vacuum(&self) -> Result<Vacuumed, EngineError> {
+        let table = Arc::clone(&self.table);
+        // Runs to its end even when the caller goes away.
+        let vacuum = self.wires.spawn(async move { table.vacuum().await });
+        Ok(joined(vacuum.await)?.map_err(report)?)
     }
 
     /// The batch in the archive's own fields, or 23502.
@@ -509,28 +517,23 @@ impl ParquetFileReaderFactory for Readers {
             DataFusionError::Internal("a scan of an archive has a file of its own".into())
         })?;
         Ok(Box::new(Reader {
-            store: Arc::clone(self.archive.table.store()),
-            wires: self.archive.wires.clone(),
-            path: data.path.clone(),
-            bytes: data.bytes,
+            archive: Arc::clone(&self.archive),
+            file: Arc::clone(data),
         }))
     }
 }
 
 /// One file of an archive, read where connections live.
 struct Reader {
-    store: Arc<dyn Store>,
-    wires: Handle,
-    path: String,
-    bytes: u64,
+    archive: Arc<Archive>,
+    file: Arc<DataFile>,
 }
 
 impl Reader {
     async fn read(&self, range: Range<u64>) -> ParquetResult<Bytes> {
-        let (store, path) = (Arc::clone(&self.store), self.path.clone());
-        let read = self
-            .wires
-            .spawn(async move { store.read(&path, range).await });
+        let (table, file) = (Arc::clone(&self.archive.table), Arc::clone(&self.file));
+        let read = async move { table.read(&file, range).await };
+        let read = self.archive.wires.spawn(read);
         let failed = |report: Report| ParquetError::External(Box::new(report));
         match joined(read.await) {
             Ok(Ok(bytes)) => Ok(bytes),
@@ -561,7 +564,7 @@ impl AsyncFileReader for Reader {
         options: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
         async move {
-            let bytes = self.bytes;
+            let bytes = self.file.bytes;
             let reader = ParquetMetaDataReader::new()
                 .with_prefetch_hint(Some(FOOTER_BYTES))
                 .with_arrow_reader_options(options);

@@ -14,7 +14,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use thalweg_catalog::{Catalog, Oid, Relation, Report};
-use thalweg_connectors::{Clock, Epoch, EpochInfo};
+use thalweg_connectors::{Clock, Epoch, EpochInfo, Vacuumed};
 use thalweg_planner::{DmlPlan, Planner, ViewPlan};
 use thalweg_state::{Backup, Copying, Runs, StateError, Store};
 use tokio::runtime::Handle;
@@ -212,6 +212,19 @@ impl Engine {
         }
         *self.shared().archive_files.lock() = files;
         failed
+    }
+
+    /// Makes large files of an archive's small ones.
+    ///
+    /// # Errors
+    /// 42P01 when there is no such archive, 55000 when nobody writes it now, and what its store reports.
+    pub fn vacuum_archive(&self, oid: Oid) -> BoxFuture<'_, Result<Vacuumed, EngineError>> {
+        async move {
+            let archive = self.shared().archives.read().get(&oid).cloned();
+            let archive = archive.ok_or(EngineError::Unknown(oid))?;
+            archive.vacuum().await
+        }
+        .boxed()
     }
 
     /// Files of all archives when they were last looked at.

@@ -8,7 +8,7 @@ use thalweg_catalog::{
 };
 use thalweg_connectors::{ArchiveTable, ConnectorError};
 use thalweg_planner::ViewPlan;
-use thalweg_sql::{CreateArchive, Partition, Report, Statement, ast};
+use thalweg_sql::{CreateArchive, ObjectKind, Partition, Report, Statement, ast};
 
 use super::ddl::create_effect;
 use super::define::{Definer, output_columns, query_text, refused};
@@ -113,6 +113,26 @@ impl Session {
             query,
             plan,
         })
+    }
+
+    /// `VACUUM ARCHIVE name`.
+    pub(super) async fn vacuum_archive(
+        &mut self,
+        name: &ast::ObjectName,
+    ) -> Result<Outcome, Report> {
+        let catalog = self.catalog();
+        let archive = catalog
+            .resolve_kind(&self.search_path(), name, ObjectKind::Archive)
+            .map_err(refused)?;
+        let done = self.server.engine.vacuum_archive(archive.oid).await;
+        let done = done.map_err(|error| error.report())?;
+        if done.replaced > 0 {
+            self.notice(Notice::notice(format!(
+                "{} files became {}",
+                done.replaced, done.written
+            )));
+        }
+        Ok(command("VACUUM"))
     }
 
     /// Looks at the archives again before a statement that lists their files.

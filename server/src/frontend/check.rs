@@ -48,7 +48,9 @@ impl Session {
             Statement::Subscribe(subscribe) => {
                 self.subscribe_columns(&parsed.text, subscribe).map(drop)
             }
-            Statement::WaitFor(name) | Statement::ResumeSink(name) => self
+            Statement::WaitFor(name)
+            | Statement::ResumeSink(name)
+            | Statement::VacuumArchive(name) => self
                 .catalog()
                 .resolve(&self.search_path(), name)
                 .map(drop)

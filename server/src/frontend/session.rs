@@ -297,6 +297,7 @@ impl Session {
             Statement::Flush => self.flush().boxed(),
             Statement::WaitFor(name) => self.wait_for(name).boxed(),
             Statement::ResumeSink(name) => self.resume_sink(name).boxed(),
+            Statement::VacuumArchive(name) => self.vacuum_archive(name).boxed(),
             Statement::Backup(folder) => self.back_up(folder).boxed(),
             Statement::Truncate(tables) => self.truncate(tables).boxed(),
             Statement::Subscribe(subscribe) => self.subscribe(&parsed.text, subscribe).boxed(),

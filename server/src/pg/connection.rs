@@ -321,6 +321,7 @@ fn only_reads(statement: &Statement) -> bool {
         Statement::WaitFor(_)
         | Statement::ResumeSink(_)
         | Statement::Backup(_)
+        | Statement::VacuumArchive(_)
         | Statement::Flush => true,
         Statement::Copy(copy) => match &copy.subject {
             CopySubject::Relation { .. } => true,

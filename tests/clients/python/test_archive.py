@@ -36,19 +36,23 @@ def explained(server, text):
 
 def rows_of(read, listed, columns=("id",)):
     """Rows in the files that the manifests name, in order; of one column its values. `read` gives the bytes of a path."""
-    rows = []
+    rows, files = [], {}
     for number in range(1, 1_000_000):
         name = f"_manifest/{number:020}.json"
         if name not in listed:
             assert number > 1 and not any(path > name for path in listed if path.startswith("_manifest/"))
             break
-        for file in json.loads(read(name)).get("add", []):
-            content = read(file["path"])
-            assert len(content) == file["bytes"], file["path"]
-            table = pyarrow.parquet.read_table(io.BytesIO(content), partitioning=None)
-            assert table.num_rows == file["rows"], file["path"]
-            values = [table.column(name).to_pylist() for name in columns]
-            rows += values[0] if len(values) == 1 else zip(*values)
+        manifest = json.loads(read(name))
+        for path in manifest.get("remove", []):
+            del files[path]
+        files.update((file["path"], file) for file in manifest.get("add", []))
+    for file in files.values():
+        content = read(file["path"])
+        assert len(content) == file["bytes"], file["path"]
+        table = pyarrow.parquet.read_table(io.BytesIO(content), partitioning=None)
+        assert table.num_rows == file["rows"], file["path"]
+        values = [table.column(name).to_pylist() for name in columns]
+        rows += values[0] if len(values) == 1 else zip(*values)
     return sorted(rows)
 
 
@@ -226,7 +230,17 @@ def test_kafka_to_hdfs_loses_and_doubles_nothing(server, hdfs, kafka):
     run(server, "WAIT FOR kept")
     expected = [(key, seq) for key, last in sorted(produced.items()) for seq in range(1, last + 1)]
     folder = "/lake/history"
-    listed = {path.removeprefix(folder + "/") for path in hdfs.files(folder)}
-    assert rows_of(lambda path: hdfs.ask(f"{folder}/{path}", "OPEN"), listed, ("key", "seq")) == expected
+
+    def archived():
+        listed = {path.removeprefix(folder + "/") for path in hdfs.files(folder)}
+        return rows_of(lambda path: hdfs.ask(f"{folder}/{path}", "OPEN"), listed, ("key", "seq"))
+
+    assert archived() == expected
+    files = run(server, "SELECT count(*) FROM sys.archive_files WHERE archive = 'kept'")[0][0]
+    run(server, "VACUUM ARCHIVE kept")
+    assert run(server, "SELECT count(*) FROM sys.archive_files WHERE archive = 'kept'") == [(4,)] and files > 4
+    assert archived() == expected
+    visible = [path for path in hdfs.files(folder) if path.endswith(".parquet") and "/_" not in path]
+    assert len(visible) == 4
     assert both() == run(server, "SELECT count(*), count(DISTINCT key * 1000000 + seq) FROM kept")[0] == (total, total)
     assert run(server, "SELECT part, count(*) FROM kept WHERE part <> key % 4 GROUP BY part") == []
