@@ -63,11 +63,14 @@ pub fn validate_sink_options(
 /// What a new sink promises its readers unless it says otherwise.
 pub fn default_delivery(connector: &str) -> &'static str {
     let place = connector::sink_place(connector).ok();
-    let mut options = place.into_iter().flat_map(options_of);
-    let delivery = options.find(|spec| spec.name == "delivery");
-    delivery
-        .and_then(|spec| spec.default)
+    place
+        .and_then(default_delivery_at)
         .unwrap_or("at_least_once")
+}
+
+fn default_delivery_at(place: Place) -> Option<&'static str> {
+    let delivery = options_of(place).find(|spec| spec.name == "delivery");
+    delivery.and_then(|spec| spec.default)
 }
 
 /// The checked options of a table that an outside system keeps, without `connector` itself.
@@ -102,14 +105,26 @@ pub fn validate_parquet_options(
     validate(Place::EncodeParquet, options)
 }
 
-/// The checked options of `CREATE SINK ... INTO table`.
+/// The checked options of `CREATE SINK ... INTO table`, and what the sink promises its readers; `kept_by` is the connector of the
+/// system that keeps the table, when that is not this one.
 ///
 /// # Errors
 /// As [`validate_source_options`].
 pub fn validate_into_options(
+    kept_by: Option<&str>,
     options: &[WithOption],
-) -> Result<BTreeMap<String, String>, CatalogError> {
-    validate(Place::TableSink, options)
+) -> Result<(BTreeMap<String, String>, String), CatalogError> {
+    let place = match kept_by {
+        Some(_) => Place::HbaseTableSink,
+        None => Place::TableSink,
+    };
+    let options = validate(place, options)?;
+    let delivery = match options.get("delivery") {
+        Some(delivery) => delivery.clone(),
+        // Tables of our own change in one transaction with the sink's progress.
+        None => default_delivery_at(place).unwrap_or("exactly_once").into(),
+    };
+    Ok((options, delivery))
 }
 
 /// The checked options of a materialized view.

@@ -82,4 +82,9 @@ pub trait CommittingSink: Send + Sync {
     /// # Errors
     /// As for [`CommittingSink::deliver`].
     async fn commit(&mut self, due: Due) -> Result<Option<Marker>, ConnectorError>;
+
+    /// Why rows of deliveries were refused for good, since the last call; what was delivered with them stays.
+    fn take_refused(&mut self) -> Vec<ConnectorError> {
+        Vec::new()
+    }
 }

@@ -46,8 +46,8 @@ pub use error::ConnectorError;
 pub use file::FileSource;
 pub use format::{JsonRows, canonical_json};
 pub use hbase::{
-    Comparison, Condition, FoundRow, HbaseError, HbaseLookup, HbaseRows, HbaseScan, HbaseSink,
-    HbaseTable, RefusedRow, Written,
+    Comparison, Condition, FoundRow, HbaseCommitter, HbaseError, HbaseLookup, HbaseRows, HbaseScan,
+    HbaseSink, HbaseTable, RefusedRow, Written,
 };
 pub use kafka::{KafkaSink, KafkaSource, fill_with_nexmark};
 pub use nexmark::{NexmarkSource, NexmarkText};

@@ -2,6 +2,8 @@
 //!
 //! Prints a skip when no HBase can be had here, and fails instead when `THALWEG_REQUIRE_SERVICES=1`.
 
+mod committing;
+mod hbase_commit;
 mod hbase_lookups;
 
 use std::collections::BTreeMap;

@@ -391,6 +391,7 @@ impl SinkSpec {
     /// The value of an option, or its default; `None` when it is off.
     pub fn option(&self, name: &str) -> Option<&str> {
         let place = match self.into {
+            Some(_) if self.connector == "hbase" => Some(Place::HbaseTableSink),
             Some(_) => Some(Place::TableSink),
             None => sink_place(&self.connector).ok(),
         };

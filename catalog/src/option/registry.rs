@@ -91,6 +91,8 @@ pub enum Place {
     KafkaSink,
     /// `CREATE SINK ... INTO table`.
     TableSink,
+    /// `CREATE SINK ... INTO` a table that HBase keeps.
+    HbaseTableSink,
     /// `CREATE SINK ... WITH (connector = 'blackhole')`.
     BlackholeSink,
     /// `CREATE SINK ... WITH (connector = 'print')`.
@@ -119,6 +121,7 @@ impl Place {
             Place::NexmarkSource => "nexmark source",
             Place::KafkaSink => "kafka sink",
             Place::TableSink => "sink into a table",
+            Place::HbaseTableSink => "sink into an HBase table",
             Place::BlackholeSink => "blackhole sink",
             Place::PrintSink => "print sink",
             Place::HbaseTable => "hbase table",
@@ -139,7 +142,11 @@ impl Place {
     pub fn has_connector(self) -> bool {
         !matches!(
             self,
-            Place::TableSink | Place::MaterializedView | Place::EncodeJson | Place::EncodeParquet
+            Place::TableSink
+                | Place::HbaseTableSink
+                | Place::MaterializedView
+                | Place::EncodeJson
+                | Place::EncodeParquet
         )
     }
 }
@@ -243,9 +250,10 @@ const SEEDED: &[Place] = &[Place::DatagenSource, Place::NexmarkSource];
 const KAFKA: &[Place] = &[Place::KafkaSource];
 const DATAGEN: &[Place] = &[Place::DatagenSource];
 const KAFKA_SINK: &[Place] = &[Place::KafkaSink];
+const STAGING_SINK: &[Place] = &[Place::KafkaSink, Place::HbaseTableSink];
 const ANY_KAFKA: &[Place] = &[Place::KafkaSource, Place::KafkaSink];
 const SHOWING_SINK: &[Place] = &[Place::BlackholeSink, Place::PrintSink];
-const APPENDING_SINK: &[Place] = &[Place::KafkaSink, Place::TableSink];
+const APPENDING_SINK: &[Place] = &[Place::KafkaSink, Place::TableSink, Place::HbaseTableSink];
 const HBASE: &[Place] = &[Place::HbaseTable];
 const ARCHIVE: &[Place] = &[Place::FileArchive, Place::HdfsArchive];
 const HDFS_ARCHIVE: &[Place] = &[Place::HdfsArchive];
@@ -324,12 +332,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("events", NEXMARK, NOT_NEGATIVE, "number of events in all, of every kind"),
     OptionSpec::new("rate", NEXMARK, POSITIVE, "number of events per second, of every kind"),
     OptionSpec::new("seed", SEEDED, OptionKind::Integer(i64::MIN, i64::MAX), "number that determines every generated value"),
-    OptionSpec::new("delivery", KAFKA_SINK, OptionKind::Enum(&["at_least_once", "exactly_once"]), "promise to readers of the sink").default("exactly_once"),
+    OptionSpec::new("delivery", STAGING_SINK, OptionKind::Enum(&["at_least_once", "exactly_once"]), "promise to readers of the sink").default("exactly_once"),
     OptionSpec::new("delivery", SHOWING_SINK, OptionKind::Enum(&["at_least_once", "exactly_once"]), "promise to readers of the sink").default("at_least_once").built(Built::Only(&["at_least_once"]), Some("Use delivery = 'at_least_once'.")),
     OptionSpec::new("primary_key", KAFKA_SINK, OptionKind::List, "list of columns that make the message key"),
     OptionSpec::new("force_append_only", APPENDING_SINK, OptionKind::Boolean, "wish to leave out deletions and the old rows of updates").default("false"),
     OptionSpec::new("snapshot", KAFKA_SINK, OptionKind::Boolean, "wish to deliver what is there when the sink is created").default("true").built(Built::Only(&["true"]), Some("Leave it out: the sink delivers what is there, then what changes.")),
-    OptionSpec::new("sink_log.max_bytes", KAFKA_SINK, OptionKind::Bytes, "size of what waits for delivery at most, under delivery = 'exactly_once'").default("10GB"),
+    OptionSpec::new("sink_log.max_bytes", STAGING_SINK, OptionKind::Bytes, "size of what waits for delivery at most, under delivery = 'exactly_once'").default("10GB"),
     OptionSpec::new("on_compute_error", VIEW, OptionKind::Enum(&["null", "fail"]), "fate of a value whose computation fails").default("null"),
     OptionSpec::new("isolated", VIEW, OptionKind::Boolean, "wish to share no state with other views").default("false").built(Built::Only(&["false"]), None),
     OptionSpec::new("state_ttl", VIEW, OptionKind::Duration, "time after which unused state goes").built(Built::No, Some("Filter on a time column with now().")),

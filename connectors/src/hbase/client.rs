@@ -6,7 +6,7 @@
 use super::error::HbaseError;
 use super::gateways::Gateways;
 use super::reply::{Page, Region, decode, families, region};
-use super::request::{Call, Delete, NewTable, Projection, Put, Scan, TableName};
+use super::request::{Call, CheckedPut, Delete, NewTable, Projection, Put, Scan, TableName};
 use super::wire::{Kind, WireError};
 use crate::context::Deadline;
 
@@ -216,6 +216,18 @@ impl Client {
         deadline: Deadline,
     ) -> Result<(), HbaseError> {
         let outcome = self.command(&Call::Put(table, puts), deadline).await;
+        self.explained(table, deadline, outcome).await
+    }
+
+    /// Writes cells of a row if a column of it holds what is expected; false when it does not. After an error, and after false, it
+    /// may have been written, by a try that was not answered.
+    pub(super) async fn put_if(
+        &self,
+        table: &TableName,
+        checked: &CheckedPut,
+        deadline: Deadline,
+    ) -> Result<bool, HbaseError> {
+        let outcome = self.question(&Call::PutIf(table, checked), deadline).await;
         self.explained(table, deadline, outcome).await
     }
 

@@ -102,6 +102,14 @@ pub enum HbaseError {
         /// The column.
         column: String,
     },
+    /// A delivery's timestamp is in the future of our clock.
+    #[error("deliveries to HBase table \"{table}\" have timestamps {ahead_s} s ahead of the clock")]
+    ClockBehind {
+        /// The table.
+        table: String,
+        /// Seconds.
+        ahead_s: i64,
+    },
     /// A value that the encoding of its column has no bytes for.
     #[error("value of column \"{column}\" cannot be written to HBase as {encoding}")]
     Unwritable {
@@ -134,7 +142,7 @@ impl HbaseError {
             HbaseError::WrongEndpoint { .. } | HbaseError::BadReply { .. } => "08P01",
             HbaseError::Timeout { .. } => "58030",
             HbaseError::TableMissing { .. } => "42P01",
-            HbaseError::TableDisabled { .. } => "55000",
+            HbaseError::TableDisabled { .. } | HbaseError::ClockBehind { .. } => "55000",
             HbaseError::FamilyMissing { .. } => "42703",
             HbaseError::RowRefused { .. } | HbaseError::Remote { .. } => "58000",
             HbaseError::RowTooLarge { .. } | HbaseError::KeyLength { .. } => "54000",
@@ -174,6 +182,9 @@ impl HbaseError {
             HbaseError::TableDisabled { .. } => "Enable the table in HBase.",
             HbaseError::FamilyMissing { .. } => {
                 "Add the family in HBase, or name another with family or OPTIONS (column = 'family:qualifier')."
+            }
+            HbaseError::ClockBehind { .. } => {
+                "Set the clock of this machine right; delivery goes on by itself when it has come that far."
             }
             HbaseError::BadValue { .. } => {
                 "Set value.encoding, or OPTIONS (encoding = '...') on the column, to what the writer used."

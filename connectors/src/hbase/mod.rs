@@ -6,6 +6,7 @@
 mod access;
 mod breaker;
 mod client;
+mod commit;
 mod connection;
 mod error;
 mod filter;
@@ -31,6 +32,7 @@ mod wire;
 mod write;
 
 pub use access::{Comparison, Condition};
+pub use commit::HbaseCommitter;
 pub use error::HbaseError;
 pub use lookup::{FoundRow, HbaseLookup};
 pub use read::HbaseRows;

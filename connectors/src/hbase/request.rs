@@ -57,6 +57,16 @@ pub(super) struct Delete {
     pub(super) timestamp: i64,
 }
 
+/// A put that is made only while a column of its row holds what is expected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CheckedPut {
+    pub(super) family: Vec<u8>,
+    pub(super) qualifier: Vec<u8>,
+    /// `None`: the column has no cell.
+    pub(super) expected: Option<Vec<u8>>,
+    pub(super) put: Put,
+}
+
 /// A table to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NewTable {
@@ -134,6 +144,8 @@ pub(super) enum Call<'a> {
     Scan(&'a TableName, &'a Scan, &'a Projection),
     /// Writes cells.
     Put(&'a TableName, &'a [Put]),
+    /// Writes cells of one row on a condition.
+    PutIf(&'a TableName, &'a CheckedPut),
     /// Deletes cells.
     Delete(&'a TableName, &'a [Delete]),
 }
@@ -152,6 +164,7 @@ impl Call<'_> {
             Call::Get(..) => "getMultiple",
             Call::Scan(..) => "getScannerResults",
             Call::Put(..) => "putMultiple",
+            Call::PutIf(..) => "checkAndPut",
             Call::Delete(..) => "deleteMultiple",
         }
     }
@@ -166,6 +179,7 @@ impl Call<'_> {
             Call::Exists(table) | Call::IsDisabled(table) => table.text(),
             Call::Get(table, ..) | Call::Scan(table, ..) => table.text(),
             Call::Put(table, _) | Call::Delete(table, _) => table.text(),
+            Call::PutIf(table, _) => table.text(),
         }
     }
 
@@ -191,6 +205,10 @@ impl Call<'_> {
             Call::Put(table, puts) => {
                 out.bytes(1, table.text.as_bytes())?;
                 out.list(2, puts, |out, put| put.write(out))
+            }
+            Call::PutIf(table, checked) => {
+                out.bytes(1, table.text.as_bytes())?;
+                checked.write(out)
             }
             Call::Delete(table, deletes) => {
                 out.bytes(1, table.text.as_bytes())?;
@@ -264,6 +282,18 @@ impl Put {
         let cell =
             |cell: &NewCell| cell.family.len() + cell.qualifier.len() + cell.value.len() + 24;
         self.row.len() + 24 + self.cells.iter().map(cell).sum::<usize>()
+    }
+}
+
+impl CheckedPut {
+    fn write(&self, out: &mut Out<'_>) -> thrift::Result<()> {
+        out.bytes(2, &self.put.row)?;
+        out.bytes(3, &self.family)?;
+        out.bytes(4, &self.qualifier)?;
+        if let Some(expected) = &self.expected {
+            out.bytes(5, expected)?;
+        }
+        out.nested(6, |out| self.put.write(out))
     }
 }
 

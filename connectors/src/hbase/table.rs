@@ -108,7 +108,7 @@ impl HbaseTable {
     /// 42P01 or 42703 for what is missing, 08001 when nobody answers.
     pub async fn check(&self) -> Result<(), ConnectorError> {
         let table = &self.layout.table;
-        let deadline = Deadline::after(DDL_TIMEOUT.min(self.options.timeout * 6));
+        let deadline = self.ddl_deadline();
         if !self.client.exists(table, deadline).await? {
             let Some(creation) = &self.options.create else {
                 return Err(ConnectorError::Hbase(HbaseError::TableMissing {
@@ -324,6 +324,20 @@ impl HbaseTable {
 
     pub(super) fn layout(&self) -> &Arc<Layout> {
         &self.layout
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Time for one request.
+    pub(super) fn timeout(&self) -> Duration {
+        self.options.timeout
+    }
+
+    /// When a question about a table, or the making of one, has taken too long.
+    pub(super) fn ddl_deadline(&self) -> Deadline {
+        Deadline::after(DDL_TIMEOUT.min(self.options.timeout * 6))
     }
 
     pub(super) fn writer(&self) -> Writer {

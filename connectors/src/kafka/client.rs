@@ -14,11 +14,14 @@ use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::options::KafkaOptions;
+use crate::context::Deadline;
 use crate::error::ConnectorError;
 use crate::format::excerpt;
 
 /// How long a broker may take to answer one question.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// Before a broker is asked again that says a partition has no leader.
+const LEADER_PAUSE: Duration = Duration::from_millis(50);
 /// Characters of the client library's words that reach an error.
 const REASON_CHARS_MAX: usize = 300;
 /// Events looked through for the cause of a failure.
@@ -142,10 +145,11 @@ impl Cluster {
 
     /// What one partition holds now. Under `read_committed`, `high` is the last stable offset.
     pub(super) fn extent(&self, partition: i32) -> Result<Extent, ConnectorError> {
-        let (low, high) = self
-            .client
-            .fetch_watermarks(&self.topic, partition, ANSWER_WAIT)
-            .map_err(|error| self.explain(&error))?;
+        let (low, high) = with_leader(|| {
+            self.client
+                .fetch_watermarks(&self.topic, partition, ANSWER_WAIT)
+        })
+        .map_err(|error| self.explain(&error))?;
         let low = u64::try_from(low).unwrap_or(0);
         Ok(Extent {
             low,
@@ -275,6 +279,29 @@ pub(super) fn classify(error: &KafkaError) -> Trouble {
             Code::BadMessage | Code::BadCompression | Code::InvalidMessage | Code::NotImplemented,
         ) => Trouble::Corrupt,
         _ => Trouble::Other,
+    }
+}
+
+/// Asks again while the partition has no leader: it was made just now, or is moving.
+pub(super) fn with_leader<T>(
+    mut ask: impl FnMut() -> Result<T, KafkaError>,
+) -> Result<T, KafkaError> {
+    use RDKafkaErrorCode as Code;
+    let deadline = Deadline::after(ANSWER_WAIT);
+    loop {
+        let answer = ask();
+        let code = answer
+            .as_ref()
+            .err()
+            .and_then(KafkaError::rdkafka_error_code);
+        match code {
+            Some(Code::LeaderNotAvailable | Code::NotLeaderForPartition)
+                if !deadline.left().is_zero() =>
+            {
+                std::thread::sleep(LEADER_PAUSE);
+            }
+            _ => return answer,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::client::client_error;
+use super::client::{client_error, with_leader};
 use crate::error::ConnectorError;
 use crate::nexmark::NexmarkText;
 
@@ -65,9 +65,8 @@ fn fill(
     let consumer: BaseConsumer = config.create().map_err(failed)?;
     let mut held = 0;
     for partition in 0..PARTITIONS {
-        let (low, high) = consumer
-            .fetch_watermarks(topic, partition, WAIT)
-            .map_err(failed)?;
+        let (low, high) =
+            with_leader(|| consumer.fetch_watermarks(topic, partition, WAIT)).map_err(failed)?;
         held += u64::try_from(high - low).unwrap_or(0);
     }
     if held == events {

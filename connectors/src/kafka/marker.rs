@@ -13,7 +13,7 @@ use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
-use super::client::{Cluster, client_error};
+use super::client::{Cluster, client_error, with_leader};
 use super::options::KafkaOptions;
 use super::sink::{Quiet, explain};
 use crate::commit::Marker;
@@ -104,9 +104,7 @@ pub(super) fn newest(
             config.create().map_err(|error| client_error(&error))
         };
     let extent = |client: &BaseConsumer| {
-        client
-            .fetch_watermarks(MARKER_TOPIC, 0, ANSWER_WAIT)
-            .map_err(failed)
+        with_leader(|| client.fetch_watermarks(MARKER_TOPIC, 0, ANSWER_WAIT)).map_err(failed)
     };
     let (_, end) = extent(&client(options.asking(), "read_uncommitted")?)?;
     let committed = client(options.reading(), "read_committed")?;

@@ -16,7 +16,7 @@ use crate::error::EngineError;
 use crate::job::Job;
 use crate::shared::{Shared, Stored};
 use crate::sink_log::{Entry, SinkLog, Verdict};
-use crate::sinks::{is_over, note_failure, over};
+use crate::sinks::{is_over, note_failure, over, record_refused};
 
 /// How often a sink that gathers is asked whether it is time to commit.
 const COMMIT_CHECK: Duration = Duration::from_secs(1);
@@ -129,6 +129,8 @@ impl Writer<'_> {
         let mut handed = None;
         while let Some(staged) = parts.recv().await {
             let committed = sink.deliver(&staged).await;
+            let refused = sink.take_refused();
+            record_refused(self.shared, self.job, staged.marker.epoch, refused);
             self.committed(committed.map_err(|error| error.report())?);
             handed = Some(staged.marker);
         }

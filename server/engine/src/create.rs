@@ -137,6 +137,10 @@ fn outlet(
     let store = Arc::clone(&shared.store);
     if let Some(oid) = spec.into {
         if let Some(external) = shared.external.read().get(&oid) {
+            if spec.delivery == "exactly_once" {
+                let open = external.committer(relation.oid, shared.connector_context());
+                return Ok(Outlet::Committing(open()?.form(), open));
+            }
             let messages = MessageOutlet::open(store, relation.oid, external.sink())?;
             return Ok(Outlet::Messages(Box::new(messages)));
         }

@@ -22,12 +22,16 @@ use datafusion::logical_expr::{
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
-use thalweg_catalog::{ConnectorSpec, Relation, Report};
-use thalweg_connectors::{Comparison, Condition, HbaseScan, HbaseSink, HbaseTable, MessageSink};
+use thalweg_catalog::{ConnectorSpec, Oid, Relation, Report};
+use thalweg_connectors::{
+    Comparison, Condition, ConnectorContext, HbaseCommitter, HbaseScan, HbaseSink, HbaseTable,
+    MessageSink,
+};
 use thalweg_planner::{Conflict, DmlPlan};
 use tokio::runtime::Handle;
 
 use crate::batch::{conform, joined, with_relations};
+use crate::committing::Open;
 use crate::error::EngineError;
 use crate::shared::Shared;
 
@@ -36,6 +40,8 @@ use crate::shared::Shared;
 pub(crate) struct External {
     name: String,
     schema: SchemaRef,
+    /// Columns of its key.
+    pub(crate) key: Vec<usize>,
     pub(crate) table: Arc<HbaseTable>,
     /// Where connections live.
     pub(crate) wires: Handle,
@@ -55,6 +61,7 @@ impl External {
         Ok(Arc::new(Self {
             name: relation.name.clone(),
             schema: table.schema(),
+            key,
             table: Arc::new(table),
             wires: shared.wires.clone(),
         }))
@@ -68,6 +75,15 @@ impl External {
     /// What a sink into the table writes to.
     pub(crate) fn sink(&self) -> Box<dyn MessageSink> {
         Box::new(HbaseSink::new(Arc::clone(&self.table)))
+    }
+
+    /// Opens writers that commit what checkpoints stage for a sink into the table.
+    pub(crate) fn committer(&self, sink: Oid, context: ConnectorContext) -> Open {
+        let table = Arc::clone(&self.table);
+        Box::new(move || {
+            let table = Arc::clone(&table);
+            Ok(Box::new(HbaseCommitter::new(table, sink.0, &context)))
+        })
     }
 
     /// 0A000 for what such tables do not take.

@@ -114,8 +114,13 @@ impl SinkLog {
         job: &Job,
     ) -> Result<Arc<Self>, EngineError> {
         let stored = &job.relation;
-        let key = match (form, &spec.format) {
-            (Form::Upsert, Some(format)) => format.key.clone(),
+        let key = match (form, &spec.format, spec.into) {
+            (Form::Upsert, Some(format), _) => format.key.clone(),
+            (Form::Upsert, None, Some(table)) => {
+                let tables = shared.external.read();
+                let table = tables.get(&table).ok_or(EngineError::Unknown(table))?;
+                table.key.clone()
+            }
             _ => Vec::new(),
         };
         let log = Self {

@@ -133,10 +133,13 @@ pub(crate) async fn handed_over(shared: &Shared, oid: Oid, epoch: u64) -> Result
 
 /// Rows that the outside system will not take are rows of `sys.errors`; the sink goes on without them.
 fn note_refused(shared: &Shared, job: &Job, epoch: u64, outlet: &mut Outlet) {
-    let Outlet::Messages(messages) = outlet else {
-        return;
-    };
-    for error in messages.take_refused() {
+    if let Outlet::Messages(messages) = outlet {
+        record_refused(shared, job, epoch, messages.take_refused());
+    }
+}
+
+pub(crate) fn record_refused(shared: &Shared, job: &Job, epoch: u64, refused: Vec<ConnectorError>) {
+    for error in refused {
         let report = error.report();
         let reason = match &report.detail {
             Some(detail) => format!("{}: {detail}", report.message),

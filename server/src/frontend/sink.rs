@@ -3,7 +3,7 @@
 //! Invariant: a sink is accepted only when its input proves what its form needs: no row is taken back where rows are appended,
 //! and one row per key where rows have keys.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_catalog::{Catalog, Change, Oid, Relation, RelationKind, SinkFormat, SinkSpec, option};
 use thalweg_planner::stream::{self, Properties};
@@ -106,15 +106,7 @@ impl Session {
             Some(delivery) => delivery.clone(),
             None => option::default_delivery(&connector).to_owned(),
         };
-        if delivery != "exactly_once" && options.contains_key("sink_log.max_bytes") {
-            return Err(Report {
-                hint: Some("Leave it out: at least once, changes that wait merge.".into()),
-                ..Report::new(
-                    "22023",
-                    "option \"sink_log.max_bytes\" needs delivery = 'exactly_once'",
-                )
-            });
-        }
+        check_log_limit(&options, &delivery)?;
         let spec = SinkSpec {
             connector,
             options,
@@ -149,7 +141,6 @@ impl Session {
                 "a sink into a table has no FORMAT clause",
             ));
         }
-        let options = option::validate_into_options(&create.with).map_err(refused)?;
         let catalog = &scope.catalog;
         let table = catalog.resolve(&scope.search_path, name).map_err(refused)?;
         if !table.is_writable() && !matches!(table.kind, RelationKind::External(_)) {
@@ -168,16 +159,18 @@ impl Session {
         self.check_insert(scope, name, &query, &plan.output)?;
         let query = fitted(query, &plan.output, table)?;
         let plan = self.plan_continuous(scope, &query, &[])?;
-        // Tables of our own change in one transaction with the sink's progress.
-        let (connector, delivery) = match &table.kind {
-            RelationKind::External(kept) => (kept.connector.as_str(), "at_least_once"),
-            _ => ("table", "exactly_once"),
+        let kept_by = match &table.kind {
+            RelationKind::External(kept) => Some(kept.connector.as_str()),
+            _ => None,
         };
+        let (options, delivery) =
+            option::validate_into_options(kept_by, &create.with).map_err(refused)?;
+        check_log_limit(&options, &delivery)?;
         let spec = SinkSpec {
-            connector: connector.to_owned(),
+            connector: kept_by.unwrap_or("table").to_owned(),
             options,
             query: query_text(&query),
-            delivery: delivery.to_owned(),
+            delivery,
             format: None,
             into: Some(table.oid),
         };
@@ -284,6 +277,19 @@ fn key_columns(names: &str, output: &[OutputColumn]) -> Result<Vec<usize>, Repor
         positions.push(position);
     }
     Ok(positions)
+}
+
+fn check_log_limit(options: &BTreeMap<String, String>, delivery: &str) -> Result<(), Report> {
+    if delivery == "exactly_once" || !options.contains_key("sink_log.max_bytes") {
+        return Ok(());
+    }
+    Err(Report {
+        hint: Some("Leave it out: at least once, changes that wait merge.".into()),
+        ..Report::new(
+            "22023",
+            "option \"sink_log.max_bytes\" needs delivery = 'exactly_once'",
+        )
+    })
 }
 
 fn is_unique(known: &Properties, key: &[usize]) -> bool {

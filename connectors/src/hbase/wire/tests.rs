@@ -274,6 +274,51 @@ fn http_is_another_protocol() {
     }
 }
 
+/// A condition goes before its put, without a value when there must be no cell.
+#[test]
+fn a_checked_put_is_what_the_thrift_crate_reads() {
+    use crate::hbase::request::{Call, CheckedPut, NewCell, Put, TableName};
+    let table = TableName::parse("t").expect("a name");
+    for expected in [None, Some(b"7".to_vec())] {
+        let checked = CheckedPut {
+            family: b"c".to_vec(),
+            qualifier: b"writer".to_vec(),
+            expected: expected.clone(),
+            put: Put {
+                row: b"r".to_vec(),
+                cells: vec![NewCell {
+                    family: b"c".to_vec(),
+                    qualifier: b"marker".to_vec(),
+                    value: b"v".to_vec(),
+                }],
+                timestamp: 3,
+            },
+        };
+        let frame = Call::PutIf(&table, &checked)
+            .encode(Protocol::Binary, 1)
+            .expect("memory");
+        let mut input = TBinaryInputProtocol::new(&frame[..], true);
+        let head = input.read_message_begin().expect("a head");
+        assert_eq!(head.name, "checkAndPut");
+        input.read_struct_begin().expect("arguments");
+        let texts = [
+            (1, Some(b"t".to_vec())),
+            (2, Some(b"r".to_vec())),
+            (3, Some(b"c".to_vec())),
+            (4, Some(b"writer".to_vec())),
+            (5, expected),
+        ];
+        for (id, text) in texts.into_iter().filter(|(_, text)| text.is_some()) {
+            assert_eq!(input.read_field_begin().expect("a field").id, Some(id));
+            assert_eq!(input.read_bytes().ok(), text);
+        }
+        assert_eq!(input.read_field_begin().expect("the put").id, Some(6));
+        input.read_struct_begin().expect("the put");
+        assert_eq!(input.read_field_begin().expect("row").id, Some(1));
+        assert_eq!(input.read_bytes().expect("row"), b"r");
+    }
+}
+
 /// Requests as the `thrift` crate's own readers see them.
 #[test]
 fn requests_are_what_the_thrift_crate_reads() {
