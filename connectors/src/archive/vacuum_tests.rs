@@ -213,7 +213,8 @@ async fn a_vacuum_beside_a_sink_keeps_what_both_commit() {
         assert_eq!(committed, Some(staged.marker), "{at}");
         let snapshot = archive.snapshot().await.expect(&at);
         assert_eq!(ids_at(&archive, &snapshot).await, expected, "{at}");
-        assert_eq!(done.expect(&at).replaced, 12, "{at}");
+        // Files of the sink are among them when they were there by then.
+        assert!(done.expect(&at).replaced >= 12, "{at}");
         assert_eq!(listed(&store), expected, "{at}");
     }
 }
