@@ -124,7 +124,7 @@ impl ArchiveError {
                 Some("It committed after this server did, so this server writes no more.".into())
             }
             ArchiveError::Interrupted { .. } => {
-                Some("Another commit of this server did not end well; nothing of this one was committed.".into())
+                Some("Its writer is about to begin, or a commit did not end well; nothing was committed.".into())
             }
             ArchiveError::Gap { .. } => {
                 Some("Without it nobody can tell which files are part of the archive.".into())
