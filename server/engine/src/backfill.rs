@@ -10,6 +10,7 @@ use thalweg_catalog::Oid;
 use thalweg_connectors::{ColumnsRead, Delta, Offsets};
 use tokio::sync::oneshot;
 
+use crate::checkpoint::go_back;
 use crate::choose::{Range, common, intersect, newest};
 use crate::chunk::RowCodec;
 use crate::create::receive;
@@ -39,6 +40,11 @@ struct StreamPlace {
 }
 
 impl Places {
+    /// Where a source stands.
+    pub(crate) fn of(&self, source: Oid) -> Option<&Offsets> {
+        self.streams.get(&source).map(|place| &place.offsets)
+    }
+
     /// Where the inputs stood at an epoch of an earlier run of the server.
     pub(crate) fn at(
         epoch: u64,
@@ -167,9 +173,20 @@ impl Job {
     ) -> Result<Option<Outcome>, EngineError> {
         let _scans = Scans(self);
         tracing::trace!(view = %self.relation.name, "backfill begins");
-        let places = done
-            .filter(|_| !self.starts_over() && self.stateful.is_some() == flow.is_some())
-            .and_then(|done| self.stood_at(shared, done));
+        let (mut places, mut flow) = (None, flow);
+        if !self.starts_over() && self.stateful.is_some() == flow.is_some() {
+            places = done.and_then(|done| self.stood_at(shared, done));
+        }
+        // What its newest checkpoint has is better than what its sources still have.
+        let back = match &places {
+            Some(_) => None,
+            None => go_back(shared, self)?,
+        };
+        let mut base = None;
+        if let Some(back) = back {
+            (places, flow) = (Some(back.places), back.flow);
+            base = Some((back.epoch, back.content));
+        }
         let resumed = places.is_some();
         let stepper = match (&self.stateful, flow.filter(|_| resumed)) {
             (_, Some(flow)) => Stepper::Flow(Box::new(flow)),
@@ -189,30 +206,45 @@ impl Job {
             output,
         };
         let mut least = target;
-        if !resumed {
-            least = least.max(run.begin()?);
-        }
+        let visible = match resumed {
+            true => run.go_on()?,
+            false => run.begin()?,
+        };
+        least = least.max(visible);
         let Some(epoch) = run.catch_up(least)? else {
             return Ok(None);
         };
         let changes = run.output.changes(codec)?;
-        let deltas = match resumed {
-            true => changes,
-            false => self.difference(shared, changes)?,
-        };
-        let raised = match resumed {
+        let raised = match resumed && base.is_none() {
             true => self.errors.take_step(),
             false => self.errors.take_run(),
+        };
+        let mut since = None;
+        let deltas = match base {
+            Some((epoch, content)) if self.relation.history.lock().keeps_content() => {
+                tracing::trace!(epoch, "changes are compared with what was published");
+                self.published(shared)?.diff_to(&content.with(&changes)?)?
+            }
+            Some((epoch, _)) => {
+                since = Some(epoch);
+                changes
+            }
+            None if resumed => changes,
+            None => self.difference(shared, changes)?,
         };
         self.record_compute_errors(shared, epoch, raised);
         let places = Some(run.places).filter(|_| self.reads_streams());
         Ok(Some(match run.stepper {
-            Stepper::Flow(flow) => self.outcome(*flow, epoch, deltas, places),
+            Stepper::Flow(flow) => Outcome {
+                since,
+                ..self.outcome(*flow, epoch, deltas, places)
+            },
             Stepper::Rows => Outcome {
                 epoch,
                 deltas,
                 standing: None,
                 places,
+                since,
             },
         }))
     }
@@ -284,18 +316,52 @@ impl Backfill<'_> {
             let Some(source) = input.source() else {
                 continue;
             };
-            dead |= self.scan_from_start(input.oid, &source)?;
+            dead |= self.scan_from(input.oid, &source, &source.start)?;
         }
+        self.visible(dead)
+    }
+
+    /// Takes in what has left memory since the view stood where it does, together with the others that stand there; the same.
+    fn go_on(&mut self) -> Result<u64, EngineError> {
+        let job = self.job;
+        let mut dead = false;
+        for input in job.inputs.iter().filter(|input| input.is_stream()) {
+            let place = self.places.streams.get(&input.oid).cloned();
+            let (Some(source), Some(place)) = (input.source(), place) else {
+                continue;
+            };
+            if place.epoch >= input.history.lock().changes_after() {
+                continue;
+            }
+            match source.newest_place() {
+                Some((epoch, offsets)) if offsets == place.offsets => {
+                    let here = StreamPlace { epoch, offsets };
+                    self.places.streams.insert(input.oid, here);
+                }
+                Some(_) => dead |= self.scan_from(input.oid, &source, &place.offsets)?,
+                None => {}
+            }
+        }
+        self.visible(dead)
+    }
+
+    /// The epoch before which not all dead letters of a scan are visible.
+    fn visible(&self, dead: bool) -> Result<u64, EngineError> {
         match dead {
             true => self.next_epoch(),
             false => Ok(0),
         }
     }
 
-    /// Takes in a source up to where it is followed, together with the other views that begin now; tells whether it had dead
+    /// Takes in a source up to where it is followed, together with the other views that begin there now; tells whether it had dead
     /// letters.
-    fn scan_from_start(&mut self, oid: Oid, source: &Arc<Source>) -> Result<bool, EngineError> {
-        let scan = join(self.shared, source, &self.job.columns_read(oid))?;
+    fn scan_from(
+        &mut self,
+        oid: Oid,
+        source: &Arc<Source>,
+        from: &Offsets,
+    ) -> Result<bool, EngineError> {
+        let scan = join(self.shared, source, from, &self.job.columns_read(oid))?;
         self.job.backfill.lock().push(Arc::clone(&scan.progress));
         let (job, shared) = (self.job, self.shared);
         let over = || job.is_dropped() || shared.is_stopping();

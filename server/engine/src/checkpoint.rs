@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use thalweg_catalog::Oid;
+use thalweg_connectors::Offsets;
 use thalweg_state::{Checkpoint, CheckpointInfo, RunShape, Runs, Save, StateError, StatePart};
 
 pub(crate) use self::jobs::{Saving, StateChanges};
 use self::record::Record;
-pub(crate) use self::resume::resume;
+pub(crate) use self::resume::{go_back, resume};
 use self::rounds::{Round, gather, renew};
 pub(crate) use self::tables::from_log;
 pub(crate) use self::tables::{Saved, recover};
@@ -109,6 +110,17 @@ impl Checkpoints {
     /// Waits until no checkpoint is being made, and keeps others from making one.
     pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
         self.turn.lock()
+    }
+
+    /// How many that were saved at these offsets of a source have not been started.
+    pub(crate) fn unclaimed_from(&self, source: Oid, from: &Offsets) -> usize {
+        let unclaimed = self.unclaimed.lock();
+        let records = unclaimed.values().flatten();
+        let from_there = |record: &Record| record.streams.get(&source) == Some(from);
+        records
+            .filter_map(|bytes| Record::decode(bytes))
+            .filter(from_there)
+            .count()
     }
 
     /// Forgets what was saved of objects that are gone or cannot be started.

@@ -362,7 +362,7 @@ fn source(
         history,
         state: Mutex::new(state),
         keeper: Mutex::default(),
-        gathering: Mutex::default(),
+        gatherings: Mutex::default(),
     });
     source.history.streams(&source);
     Ok(Registration {

@@ -36,6 +36,8 @@ pub(crate) struct Outcome {
     pub(crate) deltas: Vec<Delta>,
     pub(crate) standing: Option<Standing>,
     pub(crate) places: Option<Places>,
+    /// What of a history of changes alone was published after this epoch is void: the deltas are all since then.
+    pub(crate) since: Option<u64>,
 }
 
 impl Job {
@@ -53,6 +55,17 @@ impl Job {
         // A dropped view must not come back, and one that the worker has taken over meanwhile is ahead of this run.
         let mut history = self.relation.history.lock();
         if !self.is_dropped() && !history.is_live() && history.through(shared.latest()) == done {
+            if let Some(since) = outcome.since {
+                if self
+                    .log
+                    .get()
+                    .is_some_and(|log| log.saved_through() != since)
+                {
+                    return Ok(());
+                }
+                let nothing = history.newest();
+                history.resume(since, nothing);
+            }
             history.publish(outcome.epoch, outcome.deltas)?;
             *self.dataflow.lock() = outcome.standing;
             *self.stands.lock() = outcome.places.map(|places| (outcome.epoch, places));
@@ -95,6 +108,7 @@ impl Job {
             deltas,
             standing: None,
             places: self.places_to_keep(shared, target),
+            since: None,
         }))
     }
 
@@ -178,6 +192,7 @@ impl Job {
             deltas,
             standing: Some(Standing { dataflow, epoch }),
             places,
+            since: None,
         }
     }
 

@@ -1,7 +1,8 @@
 //! Reads a source between two sets of offsets, for one query or for views that begin.
 //!
 //! Invariant: what is handed over are the rows between the offsets, all of them and nothing else, as the live reader would have
-//! given them. Views that begin together share one scan: records are fetched and decoded once for all of them.
+//! given them. Views that begin together, and those that go on from one place, share one scan: records are fetched and decoded once
+//! for all of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,9 @@ const GATHER: Duration = Duration::from_millis(30);
 
 /// Longest such wait.
 const GATHER_MAX: Duration = Duration::from_secs(1);
+
+/// Longest wait for views that are still on their way back to where the scan begins.
+const RETURN_MAX: Duration = Duration::from_secs(5);
 
 /// Batches that may wait for the slowest reader of a scan.
 const QUEUE: usize = 2;
@@ -338,7 +342,7 @@ fn cut(mut batch: SourceBatch, ends: &Offsets) -> Result<SourceBatch, ArrowError
     Ok(batch)
 }
 
-/// A scan from the source's start that has not begun.
+/// A scan that has not begun.
 #[derive(Debug)]
 pub(crate) struct Gathering {
     epoch: u64,
@@ -380,19 +384,20 @@ impl JoinedScan {
     }
 }
 
-/// Takes part in a scan of everything from the source's start to where it is now. Rows have NULL in columns that none of those
-/// who take part read.
+/// Takes part in a scan of everything from some offsets to where the source is now. Rows have NULL in columns that none of those who
+/// take part read.
 ///
 /// # Errors
 /// When no thread can be started.
 pub(crate) fn join(
     shared: &Arc<Shared>,
     source: &Arc<Source>,
+    from: &Offsets,
     columns: &ColumnsRead,
 ) -> Result<JoinedScan, EngineError> {
     let (send, rows) = sync_channel(QUEUE);
-    let mut gathering = source.gathering.lock();
-    if let Some(open) = gathering.as_mut() {
+    let mut gatherings = source.gatherings.lock();
+    if let Some(open) = gatherings.get_mut(from) {
         open.readers.push(send);
         open.columns.join(columns);
         return Ok(JoinedScan {
@@ -403,25 +408,26 @@ pub(crate) fn join(
             _here: Arc::clone(&open.here),
         });
     }
-    let place = source.state.lock().positions.back().cloned();
-    let (epoch, ends) = place.ok_or_else(|| {
+    let (epoch, ends) = source.newest_place().ok_or_else(|| {
         EngineError::internal("a source is scanned before it is known where it ends")
     })?;
-    let progress = ScanProgress::new(source, &source.start, &ends);
+    let progress = ScanProgress::new(source, from, &ends);
     let here = Arc::new(());
     let (scanned_shared, scanned) = (Arc::clone(shared), Arc::clone(source));
+    let begins = from.clone();
     std::thread::Builder::new()
         .name("thalweg-scan".into())
         .stack_size(STACK_BYTES)
-        .spawn(move || scan_for_all(&scanned_shared, &scanned))
+        .spawn(move || scan_for_all(&scanned_shared, &scanned, begins))
         .map_err(EngineError::internal)?;
-    *gathering = Some(Gathering {
+    let open = Gathering {
         epoch,
         progress: Arc::clone(&progress),
         columns: columns.clone(),
         readers: vec![send],
         here: Arc::clone(&here),
-    });
+    };
+    gatherings.insert(from.clone(), open);
     Ok(JoinedScan {
         epoch,
         progress,
@@ -431,22 +437,43 @@ pub(crate) fn join(
     })
 }
 
-/// Runs a shared scan.
-fn scan_for_all(shared: &Arc<Shared>, source: &Arc<Source>) {
-    let until = Instant::now() + GATHER_MAX;
+/// Gives others the time to take part.
+fn wait_for_readers(shared: &Shared, source: &Source, from: &Offsets) {
     let readers = || {
-        source
-            .gathering
-            .lock()
-            .as_ref()
-            .map(|open| open.readers.len())
+        let gatherings = source.gatherings.lock();
+        gatherings.get(from).map_or(0, |open| open.readers.len())
     };
-    let (mut before, mut now) = (None, readers());
-    while before != now && Instant::now() < until && !shared.is_stopping() {
+    let begun = Instant::now();
+    let (mut before, mut now) = (0, readers());
+    while !shared.is_stopping() {
+        let waited = begun.elapsed();
+        let come = before != now && waited < GATHER_MAX;
+        if !come && (waited >= RETURN_MAX || coming(shared, source, from) <= now) {
+            return;
+        }
         std::thread::park_timeout(GATHER);
         (before, now) = (now, readers());
     }
-    let Some(gathered) = source.gathering.lock().take() else {
+}
+
+/// Views that go on from these offsets and have not got any further.
+fn coming(shared: &Shared, source: &Source, from: &Offsets) -> usize {
+    let jobs: Vec<_> = shared.jobs.read().values().cloned().collect();
+    let latest = shared.latest();
+    let back = jobs.iter().filter(|job| {
+        let stands = job.stands.lock();
+        let place = stands
+            .as_ref()
+            .and_then(|(_, places)| places.of(source.oid));
+        place == Some(from) && job.relation.through(latest).is_none()
+    });
+    back.count() + shared.checkpoints.unclaimed_from(source.oid, from)
+}
+
+/// Runs a shared scan.
+fn scan_for_all(shared: &Arc<Shared>, source: &Arc<Source>, from: Offsets) {
+    wait_for_readers(shared, source, &from);
+    let Some(gathered) = source.gatherings.lock().remove(&from) else {
         return;
     };
     let mut readers = gathered.readers;
@@ -454,7 +481,7 @@ fn scan_for_all(shared: &Arc<Shared>, source: &Arc<Source>) {
     let scan = Scan {
         shared,
         source,
-        from: source.start.clone(),
+        from,
         ends: gathered.progress.ends.clone(),
         columns: source.columns_decoded(&gathered.columns),
         progress: gathered.progress,

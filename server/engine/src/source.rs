@@ -4,7 +4,7 @@
 //! scanned for each view that needs it. Rows reach the worker in the order the reader gave them, each once per generation; a
 //! generation starts at the offsets the last one delivered, and what a stopped generation still delivers is ignored.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -58,8 +58,8 @@ pub(crate) struct Source {
     pub(crate) state: Mutex<SourceState>,
     /// Keeps every row, while there are views that can only be computed from all of them.
     pub(crate) keeper: Mutex<Option<Arc<Job>>>,
-    /// The scan that still takes readers.
-    pub(crate) gathering: Mutex<Option<Gathering>>,
+    /// The scans that still take readers, by where they begin.
+    pub(crate) gatherings: Mutex<BTreeMap<Offsets, Gathering>>,
 }
 
 /// Where a source is.
@@ -164,6 +164,11 @@ impl Source {
         let after = state.positions.partition_point(|(from, _)| *from <= epoch);
         let (_, offsets) = state.positions.get(after.checked_sub(1)?)?;
         Some(offsets.clone())
+    }
+
+    /// The newest epoch at which it has moved, and where that ends.
+    pub(crate) fn newest_place(&self) -> Option<(u64, Offsets)> {
+        self.state.lock().positions.back().cloned()
     }
 
     /// Stops reading; the views over the source are in state ERROR from here on.

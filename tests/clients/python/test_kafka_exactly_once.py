@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 
 import confluent_kafka
+import confluent_kafka.admin
 import psycopg
 import pytest
 
@@ -169,6 +170,47 @@ def test_what_does_not_fit_is_refused(kafka, session):
         with pytest.raises(psycopg.Error) as refused:
             session(text)
         assert refused.value.sqlstate == sqlstate, text
+
+
+def expire(kafka, topic):
+    """Has the broker remove every record that a topic has so far."""
+    ends = [confluent_kafka.TopicPartition(topic, partition, confluent_kafka.OFFSET_END) for partition in range(PARTITIONS)]
+    for removed in confluent_kafka.admin.AdminClient({"bootstrap.servers": kafka.bootstrap}).delete_records(ends).values():
+        removed.result(WAIT_S)
+
+
+def test_what_the_topic_has_lost_stays_delivered(kafka, server, session):
+    for topic in ("fleeting", "each", "per_key"):
+        kafka.topic(topic, PARTITIONS)
+    session(f"CREATE SOURCE fleeting (key bigint, seq bigint) {options(kafka, 'fleeting')} FORMAT PLAIN ENCODE JSON")
+    session(f"CREATE SINK each AS SELECT key, seq FROM fleeting {options(kafka, 'each')} FORMAT PLAIN ENCODE JSON")
+    session(
+        "CREATE SINK per_key AS SELECT key, count(*) AS n, min(seq) AS first, max(seq) AS last FROM fleeting GROUP BY key"
+        f" {options(kafka, 'per_key', ', primary_key = ' + repr('key'))} FORMAT UPSERT ENCODE JSON"
+    )
+    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap})
+    each, per_key = Topic(kafka.bootstrap, "each"), Topic(kafka.bootstrap, "per_key")
+    for round in range(4):
+        for seq in range(round * 50, round * 50 + 50):
+            # A key that comes in the first rounds only has no record left in the end.
+            key = seq % 8 if round < 2 else seq % 5
+            producer.produce("fleeting", json.dumps({"key": key, "seq": seq}).encode(), partition=key % PARTITIONS)
+        assert producer.flush(60) == 0
+        session("WAIT FOR each")
+        session("WAIT FOR per_key")
+        rows = [(seq % 8 if seq < 100 else seq % 5, seq) for seq in range(round * 50 + 50)]
+        process.until(lambda: len(each.read()) >= len(rows), "every row", WAIT_S)
+        assert sorted((row["key"], row["seq"]) for row in map(json.loads, (value for _, _, value in each.read()))) == sorted(rows)
+        wanted = {key: [seq for own, seq in rows if own == key] for key, _ in rows}
+        wanted = {key: (len(seqs), seqs[0], seqs[-1]) for key, seqs in wanted.items()}
+        held = lambda: {row["key"]: (row["n"], row["first"], row["last"]) for row in per_key.newest().values()}
+        process.until(lambda: held() == wanted, f"the totals of round {round}", WAIT_S)
+        assert not [key for _, key, value in per_key.messages if value is None], "nothing was taken back"
+        # Delivered means saved: neither the server nor the topic needs to have it any longer.
+        server.kill()
+        expire(kafka, "fleeting")
+        server.start()
+    assert session("SELECT message FROM sys.errors WHERE sqlstate = '01000'") == []
 
 
 class Feed:

@@ -1,4 +1,4 @@
-//! Begins a job where its newest checkpoint left it.
+//! Begins a job where its newest checkpoint left it, at a start or when it has lost its state.
 //!
 //! Invariant: a job goes on from saved state only when that state is of the same plan, kept in the same form, and everything the
 //! job reads can be given as it was at that epoch. Otherwise it is computed from its inputs as they are now, and says so; a sink
@@ -11,10 +11,11 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 use thalweg_state::{StateError, StatePart};
 
-use super::jobs::{Feeder, SavedJob, Saving, feeder, object};
+use super::jobs::{Feeder, SavedJob, Saving, StateChanges, feeder, object};
 use super::record::Record;
 use super::tables::{content_at, content_of_runs, from_log};
 use crate::backfill::Places;
+use crate::dataflow::Dataflow;
 use crate::error::EngineError;
 use crate::job::Job;
 use crate::relation::Version;
@@ -90,6 +91,80 @@ fn try_resume(
             "its plan is another than the one it was saved for".into()
         ));
     }
+    let content = match job.log.get() {
+        // What is staged is in place.
+        Some(_) => job.relation.history.lock().newest(),
+        None => content_saved(shared, job, saving)?,
+    };
+    let back = match load(shared, job, saving, &record, content, turn)? {
+        Ok(back) => back,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let epoch = record.epoch;
+    if job.log.get().is_none() {
+        let mut history = job.relation.history.lock();
+        history.resume(epoch, Arc::clone(&back.content));
+    }
+    *job.stands.lock() = Some((epoch, back.places));
+    let standing = |dataflow| Standing { dataflow, epoch };
+    *job.dataflow.lock() = back.flow.map(standing);
+    let content = back.content;
+    saving.state.lock().saved = Some(SavedJob { record, content });
+    tracing::info!(job = %job.relation.name, epoch, "goes on from its checkpoint");
+    Ok(Ok(()))
+}
+
+/// A job as its newest checkpoint has it.
+pub(crate) struct Back {
+    pub(crate) epoch: u64,
+    pub(crate) places: Places,
+    pub(crate) content: Arc<Version>,
+    pub(crate) flow: Option<Dataflow>,
+}
+
+/// What a job that has lost its state, or its place, can go on from; `None` when that is not all there any more. Waits for a
+/// checkpoint that is being made.
+pub(crate) fn go_back(shared: &Arc<Shared>, job: &Job) -> Result<Option<Back>, EngineError> {
+    let turn = shared.checkpoints.turn();
+    let Some(saving) = job.saving() else {
+        return Ok(None);
+    };
+    let saved = {
+        let state = saving.state.lock();
+        let saved = state.saved.as_ref();
+        saved.map(|saved| (saved.record.clone(), Arc::clone(&saved.content)))
+    };
+    let Some((record, content)) = saved else {
+        return Ok(None);
+    };
+    // A part that was staged alone is ahead of the rest, and damaged runs are no state.
+    let back = match load(shared, job, saving, &record, content, &turn) {
+        Ok(Ok(back)) => back,
+        Ok(Err(reason)) => return not_back(job, &reason),
+        Err(error @ EngineError::Storage { .. }) => return not_back(job, &error.to_string()),
+        Err(error) => return Err(error),
+    };
+    // What has changed since is computed again, and so is what the next checkpoint will have.
+    job.was_not_saved();
+    saving.state.lock().unsaved = StateChanges::default();
+    tracing::info!(job = %job.relation.name, epoch = record.epoch, "goes back to its checkpoint");
+    Ok(Some(back))
+}
+
+fn not_back(job: &Job, reason: &str) -> Result<Option<Back>, EngineError> {
+    tracing::warn!(job = %job.relation.name, reason, "cannot go back to its checkpoint");
+    Ok(None)
+}
+
+/// Reads the state of a job, and finds its inputs as they were. The inner error says why it cannot go on from there.
+fn load(
+    shared: &Arc<Shared>,
+    job: &Job,
+    saving: &Saving,
+    record: &Record,
+    content: Arc<Version>,
+    turn: &MutexGuard<'_, ()>,
+) -> Result<Result<Back, String>, EngineError> {
     let epoch = record.epoch;
     let (mut streams, mut contents) = (BTreeMap::new(), BTreeMap::new());
     for input in &job.inputs {
@@ -103,7 +178,9 @@ fn try_resume(
             }
             Some(Feeder::Table) => content_at(shared, input, epoch, turn)?,
             // It may have gone on by now.
-            Some(Feeder::Job(feeding)) => feeding.saved_content(epoch),
+            Some(Feeder::Job(feeding)) => feeding
+                .saved_content(epoch)
+                .or_else(|| input.at(epoch, shared.latest())),
             None => None,
         };
         let Some(content) = content else {
@@ -112,20 +189,31 @@ fn try_resume(
         };
         contents.insert(input.oid, content);
     }
-    let content = read_state(shared, job, saving, epoch)?;
-    *job.stands.lock() = Some((epoch, Places::at(epoch, streams, contents)));
-    saving.state.lock().saved = Some(SavedJob { record, content });
-    tracing::info!(job = %job.relation.name, epoch, "goes on from its checkpoint");
-    Ok(Ok(()))
+    let flow = read_state(shared, job, saving, epoch)?;
+    Ok(Ok(Back {
+        epoch,
+        places: Places::at(epoch, streams, contents),
+        content,
+        flow,
+    }))
 }
 
-/// Reads the content, and puts the operators' state in place.
+fn content_saved(shared: &Shared, job: &Job, saving: &Saving) -> Result<Arc<Version>, EngineError> {
+    let shape = saving
+        .shapes
+        .first()
+        .ok_or_else(|| EngineError::internal("a job is saved without content"))?;
+    let content = content_of_runs(shared, &job.relation, shape)?;
+    Ok(Arc::new(content))
+}
+
+/// Reads what the operators remember.
 fn read_state(
     shared: &Arc<Shared>,
     job: &Job,
     saving: &Saving,
     epoch: u64,
-) -> Result<Arc<Version>, EngineError> {
+) -> Result<Option<Dataflow>, EngineError> {
     let runs = &shared.checkpoints.runs;
     let object = object(job).0;
     let parts = (0_u32..).map(|part| StatePart { object, part });
@@ -141,21 +229,8 @@ fn read_state(
             return Err(error.into());
         }
     }
-    let content = match job.log.get() {
-        // What is staged is in place.
-        Some(_) => job.relation.history.lock().newest(),
-        None => {
-            let (_, shape) = tables
-                .first()
-                .ok_or_else(|| EngineError::internal("a job is saved without content"))?;
-            let content = Arc::new(content_of_runs(shared, &job.relation, shape)?);
-            let mut history = job.relation.history.lock();
-            history.resume(epoch, Arc::clone(&content));
-            content
-        }
-    };
     let Some(root) = &job.stateful else {
-        return Ok(content);
+        return Ok(None);
     };
     let mut dataflow = job.new_flow(shared, root)?;
     for (table, shape) in tables.iter().skip(1) {
@@ -170,6 +245,5 @@ fn read_state(
     job.errors.discard();
     job.state_bytes
         .store(dataflow.state().bytes, Ordering::SeqCst);
-    *job.dataflow.lock() = Some(Standing { dataflow, epoch });
-    Ok(content)
+    Ok(Some(dataflow))
 }

@@ -54,10 +54,12 @@ impl Round {
         let oldest = shared.epochs.lock().front().map_or(0, |info| info.epoch.0);
         self.epoch < oldest
             || self.jobs.iter().any(|job| {
-                let through = job.relation.through(shared.latest());
+                let latest = shared.latest();
+                let through = job.relation.through(latest);
+                // A run that had begun before it was asked for may have passed the epoch by.
                 through.is_some_and(|through| through > self.epoch)
-                    && job.stateful.is_some()
                     && !job.is_taken_at(self.epoch)
+                    && (job.stateful.is_some() || job.relation.at(self.epoch, latest).is_none())
             })
     }
 

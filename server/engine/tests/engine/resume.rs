@@ -124,31 +124,101 @@ pub(crate) fn part(folder: &Path, number: i64) {
     .expect("writes");
 }
 
-/// What a source has forgotten is still in the views that had it, with what comes later.
-#[test]
-fn rows_that_a_source_has_lost_stay_in_views() {
+/// Views of files, each kept in another way.
+const OF_FILES: [(&str, &str); 4] = [
+    ("plain", "SELECT id FROM s WHERE v > 5"),
+    (
+        "counted",
+        "SELECT v, count(*) AS n, max(id) AS z FROM s GROUP BY v",
+    ),
+    ("ranked", "SELECT id, rank() OVER (ORDER BY id) AS r FROM s"),
+    (
+        "twice",
+        "SELECT count(*) AS n FROM s a JOIN s b ON a.v = b.v",
+    ),
+];
+
+/// Two files, and what is computed from them.
+fn views_of_files() -> (tempfile::TempDir, Db) {
     let folder = tempfile::tempdir().expect("a folder");
     part(folder.path(), 0);
     part(folder.path(), 1);
     let mut db = file_source(folder.path());
-    let views = [
-        ("plain", "SELECT id FROM s WHERE v > 5"),
-        (
-            "counted",
-            "SELECT v, count(*) AS n, max(id) AS z FROM s GROUP BY v",
-        ),
-        ("ranked", "SELECT id, rank() OVER (ORDER BY id) AS r FROM s"),
-        (
-            "twice",
-            "SELECT count(*) AS n FROM s a JOIN s b ON a.v = b.v",
-        ),
-    ];
-    for (name, query) in views {
+    for (name, query) in OF_FILES {
         db.ok(&format!(
             "CREATE MATERIALIZED VIEW {name} AS {query}; WAIT FOR {name}"
         ));
     }
-    let before: Vec<_> = views
+    (folder, db)
+}
+
+/// What has come while nothing ran is read once for all views that stood at one place.
+#[test]
+fn a_gap_is_read_once_for_all_views() {
+    let (folder, db) = views_of_files();
+    save(&db);
+    let closed = db.close();
+    (2..5).for_each(|number| part(folder.path(), number));
+    let mut db = closed.open().expect("reopens");
+    for (name, query) in OF_FILES {
+        db.ok(&format!("WAIT FOR {name}"));
+        assert_eq!(
+            db.rows(&format!("SELECT * FROM {name}")),
+            db.rows(query),
+            "{name}"
+        );
+    }
+    assert_eq!(anew(&db), Vec::<String>::new());
+    let scanned = db.engine.status().sources[0].scanned;
+    assert!(scanned <= 30, "{scanned} records of a gap of 30 were read");
+}
+
+/// A view that fails goes back to its newest checkpoint, and keeps what its source has lost.
+#[test]
+fn a_view_that_fails_goes_back_to_its_checkpoint() {
+    let (folder, mut db) = views_of_files();
+    db.ok("CREATE TABLE t (v BIGINT PRIMARY KEY, w BIGINT)");
+    db.ok("INSERT INTO t VALUES (0, 1), (1, 2), (2, 4), (3, 5), (4, 2), (5, 1)");
+    db.ok("CREATE MATERIALIZED VIEW strict WITH (on_compute_error = 'fail') AS SELECT t.w, count(*) AS n, sum(s.id) AS ids, sum(100 / t.w) AS q FROM s JOIN t ON s.v = t.v GROUP BY t.w");
+    db.ok("CREATE MATERIALIZED VIEW above AS SELECT sum(n) AS n, sum(ids) AS ids FROM strict; WAIT FOR above");
+    assert_eq!(db.rows("SELECT * FROM above"), ["12|90"]);
+    for round in 0..3 {
+        db.engine.checkpoint().expect("saves");
+        let last = round + 1;
+        std::fs::remove_file(folder.path().join(format!("part_{last}.json"))).expect("removes");
+        if round == 0 {
+            std::fs::remove_file(folder.path().join("part_0.json")).expect("removes");
+        }
+        db.ok("UPDATE t SET w = 0 WHERE v = 3");
+        db.until("the failure", |status| {
+            let mut jobs = status.jobs.iter().filter(|job| job.name == "strict");
+            jobs.any(|job| job.error.is_some())
+        });
+        part(folder.path(), last + 1);
+        if round == 2 {
+            // What was saved before it failed is what a restart finds.
+            db = db.reopen();
+        }
+        db.ok(&format!(
+            "UPDATE t SET w = {} WHERE v = 3; WAIT FOR above",
+            round + 6
+        ));
+        let n = 18 + 6 * round;
+        let ids: i64 = (0..last + 2).map(|file| file * 60 + 15).sum();
+        assert_eq!(db.rows("SELECT * FROM above"), [format!("{n}|{ids}")]);
+        assert_eq!(
+            db.rows(&format!("SELECT n FROM strict WHERE w = {}", round + 6)),
+            [(last + 2).to_string()]
+        );
+    }
+    assert_eq!(anew(&db), Vec::<String>::new());
+}
+
+/// What a source has forgotten is still in the views that had it, with what comes later.
+#[test]
+fn rows_that_a_source_has_lost_stay_in_views() {
+    let (folder, db) = views_of_files();
+    let before: Vec<_> = OF_FILES
         .iter()
         .map(|(name, _)| db.rows(&format!("SELECT * FROM {name}")))
         .collect();
@@ -156,7 +226,7 @@ fn rows_that_a_source_has_lost_stay_in_views() {
     let closed = db.close();
     std::fs::remove_file(folder.path().join("part_0.json")).expect("removes");
     let mut db = closed.open().expect("reopens");
-    for ((name, _), before) in views.iter().zip(&before) {
+    for ((name, _), before) in OF_FILES.iter().zip(&before) {
         assert_eq!(&db.rows(&format!("SELECT * FROM {name}")), before, "{name}");
     }
     assert_eq!(anew(&db), Vec::<String>::new());
