@@ -175,7 +175,8 @@ def test_what_does_not_fit_is_refused(kafka, session):
 def expire(kafka, topic):
     """Has the broker remove every record that a topic has so far."""
     ends = [confluent_kafka.TopicPartition(topic, partition, confluent_kafka.OFFSET_END) for partition in range(PARTITIONS)]
-    for removed in confluent_kafka.admin.AdminClient({"bootstrap.servers": kafka.bootstrap}).delete_records(ends).values():
+    admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": kafka.bootstrap})
+    for removed in admin.delete_records(ends).values():
         removed.result(WAIT_S)
 
 
@@ -210,7 +211,7 @@ def test_what_the_topic_has_lost_stays_delivered(kafka, server, session):
         server.kill()
         expire(kafka, "fleeting")
         server.start()
-    assert session("SELECT message FROM sys.errors WHERE sqlstate = '01000'") == []
+    assert session("SELECT message FROM sys.errors WHERE reason = '01000'") == []
 
 
 class Feed:

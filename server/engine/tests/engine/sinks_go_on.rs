@@ -58,7 +58,7 @@ impl Rig {
 
     fn with(checkpoint_interval: Duration, snapshot_history: Duration) -> (Rig, Db) {
         let mut names: Vec<_> = SINKS.iter().map(|(name, ..)| *name).collect();
-        names.extend(["viewed", "full"]);
+        names.extend(["viewed", "waits"]);
         let rig = Rig {
             folder: tempfile::tempdir().expect("a folder"),
             parts: 0,
@@ -224,18 +224,18 @@ fn what_waits_survives_restarts() {
 fn a_full_log_loses_no_place() {
     let (mut rig, mut db) = Rig::with(Duration::from_millis(20), Duration::from_millis(50));
     rig.create(&mut db);
-    db.ok("CREATE SINK full AS SELECT id, v FROM s WITH (connector = 'kafka', delivery = 'exactly_once', sink_log.max_bytes = '1')");
+    db.ok("CREATE SINK waits AS SELECT id, v FROM s WITH (connector = 'kafka', delivery = 'exactly_once', sink_log.max_bytes = '1')");
     rig.grow(&mut db);
     rig.settle(&mut db);
-    db.ok("WAIT FOR full");
-    let world = rig.world("full").clone();
+    db.ok("WAIT FOR waits");
+    let world = rig.world("waits").clone();
     world.lock().faults = [vec![Fault::Before], vec![Fault::TakeOver; 1_000_000]]
         .concat()
         .into();
     rig.grow(&mut db);
     rig.settle(&mut db);
     let of = |status: &thalweg_engine::EngineStatus| {
-        let job = status.jobs.iter().find(|job| job.name == "full");
+        let job = status.jobs.iter().find(|job| job.name == "waits");
         job.map(|job| (job.waiting_bytes.unwrap_or(0), job.lag_ms))
     };
     db.until("a full log", |status| {
@@ -250,7 +250,7 @@ fn a_full_log_loses_no_place() {
     }
     assert!(db.engine.latest().epoch.0 > stood);
     world.lock().faults.clear();
-    db.ok("WAIT FOR full");
+    db.ok("WAIT FOR waits");
     rig.check(&db, "beside a full log");
     let expected = wanted(&db, "SELECT id, v FROM ever");
     assert_eq!(world.seen(), expected, "after a full log");
