@@ -21,6 +21,7 @@ pub(crate) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_BYTES_MAX: u64 = 1024;
 pub(crate) const DATABASE_FILE: &str = "thalweg.redb";
 pub(crate) const RUNS_FOLDER: &str = "runs";
+const SPILL_FOLDER: &str = "spill";
 
 /// An open data dir.
 #[derive(Clone)]
@@ -92,6 +93,11 @@ impl DataDir {
 
     pub(crate) fn runs(&self) -> PathBuf {
         self.path.join(RUNS_FOLDER)
+    }
+
+    /// Where what does not fit into memory goes.
+    pub(crate) fn spill(&self) -> PathBuf {
+        self.path.join(SPILL_FOLDER)
     }
 }
 

@@ -17,6 +17,7 @@ mod point;
 mod record;
 mod run;
 mod runs;
+mod spill;
 mod store;
 
 pub use backup::{Backup, BackupFile, Copying, restore};
@@ -33,4 +34,5 @@ pub use record::{DeadRecord, EpochEntry, EpochRecord};
 pub use redb::WriteTransaction as Transaction;
 pub use run::{Run, RunInfo, RunRows, RunShape};
 pub use runs::{Checkpoint, JobRecord, NewRun, Runs, Save};
+pub use spill::{Put, SpillFolder, Spilled};
 pub use store::{DmlEntry, Store, TableLog};

@@ -24,6 +24,7 @@ use crate::manifest::{
 };
 use crate::point::{CrashPoints, Point};
 use crate::run::{Run, RunInfo, RunShape, RunWriter, run_number, run_path, sorted};
+use crate::spill::SpillFolder;
 use crate::store::Store;
 
 use self::commit::write_manifest;
@@ -36,6 +37,7 @@ const RUN_CHANGE_BYTES: usize = 256 << 20;
 #[derive(Debug, Clone)]
 pub struct Runs {
     inner: Arc<Inner>,
+    spill: Arc<SpillFolder>,
 }
 
 #[derive(Debug)]
@@ -103,8 +105,14 @@ impl Runs {
         inner.sweep(&state)?;
         *inner.state() = state;
         Ok(Self {
+            spill: Arc::new(SpillFolder::open(Arc::clone(&dir.disk), dir.spill())?),
             inner: Arc::new(inner),
         })
+    }
+
+    /// Where state goes that does not fit into memory, until the process ends.
+    pub fn spill(&self) -> Arc<SpillFolder> {
+        Arc::clone(&self.spill)
     }
 
     /// The newest checkpoint; number 0 when there has been none.
