@@ -10,6 +10,8 @@ use serde::Deserialize;
 use thalweg_catalog::option::parse_duration;
 use thalweg_state::CrashPoints;
 
+use crate::machine;
+
 /// A reason not to start that the user can act on.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -41,6 +43,10 @@ pub struct Config {
     pub epoch_linger: Duration,
     /// How far back versions are kept for reads.
     pub snapshot_history: Duration,
+    /// Bytes that everything together may hold before sources are held back and new rows are 53200.
+    pub memory_bytes: usize,
+    /// Bytes that what one view's operators remember may have in memory, where there would be more; tests leave them none.
+    pub state_memory_bytes: usize,
     /// Bytes a single ad-hoc query may hold; more is 53200.
     pub query_memory_bytes: usize,
     /// Backups lie below this folder; `None` for anywhere.
@@ -60,6 +66,18 @@ pub struct Config {
 /// Most workers; each view's state is split into as many parts.
 const WORKERS_MAX: usize = 64;
 
+/// With less the server itself has no room.
+const MEMORY_LIMIT_MIN: u64 = 64 << 20;
+
+/// What `memory_limit` is when the machine does not tell how much it has.
+const MEMORY_UNKNOWN: u64 = 4 << 30;
+
+/// Six tenths of what the machine, or the control group of the process, has.
+fn default_memory_bytes() -> usize {
+    let all = machine::memory_bytes().unwrap_or(MEMORY_UNKNOWN);
+    usize::try_from((all / 10 * 6).max(MEMORY_LIMIT_MIN)).unwrap_or(usize::MAX)
+}
+
 /// More often a disk does nothing else.
 const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
@@ -75,6 +93,8 @@ impl Config {
             max_connections: 1000,
             epoch_linger: Duration::from_millis(10),
             snapshot_history: Duration::from_secs(60),
+            memory_bytes: default_memory_bytes(),
+            state_memory_bytes: usize::MAX,
             query_memory_bytes: 2 << 30,
             backup_root: None,
             file_root: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
@@ -134,10 +154,28 @@ impl Config {
                 config_error(format!("backup_root: {}: {error}", folder.display()))
             })?);
         }
+        if let Some(text) = &file.memory_limit {
+            self.set_memory_limit(text)?;
+        }
         if let Some(text) = &file.query_memory_limit {
             self.query_memory_bytes =
                 usize::try_from(bytes("query_memory_limit", text)?).unwrap_or(usize::MAX);
         }
+        Ok(())
+    }
+
+    /// Takes over what everything together may hold.
+    ///
+    /// # Errors
+    /// For what is no size, or too little.
+    pub fn set_memory_limit(&mut self, text: &str) -> Result<(), ConfigError> {
+        let limit = bytes("memory_limit", text)?;
+        if limit < MEMORY_LIMIT_MIN {
+            return Err(config_error(format!(
+                "memory_limit: \"{text}\" is less than '64MB'"
+            )));
+        }
+        self.memory_bytes = usize::try_from(limit).unwrap_or(usize::MAX);
         Ok(())
     }
 
@@ -197,6 +235,7 @@ struct FileConfig {
     max_connections: Option<usize>,
     epoch_linger: Option<String>,
     snapshot_history: Option<String>,
+    memory_limit: Option<String>,
     query_memory_limit: Option<String>,
     checkpoint_interval: Option<String>,
     disk_reserve: Option<String>,
@@ -246,9 +285,15 @@ mod tests {
             (config.checkpoint_interval, config.disk_reserve),
             (Duration::from_secs(5), 1 << 30)
         );
+        assert_eq!(
+            merge("memory_limit = '1GB'").expect("valid").memory_bytes,
+            1 << 30
+        );
         for (text, key) in [
             ("checkpoint_interval = '1 ms'", "checkpoint_interval"),
             ("disk_reserve = 'much'", "disk_reserve"),
+            ("memory_limit = '1MB'", "memory_limit"),
+            ("memory_limit = 'all'", "memory_limit"),
         ] {
             assert!(merge(text).expect_err("refused").contains(key), "{text}");
         }

@@ -13,7 +13,10 @@ use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use thalweg_engine::MemoryPart;
+
 use crate::frontend::Server;
+use crate::machine;
 
 /// Serves until `shutdown`.
 pub(crate) async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: CancellationToken) {
@@ -53,6 +56,42 @@ fn family(
     let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
     registry.register(Box::new(family.clone()))?;
     Ok(family)
+}
+
+/// Who holds how much memory, what is on disk for want of it, and what the process has.
+fn memory(
+    registry: &Registry,
+    server: &Server,
+    parts: &[MemoryPart],
+) -> Result<(), prometheus::Error> {
+    let bytes = |name: &str, help: &str| family(registry, name, help, &["component"]);
+    let held = bytes("thalweg_memory_bytes", "Memory held, by component.")?;
+    let spilled = bytes(
+        "thalweg_memory_spilled_bytes",
+        "What a component has on disk, for want of memory.",
+    )?;
+    for part in parts {
+        let component = [part.component.as_str()];
+        held.with_label_values(&component).set(part.bytes as i64);
+        if part.spilled > 0 {
+            let on_disk = i64::try_from(part.spilled).unwrap_or(i64::MAX);
+            spilled.with_label_values(&component).set(on_disk);
+        }
+    }
+    let limit = family(registry, "thalweg_memory_limit_bytes", "memory_limit.", &[])?;
+    let limit_bytes = i64::try_from(server.config().memory_bytes).unwrap_or(i64::MAX);
+    limit.with_label_values::<&str>(&[]).set(limit_bytes);
+    let resident = family(
+        registry,
+        "thalweg_resident_bytes",
+        "Memory of the process, as the system counts it.",
+        &[],
+    )?;
+    if let Some(bytes) = machine::resident_bytes() {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        resident.with_label_values::<&str>(&[]).set(bytes);
+    }
+    Ok(())
 }
 
 /// Builds the page from the published status. Values are read, not accumulated here, so a scrape changes nothing.
@@ -127,6 +166,7 @@ fn render(server: &Server) -> Result<String, prometheus::Error> {
             .with_label_values(&[job.name.as_str()])
             .set(i64::from(job.error.is_none()));
     }
+    memory(&registry, server, &status.memory)?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())

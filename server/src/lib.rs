@@ -17,6 +17,7 @@ pub mod config;
 mod flight;
 pub mod frontend;
 mod http;
+mod machine;
 pub mod pg;
 pub mod system;
 pub mod testing;

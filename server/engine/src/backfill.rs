@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use thalweg_catalog::Oid;
 use thalweg_connectors::{ColumnsRead, Delta, Offsets};
@@ -18,6 +19,7 @@ use crate::dataflow::Dataflow;
 use crate::error::EngineError;
 use crate::inbox::{Command, Registration};
 use crate::job::Job;
+use crate::memory::Counted;
 use crate::relation::Version;
 use crate::run::{Outcome, positive_content};
 use crate::scan::{Patience, Scan, ScanProgress, join};
@@ -59,6 +61,15 @@ impl Places {
     }
 }
 
+impl Places {
+    /// Counts the contents that stay for it.
+    pub(crate) fn count(&self, counted: &mut Counted) {
+        self.contents
+            .values()
+            .for_each(|version| version.count(counted));
+    }
+}
+
 /// What turns the rows of the inputs into those of the view.
 enum Stepper {
     Flow(Box<Dataflow>),
@@ -88,6 +99,16 @@ impl Output {
             Output::Listed(list) => list.extend(deltas),
         }
         Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Output::Netted(version) => version.bytes(),
+            Output::Listed(list) => {
+                let bytes = |delta: &Delta| delta.batch.get_array_memory_size();
+                list.iter().map(bytes).sum()
+            }
+        }
     }
 
     fn changes(self, codec: &Arc<RowCodec>) -> Result<Vec<Delta>, EngineError> {
@@ -280,6 +301,7 @@ impl Drop for Scans<'_> {
     fn drop(&mut self) {
         tracing::trace!(view = %self.0.relation.name, "backfill ends");
         self.0.backfill.lock().clear();
+        self.0.building_bytes.store(0, Ordering::SeqCst);
     }
 }
 
@@ -295,7 +317,13 @@ impl Backfill<'_> {
             }
             Stepper::Rows => self.job.apply(self.shared, changes)?,
         };
-        self.output.add(deltas)
+        self.output.add(deltas)?;
+        if let Stepper::Flow(flow) = &self.stepper {
+            self.job.note_state(flow);
+        }
+        let bytes = self.output.bytes();
+        self.job.building_bytes.store(bytes, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Takes in what is there; returns the epoch before which not all of its dead letters are visible.

@@ -14,8 +14,8 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::datasource::provider_as_source;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::TaskContext;
-use datafusion::execution::memory_pool::GreedyMemoryPool;
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -86,12 +86,12 @@ impl Drop for BatchRuntime {
 }
 
 /// What a run is allowed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct RunLimits {
     /// What `now()` reads, microseconds since the Unix epoch.
     pub(crate) now_us: i64,
-    /// Memory, bytes.
-    pub(crate) memory: usize,
+    /// Where its memory comes from.
+    pub(crate) memory: Arc<dyn MemoryPool>,
 }
 
 /// Replaces every relation leaf by what `provide` gives for it, in subqueries too.
@@ -132,14 +132,9 @@ pub(crate) async fn physical(
 ) -> DataFusionResult<(Arc<dyn ExecutionPlan>, Arc<TaskContext>)> {
     let state = session_at(planner, limits.now_us);
     let physical = state.create_physical_plan(plan).await?;
-    let task = TaskContext::from(&state).with_runtime(memory_limited(limits.memory)?);
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(limits.memory);
+    let task = TaskContext::from(&state).with_runtime(runtime.build_arc()?);
     Ok((physical, Arc::new(task)))
-}
-
-fn memory_limited(bytes: usize) -> DataFusionResult<Arc<RuntimeEnv>> {
-    RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes)))
-        .build_arc()
 }
 
 /// Runs a plan to its end on the calling thread, which must have a large stack and may block.

@@ -150,7 +150,7 @@ impl Checkpoints {
     }
 
     /// Waits; false when the engine stops.
-    fn pause(&self, wait: Duration) -> bool {
+    pub(crate) fn pause(&self, wait: Duration) -> bool {
         self.pause_until(wait, |_| false)
     }
 

@@ -55,6 +55,8 @@ pub(crate) struct Chunk {
     pub(crate) delta: Delta,
     pub(crate) positive: bool,
     pub(crate) bytes: usize,
+    /// How often rows are taken away.
+    pub(crate) removals: usize,
     hashes: OnceLock<Vec<u64>>,
 }
 
@@ -63,6 +65,15 @@ impl Chunk {
         let batch = compact_views(delta.batch)?;
         let positive = delta.weights.all_positive();
         let bytes = batch.get_array_memory_size();
+        let removals = match &delta.weights {
+            _ if positive => 0,
+            Weights::Each(weights) => weights
+                .iter()
+                .map(taken_away)
+                .fold(0, usize::saturating_add),
+            Weights::Constant(weight) => taken_away(weight).saturating_mul(batch.num_rows()),
+            Weights::Ones => 0,
+        };
         Ok(Self {
             delta: Delta {
                 batch,
@@ -70,6 +81,7 @@ impl Chunk {
             },
             positive,
             bytes,
+            removals,
             hashes: OnceLock::new(),
         })
     }
@@ -91,6 +103,12 @@ impl Chunk {
         }
     }
 
+    /// What the hashes take, once they have been needed.
+    pub(crate) fn hash_bytes(&self) -> usize {
+        let hashes = self.hashes.get();
+        hashes.map_or(0, |hashes| hashes.capacity() * size_of::<u64>())
+    }
+
     /// Hash of each row.
     pub(crate) fn hashes(&self, codec: &RowCodec) -> Result<&[u64], ArrowError> {
         if let Some(hashes) = self.hashes.get() {
@@ -100,6 +118,10 @@ impl Chunk {
         let hashes = rows.iter().map(|row| hash(row.data())).collect();
         Ok(self.hashes.get_or_init(|| hashes))
     }
+}
+
+fn taken_away(weight: &i64) -> usize {
+    usize::try_from(weight.saturating_neg()).unwrap_or(0)
 }
 
 /// Concatenates chunks of positive rows, keeping their weights.

@@ -32,6 +32,10 @@ pub struct EngineConfig {
     pub epoch_bytes_max: usize,
     /// Epochs without table changes reach the disk at most this much later.
     pub group_fsync: Duration,
+    /// Memory that everything together may use before sources are held back and new rows are refused, bytes.
+    pub memory_max: usize,
+    /// Memory that what one view's operators remember may use, bytes, where there would be more; the rest is on disk.
+    pub state_memory_max: usize,
     /// Memory one query may use, bytes.
     pub query_memory_max: usize,
     /// Memory one recomputation of a view may use, bytes.
@@ -80,6 +84,8 @@ impl Default for EngineConfig {
             epoch_rows_max: 65_536,
             epoch_bytes_max: 8 << 20,
             group_fsync: Duration::from_millis(50),
+            memory_max: 8 << 30,
+            state_memory_max: usize::MAX,
             query_memory_max: 1 << 30,
             job_memory_max: 4 << 30,
             query_threads: 2,

@@ -165,6 +165,11 @@ impl DeadLog {
     }
 
     /// True when letters have to leave even if none arrive.
+    /// Bytes of the letters that are kept beside their relation.
+    pub(crate) fn bytes(&self) -> usize {
+        self.letters.lock().bytes
+    }
+
     pub(crate) fn is_due(&self, now_us: i64) -> bool {
         self.letters
             .lock()

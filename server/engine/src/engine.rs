@@ -27,6 +27,7 @@ use crate::error::EngineError;
 
 use crate::inbox::Command;
 use crate::job::{Job, schedule};
+use crate::memory;
 use crate::read::{Read, ReadOptions, SessionFloor, epoch_of_now, read, reflected};
 use crate::sealed::SealedArc;
 use crate::shared::Shared;
@@ -79,11 +80,13 @@ impl Engine {
         )?);
         let (worker, jobs) = (Worker::new(Arc::clone(&shared)), Arc::clone(&shared));
         let (saving, merging) = (Arc::clone(&shared), Arc::clone(&shared));
+        let watching = Arc::clone(&shared);
         let threads = vec![
             spawn("thalweg-worker", move || worker.run())?,
             spawn("thalweg-jobs", move || schedule(&jobs))?,
             spawn("thalweg-saves", move || checkpoint::save_on(&saving))?,
             spawn("thalweg-merges", move || checkpoint::merge_on(&merging))?,
+            spawn("thalweg-memory", move || memory::watch(&watching))?,
         ];
         Ok(Engine {
             inner: SealedArc::new(Inner {

@@ -257,6 +257,15 @@ impl Inbox {
         Some(work)
     }
 
+    /// Bytes of the rows that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        let waiting = self.waiting.lock();
+        let submissions = waiting.work.submissions.iter();
+        let records = submissions.flat_map(|submission| &submission.changes);
+        // A change is there as rows and as the log keeps it.
+        waiting.total_bytes + records.map(|change| 2 * change.record.len()).sum::<usize>()
+    }
+
     /// Refuses what comes later for `error`, and what is queued: there is no worker any more.
     pub(crate) fn abandon(&self, error: &EngineError) {
         let dropped = {

@@ -71,6 +71,10 @@ pub(crate) struct Job {
     /// What checkpoints keep of it; `None` when it begins anew at every start.
     pub(crate) saving: Option<Saving>,
     pub(crate) state_bytes: AtomicUsize,
+    /// Bytes of what is remembered on disk, for want of memory.
+    pub(crate) spilled_bytes: AtomicU64,
+    /// Bytes of its first result, while that is being made.
+    pub(crate) building_bytes: AtomicUsize,
     pub(crate) strict_errors: bool,
     pub(crate) created: AtomicU64,
     /// What waits for delivery, of a sink that delivers exactly once.
@@ -222,6 +226,8 @@ impl Job {
             backfill: Mutex::default(),
             saving: None,
             state_bytes: AtomicUsize::new(0),
+            spilled_bytes: AtomicU64::new(0),
+            building_bytes: AtomicUsize::new(0),
             strict_errors: false,
             relation,
             uses_now: false,
@@ -448,6 +454,10 @@ impl Job {
         }
         self.errors.mute(false);
         self.errors.discard();
+        if self.dataflow.lock().is_none() {
+            self.state_bytes.store(0, Ordering::SeqCst);
+            self.spilled_bytes.store(0, Ordering::SeqCst);
+        }
         let mut state = self.state.lock();
         let backoff = state.backoff.map_or(shared.config.backoff_min, |last| {
             (last * 2).min(shared.config.backoff_max)

@@ -27,6 +27,7 @@ mod into_table;
 mod job;
 mod ledger;
 mod lookups;
+mod memory;
 mod messages;
 mod read;
 mod relation;
@@ -53,6 +54,7 @@ mod write;
 pub use config::{EngineConfig, Writers};
 pub use engine::Engine;
 pub use error::EngineError;
+pub use memory::MemoryPart;
 pub use read::{Consistency, Read, ReadOptions, SessionFloor};
 pub use sealed::SealedBox;
 pub use status::{

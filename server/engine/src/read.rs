@@ -138,7 +138,7 @@ pub(crate) async fn read(
     }
     let limits = RunLimits {
         now_us: options.at_now_us,
-        memory: shared.config.query_memory_max,
+        memory: shared.memory.queries.query(shared.config.query_memory_max),
     };
     let plan = shared
         .planner

@@ -12,9 +12,13 @@ use thalweg_connectors::Delta;
 
 use crate::chunk::{Chunk, RowCodec, concat};
 use crate::consolidate::{Term, consolidate, expand};
+use crate::memory::Counted;
 
 /// Chunks without deletions stop merging at this size: a longer list costs a reader nothing.
 const APPEND_CHUNK_ROWS: usize = 65_536;
+
+/// So few deletions are not worth a rewrite of everything.
+const REMOVALS_MIN: usize = 1_024;
 
 /// No merge makes a chunk larger than this: a column of bytes ends at 2 GiB.
 const CHUNK_BYTES_MAX: usize = 512 << 20;
@@ -27,6 +31,8 @@ type ReadRows = Option<Arc<Vec<RecordBatch>>>;
 pub(crate) struct Version {
     codec: Arc<RowCodec>,
     chunks: Arc<[Arc<Chunk>]>,
+    /// Rows that were left when all chunks were last netted together.
+    netted: usize,
     read: Mutex<Option<ReadRows>>,
 }
 
@@ -35,6 +41,7 @@ impl Version {
         Self {
             codec,
             chunks: Arc::new([]),
+            netted: 0,
             read: Mutex::new(None),
         }
     }
@@ -46,9 +53,15 @@ impl Version {
             chunks.push(Arc::new(Chunk::new(delta.clone())?));
             merge_tail(&self.codec, &mut chunks)?;
         }
+        let mut netted = self.netted;
+        if is_wasteful(&chunks, netted) {
+            chunks = net(&self.codec, &chunks)?;
+            netted = rows_of(&chunks);
+        }
         Ok(Self {
             codec: Arc::clone(&self.codec),
             chunks: chunks.into(),
+            netted,
             read: Mutex::new(None),
         })
     }
@@ -148,6 +161,14 @@ impl Version {
         self.chunks.iter().map(|chunk| chunk.bytes).sum()
     }
 
+    /// Counts what it keeps in memory, the rows made for readers included.
+    pub(crate) fn count(&self, counted: &mut Counted) {
+        self.chunks.iter().for_each(|chunk| counted.chunk(chunk));
+        if let Some(Some(rows)) = self.read.lock().as_ref() {
+            rows.iter().for_each(|batch| counted.batch(batch));
+        }
+    }
+
     fn terms(&self, sign: i64) -> Vec<Term<'_>> {
         self.chunks
             .iter()
@@ -157,6 +178,28 @@ impl Version {
             })
             .collect()
     }
+}
+
+/// True when about half of the rows that came may be gone again and both are still held, and there is twice as much as the last look
+/// at all of them has left.
+fn is_wasteful(chunks: &[Arc<Chunk>], netted: usize) -> bool {
+    let removals = chunks.iter().map(|chunk| chunk.removals);
+    let removals = removals.fold(0, usize::saturating_add);
+    let rows = rows_of(chunks);
+    removals >= REMOVALS_MIN && removals.saturating_mul(3) > rows && rows / 2 >= netted
+}
+
+fn rows_of(chunks: &[Arc<Chunk>]) -> usize {
+    chunks.iter().map(|chunk| chunk.rows()).sum()
+}
+
+/// The same content without rows that cancel out.
+fn net(codec: &RowCodec, chunks: &[Arc<Chunk>]) -> Result<Vec<Arc<Chunk>>, ArrowError> {
+    let terms: Vec<Term<'_>> = chunks.iter().map(|chunk| Term { chunk, sign: 1 }).collect();
+    let net = consolidate(codec, &terms)?.into_iter();
+    net.filter(|delta| delta.num_rows() > 0)
+        .map(|delta| Chunk::new(delta).map(Arc::new))
+        .collect()
 }
 
 /// Merges the newest chunks while they are of similar size.

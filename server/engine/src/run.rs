@@ -14,7 +14,7 @@ use thalweg_planner::StreamNode;
 
 use crate::backfill::Places;
 use crate::batch::{RunLimits, collect_blocking, conform, with_relations};
-use crate::dataflow::{Dataflow, StepContext};
+use crate::dataflow::{Dataflow, Room, StepContext};
 use crate::error::EngineError;
 use crate::job::{Job, rows_of};
 use crate::relation::Version;
@@ -159,7 +159,12 @@ impl Job {
     ) -> Result<Dataflow, EngineError> {
         let schema = self.relation.schema();
         let (planner, workers) = (&shared.planner, shared.config.workers);
-        Dataflow::new(planner, root, schema, workers, self.outside(shared))
+        let room = Room {
+            folder: shared.checkpoints.runs.spill(),
+            most: shared.memory.state_max(),
+        };
+        let outside = self.outside(shared);
+        Dataflow::new(planner, root, schema, workers, outside, Some(room))
     }
 
     /// The whole content of the inputs at an epoch.
@@ -185,8 +190,7 @@ impl Job {
         deltas: Vec<Delta>,
         places: Option<Places>,
     ) -> Outcome {
-        self.state_bytes
-            .store(dataflow.state().bytes, Ordering::SeqCst);
+        self.note_state(&dataflow);
         Outcome {
             epoch,
             deltas,
@@ -194,6 +198,25 @@ impl Job {
             places,
             since: None,
         }
+    }
+
+    /// Tells how much a dataflow of the job remembers, as it is now.
+    pub(crate) fn note_state(&self, dataflow: &Dataflow) {
+        let state = dataflow.state();
+        self.state_bytes.store(state.bytes, Ordering::SeqCst);
+        self.spilled_bytes.store(state.spilled, Ordering::SeqCst);
+    }
+
+    /// Has what operators remember move to disk, as far as it is more than `most` bytes and can, unless somebody steps the job.
+    pub(crate) fn make_room(&self, most: usize) {
+        if !self.begin() {
+            return;
+        }
+        if let Some(standing) = self.dataflow.lock().as_mut() {
+            standing.dataflow.make_room(most);
+            self.note_state(&standing.dataflow);
+        }
+        self.end();
     }
 
     pub(crate) fn step_context<'a>(
@@ -286,7 +309,10 @@ impl Job {
             .unwrap_or_else(|| shared.latest_info().at_ms);
         let limits = RunLimits {
             now_us: at_ms.saturating_mul(1000),
-            memory: shared.config.job_memory_max,
+            memory: shared
+                .memory
+                .recomputing
+                .query(shared.config.job_memory_max),
         };
         let plan = shared.planner.bind_now(plan, limits.now_us)?;
         let rows = collect_blocking(&shared.batch, &shared.planner, &plan, limits)?;

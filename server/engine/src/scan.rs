@@ -190,7 +190,9 @@ impl<'a> Scan<'a> {
             let allowed = pace
                 .as_mut()
                 .map_or(rows_max, |pace| pace.rows(Instant::now()));
-            if allowed == 0 {
+            // A query's scan is bounded by the query's own memory.
+            let held = self.shared.memory.is_full() && matches!(patience, Patience::Endless);
+            if allowed == 0 || held {
                 std::thread::park_timeout(PACE_CHECK);
                 continue;
             }

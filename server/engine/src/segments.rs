@@ -285,6 +285,13 @@ impl History {
         }
     }
 
+    /// Every version and every change that is kept, oldest first.
+    pub(crate) fn held(&self) -> (Vec<Arc<Version>>, Vec<Arc<Vec<Delta>>>) {
+        let versions = self.segments.iter().map(|segment| &segment.version);
+        let changes = self.changes.iter().map(|(_, deltas)| deltas);
+        (versions.cloned().collect(), changes.cloned().collect())
+    }
+
     /// Estimated bytes of the newest content and the change log.
     pub(crate) fn bytes(&self) -> usize {
         let changes: usize = self
@@ -418,6 +425,44 @@ mod tests {
                 prop_assert_eq!(values(&first.with(&sum).expect("adds")), values(&last));
             }
         }
+    }
+
+    /// Content of which most was deleted is as small as what is left, however the deletions came.
+    #[test]
+    fn deleted_rows_leave_memory() {
+        let codec = codec();
+        let mut version = Version::empty(Arc::clone(&codec));
+        for from in (0..40_000).step_by(4_000) {
+            let rows: Vec<_> = (from..from + 4_000).map(|value| (value, 1)).collect();
+            version = version.with(&[delta(&codec, &rows)]).expect("adds");
+        }
+        let full = version.bytes();
+        for from in (10..40_000).step_by(3_333) {
+            let rows: Vec<_> = (from..(from + 3_333).min(40_000))
+                .map(|value| (value, -1))
+                .collect();
+            version = version.with(&[delta(&codec, &rows)]).expect("adds");
+        }
+        assert_eq!(values(&version), Some((0..10).collect()));
+        assert!(version.bytes() * 3 < full, "{} of {full}", version.bytes());
+        // Equal rows are taken away as one.
+        let mut same = Version::empty(Arc::clone(&codec));
+        for _ in 0..40 {
+            let rows: Vec<_> = (0..2_000).map(|value| (value, 1)).collect();
+            same = same.with(&[delta(&codec, &rows)]).expect("adds");
+        }
+        let rows: Vec<_> = (10..2_000).map(|value| (value, -40)).collect();
+        let full = same.bytes();
+        same = same.with(&[delta(&codec, &rows)]).expect("adds");
+        assert_eq!(same.net_rows(), 400);
+        assert!(same.bytes() * 3 < full, "{} of {full}", same.bytes());
+        // Deletions that nothing answers are not looked at again and again.
+        let mut owed = Version::empty(Arc::clone(&codec));
+        for from in (0..20_000).step_by(500) {
+            let rows: Vec<_> = (from..from + 500).map(|value| (value, -1)).collect();
+            owed = owed.with(&[delta(&codec, &rows)]).expect("adds");
+        }
+        assert_eq!((values(&owed), owed.net_rows()), (None, -20_000));
     }
 
     #[test]

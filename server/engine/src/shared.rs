@@ -27,6 +27,7 @@ use crate::error::EngineError;
 use crate::external::External;
 use crate::inbox::Inbox;
 use crate::job::Job;
+use crate::memory::Memory;
 use crate::relation::Version;
 use crate::scan::ScanProgress;
 use crate::segments::History;
@@ -144,6 +145,7 @@ pub(crate) struct Shared {
     /// Runtime of the wires and connectors.
     pub(crate) wires: tokio::runtime::Handle,
     pub(crate) batch: BatchRuntime,
+    pub(crate) memory: Memory,
     pub(crate) relations: RwLock<BTreeMap<Oid, Arc<Stored>>>,
     pub(crate) sources: RwLock<BTreeMap<Oid, Arc<Source>>>,
     /// Tables that outside systems keep.
@@ -180,6 +182,7 @@ impl Shared {
     ) -> Result<Self, EngineError> {
         let batch = BatchRuntime::new(&config)?;
         Ok(Self {
+            memory: Memory::new(config.memory_max, config.state_memory_max),
             config,
             store,
             checkpoints: Checkpoints::new(runs)?,

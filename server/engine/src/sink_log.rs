@@ -23,6 +23,7 @@ use thalweg_state::{RunShape, StateError, WeightedBatch};
 use crate::checkpoint::{Saved, from_log};
 use crate::error::EngineError;
 use crate::job::Job;
+use crate::memory::Counted;
 use crate::relation::Version;
 use crate::segments::History;
 use crate::shared::{Shared, Stored};
@@ -230,6 +231,13 @@ impl SinkLog {
     /// True when so much waits that the sink's job has to.
     pub(crate) fn is_full(&self) -> bool {
         self.bytes() >= self.bytes_max
+    }
+
+    /// Counts the content that was staged last.
+    pub(crate) fn count(&self, counted: &mut Counted) {
+        if let Some(version) = &self.state.lock().saved.version {
+            version.count(counted);
+        }
     }
 
     /// Bytes that wait.

@@ -474,7 +474,7 @@ impl Driver {
                 Some(pace) => pace.rows(Instant::now()).min(budget.rows),
                 None => budget.rows,
             };
-            if rows == 0 {
+            if rows == 0 || self.shared.memory.is_full() {
                 std::thread::park_timeout(PACE_CHECK);
                 continue;
             }

@@ -11,6 +11,7 @@ use thalweg_connectors::{Epoch, EpochInfo, Offsets, SourceHealth};
 use thalweg_state::CheckpointInfo;
 
 use crate::job::Job;
+use crate::memory::{MemoryPart, parts};
 use crate::shared::{Shared, Stored};
 use crate::source::Source;
 
@@ -33,6 +34,10 @@ pub struct EngineStatus {
     pub errors: Vec<ErrorRecord>,
     /// Estimated bytes of all relations.
     pub memory_bytes: usize,
+    /// Who holds how much memory.
+    pub memory: Vec<MemoryPart>,
+    /// More memory is held than there may be: what can wait does.
+    pub memory_full: bool,
     /// Recent checkpoints, oldest first.
     pub checkpoints: Vec<CheckpointStatus>,
 }
@@ -98,6 +103,8 @@ pub enum JobPhase {
     Backfilling,
     /// It follows its inputs.
     Running,
+    /// It would follow its inputs, and its sources wait for memory.
+    Held,
     /// It failed and tries again.
     Error,
 }
@@ -109,6 +116,7 @@ impl JobPhase {
             JobPhase::Creating => "CREATING",
             JobPhase::Backfilling => "BACKFILLING",
             JobPhase::Running => "RUNNING",
+            JobPhase::Held => "HELD",
             JobPhase::Error => "ERROR",
         }
     }
@@ -160,7 +168,7 @@ pub struct SourceStatus {
     pub oid: Oid,
     /// Name of the object.
     pub name: String,
-    /// `IDLE` when nothing reads it, `RUNNING`, `BACKFILLING`, `DEGRADED` or `ERROR`.
+    /// `IDLE` when nothing reads it, `RUNNING`, `BACKFILLING`, `HELD` for want of memory, `DEGRADED` or `ERROR`.
     pub health: &'static str,
     /// What is wrong.
     pub detail: Option<String>,
@@ -270,13 +278,15 @@ pub(crate) fn status(shared: &Shared) -> EngineStatus {
             .collect(),
         sources: sources
             .iter()
-            .map(|source| source_status(source, &jobs))
+            .map(|source| source_status(source, &jobs, shared.memory.is_full()))
             .chain(idle_sources)
             .collect(),
         memory_bytes: relations.iter().map(|relation| relation.bytes).sum(),
         relations,
         epochs: shared.epochs.lock().iter().copied().collect(),
         errors: shared.errors.lock().iter().cloned().collect(),
+        memory: parts(shared),
+        memory_full: shared.memory.is_full(),
         checkpoints: shared.checkpoints.shown(),
     }
 }
@@ -320,8 +330,14 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
         .iter()
         .map(|scan| scan.records())
         .reduce(|a, b| (a.0 + b.0, a.1 + b.1));
+    let mut roots = Vec::new();
+    shared.roots(relation.oid, &mut roots);
+    let sources = shared.sources.read();
+    let held = shared.memory.is_full() && roots.iter().any(|root| sources.contains_key(root));
+    drop(sources);
     let phase = match (&error, through) {
         (Some(_), _) => JobPhase::Error,
+        _ if held => JobPhase::Held,
         (None, Some(_)) => JobPhase::Running,
         (None, None) if backfill.is_some() => JobPhase::Backfilling,
         (None, None) => JobPhase::Creating,
@@ -395,7 +411,7 @@ fn failed_source(relation: &Stored) -> SourceStatus {
     }
 }
 
-fn source_status(source: &Source, jobs: &[Arc<Job>]) -> SourceStatus {
+fn source_status(source: &Source, jobs: &[Arc<Job>], full: bool) -> SourceStatus {
     let begins = |job: &Arc<Job>| {
         let reads = job.inputs.iter().any(|input| input.oid == source.oid);
         reads && !job.backfill.lock().is_empty()
@@ -407,6 +423,7 @@ fn source_status(source: &Source, jobs: &[Arc<Job>]) -> SourceStatus {
         (Some(reason), _) => ("ERROR", Some(reason.clone())),
         (None, Some(SourceHealth::Degraded(reason))) => ("DEGRADED", Some(reason.clone())),
         (None, _) if state.consumers.is_empty() => ("IDLE", None),
+        (None, _) if full => ("HELD", Some("memory_limit is reached".to_owned())),
         (None, _) if state.obstacle().is_some() => {
             ("DEGRADED", state.obstacle().map(str::to_owned))
         }

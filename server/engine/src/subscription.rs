@@ -22,6 +22,7 @@ use crate::consolidate::{Term, consolidate};
 use crate::error::EngineError;
 use crate::inbox::{Command, Registration};
 use crate::job::Job;
+use crate::memory::Counted;
 use crate::read::SessionFloor;
 use crate::relation::Version;
 use crate::segments::History;
@@ -125,7 +126,8 @@ impl Drop for Hidden {
 }
 
 /// What waits for the reader.
-struct Feed {
+#[derive(Debug)]
+pub(crate) struct Feed {
     state: Mutex<FeedState>,
     /// Wakes the reader.
     filled: Notify,
@@ -133,7 +135,16 @@ struct Feed {
     drained: Notify,
 }
 
-#[derive(Default)]
+impl Feed {
+    /// Counts the changes that wait.
+    pub(crate) fn count(&self, counted: &mut Counted) {
+        let state = self.state.lock();
+        let deltas = state.changes.iter().flat_map(|(_, deltas)| deltas.iter());
+        deltas.for_each(|delta| counted.delta(delta));
+    }
+}
+
+#[derive(Debug, Default)]
 struct FeedState {
     changes: VecDeque<(u64, Arc<Vec<Delta>>)>,
     bytes: usize,
@@ -175,6 +186,7 @@ pub(crate) async fn subscribe(
         filled: Notify::new(),
         drained: Notify::new(),
     });
+    shared.memory.follow(&feed);
     let pump = Pump {
         shared: Arc::clone(shared),
         relation: Arc::clone(&relation),

@@ -113,6 +113,7 @@ async fn write_now(
     let returned = change.returning(&shared.planner, returning)?;
     let affected = change.affected();
     let deltas = change.into_deltas();
+    shared.memory.admit(&stored, &deltas)?;
     let epoch = if deltas.is_empty() {
         pinned.epoch
     } else {
@@ -181,7 +182,7 @@ async fn input(
     let pinned = pin(shared, (reads, apart), least, options, block).await?;
     let limits = RunLimits {
         now_us: options.at_now_us,
-        memory: shared.config.query_memory_max,
+        memory: shared.memory.queries.query(shared.config.query_memory_max),
     };
     let bound = pinned.bind(input.clone())?;
     let bound = shared.planner.bind_now(bound, options.at_now_us)?;

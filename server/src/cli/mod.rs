@@ -78,6 +78,9 @@ struct ServeArguments {
     /// Threads that keep a view up to date; by default one for each core.
     #[arg(long)]
     workers: Option<usize>,
+    /// Memory for views, tables and queries together, such as 8GB; by default six tenths of what there is.
+    #[arg(long, env = "THALWEG_MEMORY_LIMIT")]
+    memory_limit: Option<String>,
 }
 
 #[derive(Debug, Args, Clone)]

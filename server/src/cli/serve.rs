@@ -39,6 +39,11 @@ fn config(arguments: &ServeArguments) -> Result<Config, Failure> {
             .set_workers(workers)
             .map_err(|error| Failure::User(error.to_string()))?;
     }
+    if let Some(text) = &arguments.memory_limit {
+        config
+            .set_memory_limit(text)
+            .map_err(|error| Failure::User(error.to_string()))?;
+    }
     config
         .check_addresses()
         .map_err(|error| Failure::User(error.to_string()))?;

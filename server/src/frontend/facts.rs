@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use thalweg_engine::{CheckpointStatus, EngineStatus, JobStatus, SourceStatus};
 
 use super::server::{ConnectionInfo, Server};
+use crate::machine;
 use crate::system::{
     CheckpointFacts, ConnectionFacts, EngineFacts, EpochFacts, ErrorFacts, JobFacts, MemoryFacts,
     ServerSetting, SourceFacts, SplitFacts,
@@ -115,22 +116,24 @@ fn checkpoint(checkpoint: &CheckpointStatus) -> CheckpointFacts {
 }
 
 fn memory(status: &EngineStatus, server: &Server) -> Vec<MemoryFacts> {
-    let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
-    let mut parts = vec![MemoryFacts {
-        component: "relations".into(),
-        bytes: bytes(status.memory_bytes),
-        limit_bytes: None,
-    }];
-    parts.extend(status.relations.iter().map(|relation| MemoryFacts {
-        component: format!("{} {}", relation.kind, relation.name),
-        bytes: bytes(relation.bytes),
-        limit_bytes: None,
+    let wide = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+    let all: usize = status.memory.iter().map(|part| part.bytes).sum();
+    let fact = |component: &str, bytes: u64, limit_bytes: Option<u64>| MemoryFacts {
+        component: component.into(),
+        bytes,
+        limit_bytes,
+        spilled_bytes: 0,
+    };
+    let limit = wide(server.config().memory_bytes);
+    let mut parts = vec![fact("all", wide(all), Some(limit))];
+    parts.extend(status.memory.iter().map(|part| MemoryFacts {
+        spilled_bytes: part.spilled,
+        ..fact(&part.component, wide(part.bytes), part.limit.map(wide))
     }));
-    parts.push(MemoryFacts {
-        component: "one query".into(),
-        bytes: 0,
-        limit_bytes: Some(bytes(server.config().query_memory_bytes)),
-    });
+    let one = wide(server.config().query_memory_bytes);
+    parts.push(fact("one query", 0, Some(one)));
+    let resident = machine::resident_bytes();
+    parts.extend(resident.map(|bytes| fact("process: resident", bytes, None)));
     parts
 }
 
@@ -174,6 +177,11 @@ fn settings(server: &Server) -> Vec<ServerSetting> {
             "snapshot_history",
             format!("{} ms", config.snapshot_history.as_millis()),
             "How far back versions are kept.",
+        ),
+        setting(
+            "memory_limit",
+            format!("{} B", config.memory_bytes),
+            "Memory of views, tables and queries together.",
         ),
         setting(
             "query_memory_limit",

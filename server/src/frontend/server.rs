@@ -123,6 +123,8 @@ impl Server {
         let engine_config = EngineConfig {
             linger: config.epoch_linger,
             snapshot_history: config.snapshot_history,
+            memory_max: config.memory_bytes,
+            state_memory_max: config.state_memory_bytes,
             query_memory_max: config.query_memory_bytes,
             file_root: config.file_root.clone(),
             workers: config.workers,

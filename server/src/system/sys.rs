@@ -19,7 +19,7 @@ sys.backfill_progress 14005 v 0 id:oid! schema_name:name! name:name! done_rows:i
 sys.sinks 14006 v 0 id:oid! schema_name:name! name:name! connector:text! delivery:text! state:text! rows:int8! epoch:int8 error:text staged_epoch:int8 delivered_epoch:int8 waiting_bytes:int8
 sys.errors 14007 v 0 at:timestamptz! object:name! reason:text! message:text! epoch:int8 payload:text
 sys.settings 14008 v 0 name:text! value:text! unit:text description:text scope:text!
-sys.memory 14009 v 0 component:text! bytes:int8! limit_bytes:int8
+sys.memory 14009 v 0 component:text! bytes:int8! limit_bytes:int8 spilled_bytes:int8!
 sys.connections 14010 v 0 pid:int4! user_name:name! database:name! application_name:text! client_address:text started_at:timestamptz state:text! query:text
 sys.checkpoints 14011 v 0 number:int8! epoch:int8! started_at:timestamptz! duration_ms:int8! bytes:int8! runs:int8! error:text
 sys.archive_files 14012 v 0 archive:text! path:text! partition:text rows:int8! bytes:int8! first_epoch:int8! last_epoch:int8!
@@ -147,6 +147,8 @@ pub struct MemoryFacts {
     pub bytes: u64,
     /// Limit, when there is one.
     pub limit_bytes: Option<u64>,
+    /// Bytes of it that are on disk, for want of memory.
+    pub spilled_bytes: u64,
 }
 
 /// A client connection.
@@ -258,6 +260,7 @@ pub(crate) fn fill(facts: &SystemFacts, rows: &mut Rows) {
                     ("component", (&part.component).into()),
                     ("bytes", part.bytes.into()),
                     ("limit_bytes", part.limit_bytes.into()),
+                    ("spilled_bytes", part.spilled_bytes.into()),
                 ]);
             }
         }

@@ -12,11 +12,13 @@ use parking_lot::Mutex;
 use thalweg_catalog::Oid;
 use thalweg_connectors::{Delta, Offsets};
 use thalweg_planner::StreamNode;
-use thalweg_state::{JobRecord, RunShape, Save, StatePart, WeightedBatch, hash};
+use thalweg_state::{JobRecord, NewRun, RunShape, Save, StatePart, WeightedBatch, hash};
 
 use super::record::Record;
+use crate::dataflow::SpilledTables;
 use crate::error::EngineError;
 use crate::job::Job;
+use crate::memory::Counted;
 use crate::relation::Version;
 use crate::shared::{Shared, Stored};
 use crate::sink_log::Stage;
@@ -25,6 +27,9 @@ use crate::worker::weighted;
 
 /// Changes when the state of the same plan is kept in another form: state saved under another number is never read.
 const STATE_FORMAT: u32 = 1;
+
+/// Rows of state that are read from disk and sorted in memory at once.
+const SPILLED_RUN_BYTES: usize = 32 << 20;
 
 /// The saving side of a job.
 #[derive(Debug)]
@@ -79,6 +84,8 @@ pub(crate) struct StateChanges {
     /// They are all of the state, not what changed since the newest checkpoint.
     pub(crate) whole: bool,
     pub(crate) tables: Vec<Vec<Delta>>,
+    /// More rows of the tables, which are on disk; only when they are all of the state.
+    pub(crate) spilled: Vec<SpilledTables>,
 }
 
 impl StateChanges {
@@ -87,6 +94,7 @@ impl StateChanges {
             *self = StateChanges {
                 whole: later.whole || self.whole,
                 tables: later.tables,
+                spilled: later.spilled,
             };
             return;
         }
@@ -328,6 +336,23 @@ impl Job {
         Some(record)
     }
 
+    /// Counts what waits for its next checkpoint, and the content that it will be compared with.
+    pub(crate) fn count_saved(&self, counted: &mut Counted) {
+        let Some(saving) = self.saving() else { return };
+        // While a checkpoint writes it this would wait long.
+        let Some(state) = saving.state.try_lock() else {
+            return;
+        };
+        if let Some(saved) = &state.saved {
+            saved.content.count(counted);
+        }
+        if let Some(taken) = &state.taken {
+            taken.content.count(counted);
+        }
+        let unsaved = state.unsaved.tables.iter().flatten();
+        unsaved.for_each(|delta| counted.delta(delta));
+    }
+
     /// True when it was taken at this epoch.
     pub(super) fn is_taken_at(&self, epoch: u64) -> bool {
         let taken = |saving: &Saving| {
@@ -368,11 +393,17 @@ impl Job {
                 }
             };
             let changes: Vec<WeightedBatch> = changes.iter().map(weighted).collect();
+            let mut runs = shared.checkpoints.runs.write(shape, &changes)?;
+            if let Some(table) = (part as usize).checked_sub(1) {
+                for spilled in &state.unsaved.spilled {
+                    write_spilled(shared, shape, spilled, table, &mut runs)?;
+                }
+            }
             saves.push(Save {
                 table: StatePart { object, part },
                 since,
                 through: epoch,
-                runs: shared.checkpoints.runs.write(shape, &changes)?,
+                runs,
                 gone: Vec::new(),
             });
         }
@@ -448,6 +479,32 @@ impl Job {
         saving.want(0);
         saving.state.lock().taken = None;
     }
+}
+
+/// Writes the rows of a state table that are on disk, as many at once as memory has room for.
+fn write_spilled(
+    shared: &Shared,
+    shape: &RunShape,
+    spilled: &SpilledTables,
+    table: usize,
+    runs: &mut Vec<NewRun>,
+) -> Result<(), EngineError> {
+    let (mut waiting, mut bytes) = (Vec::new(), 0);
+    let mut write = |waiting: &mut Vec<WeightedBatch>| -> Result<(), EngineError> {
+        runs.extend(shared.checkpoints.runs.write(shape, waiting)?);
+        waiting.clear();
+        Ok(())
+    };
+    spilled.each(table, &mut |delta| {
+        bytes += delta.batch.get_array_memory_size();
+        waiting.push(weighted(&delta));
+        if bytes >= SPILLED_RUN_BYTES {
+            bytes = 0;
+            write(&mut waiting)?;
+        }
+        Ok(())
+    })?;
+    write(&mut waiting)
 }
 
 /// The relation's OID of a job, under which it is saved.

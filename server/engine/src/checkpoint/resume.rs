@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 use thalweg_state::{StateError, StatePart};
@@ -243,7 +242,6 @@ fn read_state(
     dataflow.restored()?;
     // Errors of values that are computed again were recorded when they came.
     job.errors.discard();
-    job.state_bytes
-        .store(dataflow.state().bytes, Ordering::SeqCst);
+    job.note_state(&dataflow);
     Ok(Some(dataflow))
 }

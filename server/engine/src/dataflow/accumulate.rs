@@ -21,6 +21,7 @@ use thalweg_planner::stream::{AggregateMemory, StreamAggregate};
 
 use super::StepContext;
 use super::compile::Compiler;
+use super::group::{number, part};
 use super::values::{ValueCodec, ValueSets};
 use crate::error::EngineError;
 
@@ -461,6 +462,78 @@ impl Memory {
                 no[slot] = 0;
             }
             Memory::Values(sets) => sets.clear(slot),
+        }
+    }
+
+    /// Keeps some slots, which are numbered in their order from here on.
+    pub(super) fn keep(&mut self, slots: &[u32]) {
+        fn keep<T: Copy>(values: &mut Vec<T>, slots: &[u32]) {
+            *values = slots.iter().map(|slot| values[*slot as usize]).collect();
+        }
+        match self {
+            Memory::Count(counts) => keep(counts, slots),
+            Memory::Narrow { sums, counts, .. } => {
+                keep(sums, slots);
+                keep(counts, slots);
+            }
+            Memory::Wide { sums, counts, .. } => {
+                keep(sums, slots);
+                keep(counts, slots);
+            }
+            Memory::Truth { yes, no, .. } => {
+                keep(yes, slots);
+                keep(no, slots);
+            }
+            Memory::Values(sets) => sets.keep(slots),
+        }
+    }
+
+    /// What is remembered of a slot as bytes, for [`Memory::read`] of this process.
+    pub(super) fn write(&self, slot: usize, out: &mut Vec<u8>) {
+        match self {
+            Memory::Count(counts) => out.extend_from_slice(&counts[slot].to_le_bytes()),
+            Memory::Narrow { sums, counts, .. } => {
+                out.extend_from_slice(&sums[slot].to_le_bytes());
+                out.extend_from_slice(&counts[slot].to_le_bytes());
+            }
+            Memory::Wide { sums, counts, .. } => {
+                out.extend_from_slice(&sums[slot].to_le_bytes());
+                out.extend_from_slice(&counts[slot].to_le_bytes());
+            }
+            Memory::Truth { yes, no, .. } => {
+                out.extend_from_slice(&yes[slot].to_le_bytes());
+                out.extend_from_slice(&no[slot].to_le_bytes());
+            }
+            Memory::Values(sets) => sets.write(slot, out),
+        }
+    }
+
+    /// Takes over what was written of a slot. Results of values have to be computed again.
+    pub(super) fn read(&mut self, slot: usize, group: &mut &[u8]) -> Result<(), EngineError> {
+        match self {
+            Memory::Count(counts) => counts[slot] = number(group)?,
+            Memory::Narrow { sums, counts, .. } => {
+                sums[slot] = i128::from_le_bytes(part(group)?);
+                counts[slot] = number(group)?;
+            }
+            Memory::Wide { sums, counts, .. } => {
+                sums[slot] = i256::from_le_bytes(part(group)?);
+                counts[slot] = number(group)?;
+            }
+            Memory::Truth { yes, no, .. } => {
+                yes[slot] = number(group)?;
+                no[slot] = number(group)?;
+            }
+            Memory::Values(sets) => sets.read(slot, group)?,
+        }
+        Ok(())
+    }
+
+    /// Values of some slots held beside the constant state.
+    pub(super) fn entries_of(&self, slots: &[u32]) -> usize {
+        match self {
+            Memory::Values(sets) => sets.entries_of(slots),
+            _ => 0,
         }
     }
 

@@ -11,12 +11,13 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use thalweg_planner::stream::Change;
 use thalweg_planner::{Planner, StreamNode};
+use thalweg_state::SpillFolder;
 
 use super::group::Aggregate;
 use super::join::{Join, JoinSpec};
 use super::linear::Spread;
 use super::lookup::{Lookup, LookupSpec, OutsideTables};
-use super::{Dataflow, Operator};
+use super::{Dataflow, Operator, Room};
 use crate::batch::session_at;
 use crate::error::EngineError;
 
@@ -26,6 +27,7 @@ pub(super) struct Compiler {
     /// Parts that stateful operators split their state into.
     pub(super) shards: usize,
     tables: Arc<dyn OutsideTables>,
+    room: Option<Room>,
 }
 
 impl Dataflow {
@@ -36,15 +38,19 @@ impl Dataflow {
         output: SchemaRef,
         shards: usize,
         tables: Arc<dyn OutsideTables>,
+        room: Option<Room>,
     ) -> Result<Self, EngineError> {
         let compiler = Compiler {
             session: session_at(planner, 0),
             shards: shards.max(1),
             tables,
+            room,
         };
         Ok(Self {
             root: compiler.operator(root)?,
             output,
+            room: compiler.room,
+            waiting: Default::default(),
         })
     }
 }
@@ -59,6 +65,11 @@ pub(super) fn flow_schema(schema: &DFSchema) -> SchemaRef {
 }
 
 impl Compiler {
+    /// Where operators put what memory has no room for.
+    pub(super) fn folder(&self) -> Option<&Arc<SpillFolder>> {
+        self.room.as_ref().map(|room| &room.folder)
+    }
+
     pub(super) fn expr(
         &self,
         expr: &Expr,

@@ -13,10 +13,14 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use thalweg_connectors::{Delta, Weights};
 use thalweg_planner::stream::StreamAggregate;
+use thalweg_state::SpillFolder;
 
 mod saved;
+mod spilled;
 
 use self::saved::Unsaved;
+use self::spilled::OnDisk;
+pub(super) use self::spilled::{bytes, number, part};
 use super::accumulate::{Arguments, Call, Memory};
 use super::compile::Compiler;
 use super::keys::{EncodedKeys, KeyCodec, KeyTable, key_hash};
@@ -32,8 +36,8 @@ use crate::error::EngineError;
 pub(super) struct Aggregate {
     input: Operator,
     group: Vec<Arc<dyn PhysicalExpr>>,
-    calls: Vec<Call>,
-    layout: Layout,
+    calls: Arc<[Call]>,
+    layout: Arc<Layout>,
     shards: Vec<GroupTable>,
     /// What is saved is known, so that changes to it are followed.
     tracking: bool,
@@ -75,7 +79,7 @@ impl Aggregate {
         let calls = aggregates
             .iter()
             .map(|aggregate| Call::new(compiler, schema, aggregate))
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect::<Result<Arc<[Call]>, _>>()?;
         let flow = super::compile::flow_schema(schema);
         let types = group
             .iter()
@@ -86,7 +90,7 @@ impl Aggregate {
         let result_schema = Arc::new(datafusion::arrow::datatypes::Schema::new(
             fields.collect::<Vec<_>>(),
         ));
-        let layout = Layout {
+        let layout = Arc::new(Layout {
             results: if calls.is_empty() {
                 None
             } else {
@@ -95,9 +99,9 @@ impl Aggregate {
             output,
             global: group.is_empty(),
             keys,
-        };
+        });
         let shards = (0..compiler.shards)
-            .map(|_| GroupTable::new(&layout, &calls))
+            .map(|_| GroupTable::new(&layout, &calls, compiler.folder()))
             .collect();
         Ok(Self {
             input,
@@ -117,7 +121,7 @@ impl Aggregate {
             .map(|delta| self.evaluate(cx, delta, shards))
             .collect::<Result<Vec<_>, _>>()?;
         let rows = changes.iter().map(Delta::num_rows).sum();
-        let (layout, tracking) = (&self.layout, self.tracking);
+        let (layout, tracking) = (self.layout.as_ref(), self.tracking);
         let out = each_shard(&mut self.shards, rows, |index, shard| {
             shard.tracking = tracking;
             // The group without keys lives in the first shard.
@@ -128,6 +132,7 @@ impl Aggregate {
                 Ok(Vec::new())
             }
         })?;
+        self.bound_unsaved();
         Ok(out.into_iter().flatten().collect())
     }
 
@@ -201,10 +206,12 @@ struct GroupTable {
     tracking: bool,
     /// What has changed since it was saved.
     unsaved: Unsaved,
+    /// Groups that memory has no room for; `None` when there is nowhere to put them.
+    disk: Option<OnDisk>,
 }
 
 impl GroupTable {
-    fn new(layout: &Layout, calls: &[Call]) -> Self {
+    fn new(layout: &Layout, calls: &[Call], folder: Option<&Arc<SpillFolder>>) -> Self {
         let mut table = Self {
             table: KeyTable::new(&layout.keys),
             rows: Vec::new(),
@@ -213,6 +220,8 @@ impl GroupTable {
             started: false,
             tracking: false,
             unsaved: Unsaved::default(),
+            // The one group of an aggregation without keys stays.
+            disk: folder.filter(|_| !layout.global).map(OnDisk::new),
         };
         if layout.global {
             table.table.insert(&[]);
@@ -227,6 +236,9 @@ impl GroupTable {
             self.rows.resize(slots, 0);
             self.touched.resize(slots, false);
             self.unsaved.grow(slots);
+            if let Some(disk) = &mut self.disk {
+                disk.grow(slots);
+            }
             self.memories
                 .iter_mut()
                 .for_each(|memory| memory.grow(slots));
@@ -240,14 +252,15 @@ impl GroupTable {
         inputs: &[Evaluated],
         shard: usize,
     ) -> Result<Vec<Delta>, EngineError> {
-        let slots: Vec<Vec<u32>> = inputs
+        let keys = inputs.iter().flat_map(|input| {
+            let rows = input.rows[shard].iter();
+            rows.map(|row| input.keys.bytes(*row as usize))
+        });
+        self.fetch(layout, keys)?;
+        let slots = inputs
             .iter()
-            .map(|input| {
-                let rows = input.rows[shard].iter();
-                rows.map(|row| self.table.insert(input.keys.bytes(*row as usize)))
-                    .collect()
-            })
-            .collect();
+            .map(|input| self.slots_of(&input.keys, &input.rows[shard]))
+            .collect::<Result<Vec<_>, _>>()?;
         self.grow();
         let touched = self.touch(layout, &slots);
         self.keep_saved(layout, &touched)?;
@@ -297,6 +310,9 @@ impl GroupTable {
         }
         for slot in &touched {
             self.touched[*slot as usize] = false;
+        }
+        if let Some(disk) = &mut self.disk {
+            disk.touch(&touched);
         }
         touched
     }
@@ -377,7 +393,14 @@ impl GroupTable {
             self.memories
                 .iter_mut()
                 .for_each(|memory| memory.clear(slot));
+            if let Some(disk) = &mut self.disk {
+                let mut bytes = [0; 16];
+                disk.forget(slot, self.table.key(&layout.keys, slot, &mut bytes));
+            }
             self.table.remove(slot);
+        }
+        if let Some(disk) = &mut self.disk {
+            disk.tidy();
         }
         Ok(())
     }
@@ -385,12 +408,19 @@ impl GroupTable {
     fn state(&self, layout: &Layout) -> StateFigures {
         let groups = if layout.global { 0 } else { self.table.len() };
         let values: usize = self.memories.iter().map(Memory::entries).sum();
+        let disk = self.disk.as_ref();
+        StateFigures {
+            entries: groups + values + disk.map_or(0, |disk| disk.entries),
+            bytes: self.table_bytes() + self.unsaved_bytes() + disk.map_or(0, OnDisk::bytes),
+            spilled: disk.map_or(0, |disk| disk.files.disk_bytes()),
+        }
+    }
+
+    /// Bytes of the groups that are in memory.
+    fn table_bytes(&self) -> usize {
         let memories: usize = self.memories.iter().map(Memory::bytes).sum();
         let rows = self.rows.capacity() * size_of::<i64>() + self.touched.capacity();
-        StateFigures {
-            entries: groups + values,
-            bytes: self.table.bytes() + memories + rows,
-        }
+        self.table.bytes() + memories + rows
     }
 }
 

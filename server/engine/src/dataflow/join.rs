@@ -198,9 +198,11 @@ impl Join {
         let own = self.shards.iter().flatten().map(|side| StateFigures {
             entries: side.rows(),
             bytes: side.bytes(),
+            spilled: 0,
         });
+        let unsaved = self.unsaved.as_ref().map_or(0, |unsaved| unsaved.bytes);
         let below = self.inputs[LEFT].state().plus(self.inputs[RIGHT].state());
-        own.fold(below, StateFigures::plus)
+        own.fold(below.and_bytes(unsaved), StateFigures::plus)
     }
 
     pub(super) fn step(&mut self, cx: &StepContext<'_>) -> Result<Vec<Delta>, EngineError> {

@@ -12,6 +12,7 @@ use datafusion::arrow::row::Rows;
 use datafusion::common::utils::normalize_float_zero;
 
 use crate::chunk::{RowCodec, hash};
+use crate::memory::heap_bytes;
 
 /// Encodes the key columns of one operator.
 #[derive(Debug)]
@@ -138,6 +139,8 @@ pub(super) struct KeyTable {
     keys: Keys,
     free: Vec<u32>,
     live: usize,
+    /// Bytes of keys that are allocated one by one.
+    long_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -183,6 +186,7 @@ impl KeyTable {
             },
             free: Vec::new(),
             live: 0,
+            long_bytes: 0,
         }
     }
 
@@ -202,10 +206,7 @@ impl KeyTable {
     pub(super) fn bytes(&self) -> usize {
         let keys = match &self.keys {
             Keys::Short(keys) => keys.capacity() * size_of::<u128>(),
-            Keys::Long(keys) => {
-                let held: usize = keys.iter().map(|key| key.len()).sum();
-                keys.capacity() * size_of::<Box<[u8]>>() + held
-            }
+            Keys::Long(keys) => keys.capacity() * size_of::<Box<[u8]>>() + self.long_bytes,
         };
         keys + (self.cells.capacity() + self.free.capacity()) * size_of::<u32>()
     }
@@ -256,9 +257,41 @@ impl KeyTable {
         slot
     }
 
+    /// The key of a slot; `short` is where it is put when it is kept otherwise.
+    pub(super) fn key<'a>(
+        &'a self,
+        codec: &KeyCodec,
+        slot: u32,
+        short: &'a mut [u8; FIXED_BYTES_MAX],
+    ) -> &'a [u8] {
+        match &self.keys {
+            Keys::Short(keys) => {
+                *short = keys[slot as usize].to_le_bytes();
+                &short[..codec.width.unwrap_or(0)]
+            }
+            Keys::Long(keys) => &keys[slot as usize],
+        }
+    }
+
+    /// Brings slots into the order of their keys' bytes.
+    pub(super) fn sort(&self, slots: &mut [u32]) {
+        match &self.keys {
+            // The first byte is the lowest.
+            Keys::Short(keys) => {
+                slots.sort_unstable_by_key(|slot| keys[*slot as usize].swap_bytes())
+            }
+            Keys::Long(keys) => {
+                slots.sort_unstable_by(|a, b| keys[*a as usize].cmp(&keys[*b as usize]));
+            }
+        }
+    }
+
     fn new_slot(&mut self, key: &[u8]) -> u32 {
         let reused = self.free.pop();
         let slot = reused.unwrap_or(self.slots() as u32);
+        if matches!(self.keys, Keys::Long(_)) {
+            self.long_bytes += heap_bytes(key.len());
+        }
         match (&mut self.keys, reused) {
             (Keys::Short(keys), Some(slot)) => keys[slot as usize] = short(key),
             (Keys::Short(keys), None) => keys.push(short(key)),
@@ -306,7 +339,8 @@ impl KeyTable {
         }
         self.cells[hole] = EMPTY;
         if let Keys::Long(keys) = &mut self.keys {
-            keys[slot as usize] = Box::default();
+            let key = std::mem::take(&mut keys[slot as usize]);
+            self.long_bytes -= heap_bytes(key.len());
         }
         self.free.push(slot);
         self.live -= 1;
@@ -366,6 +400,12 @@ mod tests {
             let slots: Vec<u32> = model.values().copied().collect();
             let decoded = codec.decode(&table, &slots).expect("decodes");
             prop_assert_eq!(decoded[0].len(), slots.len());
+            let mut sorted = slots.clone();
+            table.sort(&mut sorted);
+            let bytes = |slot: &u32| table.key(&codec, *slot, &mut [0; FIXED_BYTES_MAX]).to_vec();
+            let keys: Vec<Vec<u8>> = sorted.iter().map(bytes).collect();
+            prop_assert!(keys.is_sorted() && keys.len() == slots.len());
+            prop_assert!(sorted.iter().zip(&keys).all(|(slot, key)| table.find(key) == Some(*slot)));
             for (key, slot) in &model {
                 prop_assert_eq!(table.find(&key_bytes(&codec, long, *key)), Some(*slot));
             }

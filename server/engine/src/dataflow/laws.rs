@@ -4,6 +4,7 @@
 //! shards; and when everything is taken back, nothing is left in any operator. `DATAFLOW_SEED` and `DATAFLOW_PROGRAMS` choose.
 
 mod saved;
+mod spilled;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ use thalweg_planner::stream::Keeping;
 use thalweg_planner::{Functions, NoSystemRelations, PlanContext, Planner, ViewPlan};
 
 use self::saved::SavedFlow;
-use super::{Dataflow, KeyedRows, OutsideTables, StepContext};
+use self::spilled::no_room;
+use super::{Dataflow, KeyedRows, OutsideTables, Room, StepContext};
 use crate::batch::with_relations;
 use crate::chunk::RowCodec;
 use crate::compute_errors::ComputeErrors;
@@ -262,6 +264,17 @@ struct Flow {
 
 impl Flow {
     fn new(world: &World, view: &ViewPlan, shards: usize, name: &str) -> Flow {
+        Self::within(world, view, shards, name, None)
+    }
+
+    /// A flow that remembers only so much in memory.
+    fn within(
+        world: &World,
+        view: &ViewPlan,
+        shards: usize,
+        name: &str,
+        room: Option<Room>,
+    ) -> Flow {
         let fields: Vec<_> = view
             .output
             .iter()
@@ -275,6 +288,7 @@ impl Flow {
             schema,
             shards,
             Arc::new(NoTables),
+            room,
         );
         Flow {
             name: format!("{name}, {shards} shards"),
@@ -541,7 +555,10 @@ fn run(world: &World, seed: u64) -> Result<bool, String> {
     let mut split = Flow::new(world, &view, 1, "split");
     let mut permuted = Flow::new(world, &view, 1, "permuted");
     let mut late: Option<Flow> = None;
-    let mut saved = SavedFlow::new(world, &view);
+    let mut saved = SavedFlow::new(world, &view, None);
+    // As the others, with everything on disk between two steps that can be.
+    let mut spilled = SavedFlow::new(world, &view, Some(no_room()));
+    let mut cramped = Flow::within(world, &view, 1, "without room", Some(no_room()));
     let mut content = vec![Vec::new(); TABLES.len()];
     for step in 0..5 {
         let mut changes = random_changes(random, &mut content);
@@ -550,6 +567,8 @@ fn run(world: &World, seed: u64) -> Result<bool, String> {
             flow.step(&whole)?;
         }
         saved.step(world, &view, random, &whole)?;
+        spilled.step(world, &view, random, &whole)?;
+        cramped.step(&whole)?;
         if let Some(flow) = &mut late {
             flow.step(&whole)?;
         }
@@ -579,7 +598,7 @@ fn run(world: &World, seed: u64) -> Result<bool, String> {
             Err(error) if error.contains("This feature is not implemented: ") => return Ok(false),
             other => other?,
         };
-        let others = [&split, &permuted, saved.flow()];
+        let others = [&split, &permuted, &cramped, saved.flow(), spilled.flow()];
         for flow in flows.iter().chain(others).chain(&late) {
             let rows = flow.rows()?;
             if rows != expected {
@@ -592,14 +611,20 @@ fn run(world: &World, seed: u64) -> Result<bool, String> {
         .map(|rows| rows.iter().map(|row| (row.clone(), -1)).collect())
         .collect();
     let empty = world.batch_rows(&view, &vec![Vec::new(); TABLES.len()])?;
-    saved.step(world, &view, random, &world.deltas(&back))?;
-    let (left, constants) = (saved.left()?, constant_rows(&[], &view) as i64);
-    let rows = saved.flow().rows()?;
-    if rows != empty || left > constants {
-        let what = differ(&sql, 5, saved.flow(), &rows, &empty);
-        return Err(format!("{left} rows are left in state tables: {what}"));
+    for saved in [&mut saved, &mut spilled] {
+        saved.step(world, &view, random, &world.deltas(&back))?;
+        let (left, constants) = (saved.left()?, constant_rows(&[], &view) as i64);
+        let rows = saved.flow().rows()?;
+        if rows != empty || left > constants {
+            let what = differ(&sql, 5, saved.flow(), &rows, &empty);
+            return Err(format!("{left} rows are left in state tables: {what}"));
+        }
     }
-    for mut flow in flows.into_iter().chain([split, permuted]).chain(late) {
+    for mut flow in flows
+        .into_iter()
+        .chain([split, permuted, cramped])
+        .chain(late)
+    {
         flow.step(&world.deltas(&back))?;
         let rows = flow.rows()?;
         if rows != empty {

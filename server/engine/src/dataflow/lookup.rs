@@ -21,6 +21,7 @@ use super::signs::{is_added, take_rows, taken, weighted};
 use super::{Operator, StateFigures, StepContext};
 use crate::chunk::RowCodec;
 use crate::error::EngineError;
+use crate::memory::heap_bytes;
 
 /// A table that rows are found in by their keys.
 pub(crate) trait KeyedRows: Debug + Send + Sync {
@@ -120,6 +121,10 @@ impl Lookup {
             }
         }
         Ok(out)
+    }
+
+    pub(super) fn input_mut(&mut self) -> &mut Operator {
+        &mut self.input
     }
 
     pub(super) fn state(&self) -> StateFigures {
@@ -307,7 +312,7 @@ impl Memory {
         let held = found.as_ref().map_or(0, |found| found.len());
         let Some(known) = self.rows.get_mut(row) else {
             self.entries += 1;
-            self.row_bytes += row.len() + held;
+            self.row_bytes += heap_bytes(row.len()) + heap_bytes(held);
             self.rows.insert(row.into(), Remembered::One(found, count));
             return;
         };
@@ -330,7 +335,7 @@ impl Memory {
             Some((_, weight)) => *weight += count,
             None => {
                 self.entries += 1;
-                self.row_bytes += held;
+                self.row_bytes += heap_bytes(held);
                 list.push((found, count));
             }
         }
@@ -355,13 +360,13 @@ impl Memory {
             left -= taken;
             if *weight == 0 {
                 self.entries -= 1;
-                self.row_bytes -= found.as_ref().map_or(0, |found| found.len());
+                self.row_bytes -= heap_bytes(found.as_ref().map_or(0, |found| found.len()));
                 list.pop();
             }
         }
         match list.len() {
             0 => {
-                self.row_bytes -= row.len();
+                self.row_bytes -= heap_bytes(row.len());
                 self.rows.remove(row);
             }
             _ => *known = Remembered::Several(list),
@@ -374,6 +379,7 @@ impl Memory {
         StateFigures {
             entries: self.entries,
             bytes: self.rows.capacity() * slot + self.row_bytes,
+            spilled: 0,
         }
     }
 }

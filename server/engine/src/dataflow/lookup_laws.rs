@@ -206,7 +206,7 @@ impl Flow {
         let codec = Arc::new(RowCodec::new(Arc::clone(&schema)).expect("a row form"));
         let shelf = Arc::new(Shelf::default());
         let tables: Arc<dyn OutsideTables> = Arc::new(Arc::clone(&shelf));
-        let dataflow = Dataflow::new(planner, &view.stream.root, schema, 2, tables);
+        let dataflow = Dataflow::new(planner, &view.stream.root, schema, 2, tables, None);
         Flow {
             dataflow: dataflow.expect("compiles"),
             content: Version::empty(Arc::clone(&codec)),

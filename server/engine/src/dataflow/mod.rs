@@ -22,6 +22,7 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -30,6 +31,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use thalweg_catalog::Oid;
 use thalweg_connectors::Delta;
 use thalweg_planner::{ErrorSink, Planner};
+use thalweg_state::SpillFolder;
 
 use crate::batch::conform;
 use crate::chunk::{Chunk, RowCodec};
@@ -38,12 +40,26 @@ use crate::consolidate::{Term, consolidate};
 use crate::error::EngineError;
 
 pub(crate) use lookup::{KeyedRows, OutsideTables};
+pub(crate) use state::SpilledTables;
+
+/// An operator that has less than this part of a view's room keeps it.
+const ROOM_PARTS: usize = 16;
 
 /// A view's operators with their state.
 #[derive(Debug)]
 pub(crate) struct Dataflow {
     root: Operator,
     output: SchemaRef,
+    room: Option<Room>,
+    waiting: state::Waiting,
+}
+
+/// What operators may remember in memory, and where the rest goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Room {
+    pub(crate) folder: Arc<SpillFolder>,
+    /// Bytes for all operators of one view; changes with what others have.
+    pub(crate) most: Arc<AtomicUsize>,
 }
 
 /// What one step reads and where it reports.
@@ -151,6 +167,28 @@ impl Operator {
         }
     }
 
+    /// Moves to disk what can, of operators that have more than `least` bytes in memory.
+    fn shed(&mut self, least: usize) -> Result<(), EngineError> {
+        match self {
+            Operator::Scan { .. } => Ok(()),
+            Operator::Filter { input, .. }
+            | Operator::Project { input, .. }
+            | Operator::Unnest { input, .. } => input.shed(least),
+            Operator::Union { inputs, .. } => {
+                inputs.iter_mut().try_for_each(|input| input.shed(least))
+            }
+            Operator::Aggregate(aggregate) => {
+                aggregate.input_mut().shed(least)?;
+                aggregate.shed(least)
+            }
+            Operator::Join(join) => {
+                let mut inputs = join.inputs_mut().iter_mut();
+                inputs.try_for_each(|input| input.shed(least))
+            }
+            Operator::Lookup(lookup) => lookup.input_mut().shed(least),
+        }
+    }
+
     fn state(&self) -> StateFigures {
         let below = |inputs: &[&Operator]| {
             inputs.iter().fold(StateFigures::default(), |sum, input| {
@@ -175,8 +213,10 @@ impl Operator {
 pub(crate) struct StateFigures {
     /// Groups, values and rows; an aggregate without groups does not count its one.
     pub(crate) entries: usize,
-    /// Bytes, by capacity.
+    /// Bytes in memory, by capacity.
     pub(crate) bytes: usize,
+    /// Bytes on disk, for want of memory.
+    pub(crate) spilled: u64,
 }
 
 impl StateFigures {
@@ -184,6 +224,14 @@ impl StateFigures {
         StateFigures {
             entries: self.entries + other.entries,
             bytes: self.bytes + other.bytes,
+            spilled: self.spilled + other.spilled,
+        }
+    }
+
+    fn and_bytes(self, bytes: usize) -> StateFigures {
+        StateFigures {
+            bytes: self.bytes + bytes,
+            ..self
         }
     }
 }
@@ -203,7 +251,26 @@ impl Dataflow {
                 weights: delta.weights,
             });
         }
+        self.make_room(self.most());
         Ok(net(codec, out)?)
+    }
+
+    /// Bytes that operators may have in memory.
+    fn most(&self) -> usize {
+        let room = self.room.as_ref();
+        room.map_or(usize::MAX, |room| room.most.load(Ordering::SeqCst))
+    }
+
+    /// Has what operators remember move to disk when it is more than `most` bytes. What cannot be written stays in memory; then
+    /// the sources are held back in the end.
+    pub(crate) fn make_room(&mut self, most: usize) {
+        if self.root.state().bytes <= most {
+            return;
+        }
+        // Those that have little stay: others would have them read and written with every step.
+        if let Err(error) = self.root.shed(most / ROOM_PARTS) {
+            tracing::warn!(%error, "state stays in memory that has no room for it");
+        }
     }
 
     /// What is remembered now.

@@ -4,14 +4,28 @@
 //! before; sums of what was taken, from everything on, are the tables' content at the last time.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use thalweg_connectors::Delta;
 
 use super::{Dataflow, Operator, StepContext};
 use crate::checkpoint::StateChanges;
+use crate::chunk::{Chunk, concat};
 use crate::compute_errors::ComputeErrors;
 use crate::error::EngineError;
+
+/// Rows that are taken back in at once when groups are on disk.
+const RESTORED_AT_ONCE: usize = 262_144;
+
+/// Rows of a state table that are about to be taken back in.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    table: usize,
+    rows: usize,
+    deltas: Vec<Delta>,
+}
 
 /// An operator that remembers something.
 pub(super) trait Remembers {
@@ -22,7 +36,7 @@ pub(super) trait Remembers {
     fn is_tracking(&self) -> bool;
 
     /// Everything when `whole`, else what has changed since the last time, by state table.
-    fn take_changes(&mut self, whole: bool) -> Result<Vec<Vec<Delta>>, EngineError>;
+    fn take_changes(&mut self, whole: bool) -> Result<TakenState, EngineError>;
 
     /// Takes rows of a state table back in. Tables come in their order.
     fn restore(
@@ -34,6 +48,47 @@ pub(super) trait Remembers {
 
     /// Everything is back.
     fn restored(&mut self, cx: &StepContext<'_>) -> Result<(), EngineError>;
+}
+
+/// What was taken of an operator's state tables.
+pub(super) struct TakenState {
+    /// Rows by table.
+    pub(super) tables: Vec<Vec<Delta>>,
+    /// More rows of these tables, on disk; only of all of the state.
+    pub(super) spilled: Option<Arc<dyn SpilledRows>>,
+}
+
+/// Rows of an operator's state tables that are on disk.
+pub(crate) trait SpilledRows: Debug + Send + Sync {
+    /// Calls `take` with the rows of one of the tables, some at a time.
+    fn each(
+        &self,
+        table: usize,
+        take: &mut dyn FnMut(Delta) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError>;
+}
+
+/// Such rows of some of a dataflow's state tables.
+#[derive(Debug, Clone)]
+pub(crate) struct SpilledTables {
+    /// The first of the tables.
+    first: usize,
+    tables: usize,
+    rows: Arc<dyn SpilledRows>,
+}
+
+impl SpilledTables {
+    /// Calls `take` with the rows of one of the dataflow's state tables, some at a time.
+    pub(crate) fn each(
+        &self,
+        table: usize,
+        take: &mut dyn FnMut(Delta) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        match table.checked_sub(self.first) {
+            Some(own) if own < self.tables => self.rows.each(own, take),
+            _ => Ok(()),
+        }
+    }
 }
 
 type Visit<'a> = dyn FnMut(&mut dyn Remembers) -> Result<(), EngineError> + 'a;
@@ -90,12 +145,23 @@ impl Dataflow {
     /// What has changed in the state tables since this was called before; all of it the first time.
     pub(crate) fn take_changes(&mut self) -> Result<StateChanges, EngineError> {
         let whole = !self.is_tracking()?;
-        let mut tables = Vec::new();
+        let (mut tables, mut spilled) = (Vec::new(), Vec::new());
         self.root.each(&mut |operator| {
-            tables.extend(operator.take_changes(whole)?);
+            let taken = operator.take_changes(whole)?;
+            let first = tables.len();
+            tables.extend(taken.tables);
+            spilled.extend(taken.spilled.map(|rows| SpilledTables {
+                first,
+                tables: tables.len() - first,
+                rows,
+            }));
             Ok(())
         })?;
-        Ok(StateChanges { whole, tables })
+        Ok(StateChanges {
+            whole,
+            tables,
+            spilled,
+        })
     }
 
     /// Takes rows of one of the state tables back in. Tables come in their order.
@@ -108,6 +174,39 @@ impl Dataflow {
                 "saved state has rows less than not at all",
             ));
         }
+        if self.root.state().spilled == 0 {
+            self.put_back(table, rows)?;
+            self.make_room(self.most());
+            return Ok(());
+        }
+        // What belongs to these rows is on disk, anywhere: one pass over it is for as many of them as can be.
+        if self.waiting.table != table {
+            self.put_back_waiting()?;
+        }
+        self.waiting.table = table;
+        self.waiting.rows += rows.num_rows();
+        self.waiting.deltas.push(rows.clone());
+        if self.waiting.rows >= RESTORED_AT_ONCE {
+            self.put_back_waiting()?;
+        }
+        Ok(())
+    }
+
+    fn put_back_waiting(&mut self) -> Result<(), EngineError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let chunks = waiting.deltas.into_iter().map(Chunk::new);
+        let chunks = chunks.collect::<Result<Vec<_>, _>>()?;
+        let Some(schema) = chunks.first().map(|chunk| chunk.delta.batch.schema()) else {
+            return Ok(());
+        };
+        let rows = concat(&schema, &chunks.iter().collect::<Vec<_>>())?;
+        drop(chunks);
+        self.put_back(waiting.table, &rows)?;
+        self.make_room(self.most());
+        Ok(())
+    }
+
+    fn put_back(&mut self, table: usize, rows: &Delta) -> Result<(), EngineError> {
         let mut first = 0;
         quietly(|cx| {
             self.root.each(&mut |operator| {
@@ -123,12 +222,13 @@ impl Dataflow {
 
     /// Everything is back.
     pub(crate) fn restored(&mut self) -> Result<(), EngineError> {
+        self.put_back_waiting()?;
         quietly(|cx| self.root.each(&mut |operator| operator.restored(cx)))
     }
 }
 
 /// What is computed again has been reported before.
-fn quietly<T>(
+pub(super) fn quietly<T>(
     run: impl FnOnce(&StepContext<'_>) -> Result<T, EngineError>,
 ) -> Result<T, EngineError> {
     let (changes, errors) = (BTreeMap::new(), ComputeErrors::default());

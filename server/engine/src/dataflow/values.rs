@@ -19,7 +19,9 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 
 use super::StepContext;
+use super::group::{bytes, number, part};
 use crate::error::EngineError;
+use crate::memory::heap_bytes;
 
 /// Values decoded at once.
 const DECODE_ROWS: usize = 8_192;
@@ -228,8 +230,14 @@ pub(super) struct ValueSets {
     changed: Vec<bool>,
     entries: usize,
     value_bytes: usize,
+    /// Bytes of the trees that the values are in.
+    tree_bytes: usize,
+    /// Bytes of results that are allocated one by one.
+    result_bytes: usize,
     /// What has changed since it was saved, when that is followed: by slot.
     unsaved: Option<HashMap<u32, Counted>>,
+    /// Bytes of those values.
+    unsaved_bytes: usize,
 }
 
 /// Values with the slots they belong to, and how often each is there.
@@ -259,13 +267,97 @@ impl ValueSets {
             changed: Vec::new(),
             entries: 0,
             value_bytes: 0,
+            tree_bytes: 0,
+            result_bytes: 0,
             unsaved: None,
+            unsaved_bytes: 0,
         }
     }
 
     /// Begins anew to follow what changes.
     pub(super) fn track(&mut self) {
         self.unsaved = Some(HashMap::new());
+        self.unsaved_bytes = 0;
+    }
+
+    /// Follows changes no more.
+    pub(super) fn lose_track(&mut self) {
+        self.unsaved = None;
+        self.unsaved_bytes = 0;
+    }
+
+    /// Bytes of what has changed since it was saved.
+    pub(super) fn unsaved_bytes(&self) -> usize {
+        let slots = self.unsaved.as_ref().map_or(0, HashMap::capacity);
+        self.unsaved_bytes + slots * (size_of::<(u32, Counted)>() + 1)
+    }
+
+    /// Keeps some slots, which are numbered in their order from here on. No change may wait to be saved.
+    pub(super) fn keep(&mut self, slots: &[u32]) {
+        let (mut sets, mut entries, mut value_bytes) = (Vec::with_capacity(slots.len()), 0, 0);
+        for slot in slots {
+            let set = std::mem::take(&mut self.sets[*slot as usize]);
+            entries += set.len();
+            value_bytes += set
+                .keys()
+                .map(|value| heap_bytes(value.len()))
+                .sum::<usize>();
+            sets.push(set);
+        }
+        self.tree_bytes = sets.iter().map(|set| tree_bytes(set.len())).sum();
+        (self.sets, self.entries, self.value_bytes) = (sets, entries, value_bytes);
+        self.changed = slots
+            .iter()
+            .map(|slot| self.changed[*slot as usize])
+            .collect();
+        self.result_bytes = 0;
+        match &mut self.results {
+            Results::Counts(counts) => {
+                *counts = slots.iter().map(|slot| counts[*slot as usize]).collect();
+            }
+            Results::Scalars(scalars) => {
+                let kept = slots
+                    .iter()
+                    .map(|slot| std::mem::replace(&mut scalars[*slot as usize], ScalarValue::Null));
+                *scalars = kept.collect();
+                self.result_bytes = scalars.iter().map(beside).sum();
+            }
+        }
+    }
+
+    /// The values of a slot as bytes, for [`ValueSets::read`] of this process.
+    pub(super) fn write(&self, slot: usize, out: &mut Vec<u8>) {
+        let set = &self.sets[slot];
+        out.extend_from_slice(&(set.len() as u64).to_le_bytes());
+        for (value, count) in set {
+            out.extend_from_slice(&(value.len() as u64).to_le_bytes());
+            out.extend_from_slice(value);
+            out.extend_from_slice(&count.to_le_bytes());
+        }
+    }
+
+    /// Takes over the values that were written of a slot, which is empty. That is no change that would have to be saved.
+    pub(super) fn read(&mut self, slot: usize, group: &mut &[u8]) -> Result<(), EngineError> {
+        let values = u64::from_le_bytes(part(group)?);
+        let set = &mut self.sets[slot];
+        for _ in 0..values {
+            let length = usize::try_from(u64::from_le_bytes(part(group)?));
+            let value = bytes(group, length.unwrap_or(usize::MAX))?;
+            self.value_bytes += heap_bytes(value.len());
+            set.insert(value.into(), number(group)?);
+        }
+        self.entries += set.len();
+        self.tree_bytes += tree_bytes(set.len());
+        self.changed[slot] = true;
+        Ok(())
+    }
+
+    /// Values of some slots.
+    pub(super) fn entries_of(&self, slots: &[u32]) -> usize {
+        slots
+            .iter()
+            .map(|slot| self.sets[*slot as usize].len())
+            .sum()
     }
 
     /// The values of some slots that are there.
@@ -278,12 +370,19 @@ impl ValueSets {
     pub(super) fn take_changes(&mut self, slots: Option<&[u32]>) -> Result<SlotValues, ArrowError> {
         let taken: Vec<(u32, Counted)> = match (&mut self.unsaved, slots) {
             (None, _) => Vec::new(),
-            (Some(unsaved), None) => unsaved.drain().collect(),
+            (Some(unsaved), None) => {
+                self.unsaved_bytes = 0;
+                std::mem::take(unsaved).into_iter().collect()
+            }
             (Some(unsaved), Some(slots)) => slots
                 .iter()
                 .filter_map(|slot| unsaved.remove_entry(slot))
                 .collect(),
         };
+        for (_, set) in taken.iter().filter(|_| slots.is_some()) {
+            let bytes = set.keys().map(|value| heap_bytes(value.len()));
+            self.unsaved_bytes -= tree_bytes(set.len()) + bytes.sum::<usize>();
+        }
         self.with_slots(taken.iter().map(|(slot, set)| (*slot, set)))
     }
 
@@ -338,22 +437,30 @@ impl ValueSets {
             let set = unsaved.entry(slot as u32).or_default();
             match set.get_mut(value) {
                 Some(count) => *count += weight,
-                None => drop(set.insert(value.into(), weight)),
+                None => {
+                    self.unsaved_bytes -= tree_bytes(set.len());
+                    set.insert(value.into(), weight);
+                    self.unsaved_bytes += tree_bytes(set.len()) + heap_bytes(value.len());
+                }
             }
         }
         match set.get_mut(value) {
             Some(count) => {
                 *count += weight;
                 if *count == 0 {
+                    self.tree_bytes -= tree_bytes(set.len());
                     set.remove(value);
+                    self.tree_bytes += tree_bytes(set.len());
                     self.entries -= 1;
-                    self.value_bytes -= value.len();
+                    self.value_bytes -= heap_bytes(value.len());
                 }
             }
             None => {
+                self.tree_bytes -= tree_bytes(set.len());
                 set.insert(value.into(), weight);
+                self.tree_bytes += tree_bytes(set.len());
                 self.entries += 1;
-                self.value_bytes += value.len();
+                self.value_bytes += heap_bytes(value.len());
             }
         }
     }
@@ -377,13 +484,16 @@ impl ValueSets {
             match &mut self.results {
                 Results::Counts(counts) => counts[slot] = set.len() as i64,
                 Results::Scalars(scalars) => {
-                    scalars[slot] = match self.codec.compute(set) {
+                    let result = match self.codec.compute(set) {
                         Ok(value) => value,
                         Err(error) => {
                             cx.failed(error)?;
                             ScalarValue::try_from(&self.codec.result)?
                         }
                     };
+                    self.result_bytes += beside(&result);
+                    let before = std::mem::replace(&mut scalars[slot], result);
+                    self.result_bytes -= beside(&before);
                 }
             }
         }
@@ -417,11 +527,15 @@ impl ValueSets {
     pub(super) fn clear(&mut self, slot: usize) {
         let set = std::mem::take(&mut self.sets[slot]);
         self.entries -= set.len();
-        self.value_bytes -= set.keys().map(|key| key.len()).sum::<usize>();
+        self.tree_bytes -= tree_bytes(set.len());
+        self.value_bytes -= set.keys().map(|key| heap_bytes(key.len())).sum::<usize>();
         self.changed[slot] = true;
         match &mut self.results {
             Results::Counts(counts) => counts[slot] = 0,
-            Results::Scalars(scalars) => scalars[slot] = ScalarValue::Null,
+            Results::Scalars(scalars) => {
+                let before = std::mem::replace(&mut scalars[slot], ScalarValue::Null);
+                self.result_bytes -= beside(&before);
+            }
         }
     }
 
@@ -435,8 +549,27 @@ impl ValueSets {
             Results::Scalars(scalars) => scalars.capacity() * size_of::<ScalarValue>(),
         };
         let sets = self.sets.capacity() * size_of::<Counted>() + self.changed.capacity();
-        // A tree's nodes are about two thirds full.
-        let entry = (size_of::<Box<[u8]>>() + size_of::<i64>()) * 3 / 2;
-        results + sets + self.entries * entry + self.value_bytes
+        results + self.result_bytes + sets + self.tree_bytes + self.value_bytes
     }
+}
+
+/// Values that a node of a tree has room for.
+const NODE_VALUES: usize = 11;
+
+/// A node: its values with their counts, and what it knows of its parent.
+const NODE_BYTES: usize = NODE_VALUES * (size_of::<Box<[u8]>>() + size_of::<i64>()) + 16;
+
+/// What a tree of so many values takes: nodes of more than one are about two thirds full.
+fn tree_bytes(values: usize) -> usize {
+    let nodes = match values {
+        0 => 0,
+        1..=NODE_VALUES => 1,
+        many => many.div_ceil(NODE_VALUES * 2 / 3) + 1,
+    };
+    nodes * heap_bytes(NODE_BYTES)
+}
+
+/// What a result takes beside its place.
+fn beside(result: &ScalarValue) -> usize {
+    result.size() - size_of::<ScalarValue>()
 }

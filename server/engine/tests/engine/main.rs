@@ -4,6 +4,7 @@
 mod checkpoints;
 mod exactly_once;
 mod harness;
+mod memory;
 mod random;
 mod restart;
 mod resume;

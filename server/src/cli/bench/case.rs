@@ -31,6 +31,9 @@ pub(super) async fn measure(
     config
         .set_workers(arguments.workers)
         .map_err(|error| Failure::User(error.to_string()))?;
+    if let Some(bytes) = case.memory_bytes.filter(|_| !arguments.check) {
+        config.memory_bytes = bytes;
+    }
     if let (Input::Kafka, Some(brokers)) = (case.input, &arguments.brokers) {
         thalweg_connectors::fill_with_nexmark(brokers, &topic_name(events), events, 1)
             .await

@@ -32,6 +32,8 @@ pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) input: Input,
     pub(super) output: Output,
+    /// `memory_limit`, when the case is about it; the check of the answer has as much as it needs.
+    pub(super) memory_bytes: Option<usize>,
     /// Events of all sources together; looks at the view of a live one.
     pub(super) events: u64,
     /// Statements that create the sources, with `{events}`, `{half}`, `{file}`, `{brokers}` and `{topic}` to be filled in.
@@ -47,6 +49,29 @@ const NUMBERS: &str = "CREATE SOURCE numbers (k bigint, v bigint) WITH (connecto
     fields.k.kind = 'random', fields.k.start = 1, fields.k.end = 100000, \
     fields.v.kind = 'random', fields.v.start = 0, fields.v.end = 999); \
     CREATE MATERIALIZED VIEW r AS SELECT * FROM numbers;";
+
+const MANY: &str = "CREATE SOURCE numbers (k bigint, v bigint) WITH (connector = 'datagen', rows = {events}, seed = 1, \
+    fields.k.kind = 'random', fields.k.start = 1, fields.k.end = 4000000, \
+    fields.v.kind = 'random', fields.v.start = 0, fields.v.end = 999);";
+
+/// Many groups under a result of one row, so that what is remembered is all there is.
+const MANY_GROUPS: &str = "SELECT count(*) AS g, sum(n) AS n, sum(total) AS total FROM \
+    (SELECT k, count(*) AS n, sum(v) AS total FROM numbers GROUP BY k) q";
+
+/// The same aggregation with all the memory it wants or with a limit.
+const fn many_groups(name: &'static str, memory_bytes: Option<usize>) -> Case {
+    Case {
+        name,
+        input: Input::Memory,
+        output: Output::View,
+        memory_bytes,
+        events: 10_000_000,
+        sources: MANY,
+        names: &[],
+        query: MANY_GROUPS,
+        fingerprint: "sum(g), sum(n), sum(total)",
+    }
+}
 
 const PAIRS: &str = "CREATE SOURCE left_numbers (k bigint, a bigint) WITH (connector = 'datagen', rows = {half}, seed = 1, \
     fields.k.kind = 'sequence', fields.k.start = 1, \
@@ -94,6 +119,7 @@ const fn nexmark_case(
         name,
         input,
         output,
+        memory_bytes: None,
         events: 1_500_000,
         sources: match input {
             Input::Kafka => NEXMARK_KAFKA,
@@ -105,11 +131,12 @@ const fn nexmark_case(
     }
 }
 
-pub(super) const CASES: [Case; 13] = [
+pub(super) const CASES: [Case; 15] = [
     Case {
         name: "filter_project",
         input: Input::Memory,
         output: Output::Blackhole,
+        memory_bytes: None,
         events: 20_000_000,
         sources: NUMBERS,
         names: &["r"],
@@ -120,16 +147,21 @@ pub(super) const CASES: [Case; 13] = [
         name: "count_sum",
         input: Input::Memory,
         output: Output::View,
+        memory_bytes: None,
         events: 10_000_000,
         sources: NUMBERS,
         names: &["r"],
         query: "SELECT k, count(*) AS n, sum(v) AS total FROM r GROUP BY k",
         fingerprint: "count(*), sum(k), sum(n), sum(total), sum(k * n)",
     },
+    many_groups("fits", None),
+    // Room for about a tenth of what the same groups take in memory.
+    many_groups("spilled", Some(50 << 20)),
     Case {
         name: "join",
         input: Input::Memory,
         output: Output::View,
+        memory_bytes: None,
         events: 2_000_000,
         sources: PAIRS,
         names: &["l", "r"],
@@ -172,6 +204,7 @@ pub(super) const CASES: [Case; 13] = [
         name: "freshness",
         input: Input::Live,
         output: Output::View,
+        memory_bytes: None,
         events: 5_000,
         sources: "CREATE SOURCE e (k bigint, at timestamptz) WITH (connector = 'datagen', rows_per_second = 100000, seed = 1, \
             fields.k.kind = 'random', fields.k.start = 1, fields.k.end = 1000, fields.at.kind = 'timestamp');",
@@ -183,6 +216,7 @@ pub(super) const CASES: [Case; 13] = [
         name: "ddl",
         input: Input::None,
         output: Output::View,
+        memory_bytes: None,
         events: 20,
         sources: "CREATE TABLE r (k bigint, v bigint);",
         names: &["r"],

@@ -12,7 +12,7 @@ use thalweg_connectors::{Delta, Weights};
 use super::{Aggregate, GroupTable, Layout, by_shard};
 use crate::dataflow::accumulate::Memory;
 use crate::dataflow::linear::batch_of;
-use crate::dataflow::state::Remembers;
+use crate::dataflow::state::{Remembers, TakenState};
 use crate::dataflow::values::{SlotValues, ValueSets};
 use crate::dataflow::{Operator, StepContext};
 use crate::error::EngineError;
@@ -26,15 +26,35 @@ pub(super) struct Unsaved {
     /// Slots whose group has changed; a slot keeps its mark when it goes to another group.
     dirty: Vec<bool>,
     slots: Vec<u32>,
-    /// Changed groups as they were saved, on their way out.
+    /// Changed groups as they were saved, on their way out, and those that were let go of since, as they became.
     before: Vec<Delta>,
-    /// Changes of values whose group is gone, by function that remembers values.
+    /// Changes of values that are not told by slot any more, by function that remembers values.
     values: Vec<Vec<Delta>>,
+    /// Bytes of these rows.
+    bytes: usize,
 }
+
+/// Where more than this, and than the groups themselves, has changed since the last time, all groups are saved instead.
+const UNSAVED_BYTES_MIN: usize = 64 << 20;
 
 impl Unsaved {
     pub(super) fn grow(&mut self, slots: usize) {
         self.dirty.resize(slots, false);
+    }
+
+    pub(super) fn is_marked(&self, slot: u32) -> bool {
+        self.dirty.get(slot as usize).is_some_and(|dirty| *dirty)
+    }
+
+    pub(super) fn add_before(&mut self, rows: Delta) {
+        self.bytes += rows.batch.get_array_memory_size();
+        self.before.push(rows);
+    }
+
+    /// Goes on with other slots, none of which has changed.
+    pub(super) fn renew(&mut self, slots: usize) {
+        self.slots.clear();
+        self.dirty = vec![false; slots];
     }
 }
 
@@ -55,10 +75,32 @@ impl GroupTable {
             .collect();
         let saved = self.present(layout, &fresh);
         if let Some(rows) = self.group_rows(layout, &saved, Weights::Constant(-1))? {
-            self.unsaved.before.push(rows);
+            self.unsaved.add_before(rows);
         }
         self.unsaved.slots.extend(fresh);
         Ok(())
+    }
+
+    /// Keeps all changes in a form that does not need the slots any more.
+    pub(super) fn settle(&mut self, layout: &Layout) -> Result<(), EngineError> {
+        if !self.tracking {
+            return Ok(());
+        }
+        self.keep_changes(layout, None)?;
+        let changed = self.present(layout, &self.unsaved.slots);
+        if let Some(rows) = self.group_rows(layout, &changed, Weights::Ones)? {
+            self.unsaved.add_before(rows);
+        }
+        self.unsaved.renew(self.rows.len());
+        Ok(())
+    }
+
+    /// Bytes of what has changed since it was saved.
+    pub(super) fn unsaved_bytes(&self) -> usize {
+        let unsaved = &self.unsaved;
+        let sets = self.memories.iter().filter_map(Memory::values);
+        let values: usize = sets.map(ValueSets::unsaved_bytes).sum();
+        unsaved.bytes + unsaved.dirty.capacity() + unsaved.slots.capacity() * 4 + values
     }
 
     /// Moves the changes of the values of some slots, or of all, to where they do not need the slots any more.
@@ -75,14 +117,16 @@ impl GroupTable {
         let taken = taken.collect::<Result<Vec<_>, _>>()?;
         self.unsaved.values.resize_with(taken.len(), Vec::new);
         for (at, taken) in taken.into_iter().enumerate() {
-            let rows = self.value_rows(layout, taken)?;
-            self.unsaved.values[at].extend(rows);
+            if let Some(rows) = self.value_rows(layout, taken)? {
+                self.unsaved.bytes += rows.batch.get_array_memory_size();
+                self.unsaved.values[at].push(rows);
+            }
         }
         Ok(())
     }
 
     /// Groups as rows of their state table.
-    fn group_rows(
+    pub(super) fn group_rows(
         &self,
         layout: &Layout,
         slots: &[u32],
@@ -101,7 +145,11 @@ impl GroupTable {
         Ok(Some(Delta { batch, weights }))
     }
 
-    fn value_rows(&self, layout: &Layout, taken: SlotValues) -> Result<Option<Delta>, EngineError> {
+    pub(super) fn value_rows(
+        &self,
+        layout: &Layout,
+        taken: SlotValues,
+    ) -> Result<Option<Delta>, EngineError> {
         if taken.slots.is_empty() {
             return Ok(None);
         }
@@ -115,7 +163,7 @@ impl GroupTable {
         }))
     }
 
-    fn slots_in_use(&self, layout: &Layout) -> Vec<u32> {
+    pub(super) fn slots_in_use(&self, layout: &Layout) -> Vec<u32> {
         let all: Vec<u32> = (0..self.table.slots() as u32).collect();
         self.present(layout, &all)
     }
@@ -152,12 +200,21 @@ impl GroupTable {
     }
 
     /// Follows changes from here on.
-    fn track(&mut self) {
+    pub(super) fn track(&mut self) {
         self.tracking = true;
         self.unsaved = Unsaved::default();
         self.unsaved.grow(self.rows.len());
         let sets = self.memories.iter_mut().filter_map(Memory::values_mut);
         sets.for_each(ValueSets::track);
+    }
+
+    /// Forgets what has changed: next time everything is saved.
+    fn lose_track(&mut self) {
+        self.tracking = false;
+        self.unsaved = Unsaved::default();
+        self.unsaved.grow(self.rows.len());
+        let sets = self.memories.iter_mut().filter_map(Memory::values_mut);
+        sets.for_each(ValueSets::lose_track);
     }
 
     fn restore_groups(&mut self, keys: &[&[u8]], columns: &[ArrayRef]) -> Result<(), EngineError> {
@@ -182,11 +239,13 @@ impl GroupTable {
 
     fn restore_values(
         &mut self,
+        layout: &Layout,
         function: usize,
         keys: &[&[u8]],
         values: &[ArrayRef],
         weights: &[i64],
     ) -> Result<(), EngineError> {
+        self.fetch(layout, keys.iter().copied())?;
         let slot = |key: &&[u8]| {
             let slot = self.table.find(key);
             slot.ok_or_else(|| EngineError::internal("a saved value has no group"))
@@ -213,6 +272,20 @@ impl Aggregate {
     pub(in crate::dataflow) fn input_mut(&mut self) -> &mut Operator {
         &mut self.input
     }
+
+    /// Saves everything next time, rather than keep more changes than there are groups.
+    pub(super) fn bound_unsaved(&mut self) {
+        let (mut unsaved, mut all) = (0, 0);
+        for shard in &self.shards {
+            unsaved += shard.unsaved_bytes();
+            let state = shard.state(&self.layout);
+            all += state.bytes + usize::try_from(state.spilled).unwrap_or(usize::MAX / 2);
+        }
+        if unsaved > UNSAVED_BYTES_MIN.max(all) {
+            self.tracking = false;
+            self.shards.iter_mut().for_each(GroupTable::lose_track);
+        }
+    }
 }
 
 impl Remembers for Aggregate {
@@ -230,7 +303,16 @@ impl Remembers for Aggregate {
         self.tracking
     }
 
-    fn take_changes(&mut self, whole: bool) -> Result<Vec<Vec<Delta>>, EngineError> {
+    fn take_changes(&mut self, whole: bool) -> Result<TakenState, EngineError> {
+        if whole && let Some(spilled) = self.snapshot()? {
+            self.shards.iter_mut().for_each(GroupTable::track);
+            self.tracking = true;
+            let tables = vec![Vec::new(); self.state_tables().len()];
+            return Ok(TakenState {
+                tables,
+                spilled: Some(spilled),
+            });
+        }
         let mut tables: Vec<Vec<Delta>> = Vec::new();
         for shard in &mut self.shards {
             let taken = shard.take(&self.layout, whole)?;
@@ -240,7 +322,10 @@ impl Remembers for Aggregate {
             }
         }
         self.tracking = true;
-        Ok(tables)
+        Ok(TakenState {
+            tables,
+            spilled: None,
+        })
     }
 
     fn restore(
@@ -275,7 +360,9 @@ impl Remembers for Aggregate {
             match table.checked_sub(1) {
                 _ if keys.is_empty() => {}
                 None => shard.restore_groups(&keys, &columns)?,
-                Some(function) => shard.restore_values(function, &keys, &columns, &weights)?,
+                Some(function) => {
+                    shard.restore_values(&self.layout, function, &keys, &columns, &weights)?
+                }
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use thalweg_connectors::Delta;
 use super::{Change, Join, LEFT, RIGHT, Side};
 use crate::chunk::compact_views;
 use crate::dataflow::signs::{is_added, taken};
-use crate::dataflow::state::Remembers;
+use crate::dataflow::state::{Remembers, TakenState};
 use crate::dataflow::{Operator, StepContext};
 use crate::error::EngineError;
 
@@ -20,6 +20,7 @@ const UNSAVED_ROWS_MIN: usize = 65_536;
 pub(super) struct Unsaved {
     sides: [Vec<Delta>; 2],
     rows: usize,
+    pub(super) bytes: usize,
 }
 
 impl Join {
@@ -44,6 +45,7 @@ impl Join {
             if let Some(Delta { batch, weights }) = kept {
                 unsaved.rows += batch.num_rows();
                 let batch = compact_views(batch)?;
+                unsaved.bytes += batch.get_array_memory_size();
                 unsaved.sides[side].push(Delta { batch, weights });
             }
         }
@@ -52,6 +54,13 @@ impl Join {
             self.unsaved = None;
         }
         Ok(())
+    }
+}
+
+fn in_memory(tables: Vec<Vec<Delta>>) -> TakenState {
+    TakenState {
+        tables,
+        spilled: None,
     }
 }
 
@@ -64,10 +73,10 @@ impl Remembers for Join {
         self.unsaved.is_some()
     }
 
-    fn take_changes(&mut self, whole: bool) -> Result<Vec<Vec<Delta>>, EngineError> {
+    fn take_changes(&mut self, whole: bool) -> Result<TakenState, EngineError> {
         let unsaved = self.unsaved.replace(Unsaved::default()).unwrap_or_default();
         if !whole {
-            return Ok(unsaved.sides.into());
+            return Ok(in_memory(unsaved.sides.into()));
         }
         let mut tables = vec![Vec::new(), Vec::new()];
         for shard in &self.shards {
@@ -75,7 +84,7 @@ impl Remembers for Join {
                 table.extend(shard[side].content(&self.spec.inputs[side])?);
             }
         }
-        Ok(tables)
+        Ok(in_memory(tables))
     }
 
     fn restore(

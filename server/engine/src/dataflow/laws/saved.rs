@@ -12,7 +12,7 @@ use thalweg_connectors::Delta;
 use thalweg_planner::ViewPlan;
 use thalweg_state::RunShape;
 
-use super::{Flow, World};
+use super::{Flow, Room, World};
 use crate::chunk::RowCodec;
 use crate::relation::Version;
 
@@ -22,11 +22,20 @@ pub(super) struct SavedFlow {
     /// What steps since the last save may be lost with a restart.
     since: Vec<BTreeMap<Oid, Vec<Delta>>>,
     content: Version,
+    room: Option<Room>,
+}
+
+fn name(room: &Option<Room>) -> &'static str {
+    match room {
+        Some(_) => "saved, without room",
+        None => "saved",
+    }
 }
 
 impl SavedFlow {
-    pub(super) fn new(world: &World, view: &ViewPlan) -> SavedFlow {
-        let mut flow = Flow::new(world, view, 2, "saved");
+    /// With `room` for a flow that remembers only so much in memory.
+    pub(super) fn new(world: &World, view: &ViewPlan, room: Option<Room>) -> SavedFlow {
+        let mut flow = Flow::within(world, view, 2, name(&room), room.clone());
         let schemas = flow.dataflow.state_tables().expect("state tables");
         let empty = |schema| {
             RunShape::new(Arc::clone(&schema), &[]).expect("can be stored");
@@ -37,6 +46,7 @@ impl SavedFlow {
             since: Vec::new(),
             content: flow.content.with(&[]).expect("copies"),
             flow,
+            room,
         }
     }
 
@@ -73,13 +83,22 @@ impl SavedFlow {
             }
             *table = table.with(&changes).expect("adds up");
         }
+        for spilled in taken.spilled {
+            for (at, table) in self.tables.iter_mut().enumerate() {
+                let read = spilled.each(at, &mut |rows| {
+                    *table = table.with(&[rows]).expect("adds up");
+                    Ok(())
+                });
+                read.map_err(|error| format!("reads what is on disk: {error}"))?;
+            }
+        }
         self.content = self.flow.content.with(&[]).expect("copies");
         self.since.clear();
         Ok(())
     }
 
     fn restart(&mut self, world: &World, view: &ViewPlan, shards: usize) -> Result<(), String> {
-        let mut flow = Flow::new(world, view, shards, "restored");
+        let mut flow = Flow::within(world, view, shards, name(&self.room), self.room.clone());
         flow.content = self.content.with(&[]).expect("copies");
         // What was never saved begins with everything.
         let saved = self.flow.dataflow.is_tracking().expect("is told");
