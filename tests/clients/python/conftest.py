@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -34,6 +35,18 @@ def service(name, start):
         yield running
     finally:
         running.close()
+
+
+@pytest.fixture(scope="module")
+def session(server, kafka):
+    """A function that runs SQL on a server that has a broker; it finds the server again after a restart."""
+
+    def run(text):
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            cursor = connection.execute(text)
+            return cursor.fetchall() if cursor.description else None
+
+    return run
 
 
 @pytest.fixture(scope="module")

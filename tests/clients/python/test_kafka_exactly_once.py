@@ -18,8 +18,8 @@ import psycopg
 import pytest
 
 import process
+from topics import PARTITIONS, Topic
 
-PARTITIONS = 3
 WAIT_S = 120.0
 KILLS = int(os.environ.get("THALWEG_KILLS", "6"))
 SEED = int(os.environ.get("THALWEG_KILL_SEED", "1"))
@@ -34,41 +34,6 @@ WINDOWS = {
 }
 
 
-class Topic:
-    """Everything in a topic, as readers of one isolation level see it."""
-
-    def __init__(self, bootstrap, name, isolation="read_committed"):
-        self.messages = []
-        self.consumer = confluent_kafka.Consumer(
-            {
-                "bootstrap.servers": bootstrap,
-                "group.id": "reader",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "isolation.level": isolation,
-                "log_level": 2,
-            }
-        )
-        self.consumer.assign([confluent_kafka.TopicPartition(name, partition, 0) for partition in range(PARTITIONS)])
-
-    def read(self):
-        """Takes what has arrived."""
-        for message in self.consumer.consume(10000, 0.2):
-            if message.error() is None:
-                self.messages.append((message.partition(), message.key(), message.value()))
-        return self.messages
-
-    def newest(self):
-        """The newest row of each key; a tombstone takes it away."""
-        held = {}
-        for _, key, value in self.read():
-            if value is None:
-                held.pop(key, None)
-            else:
-                held[key] = json.loads(value)
-        return held
-
-
 @pytest.fixture(scope="module")
 def server():
     """A server that traces what it does."""
@@ -79,18 +44,6 @@ def server():
     finally:
         running.close()
         del os.environ["THALWEG_LOG"]
-
-
-@pytest.fixture(scope="module")
-def session(server, kafka):
-    """A function that runs SQL; it finds the server again after a restart."""
-
-    def run(text):
-        with psycopg.connect(server.dsn(), autocommit=True) as connection:
-            cursor = connection.execute(text)
-            return cursor.fetchall() if cursor.description else None
-
-    return run
 
 
 def options(kafka, topic, more=""):

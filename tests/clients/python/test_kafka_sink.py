@@ -12,38 +12,9 @@ import psycopg
 import pytest
 
 import process
+from topics import PARTITIONS, Topic
 
-PARTITIONS = 3
 WAIT_S = 120.0
-
-
-class Topic:
-    """Everything in a topic, read from the start by a consumer of our own."""
-
-    def __init__(self, bootstrap, name):
-        self.messages = []
-        self.consumer = confluent_kafka.Consumer(
-            {"bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False, "auto.offset.reset": "earliest", "log_level": 2}
-        )
-        self.consumer.assign([confluent_kafka.TopicPartition(name, partition, 0) for partition in range(PARTITIONS)])
-
-    def read(self):
-        """Takes what has arrived."""
-        for message in self.consumer.consume(5000, 0.2):
-            if message.error() is None:
-                self.messages.append((message.partition(), message.key(), message.value()))
-        return self.messages
-
-    def newest(self):
-        """The newest row of each key; a tombstone takes it away. A key never moves between partitions."""
-        held, homes = {}, {}
-        for partition, key, value in self.read():
-            assert homes.setdefault(key, partition) == partition, f"{key} is in two partitions"
-            if value is None:
-                held.pop(key, None)
-            else:
-                held[key] = json.loads(value)
-        return held
 
 
 def murmur2_partition(key, partitions):
@@ -60,18 +31,6 @@ def murmur2_partition(key, partitions):
     h = (h ^ h >> 13) * 0x5BD1E995 & mask
     h ^= h >> 15
     return (h & 0x7FFFFFFF) % partitions
-
-
-@pytest.fixture(scope="module")
-def session(server, kafka):
-    """A function that runs SQL; it finds the server again after a restart."""
-
-    def run(text):
-        with psycopg.connect(server.dsn(), autocommit=True) as connection:
-            cursor = connection.execute(text)
-            return cursor.fetchall() if cursor.description else None
-
-    return run
 
 
 def options(kafka, topic, more=""):
