@@ -5,10 +5,10 @@
 mod committing;
 mod hbase_commit;
 mod hbase_lookups;
+mod services;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -22,11 +22,7 @@ use thalweg_connectors::{
     Comparison, Condition, ConnectorContext, ConnectorError, HbaseError, HbaseTable, ManualClock,
 };
 
-fn services(script: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/services")
-        .join(script)
-}
+use services::{script, up};
 
 /// An HBase with two gateways that stops when the test process ends, and the Java client beside it.
 struct Service {
@@ -45,28 +41,12 @@ struct Java {
 
 impl Service {
     fn start() -> Option<Self> {
-        let parent = std::process::id().to_string();
-        let up = Command::new(services("up"))
-            .args(["hbase", "--gateways", "2", "--parent-pid", &parent])
-            .output();
-        let text = up
-            .ok()
-            .filter(|up| up.status.success())
-            .map(|up| String::from_utf8_lossy(&up.stdout).into_owned());
-        let value = |name: &str| {
-            let mut lines = text.as_deref()?.lines();
-            lines.find_map(|line| line.strip_prefix(name).map(str::to_owned))
-        };
-        let found = value("HBASE_THRIFT=").zip(value("HBASE_RUN="));
-        if found.is_none() {
-            assert!(
-                std::env::var("THALWEG_REQUIRE_SERVICES").as_deref() != Ok("1"),
-                "no HBase, and services are required"
-            );
-            eprintln!("SKIPPED: no HBase can be started here");
-        }
-        let (servers, run) = found?;
-        let mut process = Command::new(services("hbase_client"))
+        let [servers, run] = up(
+            "hbase",
+            &["--gateways", "2"],
+            ["HBASE_THRIFT=", "HBASE_RUN="],
+        )?;
+        let mut process = Command::new(script("hbase_client"))
             .args(["--run", &run])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -89,7 +69,7 @@ impl Service {
 
     /// Runs `kill`, `pause`, `resume` or `restart` on one process.
     fn script(&self, name: &str, role: &str) {
-        let output = Command::new(services(name))
+        let output = Command::new(script(name))
             .args(["hbase", "--run", &self.run, "--role", role])
             .output()
             .expect("the script runs");

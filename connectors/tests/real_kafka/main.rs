@@ -4,11 +4,12 @@
 
 #[path = "../committing/mod.rs"]
 mod committing;
+#[path = "../services/mod.rs"]
+mod services;
 
 mod commit;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -25,18 +26,14 @@ use thalweg_connectors::{
     SystemClock, source,
 };
 
+use services::{script, up};
+
 const PATIENCE: Duration = Duration::from_secs(60);
 const BUDGET: Budget = Budget {
     rows: 1000,
     bytes: 1 << 20,
     time: Duration::from_millis(100),
 };
-
-fn services(script: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/services")
-        .join(script)
-}
 
 /// A broker that stops when the test process ends.
 struct Broker {
@@ -47,32 +44,13 @@ struct Broker {
 impl Broker {
     /// Starts a broker; `None` when none can be had here.
     fn start() -> Option<Self> {
-        let parent = std::process::id().to_string();
-        let up = Command::new(services("up"))
-            .args(["kafka", "--parent-pid", &parent])
-            .output();
-        let text = up
-            .ok()
-            .filter(|up| up.status.success())
-            .map(|up| String::from_utf8_lossy(&up.stdout).into_owned());
-        let value = |name: &str| {
-            let mut lines = text.as_deref()?.lines();
-            lines.find_map(|line| line.strip_prefix(name).map(str::to_owned))
-        };
-        let broker = value("KAFKA_BOOTSTRAP=").zip(value("KAFKA_RUN="));
-        if broker.is_none() {
-            assert!(
-                std::env::var("THALWEG_REQUIRE_SERVICES").as_deref() != Ok("1"),
-                "no Kafka broker, and services are required"
-            );
-            eprintln!("SKIPPED: no Kafka broker can be started here");
-        }
-        broker.map(|(address, run)| Self { address, run })
+        let [address, run] = up("kafka", &[], ["KAFKA_BOOTSTRAP=", "KAFKA_RUN="])?;
+        Some(Self { address, run })
     }
 
     /// Runs `kill` or `restart`.
     fn script(&self, name: &str) {
-        let output = Command::new(services(name))
+        let output = Command::new(script(name))
             .args(["kafka", "--run", &self.run])
             .output()
             .expect("the script runs");
@@ -88,7 +66,7 @@ fn broker() -> Option<&'static str> {
 }
 
 fn topic(broker: &str, name: &str, partitions: u32, grow: bool) {
-    let mut command = Command::new(services("topic"));
+    let mut command = Command::new(script("topic"));
     command.args([broker, name, &partitions.to_string()]);
     if grow {
         command.arg("--grow");
