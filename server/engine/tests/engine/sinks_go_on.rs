@@ -50,15 +50,8 @@ struct Rig {
 
 impl Rig {
     fn new(checkpoint_interval: Duration) -> (Rig, Db) {
-        Rig::with(
-            checkpoint_interval,
-            EngineConfig::default().snapshot_history,
-        )
-    }
-
-    fn with(checkpoint_interval: Duration, snapshot_history: Duration) -> (Rig, Db) {
         let mut names: Vec<_> = SINKS.iter().map(|(name, ..)| *name).collect();
-        names.extend(["viewed", "waits"]);
+        names.push("viewed");
         let rig = Rig {
             folder: tempfile::tempdir().expect("a folder"),
             parts: 0,
@@ -70,7 +63,6 @@ impl Rig {
         let mut db = Db::with(EngineConfig {
             file_root: rig.folder.path().to_path_buf(),
             checkpoint_interval,
-            snapshot_history,
             ..World::config_of(rig.worlds.clone())
         });
         db.ok("CREATE SOURCE s (id BIGINT, v BIGINT) WITH (connector = 'file', path = 'part_*.json', follow = 'true')");
@@ -217,44 +209,6 @@ fn what_waits_survives_restarts() {
         .collect();
     let ordered = (0..rig.parts * 10).filter(|id| id % 10 > 5);
     assert_eq!(rows, ordered.map(|id| id.to_string()).collect::<Vec<_>>());
-}
-
-/// A sink that waits because its log is full goes on where it stood, though nobody remembers that epoch any more.
-#[test]
-fn a_full_log_loses_no_place() {
-    let (mut rig, mut db) = Rig::with(Duration::from_millis(20), Duration::from_millis(50));
-    rig.create(&mut db);
-    db.ok("CREATE SINK waits AS SELECT id, v FROM s WITH (connector = 'kafka', delivery = 'exactly_once', sink_log.max_bytes = '1')");
-    rig.grow(&mut db);
-    rig.settle(&mut db);
-    db.ok("WAIT FOR waits");
-    let world = rig.world("waits").clone();
-    world.lock().faults = [vec![Fault::Before], vec![Fault::TakeOver; 1_000_000]]
-        .concat()
-        .into();
-    rig.grow(&mut db);
-    rig.settle(&mut db);
-    let of = |status: &thalweg_engine::EngineStatus| {
-        let job = status.jobs.iter().find(|job| job.name == "waits");
-        job.map(|job| (job.waiting_bytes.unwrap_or(0), job.lag_ms))
-    };
-    db.until("a full log", |status| {
-        of(status).is_some_and(|(bytes, _)| bytes > 0)
-    });
-    // The oldest epoch that is remembered is one after that of the sink.
-    let stood = db.engine.latest().epoch.0;
-    let deadline = std::time::Instant::now() + Duration::from_secs(3);
-    while std::time::Instant::now() < deadline {
-        rig.grow(&mut db);
-        rig.settle(&mut db);
-    }
-    assert!(db.engine.latest().epoch.0 > stood);
-    world.lock().faults.clear();
-    db.ok("WAIT FOR waits");
-    rig.check(&db, "beside a full log");
-    let expected = wanted(&db, "SELECT id, v FROM ever");
-    assert_eq!(world.seen(), expected, "after a full log");
-    assert_eq!(world.lock().rows.len(), expected.len());
 }
 
 /// A data dir that was restored counts epochs anew. What it stages at the epoch of a delivery that the newer copy made is not taken
