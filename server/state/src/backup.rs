@@ -237,7 +237,8 @@ pub fn restore(
     make_folder(disk, &runs)?;
     let found = list(disk, data_dir)?;
     let begun = found.iter().any(|(name, _)| name == RESTORING_FILE);
-    if !begun && !(found.is_empty() && list(disk, &runs)?.is_empty()) {
+    let is_empty = found.is_empty() && list(disk, &runs)?.is_empty();
+    if !(begun || is_empty) {
         return Err(StateError::Taken(data_dir.display().to_string()));
     }
     hit(Point::RestoreBegin)?;

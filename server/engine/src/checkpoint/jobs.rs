@@ -260,7 +260,7 @@ impl Job {
                 })
     }
 
-    /// True when an input that is no job has moved on since the job was saved.
+    /// True when an input has moved on since the job was saved. A job that feeds it may have been saved without it meanwhile.
     pub(super) fn has_moved(&self, shared: &Shared) -> bool {
         let Some(saving) = self.saving() else {
             return false;
@@ -274,7 +274,7 @@ impl Job {
                 let now = source.offsets_at(shared.latest());
                 now.as_ref() != saved.record.streams.get(&input.oid)
             }
-            None => input.table.is_some() && input.history.lock().changed_at() > saved.record.epoch,
+            None => input.history.lock().changed_at() > saved.record.epoch,
         })
     }
 

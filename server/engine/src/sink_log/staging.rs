@@ -76,20 +76,25 @@ impl SinkLog {
     /// What a checkpoint has to save of a job whose state it does not have.
     fn stage_without_job(&self, shared: &Shared, epoch: u64) -> Result<Option<Stage>, EngineError> {
         let saved = self.state.lock().saved.clone();
-        let reached = {
+        let (through, changes, version) = {
             let history = self.stored.history.lock();
-            let same = |through: &u64| match &saved.version {
-                Some(saved) if history.keeps_content() => history
-                    .at(*through, epoch)
-                    .is_some_and(|version| Arc::ptr_eq(&version, saved)),
-                None if history.keeps_content() => false,
-                _ => history
-                    .delta(saved.through, *through)
-                    .is_some_and(|changes| is_nothing(&changes)),
-            };
             let through = history.through(epoch);
-            through.filter(|through| *through >= saved.through && same(through))
+            let Some(through) = through.filter(|through| *through >= saved.through) else {
+                drop(history);
+                return self.stage_record(shared, None);
+            };
+            let version = history
+                .at(through, epoch)
+                .filter(|_| history.keeps_content());
+            (through, history.delta(saved.through, through), version)
         };
+        let mut same = changes.is_some_and(|changes| is_nothing(&changes));
+        if let (false, Some(before), Some(now)) = (same, &saved.version, &version) {
+            // Changes may cancel out, and content be put together anew; that is found out only when somebody waits for it.
+            let awaited = || self.staged_through() < self.wanted.load(Ordering::SeqCst);
+            same = Arc::ptr_eq(before, now) || (awaited() && is_nothing(&before.diff_to(now)?));
+        }
+        let reached = same.then_some(through);
         self.stage_record(shared, reached)
     }
 

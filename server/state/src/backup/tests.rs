@@ -44,6 +44,7 @@ fn save(runs: &Runs, through: u64) {
         since: None,
         through,
         runs: runs.write(&shape(), &[rows]).expect("writes"),
+        gone: Vec::new(),
     };
     runs.commit(Checkpoint {
         epoch: through,

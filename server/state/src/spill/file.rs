@@ -79,7 +79,7 @@ impl Filter {
     fn place(&self, hash: u64, probe: u64) -> (usize, u64) {
         let turned = hash.wrapping_add(probe.wrapping_mul(hash.rotate_left(32) | 1));
         let bits = self.words.len() as u128 * 64;
-        let bit = (u128::from(turned) * bits >> 64) as u64;
+        let bit = ((u128::from(turned) * bits) >> 64) as u64;
         ((bit / 64) as usize, 1 << (bit % 64))
     }
 
