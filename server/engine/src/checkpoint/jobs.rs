@@ -242,6 +242,13 @@ impl Job {
         (saved.record.epoch == epoch).then(|| Arc::clone(&saved.content))
     }
 
+    /// False for a job that has never been computed. One that goes on from its checkpoint is not seen at first, and counts: saved
+    /// without it, what it reads would be of another epoch than it is.
+    fn is_there_or_will_be(&self, shared: &Shared) -> bool {
+        let was_saved = |saving: &Saving| saving.state.lock().saved.is_some();
+        self.relation.through(shared.latest()).is_some() || self.saving().is_some_and(was_saved)
+    }
+
     /// True when everything that a checkpoint needs of the job is there, or will be.
     pub(super) fn can_be_saved(&self, shared: &Shared) -> bool {
         self.saving().is_some()
@@ -249,7 +256,7 @@ impl Job {
             && !self.has_failed()
             && !self.is_held()
             && !self.is_left_out()
-            && self.relation.through(shared.latest()).is_some()
+            && self.is_there_or_will_be(shared)
             && self
                 .inputs
                 .iter()

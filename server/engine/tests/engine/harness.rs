@@ -145,6 +145,16 @@ impl Db {
         }
     }
 
+    /// Runs a statement until it succeeds: a view in ERROR fails whoever waits for it until it has been tried again.
+    pub(crate) fn until_ok(&mut self, sql: &str) {
+        let parsed = parse(sql).expect("parses");
+        let statement = &parsed.first().expect("a statement").statement;
+        let begun = std::time::Instant::now();
+        while let Err(report) = self.one(statement) {
+            assert!(begun.elapsed().as_secs() < 60, "{sql}: {report:?}");
+        }
+    }
+
     /// Runs a statement that must fail.
     pub(crate) fn fails(&mut self, sql: &str) -> Report {
         let parsed = parse(sql).expect("parses");

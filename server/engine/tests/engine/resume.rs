@@ -199,10 +199,8 @@ fn a_view_that_fails_goes_back_to_its_checkpoint() {
             // What was saved before it failed is what a restart finds.
             db = db.reopen();
         }
-        db.ok(&format!(
-            "UPDATE t SET w = {} WHERE v = 3; WAIT FOR above",
-            round + 6
-        ));
+        db.ok(&format!("UPDATE t SET w = {} WHERE v = 3", round + 6));
+        db.until_ok("WAIT FOR above");
         let n = 18 + 6 * round;
         let ids: i64 = (0..last + 2).map(|file| file * 60 + 15).sum();
         assert_eq!(db.rows("SELECT * FROM above"), [format!("{n}|{ids}")]);
