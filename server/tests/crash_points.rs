@@ -405,7 +405,8 @@ fn kills_at_any_time_lose_nothing() {
             let anew = run(&client, anew).await.expect("is answered");
             assert!(
                 anew.contains_key(&0),
-                "kill {kill} of seed {seed}: {anew:?}"
+                "kill {kill} of seed {seed}: {anew:?}: {}",
+                log(&server)
             );
             run(&client, "SELECT id, v FROM t")
                 .await

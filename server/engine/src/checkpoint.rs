@@ -28,6 +28,7 @@ pub(crate) use self::tables::from_log;
 pub(crate) use self::tables::{Saved, recover};
 use self::tables::{save_table, shape};
 use crate::error::EngineError;
+use crate::job::Job;
 use crate::relation::Version;
 use crate::shared::{Shared, Stored};
 use crate::sink_log::{Staging, is_awaited};
@@ -58,6 +59,8 @@ pub(crate) struct Checkpoints {
     rounds: Mutex<Vec<Round>>,
     /// What is saved of jobs that have not been started yet.
     unclaimed: Mutex<BTreeMap<Oid, Result<Vec<u8>, StateError>>>,
+    /// What was saved of jobs that go on from it and are not in place yet, so that no checkpoint knows of them.
+    arriving: Mutex<BTreeMap<Oid, Vec<u8>>>,
     /// Whether to stop, or to make the next one now.
     wish: Mutex<Wish>,
     wake: Condvar,
@@ -80,6 +83,7 @@ impl Checkpoints {
         let unclaimed = records.map(|(object, record)| (Oid(object), record));
         Ok(Self {
             unclaimed: Mutex::new(unclaimed.collect()),
+            arriving: Mutex::default(),
             runs,
             turn: Mutex::default(),
             rounds: Mutex::default(),
@@ -91,7 +95,25 @@ impl Checkpoints {
 
     /// What was saved of a job, the first time it is asked for.
     fn claim(&self, object: Oid) -> Option<Result<Vec<u8>, StateError>> {
-        self.unclaimed.lock().remove(&object)
+        let mut unclaimed = self.unclaimed.lock();
+        let record = unclaimed.remove(&object);
+        if let Some(Ok(bytes)) = &record {
+            self.arriving.lock().insert(object, bytes.clone());
+        }
+        record
+    }
+
+    /// The job is in place: from now on checkpoints see it.
+    pub(crate) fn arrived(&self, job: &Job) {
+        self.arriving.lock().remove(&jobs::object(job));
+    }
+
+    /// What was saved of jobs that are not in place yet.
+    fn awaited(&self) -> Vec<Record> {
+        let unclaimed = self.unclaimed.lock();
+        let arriving = self.arriving.lock();
+        let records = unclaimed.values().flatten().chain(arriving.values());
+        records.filter_map(|bytes| Record::decode(bytes)).collect()
     }
 
     /// Whether something was saved of a job that has not been started.
@@ -99,12 +121,10 @@ impl Checkpoints {
         self.unclaimed.lock().contains_key(&object)
     }
 
-    /// True when something that was saved reads the job and has not been started.
-    fn is_read_by_unclaimed(&self, object: Oid) -> bool {
-        let unclaimed = self.unclaimed.lock();
-        let mut records = unclaimed.values().flatten();
-        records
-            .any(|bytes| Record::decode(bytes).is_some_and(|record| record.jobs.contains(&object)))
+    /// True when something that was saved reads the job and is not in place yet.
+    fn is_read_by_awaited(&self, object: Oid) -> bool {
+        let mut records = self.awaited().into_iter();
+        records.any(|record| record.jobs.contains(&object))
     }
 
     /// Waits until no checkpoint is being made, and keeps others from making one.
@@ -127,6 +147,8 @@ impl Checkpoints {
     pub(crate) fn forget(&self, objects: &[Oid]) {
         let mut unclaimed = self.unclaimed.lock();
         unclaimed.retain(|object, _| !objects.contains(object));
+        let mut arriving = self.arriving.lock();
+        arriving.retain(|object, _| !objects.contains(object));
     }
 
     pub(crate) fn stop(&self) {
@@ -348,11 +370,9 @@ fn held_logs(shared: &Shared, rounds: &[Round]) -> BTreeMap<u32, u64> {
         let epoch = held.entry(table.0).or_insert(at);
         *epoch = at.min(*epoch);
     };
-    for record in shared.checkpoints.unclaimed.lock().values().flatten() {
-        if let Some(record) = Record::decode(record) {
-            let tables = record.tables.iter();
-            tables.for_each(|table| hold(*table, record.epoch));
-        }
+    for record in shared.checkpoints.awaited() {
+        let tables = record.tables.iter();
+        tables.for_each(|table| hold(*table, record.epoch));
     }
     let jobs: Vec<_> = shared.jobs.read().values().cloned().collect();
     for job in jobs {

@@ -480,6 +480,7 @@ impl Worker {
             state.consumers.insert(job.oid);
         }
         self.shared.jobs.write().insert(job.oid, Arc::clone(job));
+        self.shared.checkpoints.arrived(job);
     }
 
     fn drop_objects(&self, oids: &[Oid]) -> Result<(), EngineError> {

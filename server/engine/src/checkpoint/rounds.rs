@@ -124,7 +124,7 @@ pub(super) fn renew(shared: &Shared, rounds: &mut Vec<Round>) {
         // What is not back yet was saved at the epoch at which these were.
         let awaited = jobs
             .iter()
-            .any(|job| shared.checkpoints.is_read_by_unclaimed(object(job)));
+            .any(|job| shared.checkpoints.is_read_by_awaited(object(job)));
         if under_way || awaited || !jobs.iter().any(|job| job.has_moved(shared)) {
             continue;
         }
