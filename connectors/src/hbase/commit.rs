@@ -31,9 +31,8 @@ const CONTROL_TABLE: &str = "thalweg_commits";
 const FAMILY: &[u8] = b"c";
 const WRITER: &[u8] = b"writer";
 const MARKER: &[u8] = b"marker";
-/// A writer's cells in the control row are numbered, and the writer's own number is above these bits, so that the timestamps of the
-/// row never go back, whatever the clocks of servers and regions do.
-const WRITER_SHIFT: u32 = 24;
+/// Bits of a timestamp in the control row below those of the writer's number.
+const WRITER_SHIFT: u32 = 32;
 /// Times at which another writer may come in between.
 const TAKE_OVER_TRIES: usize = 16;
 /// Refusals that are told of one delivery.
@@ -169,6 +168,12 @@ impl HbaseCommitter {
         }
     }
 
+    /// Timestamp of a writer's n-th cell.
+    fn time_of(&self, writer: i64, cell: i64) -> Result<i64, ConnectorError> {
+        // Whoever has used its numbers up is replaced by the next writer.
+        time_of(writer, cell).ok_or_else(|| self.shut_out())
+    }
+
     fn check_clock(&self, stamp_ms: i64) -> Result<(), ConnectorError> {
         let ahead_ms = stamp_ms.saturating_sub(self.clock.now_us().div_euclid(1000));
         if ahead_ms <= AHEAD_MAX_MS {
@@ -235,7 +240,7 @@ impl CommittingSink for HbaseCommitter {
             let next = control.writer.unwrap_or(0).saturating_add(1);
             let cell = (WRITER, next.to_string());
             if self
-                .put_control(control.writer, cell, next << WRITER_SHIFT)
+                .put_control(control.writer, cell, self.time_of(next, 0)?)
                 .await?
             {
                 (self.writer, self.written) = (Some(next), 0);
@@ -265,7 +270,7 @@ impl CommittingSink for HbaseCommitter {
         self.written += 1;
         let (cell, at) = (
             (MARKER, text(staged.marker)),
-            (writer << WRITER_SHIFT) + self.written,
+            self.time_of(writer, self.written)?,
         );
         if !self.put_control(Some(writer), cell, at).await? {
             return Err(self.shut_out());
@@ -282,6 +287,14 @@ impl CommittingSink for HbaseCommitter {
     fn take_refused(&mut self) -> Vec<ConnectorError> {
         std::mem::take(&mut self.refused)
     }
+}
+
+/// The timestamp of a writer's n-th cell in the control row: after those of earlier writers and its own, whatever the clocks of
+/// servers and regions do. `None` when there are no more.
+fn time_of(writer: i64, cell: i64) -> Option<i64> {
+    let fits = (0..1 << WRITER_SHIFT).contains(&cell);
+    let before = writer.checked_mul(1 << WRITER_SHIFT)?;
+    fits.then_some(before + cell)
 }
 
 fn control_table() -> Result<TableName, ConnectorError> {
@@ -310,6 +323,16 @@ fn parse(text: &str) -> Option<Marker> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_in_the_control_row_never_go_back() {
+        let last = (1 << WRITER_SHIFT) - 1;
+        let cells = [(1, 0), (1, 1), (1, last), (2, 0), (i32::MAX as i64, last)];
+        let times: Vec<_> = cells.iter().map(|(w, c)| time_of(*w, *c)).collect();
+        assert!(times.is_sorted_by(|a, b| a.is_some() && a < b), "{times:?}");
+        assert_eq!(time_of(1, last + 1), None);
+        assert_eq!(time_of(i64::MAX, 0), None);
+    }
 
     #[test]
     fn markers_are_read_back_and_nothing_else() {

@@ -298,6 +298,7 @@ pub(super) fn with_leader<T>(
             Some(Code::LeaderNotAvailable | Code::NotLeaderForPartition)
                 if !deadline.left().is_zero() =>
             {
+                // No client is told when a leader is chosen; asking is all there is.
                 std::thread::sleep(LEADER_PAUSE);
             }
             _ => return answer,

@@ -121,16 +121,16 @@ impl Target<'_> {
     pub(crate) fn prepare(&self) -> Result<(), StateError> {
         let label = self.folder.display();
         make_folder(self.disk, self.folder)?;
-        for (name, _) in list(self.disk, self.folder)? {
-            // Without the list, a data file and runs are those of a backup that did not end.
-            if !matches!(name.as_str(), DATABASE_FILE_COPY | LIST_FILE_NEW) {
-                return Err(StateError::Taken(label.to_string()));
-            }
+        let found = list(self.disk, self.folder)?;
+        let of_backups = |name: &str| matches!(name, DATABASE_FILE_COPY | LIST_FILE_NEW);
+        if found.iter().any(|(name, _)| !of_backups(name)) {
+            return Err(StateError::Taken(label.to_string()));
         }
         let runs = self.folder.join(RUNS_FOLDER);
         make_folder(self.disk, &runs)?;
         for (name, _) in list(self.disk, &runs)? {
-            if run_number(&name).is_none() {
+            // Runs come after the data file, so beside none they are somebody else's.
+            if found.is_empty() || run_number(&name).is_none() {
                 return Err(StateError::Taken(runs.display().to_string()));
             }
             let stale = runs.join(name);
@@ -162,6 +162,7 @@ impl Target<'_> {
         to.commit().map_err(redb::Error::from)?;
         drop(database);
         let file = self.disk.open(&path).map_err(failed("open", &path))?;
+        sync(self.disk, self.folder)?;
         let (bytes, crc32c) =
             read_through(file.as_ref(), |_, _| Ok(())).map_err(failed("read", &path))?;
         Ok(BackupFile {

@@ -4,15 +4,12 @@
 
 use super::*;
 
-/// Steps of `thalweg backup` and `thalweg restore`.
-pub(super) const POINTS: [Point; 6] = [
-    Point::BackupDatabase,
-    Point::BackupRun,
-    Point::BackupList,
-    Point::RestoreBegin,
-    Point::RestoreFile,
-    Point::RestoreEnd,
-];
+/// Whether it is a step of `thalweg backup` or `thalweg restore`.
+pub(super) fn is_of_backups(point: Point) -> bool {
+    ["backup.", "restore."]
+        .iter()
+        .any(|kind| point.name().starts_with(kind))
+}
 
 /// Runs a command of the binary; what it says when it fails.
 fn command(arguments: &[&Path], crash_at: Option<&str>) -> Result<(), String> {
@@ -137,7 +134,7 @@ fn a_failed_backup_or_restore_is_none_and_goes_well_the_next_time() {
         !served.status.success() && said.contains("is a backup"),
         "{said}"
     );
-    for point in POINTS {
+    for point in Point::ALL.into_iter().filter(|point| is_of_backups(*point)) {
         let mut failed = false;
         for (hit, action) in [(1, "error"), (1, "panic"), (2, "abort"), (1, "abort")] {
             let at = format!("{}:{hit}:{action}", point.name());

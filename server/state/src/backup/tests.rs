@@ -106,6 +106,27 @@ fn a_backup_holds_one_moment() {
     assert!(partly.contains("of_somebody_else"), "{partly}");
 }
 
+/// Runs that are no leftover of a backup stay, and what a backup has left that did not end goes.
+#[test]
+fn only_leftovers_of_a_backup_are_replaced() {
+    let disk = PowerDisk::new();
+    let (_dir, runs) = open(&disk, DATA).expect("opens");
+    save(&runs, 10);
+    let folder = Path::new(BACKUP).join("runs");
+    let file = folder.join("00000000000000ff.run");
+    disk.create_folder(&folder).expect("creates");
+    disk.create(&file).expect("creates");
+    assert!(matches!(back_up(&runs), Err(StateError::Taken(_))));
+    disk.open(&file).expect("is still there");
+    let begun = Path::new(BACKUP).join(DATABASE_FILE_COPY);
+    disk.create(&begun).expect("creates");
+    let made = back_up(&runs).expect("begins anew");
+    assert_eq!(
+        disk.list(&folder).expect("lists").len() + 1,
+        made.files.len()
+    );
+}
+
 #[test]
 fn a_power_loss_leaves_a_whole_backup_or_none() {
     let mut whole = 0;
