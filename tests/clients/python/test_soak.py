@@ -1,0 +1,109 @@
+"""A server that lives through kills, broker restarts and DDL again and again keeps its memory, its files and its descriptors.
+
+A round feeds rows, makes views and sinks and drops them, changes a table, restarts the broker or kills the server. THALWEG_SOAK_S says
+how long the rounds go on (30 minutes for the full run); what is held is compared between the first half and the second.
+"""
+
+import json
+import os
+import time
+
+import confluent_kafka
+import pytest
+
+import process
+from topics import PARTITIONS, Topic
+
+WAIT_S = 120.0
+SOAK_S = float(os.environ.get("THALWEG_SOAK_S", "3"))
+KEYS = 40
+ROWS = 2000
+# Rounds between two restarts of the broker, and between two kills of the server.
+BROKER_EVERY, KILL_EVERY = 7, 5
+
+
+@pytest.fixture(scope="module")
+def topics(kafka):
+    """The topics of this file."""
+    for topic in ("soak_in", "soak_out", "soak_rows"):
+        kafka.topic(topic, PARTITIONS)
+
+
+def held(server):
+    """What the server holds: resident megabytes, open descriptors, files in its data dir."""
+    proc = f"/proc/{server.process.pid}"
+    with open(f"{proc}/statm") as pages:
+        resident = int(pages.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    files = sum(len(names) for _, _, names in os.walk(server.data_dir / "data"))
+    return resident, len(os.listdir(f"{proc}/fd")), files
+
+
+def options(kafka, topic, more=""):
+    """WITH clause of a sink or source."""
+    return f"WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{kafka.bootstrap}'{more})"
+
+
+class Feed:
+    """Writes rows; knows the total of each key."""
+
+    def __init__(self, kafka):
+        self.producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5})
+        self.rows = 0
+
+    def write(self):
+        for _ in range(ROWS):
+            key = self.rows % KEYS
+            self.producer.produce("soak_in", json.dumps({"key": key, "value": self.rows}).encode(), partition=key % PARTITIONS)
+            self.rows += 1
+        assert self.producer.flush(WAIT_S) == 0
+
+
+def change(kafka, session, number):
+    """DDL and DML that leave everything as it was, but for what they wrote to a topic."""
+    session(f"CREATE MATERIALIZED VIEW late_{number} AS SELECT t.note, count(*) AS n FROM noted t JOIN totals s ON t.key = s.key GROUP BY t.note")
+    session(f"CREATE SINK late_sink FROM late_{number} {options(kafka, 'soak_rows', ', primary_key = ' + repr('note'))} FORMAT UPSERT ENCODE JSON")
+    session(f"INSERT INTO noted SELECT key, 'round {number}' FROM totals")
+    session("WAIT FOR late_sink")
+    assert session(f"SELECT note, n FROM late_{number} WHERE note = 'round {number}'") == [(f"round {number}", KEYS)]
+    session(f"DELETE FROM noted WHERE note = 'round {number}'")
+    session("DROP SINK late_sink")
+    session(f"DROP MATERIALIZED VIEW late_{number}")
+
+
+def test_nothing_grows(kafka, topics, server, session):
+    session(f"CREATE SOURCE fed (key bigint, value bigint) {options(kafka, 'soak_in')} FORMAT PLAIN ENCODE JSON")
+    session("CREATE TABLE noted (key bigint, note text)")
+    session("CREATE MATERIALIZED VIEW totals AS SELECT key, count(*) AS n, sum(value) AS total FROM fed GROUP BY key")
+    session(f"CREATE SINK totals_out FROM totals {options(kafka, 'soak_out', ', primary_key = ' + repr('key'))} FORMAT UPSERT ENCODE JSON")
+    feed, seen, number = Feed(kafka), [], 0
+    end = time.monotonic() + SOAK_S
+    while time.monotonic() < end or number < 2:
+        number += 1
+        feed.write()
+        process.until(lambda: session("SELECT sum(n) FROM totals") == [(feed.rows,)], "every row", WAIT_S)
+        change(kafka, session, number)
+        seen.append(held(server))
+        if number % BROKER_EVERY == 0:
+            kafka.verb("kill")
+            kafka.verb("restart")
+        if number % KILL_EVERY == 0:
+            server.kill()
+            server.start()
+    assert session("SELECT sum(total) FROM totals") == [(feed.rows * (feed.rows - 1) // 2,)]
+    assert session("SELECT name, state, error FROM sys.jobs WHERE error IS NOT NULL") == []
+    session("WAIT FOR totals_out")
+    wanted = {key: (n, total) for key, n, total in session("SELECT key, n, total::text FROM totals")}
+    out = Topic(kafka.bootstrap, "soak_out")
+    process.until(lambda: {row["key"]: (row["n"], str(row["total"])) for row in out.newest().values()} == wanted, "the totals", WAIT_S)
+    compare(seen)
+
+
+def compare(seen):
+    """Fails when the second half of the rounds held more than the first, at its most; a few rounds are no evidence."""
+    half = len(seen) // 2
+    first, second = ([max(column) for column in zip(*part)] for part in (seen[:half], seen[half:]))
+    print(f"{len(seen)} rounds: MB, descriptors, files at most {first} in the first half, {second} in the second")
+    if half < 20:
+        return
+    for name, before, after, spare in zip(("memory", "descriptors", "files"), first, second, (32, 4, 16)):
+        assert after <= before * 1.1 + spare, f"{name} grew from {before} to {after}"
