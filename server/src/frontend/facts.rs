@@ -150,7 +150,8 @@ fn connection(info: &ConnectionInfo) -> ConnectionFacts {
     }
 }
 
-fn settings(server: &Server) -> Vec<ServerSetting> {
+/// What the server was started with.
+pub(super) fn settings(server: &Server) -> Vec<ServerSetting> {
     let config = server.config();
     let setting = |name: &str, value: String, description: &str| ServerSetting {
         name: name.to_owned(),

@@ -58,7 +58,9 @@ impl Session {
         } else {
             options.user
         };
-        let settings = Settings::new(&user, &options.settings)?;
+        let of_server = super::facts::settings(&server).into_iter();
+        let settings = Settings::new(&user, &options.settings)?
+            .with_server(of_server.map(|setting| (setting.name, setting.value)));
         let pid = server.next_pid();
         server.connect(ConnectionInfo {
             pid,

@@ -152,6 +152,8 @@ pub(crate) struct Settings {
     startup: BTreeMap<&'static str, String>,
     current: BTreeMap<&'static str, String>,
     foreign: BTreeMap<String, String>,
+    /// What the server was started with, by name.
+    server: BTreeMap<String, String>,
 }
 
 fn find(name: &str) -> Option<&'static Setting> {
@@ -173,6 +175,16 @@ fn unknown(name: &str) -> Report {
         message: format!("unrecognized configuration parameter \"{name}\""),
         detail: None,
         hint,
+        position: None,
+    }
+}
+
+fn fixed_at_start(name: &str) -> Report {
+    Report {
+        sqlstate: "55P02",
+        message: format!("parameter \"{name}\" cannot be changed without restarting the server"),
+        detail: None,
+        hint: Some("Set it in the configuration file (--config).".into()),
         position: None,
     }
 }
@@ -332,13 +344,21 @@ impl Settings {
         Ok(settings)
     }
 
+    /// The same with what the server was started with, which a session reads and cannot change.
+    pub(crate) fn with_server(mut self, server: impl Iterator<Item = (String, String)>) -> Self {
+        self.server = server.collect();
+        self
+    }
+
     /// Value of a setting; 42704 for a name nobody knows.
     pub(crate) fn get(&self, name: &str) -> Result<String, Report> {
+        let lower = name.to_ascii_lowercase();
         match find(name) {
             Some(setting) => Ok(self.value(setting)),
             None => self
                 .foreign
-                .get(&name.to_ascii_lowercase())
+                .get(&lower)
+                .or_else(|| self.server.get(&lower))
                 .cloned()
                 .ok_or_else(|| unknown(name)),
         }
@@ -370,7 +390,7 @@ impl Settings {
                     "setting \"{name}\" has no effect here"
                 )));
             }
-            return Err(unknown(name));
+            return Err(self.not_for_sessions(name));
         };
         let value = validate(setting, &value)?;
         self.current.insert(setting.name, value);
@@ -388,7 +408,14 @@ impl Settings {
                 self.foreign.remove(&name.to_ascii_lowercase());
                 Ok(())
             }
-            None => Err(unknown(name)),
+            None => Err(self.not_for_sessions(name)),
+        }
+    }
+
+    fn not_for_sessions(&self, name: &str) -> Report {
+        match self.server.get_key_value(&name.to_ascii_lowercase()) {
+            Some((name, _)) => fixed_at_start(name),
+            None => unknown(name),
         }
     }
 
@@ -398,7 +425,7 @@ impl Settings {
         self.foreign.clear();
     }
 
-    /// All settings in name order, for `SHOW ALL` and pg_settings.
+    /// All settings, those of the server last, for `SHOW ALL` and pg_settings.
     pub(crate) fn all(&self) -> Vec<(String, String)> {
         let mut all: Vec<(String, String)> = SETTINGS
             .iter()
@@ -407,6 +434,7 @@ impl Settings {
         all.extend(
             self.foreign
                 .iter()
+                .chain(&self.server)
                 .map(|(name, value)| (name.clone(), value.clone())),
         );
         all

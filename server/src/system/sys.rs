@@ -450,7 +450,12 @@ fn settings(facts: &SystemFacts, rows: &mut Rows) {
             ("scope", "server".into()),
         ]);
     }
-    for (name, value) in &facts.session.settings {
+    let of_server = |name: &str| {
+        let mut all = facts.engine.settings.iter();
+        all.any(|setting| setting.name == name)
+    };
+    let of_session = facts.session.settings.iter();
+    for (name, value) in of_session.filter(|(name, _)| !of_server(name)) {
         rows.push([
             ("name", name.into()),
             ("value", value.into()),
