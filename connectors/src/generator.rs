@@ -2,15 +2,21 @@
 //!
 //! Invariant: what is read depends on the offset and on the clock's time alone; a row is handed over no earlier than it is due.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::record_batch::RecordBatch;
+use arrow::array::{Array, ArrayRef, AsArray, StructArray, new_null_array};
+use arrow::error::ArrowError;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::context::{Clock, Deadline};
 use crate::error::ConnectorError;
-use crate::source::{Budget, Offsets, RowPlace, SourceBatch, SourceHealth, SourceReader};
+use crate::format::Wanted;
+use crate::source::{
+    Budget, ColumnsRead, Offsets, RowPlace, SourceBatch, SourceHealth, SourceReader,
+};
 
 /// The one split of a generator.
 const SPLIT: &str = "0";
@@ -70,6 +76,7 @@ pub(crate) struct GeneratorReader<G> {
     generator: Arc<G>,
     clock: Arc<dyn Clock>,
     next: u64,
+    columns: ColumnsRead,
 }
 
 impl<G: Generator> GeneratorReader<G> {
@@ -78,6 +85,7 @@ impl<G: Generator> GeneratorReader<G> {
             generator: Arc::clone(generator),
             clock: Arc::clone(clock),
             next: at.get(SPLIT).copied().unwrap_or(0),
+            columns: ColumnsRead::all(),
         }
     }
 
@@ -103,6 +111,8 @@ impl<G: Generator> SourceReader for GeneratorReader<G> {
         let due = self.wait(Deadline::after(budget.time));
         let count = due.min(budget.rows as u64).min(G::BATCH_ROWS_MAX);
         let rows = self.generator.batch(self.next, count)?;
+        let rows = what_is_read(&rows, &self.columns)
+            .map_err(|error| ConnectorError::Internal(format!("generated batch: {error}")))?;
         let places = (self.next..self.next.saturating_add(count))
             .map(|offset| RowPlace {
                 partition: 0,
@@ -125,6 +135,10 @@ impl<G: Generator> SourceReader for GeneratorReader<G> {
         })
     }
 
+    fn read_only(&mut self, columns: &ColumnsRead) {
+        self.columns = columns.clone();
+    }
+
     fn health(&self) -> SourceHealth {
         SourceHealth::Running
     }
@@ -132,4 +146,37 @@ impl<G: Generator> SourceReader for GeneratorReader<G> {
     fn high_watermarks(&self) -> Offsets {
         end(self.generator.as_ref(), self.clock.now_us())
     }
+}
+
+/// The rows with NULL in place of what nobody reads, as the readers of records give it.
+fn what_is_read(rows: &RecordBatch, read: &ColumnsRead) -> Result<RecordBatch, ArrowError> {
+    let fields = rows.schema_ref().fields().iter();
+    let columns = fields.zip(rows.columns()).map(|(field, column)| {
+        Ok(match read.of(field.name()) {
+            Wanted::Nothing if field.is_nullable() => {
+                new_null_array(field.data_type(), column.len())
+            }
+            Wanted::Fields(names) => fields_read(column, names)?,
+            Wanted::Nothing | Wanted::Whole => Arc::clone(column),
+        })
+    });
+    let columns = columns.collect::<Result<Vec<ArrayRef>, ArrowError>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(rows.schema(), columns, &options)
+}
+
+fn fields_read(column: &ArrayRef, names: &BTreeSet<String>) -> Result<ArrayRef, ArrowError> {
+    let Some(whole) = column.as_struct_opt() else {
+        return Ok(Arc::clone(column));
+    };
+    let fields = whole.fields().clone();
+    let values = fields.iter().zip(whole.columns()).map(|(field, values)| {
+        match names.contains(field.name()) || !field.is_nullable() {
+            true => Arc::clone(values),
+            false => new_null_array(field.data_type(), values.len()),
+        }
+    });
+    let values = values.collect();
+    let read = StructArray::try_new(fields, values, whole.nulls().cloned())?;
+    Ok(Arc::new(read))
 }

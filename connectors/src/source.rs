@@ -47,7 +47,7 @@ pub enum FieldsRead {
 
 impl ColumnsRead {
     /// Everything.
-    pub fn all() -> Self {
+    pub const fn all() -> Self {
         Self { columns: None }
     }
 
@@ -95,12 +95,52 @@ impl ColumnsRead {
         }
     }
 
+    /// True when rows that were built with these columns have everything that `other` reads.
+    pub fn covers(&self, other: &Self) -> bool {
+        let Some(columns) = &self.columns else {
+            return true;
+        };
+        let Some(others) = &other.columns else {
+            return false;
+        };
+        others
+            .iter()
+            .all(|(column, fields)| match (columns.get(column), fields) {
+                (Some(FieldsRead::All), _) => true,
+                (Some(FieldsRead::Some(built)), FieldsRead::Some(read)) => built.is_superset(read),
+                (Some(FieldsRead::Some(_)) | None, _) => false,
+            })
+    }
+
     pub(crate) fn of(&self, column: &str) -> Wanted<'_> {
         match self.columns.as_ref().map(|columns| columns.get(column)) {
             None | Some(Some(FieldsRead::All)) => Wanted::Whole,
             Some(Some(FieldsRead::Some(fields))) => Wanted::Fields(fields),
             Some(None) => Wanted::Nothing,
         }
+    }
+}
+
+/// `*`, or columns and fields by name: `id, bid.price`.
+impl std::fmt::Display for ColumnsRead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(columns) = &self.columns else {
+            return f.write_str("*");
+        };
+        let names = columns.iter().flat_map(|(column, fields)| match fields {
+            FieldsRead::All => vec![column.clone()],
+            FieldsRead::Some(fields) => {
+                let name = |field| format!("{column}.{field}");
+                fields.iter().map(name).collect()
+            }
+        });
+        f.write_str(&names.collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl Default for ColumnsRead {
+    fn default() -> Self {
+        Self::all()
     }
 }
 
@@ -213,4 +253,56 @@ pub trait SourceReader: Send {
     fn health(&self) -> SourceHealth;
     /// Last known end offset (exclusive) per split, for lag; empty when unknown.
     fn high_watermarks(&self) -> Offsets;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `a` is read whole, `b.x` a field of it; `*` is everything.
+    fn columns(text: &str) -> ColumnsRead {
+        let mut columns = match text {
+            "*" => return ColumnsRead::all(),
+            _ => ColumnsRead::none(),
+        };
+        for word in text.split_whitespace() {
+            match word.split_once('.') {
+                Some((column, field)) => columns.add_field(column, field),
+                None => columns.add(word),
+            }
+        }
+        columns
+    }
+
+    #[test]
+    fn rows_cover_what_they_were_built_with_and_parts_of_it() {
+        let cases = [
+            ("*", "*", true),
+            ("*", "a b.x", true),
+            ("a b", "*", false),
+            ("a b", "", true),
+            ("", "", true),
+            ("", "a", false),
+            ("a b", "a b", true),
+            ("a b", "a c", false),
+            ("b", "b.x", true),
+            ("b.x", "b", false),
+            ("b.x b.y", "b.x", true),
+            ("b.x", "b.x b.y", false),
+            ("a b.x", "b.x c.x", false),
+        ];
+        for (built, read, covered) in cases {
+            let (built, read) = (columns(built), columns(read));
+            assert_eq!(built.covers(&read), covered, "{built:?} for {read:?}");
+            // What two read together covers both.
+            let mut both = built.clone();
+            both.join(&read);
+            assert!(both.covers(&built) && both.covers(&read), "{both:?}");
+        }
+        let text = columns("b.y b.x a").to_string();
+        assert_eq!(
+            (text.as_str(), ColumnsRead::all().to_string().as_str()),
+            ("a, b.x, b.y", "*")
+        );
+    }
 }

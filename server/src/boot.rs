@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thalweg_connectors::SystemClock;
 use thalweg_sql::Report;
@@ -22,6 +22,12 @@ use crate::{flight, http, pg};
 
 /// How long a stopping server waits for its sessions.
 const DRAIN: Duration = Duration::from_secs(8);
+
+/// How long it may take to stop in all.
+const STOP: Duration = Duration::from_secs(9);
+
+/// What the engine has of that at least.
+const ENGINE_STOP_MIN: Duration = Duration::from_secs(1);
 
 /// A reason why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -167,19 +173,20 @@ impl Running {
     /// Stops accepting, lets sessions end for a while, then stops the engine.
     pub async fn stop(self) {
         self.shutdown.cancel();
+        let begun = Instant::now();
         for listener in self.listeners {
             let stopper = listener.abort_handle();
-            if tokio::time::timeout(DRAIN, listener).await.is_err() {
+            let left = DRAIN.saturating_sub(begun.elapsed());
+            if tokio::time::timeout(left, listener).await.is_err() {
                 stopper.abort();
             }
         }
         let server = Arc::clone(&self.server);
         // Joining driver threads blocks; a reader stuck in a foreign library must not hold the process.
         let stop = tokio::task::spawn_blocking(move || server.stop());
-        if tokio::time::timeout(Duration::from_secs(1), stop)
-            .await
-            .is_err()
-        {
+        let left = STOP.saturating_sub(begun.elapsed());
+        let stopped = tokio::time::timeout(left.max(ENGINE_STOP_MIN), stop).await;
+        if stopped.is_err() {
             tracing::warn!("engine did not stop in time");
         }
     }

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use thalweg_catalog::Oid;
-use thalweg_connectors::{ColumnsRead, Delta, Offsets};
+use thalweg_connectors::{Delta, Offsets};
 use tokio::sync::oneshot;
 
 use crate::checkpoint::go_back;
@@ -16,6 +17,7 @@ use crate::choose::{Range, common, intersect, newest};
 use crate::chunk::RowCodec;
 use crate::create::receive;
 use crate::dataflow::Dataflow;
+use crate::early::Early;
 use crate::error::EngineError;
 use crate::inbox::{Command, Registration};
 use crate::job::Job;
@@ -24,8 +26,11 @@ use crate::relation::Version;
 use crate::run::{Outcome, positive_content};
 use crate::scan::{Patience, Scan, ScanProgress, join};
 use crate::shared::{Shared, Stored};
-use crate::sink_log::insertions;
+use crate::sink_log::{EarlyRuns, insertions};
 use crate::source::Source;
+
+/// How often a view looks whether its inputs have got further, when nobody says so.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Where the inputs of a view stand.
 #[derive(Debug, Clone, Default)]
@@ -81,22 +86,25 @@ struct Backfill<'a> {
     shared: &'a Arc<Shared>,
     stepper: Stepper,
     places: Places,
-    output: Output,
+    output: Output<'a>,
 }
 
 /// The view's changes so far.
-enum Output {
+enum Output<'a> {
     /// Of a view with state, which takes back and forth: netted as they come.
     Netted(Version),
     /// Of a view without: rows that were taken away are few.
     Listed(Vec<Delta>),
+    /// Of a sink's query without state: most of them are not here any more.
+    Early(Early<'a>),
 }
 
-impl Output {
+impl Output<'_> {
     fn add(&mut self, deltas: Vec<Delta>) -> Result<(), EngineError> {
         match self {
             Output::Netted(version) => *version = version.with(&deltas)?,
             Output::Listed(list) => list.extend(deltas),
+            Output::Early(early) => early.add(deltas)?,
         }
         Ok(())
     }
@@ -108,17 +116,22 @@ impl Output {
                 let bytes = |delta: &Delta| delta.batch.get_array_memory_size();
                 list.iter().map(bytes).sum()
             }
+            Output::Early(early) => early.bytes(),
         }
     }
 
-    fn changes(self, codec: &Arc<RowCodec>) -> Result<Vec<Delta>, EngineError> {
-        match self {
-            Output::Listed(list) if list.iter().all(|delta| delta.weights.all_positive()) => {
-                Ok(list)
-            }
-            Output::Listed(list) => Ok(Version::empty(Arc::clone(codec)).with(&list)?.changes()?),
-            Output::Netted(version) => Ok(version.changes()?),
-        }
+    /// All that is in memory, and what is not.
+    fn changes(
+        self,
+        codec: &Arc<RowCodec>,
+    ) -> Result<(Vec<Delta>, Option<EarlyRuns>), EngineError> {
+        let changes = match self {
+            Output::Listed(list) if list.iter().all(|delta| delta.weights.all_positive()) => list,
+            Output::Listed(list) => Version::empty(Arc::clone(codec)).with(&list)?.changes()?,
+            Output::Netted(version) => version.changes()?,
+            Output::Early(early) => return Ok(early.finish()),
+        };
+        Ok((changes, None))
     }
 }
 
@@ -137,18 +150,23 @@ impl Job {
             None => self.relation.history.lock().through(target),
         };
         let here = |since: u64| {
-            let kept = |input: &Arc<Stored>| since >= input.history.lock().changes_after();
+            let kept = |input: &Arc<Stored>| since >= self.changes_after(input);
             self.inputs.iter().all(kept)
         };
         self.starts_over() || !since.is_some_and(here)
     }
 
-    /// What the view reads of a source.
-    fn columns_read(&self, source: Oid) -> ColumnsRead {
-        self.columns
-            .get(&source)
-            .cloned()
-            .unwrap_or_else(ColumnsRead::all)
+    /// Later changes of an input are in memory, with everything that the view reads.
+    fn changes_after(&self, input: &Stored) -> u64 {
+        let columns = self.columns_read(input.oid);
+        input.history.lock().changes_after_of(columns)
+    }
+
+    /// True when the view can go on by the changes that follow an epoch: all that came are in memory, and what is on its way has
+    /// what the view reads.
+    fn can_follow_from(&self, input: &Stored, epoch: u64) -> bool {
+        let suits = |source: Arc<Source>| source.suits_from(epoch, self.columns_read(input.oid));
+        epoch >= self.changes_after(input) && input.source().is_none_or(suits)
     }
 
     /// Where the inputs stand, for a run that the changes in memory are not enough for. Without sources the inputs' content is.
@@ -217,7 +235,8 @@ impl Job {
         let codec = &self.relation.codec;
         let output = match stepper {
             Stepper::Flow(_) => Output::Netted(Version::empty(Arc::clone(codec))),
-            Stepper::Rows => Output::Listed(Vec::new()),
+            Stepper::Rows => Early::of(shared, self, resumed)
+                .map_or_else(|| Output::Listed(Vec::new()), Output::Early),
         };
         let mut run = Backfill {
             job: self,
@@ -235,7 +254,7 @@ impl Job {
         let Some(epoch) = run.catch_up(least)? else {
             return Ok(None);
         };
-        let changes = run.output.changes(codec)?;
+        let (changes, early) = run.output.changes(codec)?;
         let raised = match resumed && base.is_none() {
             true => self.errors.take_step(),
             false => self.errors.take_run(),
@@ -266,6 +285,7 @@ impl Job {
                 standing: None,
                 places,
                 since,
+                early,
             },
         }))
     }
@@ -358,7 +378,7 @@ impl Backfill<'_> {
             let (Some(source), Some(place)) = (input.source(), place) else {
                 continue;
             };
-            if place.epoch >= input.history.lock().changes_after() {
+            if place.epoch >= job.changes_after(input) {
                 continue;
             }
             match source.newest_place() {
@@ -389,7 +409,7 @@ impl Backfill<'_> {
         source: &Arc<Source>,
         from: &Offsets,
     ) -> Result<bool, EngineError> {
-        let scan = join(self.shared, source, from, &self.job.columns_read(oid))?;
+        let scan = join(self.shared, source, from, self.job.columns_read(oid))?;
         self.job.backfill.lock().push(Arc::clone(&scan.progress));
         let (job, shared) = (self.job, self.shared);
         let over = || job.is_dropped() || shared.is_stopping();
@@ -417,7 +437,7 @@ impl Backfill<'_> {
     /// Brings all inputs to one epoch, not before `least`, from which their changes are in memory; `None` when that is not
     /// wanted any more.
     fn catch_up(&mut self, least: u64) -> Result<Option<u64>, EngineError> {
-        let mut seen = 0;
+        let (mut seen, mut tried) = (0, None);
         while !self.is_over() {
             // What has been taken in of a source cannot be given back.
             let taken = self.places.streams.values().map(|place| place.epoch).max();
@@ -435,15 +455,17 @@ impl Backfill<'_> {
             let Some((epoch, places)) =
                 target.and_then(|epoch| Some((epoch, self.job.places_at(self.shared, epoch)?)))
             else {
-                seen = self
-                    .shared
-                    .wait_for_bump(seen, std::time::Duration::from_millis(100));
+                seen = self.shared.wait_for_bump(seen, LOOK_AGAIN);
                 continue;
             };
             self.advance_to(places)?;
-            let kept = |input: &Arc<Stored>| epoch >= input.history.lock().changes_after();
-            if inputs.iter().all(kept) {
+            let follows = |input: &Arc<Stored>| self.job.can_follow_from(input, epoch);
+            if inputs.iter().all(follows) || wanted == Some(epoch) {
                 return Ok(Some(epoch));
+            }
+            // What is on its way lacks something that the view reads, and will have come with a later epoch.
+            if tried.replace(epoch) == Some(epoch) {
+                seen = self.shared.wait_for_bump(seen, LOOK_AGAIN);
             }
         }
         Ok(None)
@@ -464,7 +486,7 @@ impl Backfill<'_> {
             let input = self.job.inputs.iter().find(|input| input.oid == *oid);
             let here = input.and_then(|input| {
                 let history = input.history.lock();
-                history.delta(before.epoch, place.epoch)
+                history.delta_of(before.epoch, place.epoch, self.job.columns_read(*oid))
             });
             match here {
                 Some(deltas) => drop(changes.insert(*oid, deltas)),
@@ -488,7 +510,7 @@ impl Backfill<'_> {
             return Err(EngineError::Unknown(oid));
         };
         let (job, shared) = (self.job, self.shared);
-        let scan = Scan::new(shared, &source, from, to, &job.columns_read(oid));
+        let scan = Scan::new(shared, &source, from, to, job.columns_read(oid));
         let progress: Arc<ScanProgress> = scan.progress();
         job.backfill.lock().push(progress);
         let over = || job.is_dropped();

@@ -151,7 +151,9 @@ impl Checkpoints {
         arriving.retain(|object, _| !objects.contains(object));
     }
 
+    /// Has whoever saves or merges end soon: what is not committed by now is made again after a start.
     pub(crate) fn stop(&self) {
+        self.runs.stop();
         self.wish.lock().stop = true;
         self.wake.notify_all();
     }
@@ -214,6 +216,7 @@ pub(crate) fn save_on(shared: &Shared) {
             // Jobs may have needed a little longer than the checkpoint did.
             Ok(_) if is_awaited(shared) => PATIENCE.min(interval),
             Ok(_) => interval,
+            Err(EngineError::Stopping) => return,
             Err(error) => {
                 tracing::error!(%error, "checkpoint failed");
                 (wait * 2).clamp(interval, shared.config.backoff_max.max(interval))
@@ -266,6 +269,10 @@ fn save(shared: &Shared, patience: Duration) -> Result<bool, EngineError> {
     draft_jobs(shared, whole, &mut draft);
     let mut staging = std::mem::take(&mut draft.staging);
     staging.add_rest(shared, epoch);
+    if checkpoints.stopping() {
+        draft.rounds.iter().for_each(Round::give_up);
+        return Err(EngineError::Stopping);
+    }
     let (staged, sinks) = staging.saves(shared);
     draft.saves.extend(staged);
     if draft.saves.is_empty() && sinks.is_empty() {
@@ -386,6 +393,10 @@ fn held_logs(shared: &Shared, rounds: &[Round]) -> BTreeMap<u32, u64> {
 }
 
 pub(crate) fn report(shared: &Shared, stored: &Stored, what: &str, error: &EngineError) {
+    // Work that is given up because the engine stops is no failure.
+    if shared.checkpoints.stopping() {
+        return;
+    }
     let message = format!("{} {what}: {error}", stored.label());
     tracing::error!("{message}");
     let (sqlstate, at_us) = (error.report().sqlstate, shared.clock.now_us());

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use thalweg_catalog::{Relation, Report};
-use thalweg_connectors::{AnySink, CommittingSink, ConnectorContext, Due, Marker, Staged};
+use thalweg_connectors::{AnySink, CommittingSink, ConnectorContext, Delta, Due, Marker, Staged};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -129,9 +129,12 @@ impl Writer<'_> {
         let mut handed = None;
         while let Some(staged) = parts.recv().await {
             let committed = sink.deliver(&staged).await;
+            let rows = staged.changes.iter().map(Delta::num_rows).sum::<usize>();
             let refused = sink.take_refused();
             record_refused(self.shared, self.job, staged.marker.epoch, refused);
             self.committed(committed.map_err(|error| error.report())?);
+            let rows_delivered = &self.job.rows_delivered;
+            rows_delivered.fetch_add(rows as u64, Ordering::SeqCst);
             handed = Some(staged.marker);
         }
         crate::batch::joined(reading.await)??;

@@ -66,6 +66,8 @@ pub struct EngineConfig {
     pub stream_bytes_max: usize,
     /// Changes that may wait for one subscription's reader, bytes.
     pub subscription_bytes_max: usize,
+    /// What a sink has to say at its beginning is handed on when it takes so many bytes.
+    pub early_bytes_max: usize,
     /// Rows that an exactly-once sink delivers in one go at most.
     pub sink_part_rows_max: usize,
     /// Names this data dir in outside systems: made once, never changed.
@@ -101,6 +103,7 @@ impl Default for EngineConfig {
             file_root: PathBuf::from("."),
             stream_bytes_max: 256 << 20,
             subscription_bytes_max: 32 << 20,
+            early_bytes_max: 32 << 20,
             sink_part_rows_max: 262_144,
             installation: [0; 16],
             writers: None,

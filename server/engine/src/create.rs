@@ -456,6 +456,9 @@ fn job(
         let log = SinkLog::open(shared, relation, spec, form, &job)?;
         let _ = job.log.set(log);
     }
+    if matches!(kind, JobKind::Changes) {
+        let _ = job.handing.set(Arc::default());
+    }
     checkpoint::resume(shared, &job)?;
     Ok(Registration {
         job: Some(job),

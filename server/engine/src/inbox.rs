@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use thalweg_catalog::Oid;
-use thalweg_connectors::{DeadLetter, Delta, EpochInfo, SourceBatch};
+use thalweg_connectors::{ColumnsRead, DeadLetter, Delta, EpochInfo, SourceBatch};
 use tokio::sync::oneshot;
 
 use crate::config::EngineConfig;
@@ -110,6 +110,8 @@ impl Registration {
 pub(crate) struct Delivery {
     pub(crate) source: Oid,
     pub(crate) generation: u64,
+    /// What the rows were built with.
+    pub(crate) columns: Arc<ColumnsRead>,
     pub(crate) batch: SourceBatch,
 }
 

@@ -24,6 +24,7 @@ use crate::choose::{Range, common, intersect, newest, roundest_after};
 use crate::compute_errors::ComputeErrors;
 use crate::config::STACK_BYTES;
 use crate::dataflow::OutsideTables;
+use crate::early::Handing;
 use crate::error::EngineError;
 use crate::lookups::Lookups;
 use crate::run::Standing;
@@ -56,7 +57,7 @@ pub(crate) struct Job {
     pub(crate) errors: Arc<ComputeErrors>,
     pub(crate) inputs: Vec<Arc<Stored>>,
     /// What is read of each source; all of those that are not here.
-    pub(crate) columns: BTreeMap<Oid, ColumnsRead>,
+    columns: BTreeMap<Oid, ColumnsRead>,
     /// Jobs that keep the rows of sources among the inputs.
     pub(crate) keepers: Vec<Arc<Job>>,
     /// No state: stepped by the change of its inputs.
@@ -79,6 +80,10 @@ pub(crate) struct Job {
     pub(crate) created: AtomicU64,
     /// What waits for delivery, of a sink that delivers exactly once.
     pub(crate) log: OnceLock<Arc<SinkLog>>,
+    /// What a sink that takes changes is given before its first epoch.
+    pub(crate) handing: OnceLock<Arc<Handing>>,
+    /// Rows that a sink which keeps no content has taken since the server started, deletions included.
+    pub(crate) rows_delivered: AtomicU64,
     /// Newest epoch a sink has accepted.
     pub(crate) delivered: AtomicU64,
     /// Why the sink does not accept changes.
@@ -138,6 +143,9 @@ fn columns_read(root: &StreamNode, inputs: &[Arc<Stored>]) -> BTreeMap<Oid, Colu
     };
     sources.map(columns_of).collect()
 }
+
+/// What is read of a source that the plan does not tell of.
+static EVERYTHING: ColumnsRead = ColumnsRead::all();
 
 impl Job {
     /// With `strict_errors` compute errors stop the view instead of giving NULL.
@@ -237,6 +245,8 @@ impl Job {
             linear: false,
             created: AtomicU64::new(0),
             log: OnceLock::new(),
+            handing: OnceLock::new(),
+            rows_delivered: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             delivery_failure: Mutex::new(None),
             looks_up: false,
@@ -244,6 +254,11 @@ impl Job {
             state: Mutex::default(),
             stateless: Mutex::new(None),
         }
+    }
+
+    /// What is read of an input, when that is a source.
+    pub(crate) fn columns_read(&self, source: Oid) -> &ColumnsRead {
+        self.columns.get(&source).unwrap_or(&EVERYTHING)
     }
 
     pub(crate) fn cancel(&self) {

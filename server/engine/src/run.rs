@@ -19,6 +19,7 @@ use crate::error::EngineError;
 use crate::job::{Job, rows_of};
 use crate::relation::Version;
 use crate::shared::{Shared, Stored};
+use crate::sink_log::EarlyRuns;
 use crate::snapshot::SnapshotTable;
 use crate::stateless::Stateless;
 use crate::status::ErrorRecord;
@@ -38,6 +39,8 @@ pub(crate) struct Outcome {
     pub(crate) places: Option<Places>,
     /// What of a history of changes alone was published after this epoch is void: the deltas are all since then.
     pub(crate) since: Option<u64>,
+    /// What comes before the deltas and is on disk already.
+    pub(crate) early: Option<EarlyRuns>,
 }
 
 impl Job {
@@ -65,6 +68,11 @@ impl Job {
                 }
                 let nothing = history.newest();
                 history.resume(since, nothing);
+                self.log.get().inspect(|log| log.void_early());
+            }
+            // Whoever finds the epoch known finds these.
+            if let (Some(early), Some(log)) = (outcome.early, self.log.get()) {
+                log.hold_early(outcome.epoch, early);
             }
             history.publish(outcome.epoch, outcome.deltas)?;
             *self.dataflow.lock() = outcome.standing;
@@ -109,6 +117,7 @@ impl Job {
             standing: None,
             places: self.places_to_keep(shared, target),
             since: None,
+            early: None,
         }))
     }
 
@@ -197,6 +206,7 @@ impl Job {
             standing: Some(Standing { dataflow, epoch }),
             places,
             since: None,
+            early: None,
         }
     }
 
@@ -237,7 +247,11 @@ impl Job {
     ) -> Option<BTreeMap<Oid, Vec<Delta>>> {
         self.inputs
             .iter()
-            .map(|input| Some((input.oid, input.history.lock().delta(since, through)?)))
+            .map(|input| {
+                let columns = self.columns_read(input.oid);
+                let changes = input.history.lock().delta_of(since, through, columns)?;
+                Some((input.oid, changes))
+            })
             .collect()
     }
 

@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
-use thalweg_connectors::Delta;
+use thalweg_connectors::{ColumnsRead, Delta};
 
+use crate::built::Built;
 use crate::choose::Range;
 use crate::chunk::RowCodec;
 use crate::relation::Version;
@@ -35,6 +36,8 @@ pub(crate) struct History {
     changes: VecDeque<(u64, Arc<Vec<Delta>>)>,
     /// Every change after this epoch is in `changes`.
     changes_after: u64,
+    /// Which columns the changes have, of a source.
+    built: Built,
     /// The first change is one to what an earlier run of the server has staged.
     goes_on: bool,
     live: bool,
@@ -49,6 +52,7 @@ impl History {
             known: VecDeque::new(),
             changes: VecDeque::new(),
             changes_after: 0,
+            built: Built::default(),
             goes_on: false,
             live: false,
         }
@@ -207,9 +211,24 @@ impl History {
                     .any(|segment| segment.from > since && segment.from <= through))
     }
 
+    /// Some rows of `epoch` have these columns alone; said before they are published.
+    pub(crate) fn built_with(&mut self, epoch: u64, columns: &Arc<ColumnsRead>) {
+        self.built.add(epoch, columns);
+    }
+
     /// Net changes in `(since, through]`, both known; `None` when `since` is older than the history.
     pub(crate) fn delta(&self, since: u64, through: u64) -> Option<Vec<Delta>> {
-        let inside = self.inside(since, through)?;
+        self.delta_of(since, through, &ColumnsRead::all())
+    }
+
+    /// The same, for a reader of some columns; `None` also when the rows after `since` do not all have them.
+    pub(crate) fn delta_of(
+        &self,
+        since: u64,
+        through: u64,
+        columns: &ColumnsRead,
+    ) -> Option<Vec<Delta>> {
+        let inside = self.inside(since, through, columns)?;
         Some(
             inside
                 .flat_map(|(_, deltas)| deltas.iter().cloned())
@@ -219,22 +238,35 @@ impl History {
 
     /// Changes in `(since, through]` by epoch; `None` when `since` is older than the history.
     pub(crate) fn changes(&self, since: u64, through: u64) -> Option<Vec<(u64, Arc<Vec<Delta>>)>> {
-        Some(self.inside(since, through)?.cloned().collect())
+        let inside = self.inside(since, through, &ColumnsRead::all())?;
+        Some(inside.cloned().collect())
     }
 
     fn inside(
         &self,
         since: u64,
         through: u64,
-    ) -> Option<impl Iterator<Item = &(u64, Arc<Vec<Delta>>)>> {
+        columns: &ColumnsRead,
+    ) -> Option<impl Iterator<Item = &(u64, Arc<Vec<Delta>>)> + use<'_>> {
         let inside =
             move |(epoch, _): &&(u64, Arc<Vec<Delta>>)| *epoch > since && *epoch <= through;
-        (since >= self.changes_after).then(|| self.changes.iter().filter(inside))
+        let here = since >= self.changes_after_of(columns);
+        here.then(|| self.changes.iter().filter(inside))
+    }
+
+    /// Whether some changes are kept.
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
     }
 
     /// Changes of all later epochs are kept.
     pub(crate) fn changes_after(&self) -> u64 {
-        self.changes_after
+        self.changes_after_of(&ColumnsRead::all())
+    }
+
+    /// Changes of all later epochs are kept, with everything that a reader of some columns reads.
+    pub(crate) fn changes_after_of(&self, columns: &ColumnsRead) -> u64 {
+        self.changes_after.max(self.built.complete_after(columns))
     }
 
     /// Forgets what only epochs before `horizon` need; the newest content always stays. Of a history of changes alone, whoever
@@ -283,6 +315,7 @@ impl History {
             self.changes_after = *oldest;
             self.changes.pop_front();
         }
+        self.built.forget(self.changes_after);
     }
 
     /// Every version and every change that is kept, oldest first.
@@ -486,6 +519,51 @@ mod tests {
         );
         assert_eq!(history.delta(4, 9).map(|deltas| deltas.len()), Some(1));
         assert!(history.delta(3, 9).is_none());
+    }
+
+    /// Rows that lack what somebody reads are not among the changes that it is told.
+    #[test]
+    fn changes_are_told_to_those_who_read_what_they_have() {
+        let codec = codec();
+        let mut history = History::of_changes(Arc::clone(&codec));
+        let (mut a, mut b) = (ColumnsRead::none(), ColumnsRead::none());
+        a.add("a");
+        b.add("b");
+        let mut both = a.clone();
+        both.join(&b);
+        let built = [&a, &a, &both, &both].map(|columns| Arc::new(columns.clone()));
+        for (epoch, columns) in (3..).zip(&built) {
+            history.built_with(epoch, columns);
+            history
+                .publish(epoch, vec![delta(&codec, &[(1, 1)])])
+                .expect("publishes");
+        }
+        let told = |history: &History, since, columns: &ColumnsRead| {
+            let deltas = history.delta_of(since, 6, columns);
+            deltas.map(|deltas| deltas.len())
+        };
+        assert_eq!(told(&history, 2, &a), Some(4));
+        assert_eq!(
+            [3, 4, 5].map(|since| told(&history, since, &b)),
+            [None, Some(2), Some(1)]
+        );
+        assert_eq!(
+            [4, 5].map(|since| told(&history, since, &both)),
+            [Some(2), Some(1)]
+        );
+        // Who does not say what it reads reads everything.
+        assert!(history.delta(5, 6).is_none() && history.changes(5, 6).is_none());
+        assert_eq!(
+            (history.changes_after(), history.changes_after_of(&b)),
+            (6, 4)
+        );
+        history.forget_changes(4);
+        assert_eq!(
+            [3, 4].map(|since| told(&history, since, &a)),
+            [None, Some(2)]
+        );
+        history.forget_changes(6);
+        assert_eq!(history.delta(6, 6).map(|deltas| deltas.len()), Some(0));
     }
 
     /// A history of changes tells every change since its first, until it is told to forget.

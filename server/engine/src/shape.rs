@@ -10,7 +10,6 @@ use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::DFSchema;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::utils::collect_columns;
 use thalweg_catalog::{Catalog, Relation, RelationKind};
 use thalweg_connectors::{DeadLetter, SourceBatch};
 use thalweg_planner::{NoSystemRelations, PlanContext, Planner};
@@ -124,20 +123,14 @@ impl Shape {
         Arc::clone(&self.schema)
     }
 
-    /// Positions of the columns that generated columns and constraints are computed from.
-    pub(crate) fn columns_read(&self) -> impl Iterator<Item = usize> {
-        let generated = self.generated.iter().map(|(_, expr)| expr);
-        let exprs = generated.chain(self.checks.iter().map(|check| &check.expr));
-        exprs.flat_map(|expr| {
-            collect_columns(expr)
-                .into_iter()
-                .map(|column| column.index())
-        })
+    /// True without generated columns and constraints.
+    pub(crate) fn reads_nothing(&self) -> bool {
+        self.generated.is_empty() && self.checks.is_empty()
     }
 
     /// Finishes the rows of one poll.
     pub(crate) fn apply(&self, batch: &SourceBatch, now_us: i64) -> Result<Shaped, EngineError> {
-        if self.generated.is_empty() && self.checks.is_empty() {
+        if self.reads_nothing() {
             let rows = conform(&batch.rows, &self.schema)?;
             return Ok(Shaped {
                 rows,

@@ -5,6 +5,7 @@
 //! start is exactly what has not been staged yet. A writer is given only what a record on disk says it may have been given: so a
 //! marker outside is never taken for that of an entry which nobody can have delivered.
 
+mod early;
 mod parts;
 mod record;
 mod staging;
@@ -29,6 +30,7 @@ use crate::segments::History;
 use crate::shared::{Shared, Stored};
 use crate::worker::weighted;
 
+pub(crate) use early::EarlyRuns;
 use parts::Parts;
 pub(crate) use parts::insertions;
 pub(crate) use record::{Entry, Record};
@@ -73,6 +75,8 @@ struct State {
     accepted: bool,
     /// Nothing changed since the newest entry through this epoch.
     reached: u64,
+    /// On disk and not staged yet.
+    early: Option<EarlyRuns>,
 }
 
 /// What to do about the marker that an outside system holds.
@@ -186,6 +190,11 @@ impl SinkLog {
     pub(crate) fn published(&self, shared: &Shared) -> Result<Version, EngineError> {
         let _turn = shared.checkpoints.turn();
         self.require_content()?;
+        if self.state.lock().early.is_some() {
+            return Err(EngineError::internal(
+                "a sink begins again before its beginning is staged",
+            ));
+        }
         let content = self.content(shared)?;
         let since = self.saved_through();
         let unsaved = self.stored.history.lock().delta(since, u64::MAX);

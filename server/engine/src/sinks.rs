@@ -10,6 +10,7 @@ use thalweg_connectors::{ConnectorError, Delta, Epoch, EpochInfo, Form, Sink};
 
 use crate::choose::newest;
 use crate::committing::{self, Open};
+use crate::early::Part;
 use crate::error::EngineError;
 use crate::into_table::TableOutlet;
 use crate::job::Job;
@@ -45,37 +46,66 @@ pub(crate) fn start(shared: &Arc<Shared>, job: Arc<Job>, outlet: Outlet) {
     }
 }
 
+/// What a sink is given at once.
+#[derive(Debug)]
+enum Load {
+    /// Rows of no epoch yet.
+    Part(Part),
+    /// Everything that is new at an epoch.
+    Epoch(u64, Arc<Version>),
+}
+
+impl Load {
+    fn epoch(&self) -> u64 {
+        match self {
+            Load::Part(part) => part.epoch,
+            Load::Epoch(epoch, _) => *epoch,
+        }
+    }
+}
+
 /// Runs until the sink is dropped or the engine stops.
 async fn deliver(shared: Arc<Shared>, job: Arc<Job>, mut outlet: Outlet) {
     let mut progress = shared.subscribe();
     let mut delivered: Option<(u64, Arc<Version>)> = None;
     let mut backoff = shared.config.backoff_min;
+    // A part that was taken is nowhere else.
+    let mut taken: Option<Part> = None;
     while !is_over(&shared, &job) {
-        let Some((epoch, version)) =
-            next(&shared, &job, delivered.as_ref().map(|(epoch, _)| *epoch))
-        else {
+        let done = delivered.as_ref().map(|(epoch, _)| *epoch);
+        let Some(load) = next_load(&shared, &job, done, &mut taken) else {
             if progress.changed().await.is_err() {
                 return;
             }
             continue;
         };
         let sent = tokio::select! {
-            sent = send(&shared, &job, &mut outlet, (epoch, &version), delivered.as_ref()) => sent,
+            sent = send(&shared, &job, &mut outlet, &load, delivered.as_ref()) => sent,
             () = over(&shared, &job) => return,
         };
+        let epoch = load.epoch();
         note_refused(&shared, &job, epoch, &mut outlet);
-        match sent {
-            Ok(()) => {
-                if matches!(outlet, Outlet::Rows(_)) {
-                    job.relation.history.lock().forget_changes(epoch);
-                }
-                delivered = Some((epoch, version));
+        if let Outlet::Rows(sink) = &outlet {
+            let rows = sink.rows_written();
+            job.rows_delivered.store(rows, Ordering::SeqCst);
+        }
+        match (sent, load) {
+            (Ok(()), load) => {
                 backoff = shared.config.backoff_min;
-                job.delivered.store(epoch, Ordering::SeqCst);
+                if let Load::Epoch(epoch, version) = load {
+                    if matches!(outlet, Outlet::Rows(_)) {
+                        job.relation.history.lock().forget_changes(epoch);
+                    }
+                    delivered = Some((epoch, version));
+                    job.delivered.store(epoch, Ordering::SeqCst);
+                }
                 *job.delivery_failure.lock() = None;
                 shared.bump();
             }
-            Err(error) => {
+            (Err(error), load) => {
+                if let Load::Part(part) = load {
+                    taken = Some(part);
+                }
                 note_failure(&shared, &job, epoch, &error);
                 tokio::select! {
                     () = tokio::time::sleep(backoff) => {}
@@ -85,6 +115,30 @@ async fn deliver(shared: Arc<Shared>, job: Arc<Job>, mut outlet: Outlet) {
             }
         }
     }
+}
+
+/// What comes next: parts that were handed over before an epoch was published come before it.
+fn next_load(
+    shared: &Shared,
+    job: &Job,
+    done: Option<u64>,
+    taken: &mut Option<Part>,
+) -> Option<Load> {
+    // Looked for first: a part that comes later belongs to a later epoch than this.
+    let found = next(shared, job, done);
+    if let Some(part) = taken.take() {
+        return Some(Load::Part(part));
+    }
+    if let Some(handing) = job.handing.get() {
+        let durable = shared.durable.load(Ordering::SeqCst);
+        if let Some(part) = handing.take(durable) {
+            return Some(Load::Part(part));
+        }
+        if !handing.is_empty() {
+            return None;
+        }
+    }
+    found.map(|(epoch, version)| Load::Epoch(epoch, version))
 }
 
 /// Returns when the sink has delivered everything of `epoch`.
@@ -208,19 +262,29 @@ async fn send(
     shared: &Arc<Shared>,
     job: &Job,
     outlet: &mut Outlet,
-    (epoch, version): (u64, &Arc<Version>),
+    load: &Load,
     delivered: Option<&(u64, Arc<Version>)>,
 ) -> Result<(), EngineError> {
     let before = delivered.map(|(_, version)| version);
-    match outlet {
-        Outlet::Rows(sink) => {
-            let changes = changes_since(job, delivered.map(|(epoch, _)| *epoch), epoch)?;
-            write(shared, sink.as_mut(), epoch, changes).await
+    match (outlet, load) {
+        (Outlet::Rows(sink), Load::Part(part)) => {
+            write(shared, sink.as_mut(), part.epoch, &part.changes).await
         }
-        Outlet::Messages(messages) => messages.deliver(version, before).await,
-        Outlet::Table(table) => table.deliver(shared, version, before).await,
-        Outlet::Committing(..) => Err(EngineError::internal(
+        (Outlet::Rows(sink), Load::Epoch(epoch, _)) => {
+            let changes = changes_since(job, delivered.map(|(epoch, _)| *epoch), *epoch)?;
+            write(shared, sink.as_mut(), *epoch, &changes).await
+        }
+        (Outlet::Messages(messages), Load::Epoch(_, version)) => {
+            messages.deliver(version, before).await
+        }
+        (Outlet::Table(table), Load::Epoch(_, version)) => {
+            table.deliver(shared, version, before).await
+        }
+        (Outlet::Committing(..), _) => Err(EngineError::internal(
             "a sink that commits has no log of what to commit",
+        )),
+        (Outlet::Messages(_) | Outlet::Table(_), Load::Part(_)) => Err(EngineError::internal(
+            "a sink that compares contents is given a part of one",
         )),
     }
 }
@@ -240,7 +304,7 @@ async fn write(
     shared: &Shared,
     sink: &mut dyn Sink,
     epoch: u64,
-    changes: Vec<Delta>,
+    changes: &[Delta],
 ) -> Result<(), EngineError> {
     if changes.iter().all(|delta| delta.num_rows() == 0) {
         return Ok(());
@@ -252,7 +316,7 @@ async fn write(
         epoch: Epoch(epoch),
         at_ms,
     };
-    sink.write(info, &changes)
+    sink.write(info, changes)
         .await
         .map_err(|error: ConnectorError| error.report().into())
 }

@@ -4,7 +4,7 @@
 //! scanned for each view that needs it. Rows reach the worker in the order the reader gave them, each once per generation; a
 //! generation starts at the offsets the last one delivered, and what a stopped generation still delivers is ignored.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use thalweg_connectors::{
     SourceHealth, SourceReader,
 };
 
+use crate::built::Building;
 use crate::dead::Retention;
 use crate::error::EngineError;
 use crate::inbox::Delivery;
@@ -65,8 +66,12 @@ pub(crate) struct Source {
 /// Where a source is.
 #[derive(Debug, Default)]
 pub(crate) struct SourceState {
-    /// Views and sinks that read it.
-    pub(crate) consumers: BTreeSet<Oid>,
+    /// Views and sinks that read it, and what they read.
+    pub(crate) consumers: BTreeMap<Oid, ColumnsRead>,
+    /// What is to be built for all of them.
+    pub(crate) wanted: Arc<ColumnsRead>,
+    /// What the driver's reader builds.
+    pub(crate) building: Option<Building>,
     pub(crate) generation: u64,
     /// Everything the driver has read, queued or not.
     pub(crate) delivered: Offsets,
@@ -180,16 +185,36 @@ impl Source {
         shared.fail(&self.history, sqlstate, reason);
     }
 
-    /// What has to be decoded for readers of `columns`.
+    /// What has to be decoded for readers of `columns`. A row that a constraint refuses is shown whole, whoever reads.
     pub(crate) fn columns_decoded(&self, columns: &ColumnsRead) -> ColumnsRead {
-        let mut decoded = columns.clone();
-        let schema = self.shape.schema();
-        for index in self.shape.columns_read() {
-            if let Some(field) = schema.fields().get(index) {
-                decoded.add(field.name());
-            }
+        match self.shape.reads_nothing() {
+            true => columns.clone(),
+            false => ColumnsRead::all(),
         }
-        decoded
+    }
+
+    /// Has the reader that follows the source build what those who read it now read, and no more.
+    pub(crate) fn want_columns(&self, state: &mut SourceState) {
+        let mut all = ColumnsRead::none();
+        state.consumers.values().for_each(|read| all.join(read));
+        let all = self.columns_decoded(&all);
+        if *state.wanted != all {
+            state.wanted = Arc::new(all);
+        }
+    }
+
+    /// True when one who reads `columns`, and has all that the source gave through `epoch`, finds what it reads in every row that
+    /// comes after. Of a source that has failed nothing comes.
+    pub(crate) fn suits_from(&self, epoch: u64, columns: &ColumnsRead) -> bool {
+        if self.history.failure.lock().is_some() {
+            return true;
+        }
+        let Some(at) = self.offsets_at(epoch) else {
+            return false;
+        };
+        let state = self.state.lock();
+        let building = state.building.as_ref();
+        building.is_none_or(|building| building.suits(columns, &at, &state.delivered))
     }
 
     /// Why a source that must not pass over a record stops at one.
@@ -469,7 +494,9 @@ impl Driver {
             time: STOP_CHECK,
         };
         let mut pace = self.source.rate_limit.map(Pace::new);
+        let mut told = None;
         while !self.stopped() {
+            let columns = self.tell(reader.as_mut(), &mut told);
             let rows = match &mut pace {
                 Some(pace) => pace.rows(Instant::now()).min(budget.rows),
                 None => budget.rows,
@@ -503,6 +530,7 @@ impl Driver {
             let mut delivery = Delivery {
                 source: self.source.oid,
                 generation: self.generation,
+                columns,
                 batch,
             };
             while let Err(back) =
@@ -517,6 +545,32 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// Tells the reader what to build from its next poll on, when that is not what it was told.
+    fn tell(
+        &self,
+        reader: &mut dyn SourceReader,
+        told: &mut Option<Arc<ColumnsRead>>,
+    ) -> Arc<ColumnsRead> {
+        let mut state = self.source.state.lock();
+        let wanted = Arc::clone(&state.wanted);
+        if told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &wanted)) {
+            return wanted;
+        }
+        reader.read_only(&wanted);
+        if state.generation != self.generation {
+            return wanted;
+        }
+        *told = Some(Arc::clone(&wanted));
+        // Whoever has all that was delivered by now will find the rest of the new form.
+        state.building = Some(Building {
+            columns: Arc::clone(&wanted),
+            since: state.delivered.clone(),
+        });
+        drop(state);
+        self.shared.bump();
+        wanted
     }
 
     fn stopped(&self) -> bool {

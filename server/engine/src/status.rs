@@ -186,6 +186,8 @@ pub struct SourceStatus {
     pub skipped: u64,
     /// Views and sinks that read it.
     pub consumers: Vec<Oid>,
+    /// What the reader that follows it builds: `*`, or columns and fields by name.
+    pub columns: String,
 }
 
 /// Something that holds rows.
@@ -355,7 +357,7 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
         lag_epochs: latest.epoch.0.saturating_sub(through.unwrap_or(0)),
         lag_ms: reached_ms.map_or(0, |at_ms| latest.at_ms - at_ms),
         error,
-        rows: relation.history.lock().newest().net_rows(),
+        rows: rows(job),
         mode: if job.is_incremental() {
             "incremental"
         } else {
@@ -368,6 +370,15 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
         staged: log.map(|log| Epoch(log.staged_through())),
         waiting_bytes: log.map(|log| log.bytes()),
         backfill,
+    }
+}
+
+/// Rows of the content; where none is kept, those that were delivered.
+fn rows(job: &Job) -> i64 {
+    let history = job.relation.history.lock();
+    match history.keeps_content() {
+        true => history.newest().net_rows(),
+        false => i64::try_from(job.rows_delivered.load(Ordering::SeqCst)).unwrap_or(i64::MAX),
     }
 }
 
@@ -408,6 +419,7 @@ fn failed_source(relation: &Stored) -> SourceStatus {
         dead: 0,
         skipped: 0,
         consumers: Vec::new(),
+        columns: String::new(),
     }
 }
 
@@ -441,6 +453,10 @@ fn source_status(source: &Source, jobs: &[Arc<Job>], full: bool) -> SourceStatus
         scanned: state.scanned,
         dead: state.dead,
         skipped: state.skipped,
-        consumers: state.consumers.iter().copied().collect(),
+        consumers: state.consumers.keys().copied().collect(),
+        columns: state
+            .building
+            .as_ref()
+            .map_or_else(String::new, |building| building.columns.to_string()),
     }
 }

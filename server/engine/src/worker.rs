@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use thalweg_catalog::Oid;
-use thalweg_connectors::{DeadLetter, Delta, Epoch, EpochInfo, Weights};
+use thalweg_connectors::{ColumnsRead, DeadLetter, Delta, Epoch, EpochInfo, Weights};
 use thalweg_state::{EpochEntry, Multiplicity, WeightedBatch};
 use tokio::sync::oneshot;
 
@@ -33,6 +33,8 @@ type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
 struct Draft {
     entry: EpochEntry,
     changes: BTreeMap<Oid, Vec<Delta>>,
+    /// What the rows of sources among them were built with.
+    built: BTreeMap<Oid, Vec<Arc<ColumnsRead>>>,
     /// Sources whose content becomes readable with this epoch.
     started: Vec<Arc<Source>>,
     moved: BTreeMap<Oid, Arc<Source>>,
@@ -300,6 +302,8 @@ impl Worker {
                 .entry(source.oid)
                 .or_default()
                 .push(Delta::insert(shaped.rows));
+            let built = draft.built.entry(source.oid).or_default();
+            built.push(delivery.columns);
         }
         source.state.lock().received.extend(batch.offsets);
         draft.moved.insert(source.oid, source);
@@ -397,7 +401,12 @@ impl Worker {
             let Some(relation) = self.shared.relation(oid) else {
                 continue;
             };
-            let published = relation.history.lock().publish(epoch, deltas);
+            let mut history = relation.history.lock();
+            for columns in draft.built.remove(&oid).iter().flatten() {
+                history.built_with(epoch, columns);
+            }
+            let published = history.publish(epoch, deltas);
+            drop(history);
             if let Err(error) = published {
                 self.shared.fail(&relation, "XX000", error.to_string());
             }
@@ -477,7 +486,9 @@ impl Worker {
             if state.consumers.is_empty() {
                 started.push(Arc::clone(source));
             }
-            state.consumers.insert(job.oid);
+            let columns = job.columns_read(source.oid).clone();
+            state.consumers.insert(job.oid, columns);
+            source.want_columns(&mut state);
         }
         self.shared.jobs.write().insert(job.oid, Arc::clone(job));
         self.shared.checkpoints.arrived(job);
@@ -547,8 +558,11 @@ impl Worker {
         for source in self.shared.sources.read().values() {
             let mut state = source.state.lock();
             let consumed = !state.consumers.is_empty();
-            state.consumers.retain(|consumer| !oids.contains(consumer));
+            state
+                .consumers
+                .retain(|consumer, _| !oids.contains(consumer));
             if !consumed || !state.consumers.is_empty() {
+                source.want_columns(&mut state);
                 continue;
             }
             // A source that nothing reads is not consumed and keeps no rows.

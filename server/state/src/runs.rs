@@ -10,6 +10,7 @@ mod commit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::ReadableTable;
@@ -47,6 +48,8 @@ struct Inner {
     folder: PathBuf,
     points: CrashPoints,
     state: Mutex<State>,
+    /// Nothing is written any more.
+    stopped: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -65,24 +68,35 @@ struct State {
     pins: usize,
 }
 
-/// A finished run that no manifest names yet. When it is dropped before one does, its file goes.
-#[derive(Debug)]
+/// A finished run that no manifest names yet. When the last of its copies is dropped before one does, its file goes.
+#[derive(Debug, Clone)]
 pub struct NewRun {
+    file: Arc<RunFile>,
+}
+
+#[derive(Debug)]
+struct RunFile {
     inner: Arc<Inner>,
     info: RunInfo,
-    kept: bool,
+    kept: AtomicBool,
 }
 
 impl NewRun {
     /// What was written.
     pub fn info(&self) -> &RunInfo {
-        &self.info
+        &self.file.info
+    }
+
+    /// A manifest names it, whose state this is.
+    fn keep(&self, state: &mut State) {
+        self.file.kept.store(true, Ordering::SeqCst);
+        state.under_way.remove(&self.file.info.number);
     }
 }
 
-impl Drop for NewRun {
+impl Drop for RunFile {
     fn drop(&mut self) {
-        if !self.kept {
+        if !self.kept.load(Ordering::SeqCst) {
             self.inner.abandon(self.info.number);
         }
     }
@@ -100,6 +114,7 @@ impl Runs {
             folder: dir.runs(),
             points: dir.points.clone(),
             state: Mutex::new(State::default()),
+            stopped: AtomicBool::new(false),
         };
         let state = inner.read_manifest()?;
         inner.sweep(&state)?;
@@ -197,10 +212,15 @@ impl Runs {
         compact::merge(&runs, shape, || Ok(()), |picked| take(picked.into()))
     }
 
+    /// Has what is being written given up, and refuses what comes later: nobody waits for a long run when the server stops.
+    pub fn stop(&self) {
+        self.inner.stopped.store(true, Ordering::SeqCst);
+    }
+
     /// Writes changes as runs, on disk when this returns, that count once they are committed.
     ///
     /// # Errors
-    /// When a file cannot be written; nothing is left of it then.
+    /// When a file cannot be written, and `Cancelled` after [`Runs::stop`]; nothing is left of it then.
     pub fn write(
         &self,
         shape: &RunShape,
@@ -216,10 +236,12 @@ impl Runs {
                 before == 0 || bytes <= RUN_CHANGE_BYTES
             });
             let (part, later) = rest.split_at(part.count().max(1).min(rest.len()));
-            written.extend(
-                self.inner
-                    .write_run(shape, 0, |writer| sorted(part, writer))?,
-            );
+            written.extend(self.inner.write_run(shape, 0, |writer| {
+                sorted(part, shape, &mut |picked| {
+                    self.inner.go_on()?;
+                    writer.write(picked)
+                })
+            })?);
             rest = later;
         }
         Ok(written)
@@ -325,6 +347,13 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn go_on(&self) -> Result<(), StateError> {
+        match self.stopped.load(Ordering::SeqCst) {
+            true => Err(StateError::Cancelled),
+            false => Ok(()),
+        }
+    }
+
     fn hit(&self, point: Point) -> Result<(), StateError> {
         self.points
             .hit(point)
@@ -418,7 +447,7 @@ impl Inner {
             number
         };
         // From here on the file goes with this guard.
-        let mut run = NewRun {
+        let mut run = RunFile {
             inner: Arc::clone(self),
             info: RunInfo {
                 number,
@@ -430,11 +459,12 @@ impl Inner {
                 level,
                 buckets: (0, 0),
             },
-            kept: false,
+            kept: AtomicBool::new(false),
         };
         let (disk, folder) = (self.disk.as_ref(), &self.folder);
         let mut writer = RunWriter::create(disk, folder, number, shape, &self.points)?;
         fill(&mut writer)?;
+        self.go_on()?;
         let Some(info) = writer.finish(level)? else {
             return Ok(None);
         };
@@ -442,7 +472,9 @@ impl Inner {
         self.hit(Point::RunFolder)?;
         disk.sync_folder(folder)
             .map_err(StateError::file(format!("sync {}", folder.display())))?;
-        Ok(Some(run))
+        Ok(Some(NewRun {
+            file: Arc::new(run),
+        }))
     }
 
     /// Gives a file up that no manifest names.
@@ -524,7 +556,7 @@ impl Inner {
         runs.runs.retain(|run| !old.contains(&run.number));
         if let Some(merged) = &merged {
             let at = at.unwrap_or(0).min(runs.runs.len());
-            runs.runs.insert(at, merged.info.clone());
+            runs.runs.insert(at, merged.info().clone());
         }
         let newest = state.newest;
         write_manifest(&txn, &newest, &[(table, runs.clone())])?;
@@ -532,9 +564,8 @@ impl Inner {
         txn.commit().map_err(redb::Error::from)?;
         state.tables.insert(table, runs);
         state.rubbish.extend(old);
-        if let Some(mut merged) = merged {
-            merged.kept = true;
-            state.under_way.remove(&merged.info.number);
+        if let Some(merged) = merged {
+            merged.keep(&mut state);
         }
         Ok(())
     }

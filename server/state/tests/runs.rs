@@ -226,6 +226,45 @@ fn merges_keep_the_rows_and_leave_space() {
     assert_eq!((after.runs[0].level, after.through), (1, 6));
 }
 
+/// What is written long before its transaction is still there when a transaction fails, and goes with the last who has it.
+#[test]
+fn a_run_waits_for_its_transaction() {
+    let (disk, _store, runs) = fresh();
+    let written = runs.write(&shape(), &[rows(0..10, 1)]).expect("writes");
+    let save_after = |since| Save {
+        table: 7.into(),
+        since: Some(since),
+        through: 8,
+        runs: written.clone(),
+        gone: Vec::new(),
+    };
+    let refused = commit(&runs, 8, vec![save_after(5)]);
+    assert!(matches!(refused, Err(StateError::Discontinuous { .. })));
+    runs.collect().expect("collects");
+    assert_eq!(files(&disk), 1, "somebody has it still");
+    commit(&runs, 8, vec![save_after(0)]).expect("commits");
+    drop(written);
+    drop(runs.write(&shape(), &[rows(0..5, 1)]).expect("writes"));
+    runs.collect().expect("collects");
+    assert_eq!((files(&disk), count(&runs, 7)), (1, 10));
+}
+
+/// Who stops does not wait for what is being written, and what was committed stays.
+#[test]
+fn nothing_is_written_after_a_stop() {
+    let (disk, store, runs) = fresh();
+    let kept = save(&runs, 7, 0, 1, &[rows(0..3, 1)]);
+    commit(&runs, 1, vec![kept]).expect("commits");
+    runs.stop();
+    let refused = runs.write(&shape(), &[rows(3..100_000, 1)]);
+    assert!(matches!(refused, Err(StateError::Cancelled)));
+    drop((store, runs));
+    let (_store, runs) = open(&disk, &CrashPoints::none()).expect("opens");
+    assert_eq!((files(&disk), count(&runs, 7)), (1, 3));
+    runs.write(&shape(), &[rows(3..5, 1)])
+        .expect("writes again");
+}
+
 /// Tables whose rows all cancel end with no run.
 #[test]
 fn a_merge_of_nothing_is_no_run() {

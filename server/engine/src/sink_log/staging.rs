@@ -88,7 +88,8 @@ impl SinkLog {
                 .filter(|_| history.keeps_content());
             (through, history.delta(saved.through, through), version)
         };
-        let mut same = changes.is_some_and(|changes| is_nothing(&changes));
+        let none_early = self.early_through(through).runs.is_empty();
+        let mut same = none_early && changes.is_some_and(|changes| is_nothing(&changes));
         if let (false, Some(before), Some(now)) = (same, &saved.version, &version) {
             // Changes may cancel out, and content be put together anew; that is found out only when somebody waits for it.
             let awaited = || self.staged_through() < self.wanted.load(Ordering::SeqCst);
@@ -142,6 +143,7 @@ impl SinkLog {
             (state.saved.clone(), record, state.behind, state.taken_over)
         };
         let changes = self.changes(&saved, through, content)?;
+        let early = self.early_through(through);
         let mut stage = Stage {
             save: None,
             saved: Some(Saved {
@@ -152,7 +154,7 @@ impl SinkLog {
             write: behind,
             record: Record::default(),
         };
-        if is_nothing(&changes) {
+        if is_nothing(&changes) && early.runs.is_empty() {
             stage.record = record;
             return Ok(stage);
         }
@@ -160,10 +162,12 @@ impl SinkLog {
             .iter()
             .map(|d| d.batch.get_array_memory_size())
             .sum();
-        let rows: usize = changes.iter().map(Delta::num_rows).sum();
-        let inserts = changes.iter().any(has_insertions);
+        let (bytes, rows) = (bytes + early.bytes, early.rows + rows_of(&changes));
+        let inserts = early.rows > 0 || changes.iter().any(has_insertions);
+        record.order = record.order.max(early.order);
         let changes = self.to_run(&changes, &mut record.order)?;
-        let runs = shared.checkpoints.runs.write(&self.shape, &changes)?;
+        let mut runs = early.runs;
+        runs.extend(shared.checkpoints.runs.write(&self.shape, &changes)?);
         if !runs.is_empty() && (inserts || self.form == Form::Upsert) {
             let at_ms = shared.at_ms(through);
             let at_ms = at_ms.unwrap_or_else(|| shared.latest_info().at_ms);
@@ -257,6 +261,8 @@ impl SinkLog {
         }
         if let Some(saved) = stage.saved {
             state.saved = saved;
+            let through = state.saved.through;
+            state.early.take_if(|early| early.epoch <= through);
         }
         if let Some(through) = stage.through {
             state.reached = state.reached.max(through);
@@ -276,6 +282,10 @@ impl SinkLog {
 
 fn is_nothing(changes: &[Delta]) -> bool {
     changes.iter().all(|delta| delta.num_rows() == 0)
+}
+
+fn rows_of(changes: &[Delta]) -> usize {
+    changes.iter().map(Delta::num_rows).sum()
 }
 
 fn has_insertions(delta: &Delta) -> bool {

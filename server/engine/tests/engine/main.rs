@@ -1,7 +1,9 @@
 //! Proves what the engine promises, with the real planner, log and generator source over a scratch folder. One binary, because
 //! linking DataFusion is slow.
 
+mod beginnings;
 mod checkpoints;
+mod columns;
 mod exactly_once;
 mod harness;
 mod memory;

@@ -49,7 +49,8 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(checkpoint_interval: Duration) -> (Rig, Db) {
+    /// Beginnings are handed on in parts of so many bytes.
+    fn new(checkpoint_interval: Duration, early_bytes_max: usize) -> (Rig, Db) {
         let mut names: Vec<_> = SINKS.iter().map(|(name, ..)| *name).collect();
         names.push("viewed");
         let rig = Rig {
@@ -63,6 +64,7 @@ impl Rig {
         let mut db = Db::with(EngineConfig {
             file_root: rig.folder.path().to_path_buf(),
             checkpoint_interval,
+            early_bytes_max,
             ..World::config_of(rig.worlds.clone())
         });
         db.ok("CREATE SOURCE s (id BIGINT, v BIGINT) WITH (connector = 'file', path = 'part_*.json', follow = 'true')");
@@ -132,7 +134,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 /// Every kind of query goes on, reads only what it has not seen, and takes nothing back of what the source has lost.
 #[test]
 fn what_a_source_has_lost_stays_delivered() {
-    let (mut rig, mut db) = Rig::new(NEVER);
+    let (mut rig, mut db) = Rig::new(NEVER, 1);
     rig.grow(&mut db);
     rig.create(&mut db);
     rig.grow(&mut db);
@@ -172,7 +174,7 @@ fn what_a_source_has_lost_stays_delivered() {
 /// Nobody takes deliveries over several restarts: what was staged meanwhile comes once and in order, when somebody does.
 #[test]
 fn what_waits_survives_restarts() {
-    let (mut rig, mut db) = Rig::new(NEVER);
+    let (mut rig, mut db) = Rig::new(NEVER, 1);
     rig.create(&mut db);
     rig.grow(&mut db);
     rig.settle(&mut db);
@@ -278,7 +280,7 @@ fn copy_all(from: &Path, to: &Path) {
 #[test]
 fn a_sink_whose_place_is_lost_doubles_nothing() {
     for damage in ["plan", "record", "all"] {
-        let (mut rig, mut db) = Rig::new(NEVER);
+        let (mut rig, mut db) = Rig::new(NEVER, 1);
         rig.create(&mut db);
         rig.grow(&mut db);
         rig.settle(&mut db);
@@ -358,7 +360,8 @@ const STEPS: [Point; 8] = [
 ];
 
 fn history(random: &mut ChaCha8Rng, seed: u64) {
-    let (mut rig, mut db) = Rig::new(Duration::from_millis(20));
+    let early = [1, 1_000, 1 << 20][random.random_range(0..3)];
+    let (mut rig, mut db) = Rig::new(Duration::from_millis(20), early);
     if random.random_bool(0.5) {
         rig.grow(&mut db);
     }

@@ -214,6 +214,10 @@ fn a_sink_takes_the_changes() {
             .delivered
             .is_some_and(|epoch| epoch >= written)
     });
+    assert_eq!(db.engine.status().jobs[0].rows, 1);
+    // A row that is taken back is told too.
+    db.ok("DELETE FROM t; WAIT FOR k");
+    assert_eq!(db.engine.status().jobs[0].rows, 2);
     db.ok("DROP SINK k");
     assert!(db.engine.status().jobs.is_empty());
 }

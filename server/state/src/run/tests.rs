@@ -49,7 +49,7 @@ fn add(content: &mut Content, rows: &WeightedBatch) {
 fn write(disk: &dyn Disk, shape: &RunShape, changes: &[WeightedBatch]) -> Option<RunInfo> {
     let points = CrashPoints::none();
     let mut writer = RunWriter::create(disk, Path::new("/r"), 7, shape, &points).expect("creates");
-    sorted(changes, &mut writer).expect("sorts");
+    sorted(changes, shape, &mut |picked| writer.write(picked)).expect("sorts");
     writer.finish(0).expect("finishes")
 }
 

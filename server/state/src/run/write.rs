@@ -127,14 +127,15 @@ impl From<Picked> for WeightedBatch {
     }
 }
 
-/// Nets changes and hands their rows to `writer` in order.
+/// Nets changes and hands their rows to `take` in order.
 pub(crate) fn sorted(
     changes: &[WeightedBatch],
-    writer: &mut RunWriter<'_>,
+    shape: &RunShape,
+    take: &mut dyn FnMut(Option<Picked>) -> Result<(), StateError>,
 ) -> Result<(), StateError> {
     let keys = changes
         .iter()
-        .map(|change| writer.shape.keys(&change.batch))
+        .map(|change| shape.keys(&change.batch))
         .collect::<Result<Vec<Keys>, _>>()?;
     let mut rows: Vec<(u8, &[u8], usize, usize)> = Vec::new();
     for (batch, keys) in keys.iter().enumerate() {
@@ -159,10 +160,10 @@ pub(crate) fn sorted(
         };
         picker.pick(*batch, *row, net, (*bucket, key));
         if picker.is_full() {
-            writer.write(picker.take(writer.shape)?)?;
+            take(picker.take(shape)?)?;
         }
     }
-    writer.write(picker.take(writer.shape)?)
+    take(picker.take(shape)?)
 }
 
 pub(crate) fn overflow() -> StateError {
@@ -178,7 +179,7 @@ fn weight(change: &WeightedBatch, row: usize) -> i64 {
 
 /// A run being written.
 pub(crate) struct RunWriter<'a> {
-    pub(crate) shape: &'a RunShape,
+    shape: &'a RunShape,
     points: &'a CrashPoints,
     number: u64,
     name: String,

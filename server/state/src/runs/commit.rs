@@ -107,9 +107,8 @@ impl Runs {
         txn.commit().map_err(redb::Error::from)?;
         state.newest = newest;
         state.take(changed);
-        for run in checkpoint.saves.iter_mut().flat_map(|save| &mut save.runs) {
-            run.kept = true;
-            state.under_way.remove(&run.info.number);
+        for run in checkpoint.saves.iter().flat_map(|save| &save.runs) {
+            run.keep(&mut state);
         }
         Ok(newest.info)
     }
@@ -149,7 +148,7 @@ impl Changed {
                 .extract_if(.., |run| save.gone.contains(&run.number));
             changed.rubbish.extend(old.map(|run| run.number));
             table.through = save.through;
-            let runs = save.runs.iter().map(|run| run.info.clone());
+            let runs = save.runs.iter().map(|run| run.info().clone());
             table.runs.extend(runs);
             tables.insert(save.table, table);
         }
