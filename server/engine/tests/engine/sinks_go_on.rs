@@ -106,12 +106,12 @@ impl Rig {
         }
     }
 
-    /// Waits until all sinks have delivered everything.
+    /// Waits until all sinks have delivered everything; one that could not write its beginning tries again.
     fn settle(&self, db: &mut Db) {
         let names = SINKS.iter().map(|(name, ..)| *name);
         names
             .chain(["viewed"])
-            .for_each(|name| db.ok(&format!("WAIT FOR {name}")));
+            .for_each(|name| db.until_ok(&format!("WAIT FOR {name}")));
     }
 
     /// What readers see is what there ever was, and rows that only come were never taken back.
