@@ -38,6 +38,13 @@ pub enum Change {
         /// Relations the new query reads, sorted.
         depends_on: Vec<Oid>,
     },
+    /// A source, materialized view, sink or archive stands still, or goes on.
+    Pause {
+        /// The object.
+        oid: Oid,
+        /// It stands still.
+        paused: bool,
+    },
     /// The counter moves to this OID: those below are taken by something that is not a relation.
     ReserveOids(u32),
 }
@@ -77,6 +84,7 @@ impl Catalog {
             Change::CreateRelation(relation) => self.create_relation(relation)?,
             Change::DropRelation(oid) => self.drop_relation(*oid)?,
             Change::ReplaceView { .. } => self.replace_view(change)?,
+            Change::Pause { oid, paused } => self.pause(*oid, *paused)?,
             Change::ReserveOids(next) => self.move_counter(*next)?,
         }
         self.version += 1;
@@ -163,6 +171,7 @@ impl Catalog {
             Arc::make_mut(&mut self.errors).remove(&source);
         }
         self.remove_dependencies(oid, &relation.depends_on);
+        Arc::make_mut(&mut self.paused).remove(&oid);
         Arc::make_mut(&mut self.names).retain(|_, owner| *owner != oid);
         Arc::make_mut(&mut self.relations).remove(&oid);
         Ok(())
@@ -204,6 +213,22 @@ impl Catalog {
         self.remove_dependencies(*oid, &old.depends_on);
         self.add_dependencies(*oid, depends_on);
         Arc::make_mut(&mut self.relations).insert(*oid, Arc::new(replaced));
+        Ok(())
+    }
+
+    fn pause(&mut self, oid: Oid, paused: bool) -> Result<(), CatalogError> {
+        let relation = self
+            .relation(oid)
+            .ok_or_else(|| refuse(format!("there is no relation {oid}")))?;
+        if !relation.can_pause() {
+            let kind = relation.kind_word();
+            return Err(refuse(format!("relation {oid} is a {kind}")));
+        }
+        let all = Arc::make_mut(&mut self.paused);
+        match paused {
+            true => all.insert(oid),
+            false => all.remove(&oid),
+        };
         Ok(())
     }
 

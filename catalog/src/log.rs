@@ -15,7 +15,7 @@ use crate::error::CatalogError;
 use crate::snapshot::Catalog;
 
 /// Version of the catalog's tables. Raise it when an older program could misread a newer log.
-pub const CATALOG_FORMAT: u64 = 1;
+pub const CATALOG_FORMAT: u64 = 2;
 
 /// Layout of one record: format byte, CRC-32C little endian, JSON of the change.
 const RECORD_FORMAT: u8 = 1;
@@ -46,8 +46,14 @@ impl CatalogLog {
     pub fn open(database: Arc<Database>) -> Result<(CatalogLog, Arc<Catalog>), CatalogError> {
         let catalog = match check_format(&database)? {
             Presence::Found => replay(&database)?,
+            Presence::Older => {
+                // Everything an older version wrote is read as it is; what is written from now on it could not read.
+                let catalog = replay(&database)?;
+                note_format(&database)?;
+                catalog
+            }
             Presence::Missing => {
-                create(&database)?;
+                note_format(&database)?;
                 Catalog::empty()
             }
         };
@@ -124,6 +130,7 @@ impl CatalogLog {
 
 enum Presence {
     Found,
+    Older,
     Missing,
 }
 
@@ -142,6 +149,7 @@ fn check_format(database: &Database) -> Result<Presence, CatalogError> {
             found,
             known: CATALOG_FORMAT,
         }),
+        Some(found) if found < CATALOG_FORMAT => Ok(Presence::Older),
         Some(_) => Ok(Presence::Found),
         None => match transaction.open_table(LOG_TABLE) {
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(Presence::Missing),
@@ -155,7 +163,8 @@ fn check_format(database: &Database) -> Result<Presence, CatalogError> {
     }
 }
 
-fn create(database: &Database) -> Result<(), CatalogError> {
+/// Makes the tables where they are not, and says how they are written.
+fn note_format(database: &Database) -> Result<(), CatalogError> {
     let mut transaction = database.begin_write().map_err(storage("open"))?;
     transaction
         .set_durability(Durability::Immediate)

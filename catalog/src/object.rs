@@ -322,6 +322,17 @@ impl Relation {
         matches!(self.kind, RelationKind::Table)
     }
 
+    /// True when something runs for it that can stand still.
+    pub fn can_pause(&self) -> bool {
+        match &self.kind {
+            RelationKind::Source(_)
+            | RelationKind::MaterializedView { .. }
+            | RelationKind::Sink(_) => true,
+            RelationKind::Archive(spec) => spec.feed.is_some(),
+            _ => false,
+        }
+    }
+
     /// Text of the query that feeds it: of a view, a materialized view, a sink or an archive.
     pub fn query(&self) -> Option<&str> {
         match &self.kind {

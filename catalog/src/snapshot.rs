@@ -44,6 +44,8 @@ pub struct Catalog {
     pub(crate) dependants: Arc<BTreeMap<Oid, BTreeSet<Oid>>>,
     /// Source to its errors relation.
     pub(crate) errors: Arc<BTreeMap<Oid, Oid>>,
+    /// What stands still.
+    pub(crate) paused: Arc<BTreeSet<Oid>>,
 }
 
 impl Default for Catalog {
@@ -74,6 +76,7 @@ impl Catalog {
             names: Arc::default(),
             dependants: Arc::default(),
             errors: Arc::default(),
+            paused: Arc::default(),
         }
     }
 
@@ -167,6 +170,11 @@ impl Catalog {
     /// The errors relation of a source.
     pub fn errors_of(&self, source: Oid) -> Option<&Relation> {
         self.relation(*self.errors.get(&source)?)
+    }
+
+    /// True for what was told to stand still.
+    pub fn is_paused(&self, oid: Oid) -> bool {
+        self.paused.contains(&oid)
     }
 
     /// Name with its schema, as `public.clicks`.

@@ -13,8 +13,8 @@ use sqlparser::ast::{
 
 use crate::statement::{
     ColumnDef, CreateArchive, CreateSink, CreateSource, CreateTable, CreateView, Drop, Format,
-    IncludeColumn, IncludeKind, ObjectKind, OptionValue, SessionStatement, ShowObjects, SinkInput,
-    Statement, TableElements, WithOption,
+    IncludeColumn, IncludeKind, ObjectKind, OptionValue, Pause, SessionStatement, ShowObjects,
+    SinkInput, Statement, TableElements, WithOption,
 };
 use crate::words::needs_quotes;
 
@@ -125,7 +125,7 @@ impl Display for Statement {
             }
             Statement::Flush => f.write_str("FLUSH"),
             Statement::WaitFor(name) => write!(f, "WAIT FOR {}", object_name(name)),
-            Statement::ResumeSink(name) => write!(f, "ALTER SINK {} RESUME", object_name(name)),
+            Statement::Pause(pause) => pause.fmt(f),
             Statement::VacuumArchive(name) => write!(f, "VACUUM ARCHIVE {}", object_name(name)),
             Statement::Backup(folder) => write!(f, "BACKUP TO {}", quote_literal(folder)),
             Statement::Truncate(tables) => crate::portal::print_truncate(f, tables),
@@ -416,6 +416,14 @@ impl Display for Drop {
             names.join(", "),
             when(self.cascade, " CASCADE")
         )
+    }
+}
+
+impl Display for Pause {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (kind, name) = (self.kind, object_name(&self.name));
+        let word = if self.paused { "PAUSE" } else { "RESUME" };
+        write!(f, "ALTER {kind} {name} {word}")
     }
 }
 

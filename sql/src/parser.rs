@@ -10,7 +10,7 @@ use crate::cursor::{Cursor, Parse};
 use crate::error::{Fault, Picture, SqlError};
 use crate::lexer::{self, Piece};
 use crate::limits::{self, Excess};
-use crate::statement::Statement;
+use crate::statement::{ObjectKind, Pause, Statement};
 use crate::{copy, create, portal, query, session, show, subscribe, unsupported};
 
 /// One statement of a text.
@@ -138,8 +138,8 @@ pub(crate) fn statement(tokens: Vec<TokenWithSpan>) -> Parse<Statement> {
         cursor.expect_end()?;
         return Ok(statement);
     }
-    if let Some(resume) = resume_sink(&mut cursor)? {
-        return Ok(resume);
+    if let Some(pause) = pause(&mut cursor)? {
+        return Ok(pause);
     }
     if cursor.at(&["vacuum", "archive"]) {
         cursor.skip(2);
@@ -163,22 +163,48 @@ pub(crate) fn statement(tokens: Vec<TokenWithSpan>) -> Parse<Statement> {
     Ok(statement)
 }
 
-/// `ALTER SINK | ARCHIVE name RESUME`; every other ALTER is left to the table of what is not built.
-fn resume_sink(cursor: &mut Cursor) -> Parse<Option<Statement>> {
-    if !cursor.at(&["alter", "sink"]) && !cursor.at(&["alter", "archive"]) {
+/// What can be told to stand still.
+const PAUSABLE: [ObjectKind; 4] = [
+    ObjectKind::MaterializedView,
+    ObjectKind::Source,
+    ObjectKind::Sink,
+    ObjectKind::Archive,
+];
+
+/// `ALTER <kind> name PAUSE | RESUME`; every other ALTER is left to the table of what is not built.
+fn pause(cursor: &mut Cursor) -> Parse<Option<Statement>> {
+    if !cursor.at(&["alter"]) {
         return Ok(None);
     }
+    let found = PAUSABLE.into_iter().find_map(|kind| {
+        let words = kind.keyword().split(' ').map(str::to_ascii_lowercase);
+        let words: Vec<String> = words.collect();
+        let here = |(at, word): (usize, &String)| cursor.word(at + 1) == Some(word.as_str());
+        let all = words.iter().enumerate().all(here);
+        all.then_some((kind, 1 + words.len()))
+    });
+    let Some((kind, skipped)) = found else {
+        return Ok(None);
+    };
     // A name has up to three parts with dots between them.
-    let resume =
-        |at: &usize| cursor.word(*at) == Some("resume") && *cursor.token(at + 1) == Token::EOF;
-    if ![3, 5, 7].iter().any(resume) {
+    let last = [1, 3, 5].into_iter().map(|parts| skipped + parts);
+    let word = last.into_iter().find_map(|at| {
+        let ends = *cursor.token(at + 1) == Token::EOF;
+        let word = cursor.word(at).filter(|_| ends)?;
+        ["pause", "resume"].into_iter().find(|known| *known == word)
+    });
+    let Some(word) = word else {
         return Ok(None);
-    }
-    cursor.skip(2);
+    };
+    cursor.skip(skipped);
     let name = cursor.object_name()?;
-    cursor.expect(&["resume"])?;
+    cursor.expect(&[word])?;
     cursor.expect_end()?;
-    Ok(Some(Statement::ResumeSink(name)))
+    Ok(Some(Statement::Pause(Pause {
+        kind,
+        name,
+        paused: word == "pause",
+    })))
 }
 
 fn all_tokens(mut cursor: Cursor) -> Vec<TokenWithSpan> {

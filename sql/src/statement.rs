@@ -50,8 +50,8 @@ pub enum Statement {
     Flush,
     /// `WAIT FOR x`.
     WaitFor(ast::ObjectName),
-    /// `ALTER SINK x RESUME`: goes on though readers may see rows again.
-    ResumeSink(ast::ObjectName),
+    /// `ALTER MATERIALIZED VIEW | SOURCE | SINK | ARCHIVE x PAUSE | RESUME`.
+    Pause(Pause),
     /// `BACKUP TO 'folder'`.
     Backup(String),
     /// `VACUUM ARCHIVE name`.
@@ -94,6 +94,17 @@ impl Statement {
                 | Statement::Describe(_)
         )
     }
+}
+
+/// `ALTER <kind> x PAUSE | RESUME`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pause {
+    /// What it is said to be: a materialized view, a source, a sink or an archive.
+    pub kind: ObjectKind,
+    /// Possibly schema-qualified name.
+    pub name: ast::ObjectName,
+    /// `PAUSE` was written, not `RESUME`.
+    pub paused: bool,
 }
 
 /// `CREATE SOURCE [IF NOT EXISTS] name (columns) INCLUDE ... WITH (...) FORMAT ... ENCODE ...`.

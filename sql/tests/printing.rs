@@ -206,7 +206,12 @@ fn drop_show_explain_and_the_rest() {
     check("WAIT FOR a.b", "WAIT FOR a.b");
     check("alter sink a.b resume", "ALTER SINK a.b RESUME");
     check("backup to '/mnt/it''s'", "BACKUP TO '/mnt/it''s'");
-    check("alter archive a resume", "ALTER SINK a RESUME");
+    check("alter archive a resume", "ALTER ARCHIVE a RESUME");
+    check("alter source \"pause\" pause", "ALTER SOURCE pause PAUSE");
+    check(
+        "alter materialized view a.b.c pause",
+        "ALTER MATERIALIZED VIEW a.b.c PAUSE",
+    );
     check("vacuum archive a.b", "VACUUM ARCHIVE a.b");
 }
 

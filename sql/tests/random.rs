@@ -327,6 +327,15 @@ fn kind() -> impl Strategy<Value = ObjectKind> {
     select(ObjectKind::ALL.to_vec())
 }
 
+fn pausable() -> impl Strategy<Value = ObjectKind> {
+    select(vec![
+        ObjectKind::MaterializedView,
+        ObjectKind::Source,
+        ObjectKind::Sink,
+        ObjectKind::Archive,
+    ])
+}
+
 fn view() -> impl Strategy<Value = CreateView> {
     (
         object_name(),
@@ -589,7 +598,8 @@ fn statement() -> impl Strategy<Value = Statement> {
         1 => explain,
         1 => object_name().prop_map(Statement::Describe),
         1 => object_name().prop_map(Statement::WaitFor),
-        1 => object_name().prop_map(Statement::ResumeSink),
+        1 => (pausable(), object_name(), any::<bool>())
+            .prop_map(|(kind, name, paused)| Statement::Pause(thalweg_sql::Pause { kind, name, paused })),
         1 => object_name().prop_map(Statement::VacuumArchive),
         1 => Just(Statement::Flush),
         1 => subscribe(),

@@ -24,6 +24,7 @@ pub(crate) fn statement(catalog: &Catalog, random: &mut Random) -> Vec<Change> {
             catalog.next_oid() + random.below(5) as u32,
         )],
         6 if live > 20 => drop_relation(catalog, random),
+        6 => pause(catalog, random),
         _ => create_relation(catalog, random),
     }
 }
@@ -42,6 +43,17 @@ pub(crate) fn drop_everything(catalog: &Catalog) -> Vec<Change> {
     let mut changes: Vec<Change> = order.into_iter().map(Change::DropRelation).collect();
     changes.extend(schemas.map(|schema| Change::DropSchema(schema.oid)));
     changes
+}
+
+fn pause(catalog: &Catalog, random: &mut Random) -> Vec<Change> {
+    let able: Vec<&Relation> = catalog.relations().filter(|r| r.can_pause()).collect();
+    let Some(relation) = random.pick(&able) else {
+        return create_relation(catalog, random);
+    };
+    vec![Change::Pause {
+        oid: relation.oid,
+        paused: !catalog.is_paused(relation.oid),
+    }]
 }
 
 fn create_schema(catalog: &Catalog) -> Vec<Change> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 use tempfile::TempDir;
-use thalweg_catalog::{Catalog, CatalogError, CatalogLog, Change, apply_all};
+use thalweg_catalog::{CATALOG_FORMAT, Catalog, CatalogError, CatalogLog, Change, apply_all};
 
 use crate::ddl;
 use crate::random::{Random, seed};
@@ -144,25 +144,51 @@ fn a_record_in_another_place_or_missing_is_found() {
     assert_eq!(error.to_string(), "catalog log record 2 is corrupt");
 }
 
+fn set_format(database: &Database, format: u64) {
+    let transaction = database.begin_write().expect("a transaction");
+    transaction
+        .open_table(META)
+        .expect("the table")
+        .insert("format", format)
+        .expect("a row");
+    transaction.commit().expect("it commits");
+}
+
+fn format(database: &Database) -> u64 {
+    let transaction = database.begin_read().expect("a transaction");
+    let table = transaction.open_table(META).expect("the table");
+    let format = table.get("format").expect("readable");
+    format.expect("there").value()
+}
+
 #[test]
 fn a_newer_format_is_refused() {
     let dir = TempDir::new().expect("a folder");
     filled(&dir);
     let database = database(&dir);
-    let transaction = database.begin_write().expect("a transaction");
-    transaction
-        .open_table(META)
-        .expect("the table")
-        .insert("format", 2)
-        .expect("a row");
-    transaction.commit().expect("it commits");
+    set_format(&database, CATALOG_FORMAT + 1);
     let report = CatalogLog::open(database).expect_err("newer").report();
     assert_eq!(report.sqlstate, "55000");
+    let (newer, known) = (CATALOG_FORMAT + 1, CATALOG_FORMAT);
     assert_eq!(
         report.message,
-        "catalog format 2 is newer than the newest this version reads, 1"
+        format!("catalog format {newer} is newer than the newest this version reads, {known}")
     );
     assert!(report.hint.is_some());
+}
+
+/// The first format knew no pauses and nothing else that was different: it is read, and the older program refuses it from then on.
+#[test]
+fn an_older_format_is_upgraded() {
+    let dir = TempDir::new().expect("a folder");
+    let catalog = filled(&dir);
+    let database = database(&dir);
+    set_format(&database, 1);
+    let (log, read) = CatalogLog::open(Arc::clone(&database)).expect("an older log opens");
+    assert_eq!(read, catalog);
+    assert_eq!(format(&database), CATALOG_FORMAT);
+    let change = Change::ReserveOids(catalog.next_oid() + 1);
+    log.append(&read, &[change]).expect("it goes on");
 }
 
 fn read(database: &Database, sequence: u64) -> Vec<u8> {

@@ -304,7 +304,7 @@ fn save(shared: &Shared, patience: Duration) -> Result<bool, EngineError> {
                 }
             }
             let saved = draft.rounds.iter().flat_map(|round| &round.jobs);
-            saved.for_each(|job| job.was_saved());
+            saved.for_each(|job| job.was_saved(shared));
             staging.committed(shared);
             CheckpointStatus::of(info, began.elapsed())
         }

@@ -94,7 +94,7 @@ impl Writer<'_> {
         let mut progress = self.shared.subscribe();
         let (mut handed, mut asked) = (None, None);
         loop {
-            while let Some((entry, from)) = self.log.next(handed) {
+            while let Some((entry, from)) = self.next(handed) {
                 handed = self
                     .hand_over(sink.as_mut(), entry, from)
                     .await?
@@ -109,13 +109,21 @@ impl Writer<'_> {
                 true => Due::Now,
                 false => Due::IfRipe,
             };
-            let committed = sink.commit(due).await.map_err(|error| error.report())?;
-            self.committed(committed);
+            if !self.job.is_paused() {
+                let committed = sink.commit(due).await.map_err(|error| error.report())?;
+                self.committed(committed);
+            }
             tokio::select! {
                 changed = progress.changed() => if changed.is_err() { return Ok(()) },
                 () = tokio::time::sleep(COMMIT_CHECK) => {}
             }
         }
+    }
+
+    /// What is to be handed over now.
+    fn next(&self, handed: Option<Marker>) -> Option<(Entry, u32)> {
+        let paused = self.job.is_paused();
+        self.log.next(handed).filter(|_| !paused)
     }
 
     /// Hands one entry over; the marker of the last part that was.

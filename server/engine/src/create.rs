@@ -25,6 +25,7 @@ use crate::inbox::{Command, Registration};
 use crate::into_table::TableOutlet;
 use crate::job::Job;
 use crate::messages::MessageOutlet;
+use crate::pause::Hold;
 use crate::relation::Version;
 use crate::shape::Shape;
 use crate::shared::{Shared, Stored};
@@ -87,7 +88,7 @@ pub(crate) fn prepare_all(
                 };
                 let (spec, form) = (archive_log(feed), Form::Append);
                 let kind = JobKind::Committing { spec: &spec, form };
-                let what = job(shared, &relation, kind, view, &earlier)?;
+                let what = job(shared, catalog, &relation, kind, view, &earlier)?;
                 let outlet = Outlet::Committing(form, archive.opener());
                 sinks.extend(what.job.clone().map(|job| (job, outlet)));
                 what
@@ -96,7 +97,8 @@ pub(crate) fn prepare_all(
                 let strict = options
                     .get("on_compute_error")
                     .is_some_and(|value| value.eq_ignore_ascii_case("fail"));
-                job(shared, &relation, JobKind::View { strict }, view, &earlier)?
+                let kind = JobKind::View { strict };
+                job(shared, catalog, &relation, kind, view, &earlier)?
             }
             RelationKind::Sink(spec) => {
                 let outlet = outlet(shared, &relation, spec, &earlier)?;
@@ -105,7 +107,7 @@ pub(crate) fn prepare_all(
                     Outlet::Messages(_) | Outlet::Table(_) => JobKind::Sink,
                     Outlet::Committing(form, _) => JobKind::Committing { spec, form },
                 };
-                let what = job(shared, &relation, kind, view, &earlier)?;
+                let what = job(shared, catalog, &relation, kind, view, &earlier)?;
                 sinks.extend(what.job.clone().map(|job| (job, outlet)));
                 what
             }
@@ -362,6 +364,7 @@ fn source(
         history,
         state: Mutex::new(state),
         keeper: Mutex::default(),
+        hold: Hold::new(catalog.is_paused(relation.oid)),
         gatherings: Mutex::default(),
     });
     source.history.streams(&source);
@@ -416,6 +419,7 @@ enum JobKind<'a> {
 
 fn job(
     shared: &Arc<Shared>,
+    catalog: &Catalog,
     relation: &Relation,
     kind: JobKind<'_>,
     view: Option<ViewPlan>,
@@ -452,6 +456,9 @@ fn job(
         })
         .collect::<Result<Vec<_>, _>>()?;
     let job = Job::new(shared, stored, view, inputs, strict)?;
+    if catalog.is_paused(oid) {
+        job.start_still();
+    }
     if let JobKind::Committing { spec, form } = kind {
         let log = SinkLog::open(shared, relation, spec, form, &job)?;
         let _ = job.log.set(log);

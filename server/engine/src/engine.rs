@@ -28,6 +28,7 @@ use crate::error::EngineError;
 use crate::inbox::Command;
 use crate::job::{Job, schedule};
 use crate::memory;
+use crate::pause::settled;
 use crate::read::{Read, ReadOptions, SessionFloor, epoch_of_now, read, reflected};
 use crate::sealed::SealedArc;
 use crate::shared::Shared;
@@ -273,7 +274,9 @@ impl Engine {
         floor: &'a mut SessionFloor,
     ) -> BoxFuture<'a, Result<Epoch, EngineError>> {
         async move {
-            let wrote = !block.is_empty();
+            // What was told to go on is read where it has done so.
+            let goes_on = |them: &Definitions| them.pause.iter().any(|(_, paused)| !paused);
+            let wrote = !block.is_empty() || definitions.as_ref().is_some_and(goes_on);
             let info = commit(self.shared(), block, definitions).await?;
             if wrote {
                 floor.raise(info.epoch.0);
@@ -345,10 +348,20 @@ impl Engine {
             if let Some(job) = shared.job(oid).filter(outward) {
                 delivered(shared, &job, epoch).await?;
             }
+            // What was paused meanwhile is seen at the epoch without reflecting it.
+            if let Some(paused) = shared.paused(oid) {
+                return Err(paused);
+            }
             floor.raise(epoch);
             Ok(Epoch(epoch))
         }
         .boxed()
+    }
+
+    /// Returns when what [`Definitions::pause`] told to stand still does, or after a few seconds: a run that has begun is not broken
+    /// off.
+    pub fn settled(&self, oid: Oid) -> BoxFuture<'_, ()> {
+        settled(self.shared(), oid).boxed()
     }
 
     /// Has a sink go on whose target holds other deliveries than this data dir knows of; its readers may see rows again.
@@ -359,7 +372,7 @@ impl Engine {
         let shared = self.shared();
         let job = shared.job(oid).ok_or(EngineError::Unknown(oid))?;
         let Some(log) = job.log.get() else {
-            let message = format!("{} does not deliver exactly once", job.relation.label());
+            let message = format!("{} is not paused", job.relation.label());
             return Err(Report::new("55000", message).into());
         };
         log.accept();

@@ -38,6 +38,14 @@ pub enum EngineError {
         /// Why it failed.
         reason: String,
     },
+    /// The statement waits for something that stands still.
+    #[error("{object} is paused")]
+    Paused {
+        /// Kind and name of the object.
+        object: String,
+        /// What has it go on.
+        resume: String,
+    },
     /// Deletions outnumber insertions for some row of the object.
     #[error("{object} holds a row with a negative count")]
     InvalidAccumulation {
@@ -100,6 +108,7 @@ impl EngineError {
             EngineError::Statement(report) => report.as_ref().clone(),
             EngineError::Lagging { detail, .. } => plain("55000", Some(detail.clone()), Some(EVENTUAL.into())),
             EngineError::Failed { reason, .. } => plain("55000", Some(reason.clone()), Some(EVENTUAL.into())),
+            EngineError::Paused { resume, .. } => plain("55000", None, Some(format!("{resume} has it go on."))),
             EngineError::InvalidAccumulation { .. } => plain(
                 "XX001",
                 Some("More deletions than insertions of a row arrived; the content cannot be trusted.".into()),

@@ -45,6 +45,8 @@ pub(crate) struct Definition {
     /// Log records of new tables' rows, which their registrations hold as content.
     pub(crate) records: Vec<(u32, Vec<u8>)>,
     pub(crate) drop: Vec<Oid>,
+    /// What is to stand still, or to go on.
+    pub(crate) pause: Vec<(Oid, bool)>,
     pub(crate) append: crate::transaction::Append,
     pub(crate) publish: Box<dyn FnOnce() + Send>,
 }

@@ -27,6 +27,7 @@ use crate::dataflow::OutsideTables;
 use crate::early::Handing;
 use crate::error::EngineError;
 use crate::lookups::Lookups;
+use crate::pause::Rest;
 use crate::run::Standing;
 use crate::scan::ScanProgress;
 use crate::shared::{Shared, Stored};
@@ -76,6 +77,8 @@ pub(crate) struct Job {
     pub(crate) spilled_bytes: AtomicU64,
     /// Bytes of its first result, while that is being made.
     pub(crate) building_bytes: AtomicUsize,
+    /// Whether it stands still.
+    pub(crate) rest: Rest,
     pub(crate) strict_errors: bool,
     pub(crate) created: AtomicU64,
     /// What waits for delivery, of a sink that delivers exactly once.
@@ -236,6 +239,7 @@ impl Job {
             state_bytes: AtomicUsize::new(0),
             spilled_bytes: AtomicU64::new(0),
             building_bytes: AtomicUsize::new(0),
+            rest: Rest::default(),
             strict_errors: false,
             relation,
             uses_now: false,
@@ -300,12 +304,21 @@ impl Job {
 
     /// Keeps others from stepping it until `end`; false when somebody does already, or it is not due.
     pub(crate) fn begin(&self) -> bool {
+        let due = self.state.lock().retry_at;
+        due.is_none_or(|at| at <= Instant::now()) && self.begin_now()
+    }
+
+    /// The same, due or not.
+    pub(crate) fn begin_now(&self) -> bool {
         let mut state = self.state.lock();
-        let free = !state.running
-            && state.retry_at.is_none_or(|at| at <= Instant::now())
-            && !self.is_dropped();
+        let free = !state.running && !self.is_dropped();
         state.running |= free;
         free
+    }
+
+    /// Does not wait for the time at which it would be tried again.
+    pub(crate) fn retry_now(&self) {
+        self.state.lock().retry_at = None;
     }
 
     pub(crate) fn end(&self) {
@@ -314,7 +327,8 @@ impl Job {
 
     /// Starts what is due; called by the scheduler whenever something happened.
     pub(crate) fn consider(self: &Arc<Self>, shared: &Arc<Shared>) {
-        if self.relation.history.lock().is_live() || self.is_held() || !self.begin() {
+        let waits = self.rests(shared) || self.relation.history.lock().is_live() || self.is_held();
+        if waits || !self.begin() {
             return;
         }
         match self.next(shared) {
@@ -339,6 +353,7 @@ impl Job {
             standing.epoch = epoch;
         }
         self.relation.history.lock().extend(epoch);
+        self.has_caught_up();
     }
 
     fn start_run(self: &Arc<Self>, shared: &Arc<Shared>, epoch: u64) {
@@ -388,7 +403,9 @@ impl Job {
         let Some(target) = target else {
             return Next::Idle;
         };
-        if let (Some(done), Some(newest)) = (done, newest(&known)) {
+        // What a paused view is seen at is not what it is of.
+        let stands = self.stands_at().or(done);
+        if let (Some(done), Some(newest)) = (stands, newest(&known)) {
             let still = |epoch| {
                 self.inputs
                     .iter()
@@ -501,7 +518,11 @@ impl Job {
     pub(crate) fn step_with_worker(&self, shared: &Arc<Shared>, epoch: u64) {
         let before = epoch - 1;
         let relation = &self.relation;
-        let ready = !self.is_held() && {
+        if self.is_still() {
+            return;
+        }
+        let moves = !self.is_paused() && self.stands_at().is_none();
+        let ready = moves && !self.is_held() && {
             let history = relation.history.lock();
             history.through(before) == Some(before)
                 && self

@@ -31,6 +31,7 @@ mod ledger;
 mod lookups;
 mod memory;
 mod messages;
+mod pause;
 mod read;
 mod relation;
 mod run;

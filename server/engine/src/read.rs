@@ -336,6 +336,7 @@ async fn one_epoch(
             continue;
         }
         still_there(shared, relations)?;
+        can_come(shared, relations)?;
         if !changed(&mut progress, Some(deadline)).await? {
             return Err(lagging(shared, relations, least));
         }
@@ -377,6 +378,7 @@ async fn latest_of_each(
             return Err(error);
         }
         still_there(shared, relations)?;
+        can_come(shared, relations)?;
         if !changed(&mut progress, Some(deadline)).await? {
             return Err(lagging(shared, relations, 0));
         }
@@ -389,6 +391,9 @@ pub(crate) async fn epoch_of_now(
     oids: &[Oid],
     deadline: Option<Instant>,
 ) -> Result<u64, EngineError> {
+    if let Some(error) = oids.iter().find_map(|oid| shared.paused(*oid)) {
+        return Err(error);
+    }
     let mut epoch = shared.latest();
     let mut roots = Vec::new();
     oids.iter().for_each(|oid| shared.roots(*oid, &mut roots));
@@ -462,6 +467,7 @@ pub(crate) async fn reflected(
             })
             .filter(|relation| shared.relation(relation.oid).is_some())
             .filter(|relation| obstacle(shared, relation.oid).is_none())
+            .filter(|relation| shared.stuck(relation.oid).is_none())
             .collect();
         if open.is_empty() {
             return Ok(());
@@ -487,6 +493,12 @@ fn still_there(shared: &Shared, relations: &[Arc<Stored>]) -> Result<(), EngineE
         Some(relation) => Err(EngineError::Unknown(relation.oid)),
         None => Ok(()),
     }
+}
+
+/// What stands still without content makes no progress either.
+fn can_come(shared: &Shared, relations: &[Arc<Stored>]) -> Result<(), EngineError> {
+    let mut stuck = relations.iter().filter_map(|it| shared.stuck(it.oid));
+    stuck.next().map_or(Ok(()), Err)
 }
 
 /// Why the sources under `oid` have nothing to show yet, when that may last.

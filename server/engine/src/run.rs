@@ -77,6 +77,8 @@ impl Job {
             history.publish(outcome.epoch, outcome.deltas)?;
             *self.dataflow.lock() = outcome.standing;
             *self.stands.lock() = outcome.places.map(|places| (outcome.epoch, places));
+            drop(history);
+            self.has_caught_up();
         }
         Ok(())
     }
@@ -100,7 +102,7 @@ impl Job {
     ) -> Result<Option<Outcome>, EngineError> {
         // Of content that was read back no reader knows the epoch.
         let resumed = || self.stands.lock().as_ref().map(|(epoch, _)| *epoch);
-        let done = done.or_else(resumed);
+        let done = self.stands_at().or(done).or_else(resumed);
         let changes = done
             .filter(|_| self.linear && !self.starts_over())
             .and_then(|done| self.input_changes(done, target));

@@ -152,6 +152,9 @@ pub(crate) async fn delivered(shared: &Shared, job: &Job, epoch: u64) -> Result<
         if job.is_dropped() {
             return Err(EngineError::Unknown(job.relation.oid));
         }
+        if let Some(paused) = shared.stuck(job.relation.oid) {
+            return Err(paused);
+        }
         if let Some(error) = shared.halted() {
             return Err(error);
         }
@@ -177,8 +180,8 @@ pub(crate) async fn handed_over(shared: &Shared, oid: Oid, epoch: u64) -> Result
     };
     tokio::select! {
         done = delivered(shared, &job, epoch) => match done {
-            // Dropped meanwhile.
-            Err(EngineError::Unknown(_)) => Ok(()),
+            // Dropped or paused meanwhile.
+            Err(EngineError::Unknown(_) | EngineError::Paused { .. }) => Ok(()),
             done => done,
         },
         () = failed => Ok(()),
@@ -248,6 +251,9 @@ fn changes_since(job: &Job, done: Option<u64>, epoch: u64) -> Result<Vec<Delta>,
 
 /// The newest durable epoch after `done` at which the content is known.
 fn next(shared: &Shared, job: &Job, done: Option<u64>) -> Option<(u64, Arc<Version>)> {
+    if job.is_paused() {
+        return None;
+    }
     let durable = shared.durable.load(Ordering::SeqCst);
     let latest = shared.latest().min(durable);
     let history = job.relation.history.lock();

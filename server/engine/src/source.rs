@@ -21,6 +21,7 @@ use crate::dead::Retention;
 use crate::error::EngineError;
 use crate::inbox::Delivery;
 use crate::job::Job;
+use crate::pause::Hold;
 use crate::scan::Gathering;
 use crate::shape::Shape;
 use crate::shared::{Shared, Stored};
@@ -59,6 +60,8 @@ pub(crate) struct Source {
     pub(crate) state: Mutex<SourceState>,
     /// Keeps every row, while there are views that can only be computed from all of them.
     pub(crate) keeper: Mutex<Option<Arc<Job>>>,
+    /// Whether it stands still.
+    pub(crate) hold: Hold,
     /// The scans that still take readers, by where they begin.
     pub(crate) gatherings: Mutex<BTreeMap<Offsets, Gathering>>,
 }
@@ -461,6 +464,10 @@ impl Driver {
         }
         let mut backoff = self.shared.config.backoff_min;
         while !self.stopped() {
+            if self.source.hold.holds(&self.shared) {
+                seen = self.shared.wait_for_bump(seen, STOP_CHECK);
+                continue;
+            }
             let (at, records) = {
                 let state = self.source.state.lock();
                 (state.delivered.clone(), state.records)
@@ -501,7 +508,7 @@ impl Driver {
                 Some(pace) => pace.rows(Instant::now()).min(budget.rows),
                 None => budget.rows,
             };
-            if rows == 0 || self.shared.memory.is_full() {
+            if rows == 0 || self.source.hold.holds(&self.shared) || self.shared.memory.is_full() {
                 std::thread::park_timeout(PACE_CHECK);
                 continue;
             }

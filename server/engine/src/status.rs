@@ -105,6 +105,8 @@ pub enum JobPhase {
     Running,
     /// It would follow its inputs, and its sources wait for memory.
     Held,
+    /// It was told to stand still.
+    Paused,
     /// It failed and tries again.
     Error,
 }
@@ -117,6 +119,7 @@ impl JobPhase {
             JobPhase::Backfilling => "BACKFILLING",
             JobPhase::Running => "RUNNING",
             JobPhase::Held => "HELD",
+            JobPhase::Paused => "PAUSED",
             JobPhase::Error => "ERROR",
         }
     }
@@ -168,7 +171,7 @@ pub struct SourceStatus {
     pub oid: Oid,
     /// Name of the object.
     pub name: String,
-    /// `IDLE` when nothing reads it, `RUNNING`, `BACKFILLING`, `HELD` for want of memory, `DEGRADED` or `ERROR`.
+    /// `IDLE` when nothing reads it, `PAUSED`, `RUNNING`, `BACKFILLING`, `HELD` for want of memory, `DEGRADED` or `ERROR`.
     pub health: &'static str,
     /// What is wrong.
     pub detail: Option<String>,
@@ -337,7 +340,10 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
     let sources = shared.sources.read();
     let held = shared.memory.is_full() && roots.iter().any(|root| sources.contains_key(root));
     drop(sources);
+    // A paused view is seen at later epochs than the one it is of.
+    let through = job.stands_at().or(through);
     let phase = match (&error, through) {
+        _ if job.is_paused() => JobPhase::Paused,
         (Some(_), _) => JobPhase::Error,
         _ if held => JobPhase::Held,
         (None, Some(_)) => JobPhase::Running,
@@ -434,6 +440,7 @@ fn source_status(source: &Source, jobs: &[Arc<Job>], full: bool) -> SourceStatus
     let (health, detail) = match (&failure, &state.health) {
         (Some(reason), _) => ("ERROR", Some(reason.clone())),
         (None, Some(SourceHealth::Degraded(reason))) => ("DEGRADED", Some(reason.clone())),
+        (None, _) if source.hold.is_paused() => ("PAUSED", None),
         (None, _) if state.consumers.is_empty() => ("IDLE", None),
         (None, _) if full => ("HELD", Some("memory_limit is reached".to_owned())),
         (None, _) if state.obstacle().is_some() => {

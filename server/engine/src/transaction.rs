@@ -143,6 +143,8 @@ pub struct Definitions {
     pub create: Vec<(Relation, Option<ViewPlan>)>,
     /// Objects that go.
     pub drop: Vec<Oid>,
+    /// Sources, views and sinks that are to stand still, or to go on.
+    pub pause: Vec<(Oid, bool)>,
     /// Writes the catalog's records in the transaction that makes the rows durable.
     pub append: Append,
     /// Shows the new catalog; called at the moment when the engine knows the objects.
@@ -350,6 +352,7 @@ fn prepare(
         changes: Vec::new(),
         records,
         drop: definitions.drop,
+        pause: definitions.pause,
         append: definitions.append,
         publish: definitions.publish,
     };

@@ -42,6 +42,7 @@ struct Draft {
     replies: Vec<Reply<EpochInfo>>,
     registrations: Vec<Registration>,
     dropped: Vec<Oid>,
+    paused: Vec<(Oid, bool)>,
     catalog: Option<CatalogStep>,
 }
 
@@ -228,6 +229,7 @@ impl Worker {
         draft.entry.forgotten = what.drop.iter().map(|oid| oid.0).collect();
         draft.registrations = what.registrations;
         draft.dropped = what.drop;
+        draft.paused = what.pause;
         draft.catalog = Some(CatalogStep {
             append: what.append,
             publish: what.publish,
@@ -421,6 +423,9 @@ impl Worker {
         for what in std::mem::take(&mut draft.registrations) {
             self.register(what, epoch, &mut started);
         }
+        for (oid, paused) in std::mem::take(&mut draft.paused) {
+            self.shared.set_paused(oid, paused, epoch);
+        }
         // Whoever finds a name in the catalog finds its object here: new objects are in place before, old ones go after.
         if let Some(show) = show_catalog {
             show();
@@ -490,6 +495,7 @@ impl Worker {
             state.consumers.insert(job.oid, columns);
             source.want_columns(&mut state);
         }
+        job.show_at_rest(&self.shared, epoch);
         self.shared.jobs.write().insert(job.oid, Arc::clone(job));
         self.shared.checkpoints.arrived(job);
     }

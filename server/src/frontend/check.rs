@@ -2,7 +2,7 @@
 //!
 //! Invariant: what a statement defines is staged in a block that is never committed, so that later statements see it.
 
-use thalweg_sql::{Parsed, Report, Statement};
+use thalweg_sql::{Parsed, Pause, Report, Statement};
 
 use super::session::Session;
 
@@ -49,7 +49,7 @@ impl Session {
                 self.subscribe_columns(&parsed.text, subscribe).map(drop)
             }
             Statement::WaitFor(name)
-            | Statement::ResumeSink(name)
+            | Statement::Pause(Pause { name, .. })
             | Statement::VacuumArchive(name) => self
                 .catalog()
                 .resolve(&self.search_path(), name)

@@ -30,6 +30,8 @@ pub(super) enum Effect {
     },
     /// Stops keeping relations.
     Drop(Vec<Oid>),
+    /// Has something stand still, or go on.
+    Pause(Oid, bool),
 }
 
 /// `SELECT * FROM name`, as a sink `FROM name` reads it.

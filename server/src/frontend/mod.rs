@@ -13,6 +13,7 @@ mod define;
 mod explain;
 mod external;
 mod facts;
+mod pause;
 mod query;
 pub(crate) mod rows;
 mod server;

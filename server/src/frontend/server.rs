@@ -261,13 +261,14 @@ impl Server {
         let next = thalweg_catalog::apply_all(&current, &changes)
             .map_err(|error| overtaken(&error.report()))?;
         let next = Arc::new(next);
-        let (mut create, mut drop) = (Vec::new(), Vec::new());
+        let (mut create, mut drop, mut pause) = (Vec::new(), Vec::new(), Vec::new());
         for effect in effects {
             match effect {
                 Effect::Create { relation, plan } => {
                     create.push((*relation, plan.map(|plan| *plan)))
                 }
                 Effect::Drop(oids) => drop.extend(oids),
+                Effect::Pause(oid, paused) => pause.push((oid, paused)),
             }
         }
         let (log, catalog, shown) = (
@@ -279,6 +280,7 @@ impl Server {
             catalog: next,
             create,
             drop,
+            pause: pause.clone(),
             append: Box::new(move |transaction| {
                 log.append_in(transaction, &current, &changes)
                     .map(std::mem::drop)
@@ -291,9 +293,11 @@ impl Server {
             }),
         };
         let committed = self.engine.commit(rows, Some(definitions), floor).await;
-        committed
-            .map(std::mem::drop)
-            .map_err(|error| error.report())
+        committed.map_err(|error| error.report())?;
+        for (oid, _) in pause.iter().filter(|(_, paused)| *paused) {
+            self.engine.settled(*oid).await;
+        }
+        Ok(())
     }
 
     /// A process id for a new session.

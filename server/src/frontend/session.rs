@@ -298,7 +298,7 @@ impl Session {
             Statement::Explain(explain) => self.explain(parsed, explain).boxed(),
             Statement::Flush => self.flush().boxed(),
             Statement::WaitFor(name) => self.wait_for(name).boxed(),
-            Statement::ResumeSink(name) => self.resume_sink(name).boxed(),
+            Statement::Pause(pause) => self.pause(pause).boxed(),
             Statement::VacuumArchive(name) => self.vacuum_archive(name).boxed(),
             Statement::Backup(folder) => self.back_up(folder).boxed(),
             Statement::Truncate(tables) => self.truncate(tables).boxed(),

@@ -69,24 +69,6 @@ impl Session {
         Ok(command("CREATE SINK"))
     }
 
-    /// `ALTER SINK | ARCHIVE name RESUME`.
-    pub(super) async fn resume_sink(&mut self, name: &ast::ObjectName) -> Result<Outcome, Report> {
-        let catalog = self.catalog();
-        let relation = catalog
-            .resolve(&self.search_path(), name)
-            .map_err(refused)?;
-        let fed = matches!(&relation.kind, RelationKind::Archive(spec) if spec.feed.is_some());
-        if !fed && !matches!(relation.kind, RelationKind::Sink(_)) {
-            let message = format!("\"{}\" is not a sink", relation.name);
-            return Err(Report::new("42809", message));
-        }
-        self.server
-            .engine
-            .resume_sink(relation.oid)
-            .map_err(|error| error.report())?;
-        Ok(command("ALTER SINK"))
-    }
-
     /// A sink that leaves the system.
     fn outward(
         &self,

@@ -164,7 +164,7 @@ impl Transaction {
         let effects = self.block.iter().flat_map(|block| &block.effects);
         let created = effects.filter_map(|effect| match effect {
             Effect::Create { relation, .. } => Some(relation),
-            Effect::Drop(_) => None,
+            Effect::Drop(_) | Effect::Pause(..) => None,
         });
         created
             .filter(|relation| matches!(relation.kind, RelationKind::MaterializedView { .. }))

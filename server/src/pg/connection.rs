@@ -319,7 +319,6 @@ impl<'a> Connection<'a> {
 fn only_reads(statement: &Statement) -> bool {
     match statement {
         Statement::WaitFor(_)
-        | Statement::ResumeSink(_)
         | Statement::Backup(_)
         | Statement::VacuumArchive(_)
         | Statement::Flush => true,

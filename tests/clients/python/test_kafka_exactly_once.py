@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_refused(kafka, session):
         (f"CREATE SINK bad FROM per_user {options(kafka, 'nowhere', ', primary_key = ' + repr('user_id'))} FORMAT UPSERT ENCODE JSON", "42P01"),
         ("ALTER SINK nothing RESUME", "42P01"),
         ("ALTER SINK per_user RESUME", "42809"),
-        ("ALTER SINK out PAUSE", "0A000"),
+        ("ALTER TABLE out PAUSE", "0A000"),
     ):
         with pytest.raises(psycopg.Error) as refused:
             session(text)

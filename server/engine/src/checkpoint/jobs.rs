@@ -235,11 +235,12 @@ impl Job {
         })
     }
 
-    /// Its content as it was saved, when that was at this epoch.
+    /// Its content as it was saved, when that is what something saw that was saved at this epoch. What reads it is saved with it,
+    /// and at a later epoch only while it stands still.
     pub(super) fn saved_content(&self, epoch: u64) -> Option<Arc<Version>> {
         let state = self.saving()?.state.lock();
         let saved = state.saved.as_ref()?;
-        (saved.record.epoch == epoch).then(|| Arc::clone(&saved.content))
+        (saved.record.epoch <= epoch).then(|| Arc::clone(&saved.content))
     }
 
     /// False for a job that has never been computed. One that goes on from its checkpoint is not seen at first, and counts: saved
@@ -250,25 +251,28 @@ impl Job {
     }
 
     /// True when everything that a checkpoint needs of the job is there, or will be.
-    pub(super) fn can_be_saved(&self, shared: &Shared) -> bool {
+    pub(crate) fn can_be_saved(&self, shared: &Shared) -> bool {
         self.saving().is_some()
             && !self.is_dropped()
             && !self.has_failed()
             && !self.is_held()
+            && !self.is_away()
             && !self.is_left_out()
             && self.is_there_or_will_be(shared)
             && self
                 .inputs
                 .iter()
                 .all(|input| match feeder(shared, self, input) {
-                    Some(Feeder::Job(feeding)) => feeding.can_be_saved(shared),
+                    Some(Feeder::Job(feeding)) => {
+                        feeding.is_saved_at_rest() || feeding.can_be_saved(shared)
+                    }
                     Some(Feeder::Source(_) | Feeder::Table) => true,
                     None => false,
                 })
     }
 
     /// True when an input has moved on since the job was saved. A job that feeds it may have been saved without it meanwhile.
-    pub(super) fn has_moved(&self, shared: &Shared) -> bool {
+    pub(crate) fn has_moved(&self, shared: &Shared) -> bool {
         let Some(saving) = self.saving() else {
             return false;
         };
@@ -296,7 +300,7 @@ impl Job {
         if let Some(taken) = &state.taken {
             return taken.record.epoch == epoch;
         }
-        if epoch == 0 || self.is_dropped() {
+        if epoch == 0 || self.is_dropped() || self.is_away() {
             return false;
         }
         let Some(content) = self.relation.at(epoch, shared.latest()) else {
@@ -469,15 +473,22 @@ impl Job {
     }
 
     /// What was taken is in the manifest now.
-    pub(super) fn was_saved(&self) {
+    pub(super) fn was_saved(&self, shared: &Shared) {
         let Some(saving) = self.saving() else { return };
         let mut state = saving.state.lock();
-        saving.want(0);
-        if let Some(TakenJob { record, content }) = state.taken.take() {
+        let taken = state.taken.take();
+        let epoch = taken.as_ref().map(|taken| taken.record.epoch);
+        if let Some(TakenJob { record, content }) = taken {
             state.saved = Some(SavedJob { record, content });
             state.unsaved = StateChanges::default();
             state.behind_since = None;
         }
+        drop(state);
+        // Before it may go on.
+        if let Some(epoch) = epoch {
+            self.rest_where_saved(shared, epoch);
+        }
+        saving.want(0);
     }
 
     /// What was taken is not saved; its changes stay for the next checkpoint.

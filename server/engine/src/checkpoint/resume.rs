@@ -95,19 +95,21 @@ fn try_resume(
         Some(_) => job.relation.history.lock().newest(),
         None => content_saved(shared, job, saving)?,
     };
-    let back = match load(shared, job, saving, &record, content, turn)? {
-        Ok(back) => back,
+    let epoch = record.epoch;
+    let loaded = load(shared, job, saving, &record, Arc::clone(&content), turn)?;
+    let (places, flow) = match loaded {
+        Ok(back) => (Some((epoch, back.places)), back.flow),
+        // What it holds is shown until it goes on; then it is computed anew.
+        Err(_) if job.is_still() && job.log.get().is_none() => (None, None),
         Err(reason) => return Ok(Err(reason)),
     };
-    let epoch = record.epoch;
     if job.log.get().is_none() {
         let mut history = job.relation.history.lock();
-        history.resume(epoch, Arc::clone(&back.content));
+        history.resume(epoch, Arc::clone(&content));
     }
-    *job.stands.lock() = Some((epoch, back.places));
-    let standing = |dataflow| Standing { dataflow, epoch };
-    *job.dataflow.lock() = back.flow.map(standing);
-    let content = back.content;
+    job.was_found_at(epoch);
+    *job.stands.lock() = places;
+    *job.dataflow.lock() = flow.map(|dataflow| Standing { dataflow, epoch });
     saving.state.lock().saved = Some(SavedJob { record, content });
     tracing::info!(job = %job.relation.name, epoch, "goes on from its checkpoint");
     Ok(Ok(()))

@@ -91,9 +91,10 @@ impl Round {
     }
 }
 
-/// From when on a job that cannot be saved because its sink's log is full holds the logs of the tables that it reads.
+/// From when on a job that cannot be saved because its sink's log is full, or because it is paused, holds the logs of the tables that it reads.
 fn note_the_held(shared: &Shared) {
-    for job in shared.jobs.read().values().filter(|job| job.is_held()) {
+    let waits = |job: &&Arc<Job>| job.is_held() || job.is_away();
+    for job in shared.jobs.read().values().filter(waits) {
         if let Some(saving) = job.saving() {
             let mut state = saving.state.lock();
             state.behind_since.get_or_insert_with(Instant::now);

@@ -230,6 +230,7 @@ impl Db {
                 }
                 Ok(Vec::new())
             }
+            Statement::Pause(pause) => self.pause(pause).map(|()| Vec::new()),
             Statement::Flush => {
                 self.runtime
                     .block_on(self.engine.flush(&mut SessionFloor::default()))
@@ -245,6 +246,26 @@ impl Db {
             }
             _ => self.session().statement(statement),
         }
+    }
+
+    fn pause(&mut self, pause: &thalweg_sql::Pause) -> Result<(), Report> {
+        let (oid, paused) = (self.oid(&last(&pause.name)), pause.paused);
+        let change = Change::Pause { oid, paused };
+        let catalog = Arc::new(apply(&self.catalog, &change).map_err(|error| error.report())?);
+        let definitions = Definitions {
+            catalog: Arc::clone(&catalog),
+            create: Vec::new(),
+            drop: Vec::new(),
+            pause: vec![(oid, paused)],
+            append: Box::new(|_| Ok(())),
+            publish: Box::new(|| {}),
+        };
+        self.session().commit_with(Some(definitions))?;
+        self.catalog = catalog;
+        if paused {
+            self.runtime.block_on(self.engine.settled(oid));
+        }
+        Ok(())
     }
 
     /// Defines a table, and nothing more.

@@ -7,6 +7,7 @@ mod columns;
 mod exactly_once;
 mod harness;
 mod memory;
+mod pause;
 mod random;
 mod restart;
 mod resume;

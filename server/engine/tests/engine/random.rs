@@ -44,7 +44,7 @@ pub(crate) fn change(random: &mut ChaCha8Rng, session: &mut Session) {
         .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
-const VIEWS: [(&str, &str); 10] = [
+pub(crate) const VIEWS: [(&str, &str); 10] = [
     ("v_filter", "SELECT k, v + 1 AS w FROM t WHERE v > 3"),
     (
         "v_union",

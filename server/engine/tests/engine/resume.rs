@@ -9,7 +9,7 @@ use crate::checkpoints::never_saved;
 use crate::harness::Db;
 use crate::sources::generator;
 
-fn save(db: &Db) {
+pub(crate) fn save(db: &Db) {
     assert!(db.engine.checkpoint().expect("saves"), "nothing was saved");
 }
 
@@ -106,7 +106,7 @@ fn views_go_on_from_a_checkpoint() {
     }
 }
 
-fn file_source(folder: &Path) -> Db {
+pub(crate) fn file_source(folder: &Path) -> Db {
     let mut db = Db::with(EngineConfig {
         file_root: folder.to_path_buf(),
         ..never_saved()
@@ -125,7 +125,7 @@ pub(crate) fn part(folder: &Path, number: i64) {
 }
 
 /// Views of files, each kept in another way.
-const OF_FILES: [(&str, &str); 4] = [
+pub(crate) const OF_FILES: [(&str, &str); 4] = [
     ("plain", "SELECT id FROM s WHERE v > 5"),
     (
         "counted",
@@ -139,7 +139,7 @@ const OF_FILES: [(&str, &str); 4] = [
 ];
 
 /// Two files, and what is computed from them.
-fn views_of_files() -> (tempfile::TempDir, Db) {
+pub(crate) fn views_of_files() -> (tempfile::TempDir, Db) {
     let folder = tempfile::tempdir().expect("a folder");
     part(folder.path(), 0);
     part(folder.path(), 1);

@@ -272,6 +272,7 @@ fn create_and_fill(
         catalog: Arc::clone(&catalog),
         create: vec![(table, None)],
         drop: Vec::new(),
+        pause: Vec::new(),
         append,
         publish: Box::new(publish),
     };
