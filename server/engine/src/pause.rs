@@ -179,9 +179,11 @@ impl Job {
         }
         (rest.still, rest.saved) = (true, saved);
         let latest = shared.latest();
-        if let Some(through) = self.relation.through(latest).filter(|_| self.is_read()) {
-            rest.stands_at.get_or_insert(through);
-            self.keep_places(shared, through);
+        if self.is_read()
+            && let Some(epoch) = self.content_of(latest)
+        {
+            rest.stands_at.get_or_insert(epoch);
+            self.keep_places(shared, epoch);
             self.relation.history.lock().set_live(true, latest);
             // What it holds is right as of where it stands.
             *self.relation.failure.lock() = None;
@@ -189,6 +191,17 @@ impl Job {
         drop(rest);
         tracing::info!(job = %self.relation.name, "is paused");
         shared.bump();
+    }
+
+    /// The epoch that its content is of. What is on its way back from its checkpoint is seen as it was saved.
+    fn content_of(&self, latest: u64) -> Option<u64> {
+        if let Some(through) = self.relation.through(latest) {
+            return Some(through);
+        }
+        let saved = self.saved_at()?;
+        let mut history = self.relation.history.lock();
+        history.publish(latest, Vec::new()).ok()?;
+        Some(saved)
     }
 
     /// Keeps where its inputs stand at `epoch`, for when that is longer ago than they remember.

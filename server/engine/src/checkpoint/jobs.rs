@@ -243,6 +243,12 @@ impl Job {
         (saved.record.epoch <= epoch).then(|| Arc::clone(&saved.content))
     }
 
+    /// The epoch of its newest checkpoint.
+    pub(crate) fn saved_at(&self) -> Option<u64> {
+        let state = self.saving()?.state.lock();
+        state.saved.as_ref().map(|saved| saved.record.epoch)
+    }
+
     /// False for a job that has never been computed. One that goes on from its checkpoint is not seen at first, and counts: saved
     /// without it, what it reads would be of another epoch than it is.
     fn is_there_or_will_be(&self, shared: &Shared) -> bool {
