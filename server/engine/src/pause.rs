@@ -15,7 +15,7 @@ use crate::job::Job;
 use crate::shared::{Shared, Stored};
 
 /// How long a job waits for the checkpoint that has it where it comes to rest.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How often that checkpoint is asked for.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -189,7 +189,7 @@ impl Job {
             *self.relation.failure.lock() = None;
         }
         drop(rest);
-        tracing::info!(job = %self.relation.name, "is paused");
+        tracing::info!(job = %self.relation.name, saved, "is paused");
         shared.bump();
     }
 

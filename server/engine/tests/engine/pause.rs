@@ -44,7 +44,14 @@ fn views_that_stand_still_and_views_that_do_not() {
         let name = VIEWS[chosen].0;
         match (&held[chosen], random.random_range(0..3)) {
             (None, 0 | 1) => {
+                // One that has never been computed has nothing to hold.
+                db.ok("FLUSH");
+                let begun = std::time::Instant::now();
                 db.ok(&format!("ALTER MATERIALIZED VIEW {name} PAUSE"));
+                println!(
+                    "round {round}: {name} came to rest in {:?}",
+                    begun.elapsed()
+                );
                 held[chosen] = Some(content(&db, name));
                 assert_eq!(phase(&db, name), JobPhase::Paused);
             }
