@@ -134,22 +134,26 @@ impl Job {
             (rest.asked, rest.still)
         };
         let Some(asked) = asked else { return false };
-        if still {
+        // What is under way ends first: only then it is known where that leaves it.
+        if still || !self.begin_now() {
             return true;
         }
+        let moves = self.moves_on(shared, asked);
+        self.end();
+        !moves
+    }
+
+    /// True when it has to go on to where a checkpoint waits for it. Nobody steps it meanwhile.
+    fn moves_on(&self, shared: &Shared, asked: Instant) -> bool {
         let done = self.relation.through(shared.latest());
         let saves = done.is_some() && self.can_be_saved(shared);
         let moved = self.has_moved(shared);
         if saves && moved && asked.elapsed() < PATIENCE {
             self.await_checkpoint(shared);
-            // Up to where that will have it.
-            return done.is_none_or(|done| self.wanted_at(done).is_none());
+            return done.is_some_and(|done| self.wanted_at(done).is_some());
         }
-        if self.begin_now() {
-            self.come_to_rest(shared, saves && !moved);
-            self.end();
-        }
-        true
+        self.come_to_rest(shared, saves && !moved);
+        false
     }
 
     fn await_checkpoint(&self, shared: &Shared) {
@@ -179,9 +183,11 @@ impl Job {
         }
         (rest.still, rest.saved) = (true, saved);
         let latest = shared.latest();
-        if self.is_read()
-            && let Some(epoch) = self.content_of(latest)
-        {
+        let content = match self.is_read() {
+            true => self.content_of(latest, &mut rest.saved),
+            false => None,
+        };
+        if let Some(epoch) = content {
             rest.stands_at.get_or_insert(epoch);
             self.keep_places(shared, epoch);
             self.relation.history.lock().set_live(true, latest);
@@ -194,14 +200,15 @@ impl Job {
     }
 
     /// The epoch that its content is of. What is on its way back from its checkpoint is seen as it was saved.
-    fn content_of(&self, latest: u64) -> Option<u64> {
+    fn content_of(&self, latest: u64, saved: &mut bool) -> Option<u64> {
         if let Some(through) = self.relation.through(latest) {
             return Some(through);
         }
-        let saved = self.saved_at()?;
+        let epoch = self.saved_at()?;
         let mut history = self.relation.history.lock();
         history.publish(latest, Vec::new()).ok()?;
-        Some(saved)
+        *saved = true;
+        Some(epoch)
     }
 
     /// Keeps where its inputs stand at `epoch`, for when that is longer ago than they remember.

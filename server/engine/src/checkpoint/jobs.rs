@@ -302,11 +302,12 @@ impl Job {
             return false;
         };
         let epoch = saving.wanted.load(Ordering::SeqCst);
+        let gone = self.is_dropped() || self.is_away();
         let mut state = saving.state.lock();
         if let Some(taken) = &state.taken {
             return taken.record.epoch == epoch;
         }
-        if epoch == 0 || self.is_dropped() || self.is_away() {
+        if epoch == 0 || gone {
             return false;
         }
         let Some(content) = self.relation.at(epoch, shared.latest()) else {
