@@ -22,7 +22,11 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Whether a job stands still.
 #[derive(Debug, Default)]
-pub(crate) struct Rest(Mutex<State>);
+pub(crate) struct Rest {
+    state: Mutex<State>,
+    /// It stands still, or has not caught up; true before its content is seen at an epoch that it is not of.
+    away: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -41,28 +45,27 @@ struct State {
 impl Job {
     /// True from when it was told to stand still until it is told to go on.
     pub(crate) fn is_paused(&self) -> bool {
-        self.rest.0.lock().asked.is_some()
+        self.rest.state.lock().asked.is_some()
     }
 
     /// True when nobody steps it because it is paused.
     pub(crate) fn is_still(&self) -> bool {
-        self.rest.0.lock().still
+        self.rest.state.lock().still
     }
 
     /// The epoch of the inputs that its content is of, when that is not the one at which it is seen.
     pub(crate) fn stands_at(&self) -> Option<u64> {
-        self.rest.0.lock().stands_at
+        self.rest.state.lock().stands_at
     }
 
     /// True while checkpoints have to do without it: it stands still, or has not taken in yet what came meanwhile.
     pub(crate) fn is_away(&self) -> bool {
-        let rest = self.rest.0.lock();
-        rest.still || rest.stands_at.is_some()
+        self.rest.away.load(Ordering::SeqCst)
     }
 
     /// True when it stands still and every checkpoint has what it holds.
     pub(crate) fn is_saved_at_rest(&self) -> bool {
-        let rest = self.rest.0.lock();
+        let rest = self.rest.state.lock();
         rest.still && rest.saved
     }
 
@@ -73,19 +76,25 @@ impl Job {
 
     /// Tells it to stand still.
     fn pause(&self, shared: &Shared) {
-        self.rest.0.lock().asked.get_or_insert_with(Instant::now);
+        self.rest
+            .state
+            .lock()
+            .asked
+            .get_or_insert_with(Instant::now);
         shared.checkpoints.ask();
     }
 
     /// Has it go on with `epoch`: through the one before it is seen as it was.
     fn go_on(&self, epoch: u64) {
-        let mut rest = self.rest.0.lock();
+        let mut rest = self.rest.state.lock();
         rest.asked = None;
         if !rest.still {
             return;
         }
         (rest.still, rest.saved) = (false, false);
-        if rest.stands_at.is_some() {
+        let behind = rest.stands_at.is_some();
+        self.rest.away.store(behind, Ordering::SeqCst);
+        if behind {
             let mut history = self.relation.history.lock();
             history.set_live(false, epoch.saturating_sub(1));
         }
@@ -95,13 +104,14 @@ impl Job {
 
     /// It was paused before the start.
     pub(crate) fn start_still(&self) {
-        let mut rest = self.rest.0.lock();
+        let mut rest = self.rest.state.lock();
         (rest.asked, rest.still) = (Some(Instant::now()), true);
+        self.rest.away.store(true, Ordering::SeqCst);
     }
 
     /// At a start its content was found as it was saved at this epoch.
     pub(crate) fn was_found_at(&self, epoch: u64) {
-        let mut rest = self.rest.0.lock();
+        let mut rest = self.rest.state.lock();
         if rest.still && self.is_read() {
             (rest.saved, rest.stands_at) = (true, Some(epoch));
         }
@@ -109,7 +119,7 @@ impl Job {
 
     /// Shows what was found at a start from `epoch` on.
     pub(crate) fn show_at_rest(&self, shared: &Shared, epoch: u64) {
-        let rest = self.rest.0.lock();
+        let rest = self.rest.state.lock();
         if !rest.still || rest.stands_at.is_none() {
             return;
         }
@@ -124,13 +134,15 @@ impl Job {
 
     /// Its content is that of the epoch at which it is seen again.
     pub(crate) fn has_caught_up(&self) {
-        self.rest.0.lock().stands_at = None;
+        let mut rest = self.rest.state.lock();
+        rest.stands_at = None;
+        self.rest.away.store(rest.still, Ordering::SeqCst);
     }
 
     /// True when it is paused and must not be stepped; comes to rest when there is nothing to wait for any more.
     pub(crate) fn rests(&self, shared: &Shared) -> bool {
         let (asked, still) = {
-            let rest = self.rest.0.lock();
+            let rest = self.rest.state.lock();
             (rest.asked, rest.still)
         };
         let Some(asked) = asked else { return false };
@@ -157,7 +169,7 @@ impl Job {
     }
 
     fn await_checkpoint(&self, shared: &Shared) {
-        let mut rest = self.rest.0.lock();
+        let mut rest = self.rest.state.lock();
         if rest.awaited.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
             rest.awaited = Some(Instant::now());
             shared.checkpoints.ask();
@@ -177,11 +189,12 @@ impl Job {
 
     /// Nobody steps it meanwhile.
     fn come_to_rest(&self, shared: &Shared, saved: bool) {
-        let mut rest = self.rest.0.lock();
+        let mut rest = self.rest.state.lock();
         if rest.asked.is_none() || rest.still {
             return;
         }
         (rest.still, rest.saved) = (true, saved);
+        self.rest.away.store(true, Ordering::SeqCst);
         let latest = shared.latest();
         let content = match self.is_read() {
             true => self.content_of(latest, &mut rest.saved),

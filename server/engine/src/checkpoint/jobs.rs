@@ -302,17 +302,20 @@ impl Job {
             return false;
         };
         let epoch = saving.wanted.load(Ordering::SeqCst);
-        let gone = self.is_dropped() || self.is_away();
         let mut state = saving.state.lock();
         if let Some(taken) = &state.taken {
             return taken.record.epoch == epoch;
         }
-        if epoch == 0 || gone {
+        if epoch == 0 || self.is_dropped() {
             return false;
         }
         let Some(content) = self.relation.at(epoch, shared.latest()) else {
             return false;
         };
+        // What is seen at the epoch is not of it then.
+        if self.is_away() {
+            return false;
+        }
         let Some(record) = self.record_at(shared, epoch, saving.fingerprint) else {
             return false;
         };
