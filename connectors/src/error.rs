@@ -175,6 +175,11 @@ impl ConnectorError {
         }
     }
 
+    /// Whether another writer has taken over for good, so that taking over again is for the owner to decide.
+    pub fn shuts_out(&self) -> bool {
+        matches!(self, ConnectorError::Hbase(HbaseError::ShutOut { .. }))
+    }
+
     /// The error as a client sees it.
     pub fn report(&self) -> Report {
         let (detail, hint) = match self {

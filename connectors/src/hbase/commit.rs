@@ -163,9 +163,9 @@ impl HbaseCommitter {
     }
 
     fn shut_out(&self) -> ConnectorError {
-        ConnectorError::Fenced {
-            writer: String::from_utf8_lossy(&self.row).into_owned(),
-        }
+        ConnectorError::Hbase(HbaseError::ShutOut {
+            row: String::from_utf8_lossy(&self.row).into_owned(),
+        })
     }
 
     /// Timestamp of a writer's n-th cell.
@@ -248,7 +248,9 @@ impl CommittingSink for HbaseCommitter {
                 return Ok(control.marker);
             }
         }
-        Err(self.shut_out())
+        Err(ConnectorError::Fenced {
+            writer: String::from_utf8_lossy(&self.row).into_owned(),
+        })
     }
 
     async fn deliver(&mut self, staged: &Staged) -> Result<Option<Marker>, ConnectorError> {

@@ -110,6 +110,12 @@ pub enum HbaseError {
         /// Seconds.
         ahead_s: i64,
     },
+    /// Another server has taken over the sink.
+    #[error("another server has taken over the sink into HBase")]
+    ShutOut {
+        /// Row of the control table.
+        row: String,
+    },
     /// A value that the encoding of its column has no bytes for.
     #[error("value of column \"{column}\" cannot be written to HBase as {encoding}")]
     Unwritable {
@@ -142,7 +148,9 @@ impl HbaseError {
             HbaseError::WrongEndpoint { .. } | HbaseError::BadReply { .. } => "08P01",
             HbaseError::Timeout { .. } => "58030",
             HbaseError::TableMissing { .. } => "42P01",
-            HbaseError::TableDisabled { .. } | HbaseError::ClockBehind { .. } => "55000",
+            HbaseError::TableDisabled { .. }
+            | HbaseError::ClockBehind { .. }
+            | HbaseError::ShutOut { .. } => "55000",
             HbaseError::FamilyMissing { .. } => "42703",
             HbaseError::RowRefused { .. } | HbaseError::Remote { .. } => "58000",
             HbaseError::RowTooLarge { .. } | HbaseError::KeyLength { .. } => "54000",
@@ -162,6 +170,9 @@ impl HbaseError {
             | HbaseError::Remote { detail, .. }
             | HbaseError::BadReply { detail, .. }
             | HbaseError::Unwritable { detail, .. } => Some(detail.clone()),
+            HbaseError::ShutOut { row } => Some(format!(
+                "Row {row} of table thalweg_commits names a newer writer: a server that runs on a copy of this data dir."
+            )),
             _ => None,
         }
     }
@@ -185,6 +196,9 @@ impl HbaseError {
             }
             HbaseError::ClockBehind { .. } => {
                 "Set the clock of this machine right; delivery goes on by itself when it has come that far."
+            }
+            HbaseError::ShutOut { .. } => {
+                "Stop the other server; ALTER SINK ... RESUME has this one go on."
             }
             HbaseError::BadValue { .. } => {
                 "Set value.encoding, or OPTIONS (encoding = '...') on the column, to what the writer used."

@@ -67,6 +67,21 @@ pub(crate) async fn deliver(shared: Arc<Shared>, job: Arc<Job>, log: Arc<SinkLog
     }
 }
 
+/// What the owner reads of a sink that another server writes as.
+fn shut_out(sink: &Stored) -> Report {
+    Report {
+        detail: Some(
+            "It runs on a copy of this data dir. The one that was started last goes on.".into(),
+        ),
+        hint: Some(format!(
+            "Stop the other server, then have this one go on: ALTER {} {} RESUME.",
+            sink.kind.to_ascii_uppercase(),
+            sink.name
+        )),
+        ..Report::new("55000", "another server delivers as this sink")
+    }
+}
+
 /// One writer's life.
 struct Writer<'a> {
     shared: &'a Arc<Shared>,
@@ -77,12 +92,19 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// Takes over and delivers until something fails.
     async fn run(&self, open: &Open) -> Result<(), EngineError> {
+        if self.log.is_shut_out() && !self.log.is_accepted() {
+            // Taking over would shut the other one out, which would then do the same.
+            self.wait_for_resume(shut_out(&self.job.relation)).await?;
+        }
         let mut sink = open()?;
         let outside = sink.take_over().await.map_err(|error| error.report())?;
         loop {
             match self.log.take_over(outside) {
                 Verdict::After(_) => break,
-                verdict => self.wait_for_resume(verdict).await?,
+                verdict => {
+                    let report = foreign(&self.job.relation, verdict);
+                    self.wait_for_resume(report).await?;
+                }
             }
         }
         *self.job.delivery_failure.lock() = None;
@@ -140,7 +162,14 @@ impl Writer<'_> {
             let rows = staged.changes.iter().map(Delta::num_rows).sum::<usize>();
             let refused = sink.take_refused();
             record_refused(self.shared, self.job, staged.marker.epoch, refused);
-            self.committed(committed.map_err(|error| error.report())?);
+            let committed = committed.map_err(|error| {
+                if error.shuts_out() {
+                    self.log.shut_out();
+                    self.shared.checkpoints.ask();
+                }
+                error.report()
+            })?;
+            self.committed(committed);
             let rows_delivered = &self.job.rows_delivered;
             rows_delivered.fetch_add(rows as u64, Ordering::SeqCst);
             handed = Some(staged.marker);
@@ -178,8 +207,8 @@ impl Writer<'_> {
     }
 
     /// Says what is wrong, and returns when the owner accepts it.
-    async fn wait_for_resume(&self, verdict: Verdict) -> Result<(), EngineError> {
-        let error: EngineError = foreign(&self.job.relation, verdict).into();
+    async fn wait_for_resume(&self, report: Report) -> Result<(), EngineError> {
+        let error: EngineError = report.into();
         note_failure(self.shared, self.job, self.log.delivered_through(), &error);
         self.shared.bump();
         let mut progress = self.shared.subscribe();

@@ -282,6 +282,8 @@ impl SinkLog {
         if let Verdict::After(marker) = verdict {
             state.taken_over = true;
             state.accepted = false;
+            state.behind |= state.record.shut_out;
+            state.record.shut_out = false;
             state.trim(marker);
             state.offer();
         }
@@ -295,6 +297,20 @@ impl SinkLog {
 
     pub(crate) fn is_accepted(&self) -> bool {
         self.state.lock().accepted
+    }
+
+    /// Another server writes as this sink: until the owner says so, also after a restart, no writer of ours takes over.
+    pub(crate) fn shut_out(&self) {
+        let mut state = self.state.lock();
+        state.behind |= !state.record.shut_out;
+        state.record.shut_out = true;
+        state.taken_over = false;
+        // What was accepted before is not what is asked now.
+        state.accepted = false;
+    }
+
+    pub(crate) fn is_shut_out(&self) -> bool {
+        self.state.lock().record.shut_out
     }
 
     /// Notes what the outside system has committed.

@@ -9,7 +9,10 @@ use thalweg_connectors::{Marker, Offsets};
 
 use crate::source::{decode_offsets, encode_offsets};
 
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
+
+/// Without a word on other writers.
+const FORMAT_OF_OFFERS: u8 = 2;
 
 /// Without what a writer may have been given, and with all content: nothing was staged before a writer had taken over.
 const FORMAT_OF_CONTENT: u8 = 1;
@@ -43,6 +46,8 @@ pub(crate) struct Record {
     pub(crate) offered: u64,
     /// What was delivered is not kept any more, so the runs do not add up to the content of the query.
     pub(crate) partial: bool,
+    /// Another server writes as this sink, and nobody has said since that this one shall.
+    pub(crate) shut_out: bool,
     /// What waits, oldest first.
     pub(crate) entries: VecDeque<Entry>,
 }
@@ -86,6 +91,7 @@ impl Record {
         out.extend_from_slice(&self.order.to_le_bytes());
         out.extend_from_slice(&self.offered.to_le_bytes());
         out.push(u8::from(self.partial));
+        out.push(u8::from(self.shut_out));
         put_len(self.entries.len(), &mut out);
         for entry in &self.entries {
             out.extend_from_slice(&entry.epoch.to_le_bytes());
@@ -160,7 +166,7 @@ impl<'a> Cursor<'a> {
 
     fn record(&mut self) -> Option<Record> {
         let [format] = self.array()?;
-        if format != FORMAT && format != FORMAT_OF_CONTENT {
+        if !(FORMAT_OF_CONTENT..=FORMAT).contains(&format) {
             return None;
         }
         let known = self.flag()?;
@@ -171,8 +177,12 @@ impl<'a> Cursor<'a> {
         };
         let (stamp_ms, order) = (self.i64()?, self.i64()?);
         let (offered, partial) = match format {
-            FORMAT => (self.u64()?, self.flag()?),
-            _ => (0, false),
+            FORMAT_OF_CONTENT => (0, false),
+            _ => (self.u64()?, self.flag()?),
+        };
+        let shut_out = match format {
+            FORMAT_OF_CONTENT | FORMAT_OF_OFFERS => false,
+            _ => self.flag()?,
         };
         let mut entries = VecDeque::new();
         for _ in 0..self.u32()? {
@@ -184,6 +194,7 @@ impl<'a> Cursor<'a> {
             order,
             offered,
             partial,
+            shut_out,
             entries,
         };
         if format == FORMAT_OF_CONTENT {

@@ -246,6 +246,7 @@ impl SinkLog {
         let mut state = self.state.lock();
         // What a writer did meanwhile is in the present record and not in the one that was written.
         let (delivered, offered) = (state.record.delivered, state.record.offered);
+        let shut_out = state.record.shut_out;
         let first = stage.record.first_run();
         if stage.write {
             state.behind = false;
@@ -256,6 +257,8 @@ impl SinkLog {
         state.trim(delivered);
         state.behind |= offered > state.record.offered;
         state.record.offered = state.record.offered.max(offered);
+        state.behind |= shut_out != state.record.shut_out;
+        state.record.shut_out = shut_out;
         if state.taken_over {
             state.offer();
         }

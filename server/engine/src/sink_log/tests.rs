@@ -32,6 +32,7 @@ fn record(delivered: Option<Marker>, epochs: &[u64]) -> Record {
         order: 2,
         offered: epochs.last().copied().unwrap_or(0),
         partial: false,
+        shut_out: true,
         entries: epochs.iter().map(|epoch| entry(*epoch)).collect(),
     }
 }
@@ -111,8 +112,13 @@ fn a_record_forgets_what_is_outside() {
     );
     let bytes = log.encode();
     assert_eq!(Record::decode(&bytes), Ok(log));
-    // As it was written when nothing was staged before a writer had taken over.
+    // As it was written before it said whether another server writes.
     let mut old = bytes.clone();
+    old[0] = 2;
+    old.remove(40);
+    let found = Record::decode(&old).expect("is read");
+    assert_eq!((found.shut_out, found.entries.len()), (false, 2));
+    // And when nothing was staged before a writer had taken over.
     old[0] = 1;
     old.drain(31..40);
     let old = Record::decode(&old).expect("is read");

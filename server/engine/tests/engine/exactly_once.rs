@@ -13,7 +13,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use thalweg_catalog::{Relation, RelationKind};
-use thalweg_connectors::{CommittingSink, ConnectorError, Due, Form, Marker, Staged};
+use thalweg_connectors::{CommittingSink, ConnectorError, Due, Form, HbaseError, Marker, Staged};
 use thalweg_engine::{EngineConfig, EngineStatus, SessionFloor, Writers};
 
 use crate::checkpoints::never_saved;
@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Before,
     /// It arrives, and the answer does not.
     After,
+    /// Another server has taken over for good.
+    ShutOut,
 }
 
 /// What an outside system holds.
@@ -119,6 +121,10 @@ impl Scripted {
         };
         if fault == Some(Fault::Before) {
             return Err(broken());
+        }
+        if fault == Some(Fault::ShutOut) {
+            let row = "w".to_owned();
+            return Err(HbaseError::ShutOut { row }.into());
         }
         for staged in self.gathered.drain(..) {
             assert!(Some(staged.marker) > outside.marker, "{staged:?}");
@@ -374,6 +380,42 @@ fn two_writers_double_nothing() {
         wait(&mut db);
         assert_eq!(world.seen(), wanted(&db, GROUPS));
     }
+}
+
+/// Two servers on copies of one data dir do not shut each other out in turn: the one that was shut out stays out until its owner
+/// says otherwise, also over a restart.
+#[test]
+fn a_writer_that_was_shut_out_stays_out() {
+    let world = World::default();
+    let mut db = grouped(&world);
+    db.ok("INSERT INTO t VALUES (1, 1, 1)");
+    wait(&mut db);
+    let took_over = world.lock().writer;
+    world.lock().faults = [Fault::ShutOut].into();
+    db.ok("INSERT INTO t VALUES (2, 2, 2)");
+    let says = |status: &EngineStatus| {
+        let error = sink(status).error.as_ref();
+        error.is_some_and(|error| error.contains("another server delivers"))
+    };
+    db.until("what it waits for", says);
+    for _ in 0..3 {
+        db.engine.checkpoint().expect("saves");
+    }
+    let mut db = db.reopen();
+    db.until("that it still waits", says);
+    db.ok("INSERT INTO t VALUES (3, 3, 3); FLUSH");
+    db.engine.checkpoint().expect("saves");
+    assert_eq!(world.lock().writer, took_over, "nobody has taken over");
+    assert_eq!(world.seen(), BTreeMap::from([("1|1|1".to_owned(), 1)]));
+    let oid = db.oid("out");
+    db.engine.resume_sink(oid).expect("is a sink");
+    wait(&mut db);
+    assert_eq!(world.seen(), wanted(&db, GROUPS));
+    // And from then on it is a sink like any other.
+    let mut db = db.reopen();
+    db.ok("INSERT INTO t VALUES (4, 4, 4)");
+    wait(&mut db);
+    assert_eq!(world.seen(), wanted(&db, GROUPS));
 }
 
 /// At its limit only the sink's job waits; it goes on when the log is delivered.
