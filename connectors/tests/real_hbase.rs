@@ -5,6 +5,7 @@
 mod committing;
 mod hbase_commit;
 mod hbase_lookups;
+mod hbase_reads;
 mod services;
 
 use std::collections::BTreeMap;

@@ -21,6 +21,8 @@ const RANGES_MAX: usize = 64;
 pub enum Comparison {
     /// `=`
     Equal,
+    /// `<>`
+    NotEqual,
     /// `<`
     Less,
     /// `<=`
@@ -57,14 +59,22 @@ pub enum Condition {
         /// The beginning.
         text: String,
     },
+    /// The column is NULL, or is not.
+    Null {
+        /// The column.
+        column: usize,
+        /// Whether it is NULL.
+        is_null: bool,
+    },
 }
 
 impl Condition {
-    fn column(&self) -> usize {
+    pub(super) fn column(&self) -> usize {
         match self {
             Condition::Compare { column, .. }
             | Condition::In { column, .. }
-            | Condition::Prefix { column, .. } => *column,
+            | Condition::Prefix { column, .. }
+            | Condition::Null { column, .. } => *column,
         }
     }
 }
@@ -205,7 +215,7 @@ fn equalities<'a>(
 fn bound<'a>(condition: &'a Condition, ty: &SqlType) -> Option<Option<Bound<'a>>> {
     let (comparison, value) = match condition {
         Condition::Prefix { text, .. } => return Some(Some(Bound::Prefix(text))),
-        Condition::In { .. } => return Some(None),
+        Condition::In { .. } | Condition::Null { .. } => return Some(None),
         Condition::Compare {
             comparison, value, ..
         } => (comparison, value),
@@ -216,7 +226,7 @@ fn bound<'a>(condition: &'a Condition, ty: &SqlType) -> Option<Option<Bound<'a>>
     let scalar = Scalar::at(value.as_ref(), 0, ty)?;
     Some(Some(match comparison {
         // An equality of a part whose list was too long with others.
-        Comparison::Equal => return Some(None),
+        Comparison::Equal | Comparison::NotEqual => return Some(None),
         Comparison::Less if is_float(ty) => Bound::AtMost(scalar),
         Comparison::Greater if is_float(ty) => Bound::AtLeast(scalar),
         Comparison::Less => Bound::Below(scalar),

@@ -269,9 +269,17 @@ impl Scan {
         let mut last: Option<&[u8]> = None;
         for row in page.rows() {
             let Some(key) = row.key() else { return false };
-            let inside = key >= &self.start[..] && (self.stop.is_empty() || key < &self.stop[..]);
-            let ordered = last.is_none_or(|last| key > last);
-            if !inside || !ordered {
+            let (inside, follows) = match self.reversed {
+                false => (
+                    key >= &self.start[..] && (self.stop.is_empty() || key < &self.stop[..]),
+                    last.is_none_or(|last| key > last),
+                ),
+                true => (
+                    key > &self.stop[..] && (self.start.is_empty() || key <= &self.start[..]),
+                    last.is_none_or(|last| key < last),
+                ),
+            };
+            if !inside || !follows {
                 return false;
             }
             last = Some(key);

@@ -16,6 +16,7 @@ use super::client::Client;
 use super::connection::{Dialect, Transport};
 use super::error::HbaseError;
 use super::gateways::Gateways;
+use super::key::KeyRange;
 use super::reply::message_length;
 use super::request::{Projection, Scan, TableName};
 use super::wire::Protocol;
@@ -394,22 +395,30 @@ async fn what_hbase_says_decides_whether_a_call_is_repeated() {
 async fn rows_that_were_not_asked_for_are_an_error() {
     let address = |keys: &[&'static str]| gateway(FRAMED, does(Act::Rows(keys.to_vec())));
     let everything = Projection::default();
-    let scan = Scan {
+    let range = KeyRange {
         start: b"b".to_vec(),
         stop: b"d".to_vec(),
-        rows: 2,
     };
-    for (keys, good) in [
-        (&["b", "c"][..], true),
-        (&["a"], false),
-        (&["d"], false),
-        (&["c", "b"], false),
-        (&["b", "b"], false),
-        (&["b", "ba", "c"], false),
-        (&[], true),
+    let (forward, reversed) = (Scan::first(&range, 2), Scan::last(&range, 1));
+    for (scan, keys, good) in [
+        (&forward, &["b", "c"][..], true),
+        (&forward, &["a"], false),
+        (&forward, &["d"], false),
+        (&forward, &["c", "b"], false),
+        (&forward, &["b", "b"], false),
+        (&forward, &["b", "ba", "c"], false),
+        (&forward, &[], true),
+        // A row just behind each end may come.
+        (&reversed, &["d", "c"], true),
+        (&reversed, &["c", "b"], true),
+        (&reversed, &["b", "c"], false),
+        (&reversed, &["c", "c"], false),
+        (&reversed, &["c", "a"], false),
+        (&reversed, &["e", "c"], false),
+        (&reversed, &["d", "c", "b"], false),
     ] {
         let client = client(&[&address(keys).await], FRAMED);
-        let answer = client.scan(&table(), &scan, &everything, within(1)).await;
+        let answer = client.scan(&table(), scan, &everything, within(1)).await;
         assert_eq!(answer.is_ok(), good, "{keys:?}");
         if let Ok(page) = answer {
             let found: Vec<_> = page.rows().filter_map(|row| row.key()).collect();

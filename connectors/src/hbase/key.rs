@@ -49,6 +49,16 @@ pub(super) struct KeyRange {
 }
 
 impl KeyRange {
+    /// Whether a key is in it.
+    pub(super) fn holds(&self, key: &[u8]) -> bool {
+        key >= &self.start[..] && (self.stop.is_empty() || key < &self.stop[..])
+    }
+
+    /// Whether no key can be in it.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.stop.is_empty() && self.start >= self.stop
+    }
+
     /// The keys in both ranges; `None` when there are none.
     pub(super) fn intersection(&self, other: &KeyRange) -> Option<KeyRange> {
         let start = self.start.clone().max(other.start.clone());
@@ -330,6 +340,22 @@ impl KeyCodec {
             let reaches = |separator| text.as_bytes().contains(&separator);
             return is_text && !matches!(self.joint, Joint::Separated(one) if reaches(one));
         }
+        self.sorts(part)
+    }
+
+    /// How many of the leading parts row keys are sorted by, each by its values.
+    pub(super) fn sorted_parts(&self) -> usize {
+        match self.salt_buckets {
+            0 => self
+                .parts
+                .iter()
+                .take_while(|part| self.sorts(part))
+                .count(),
+            _ => 0,
+        }
+    }
+
+    fn sorts(&self, part: &Part) -> bool {
         match self.joint {
             Joint::Single(encoding) => encoding.keeps_order(&part.ty),
             Joint::Fixed => Encoding::Bytes.keeps_order(&part.ty),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use thalweg_catalog::{Column, SqlType};
 
+use super::filter::CellFilter;
 use super::key::{Joint, KeyCodec, Part};
 use super::options::{CellEncoding, JointName, Mapped, NullMode, TableOptions};
 use super::request::{ColumnName, Projection, TableName};
@@ -18,11 +19,13 @@ use crate::error::ConnectorError;
 /// Qualifier of the marker cell, in the first family.
 const MARKER: &[u8] = b"_";
 
-/// A column that is a cell.
+/// A column that is a cell, or a field of one that is a family.
 #[derive(Debug, Clone)]
 pub(super) struct CellColumn {
     /// Position in the table.
     pub(super) column: usize,
+    /// Position in the struct.
+    pub(super) field: Option<usize>,
     pub(super) name: String,
     pub(super) ty: SqlType,
     pub(super) family: Vec<u8>,
@@ -50,6 +53,8 @@ pub(super) struct Layout {
     /// In the order in which HBase keeps cells.
     pub(super) cells: Vec<CellColumn>,
     pub(super) marker_family: Vec<u8>,
+    /// The column that says when the newest cell of a row was written.
+    pub(super) stamp: Option<usize>,
     pub(super) null_mode: NullMode,
     /// All columns of the table.
     pub(super) schema: SchemaRef,
@@ -62,7 +67,8 @@ impl Layout {
         key: &[usize],
         options: &TableOptions,
     ) -> Result<Self, ConnectorError> {
-        let cells = cells(columns, key, options)?;
+        let stamp = stamp(columns, options)?;
+        let cells = cells(columns, key, stamp, options)?;
         // That of the column declared first: what is added to a table later does not move the marker.
         let first = cells.iter().min_by_key(|cell| cell.column);
         let marker_family = match (first, &options.family) {
@@ -84,6 +90,7 @@ impl Layout {
             key_columns: key.to_vec(),
             cells,
             marker_family,
+            stamp,
             null_mode: options.null_mode,
             schema: Arc::new(Schema::new(fields)),
         };
@@ -142,29 +149,32 @@ impl Layout {
         cells.chain([marker]).collect()
     }
 
-    /// What to ask for when these columns of the table are wanted.
+    /// What to ask for when these columns of the table are wanted, of the rows that pass a filter.
     ///
     /// A row is there when it has any of its cells, and other programs write no marker. So all cells are asked for, unless a
     /// wanted one is in every row. When only keys are wanted, HBase is told to send one cell per row, without its value.
-    pub(super) fn projection(&self, wanted: &[usize]) -> Projection {
+    pub(super) fn projection(&self, wanted: &[usize], filter: Option<&CellFilter>) -> Projection {
+        // The newest of all cells is wanted.
+        let stamped = self.stamp.is_some_and(|stamp| wanted.contains(&stamp));
+        let filtered = filter.map_or(&[][..], |filter| &filter.columns);
         let wanted: Vec<&CellColumn> = self
             .cells
             .iter()
-            .filter(|cell| wanted.contains(&cell.column))
+            .filter(|cell| wanted.contains(&cell.column) || filtered.contains(&cell.column))
             .collect();
-        if wanted.is_empty() {
+        if wanted.is_empty() && !stamped {
             return Projection {
                 columns: self.all_cells(),
                 filter: Some(super::filter::first_key_only()),
             };
         }
-        let columns = match wanted.iter().any(|cell| cell.not_null) {
+        let columns = match wanted.iter().any(|cell| cell.not_null) && !stamped {
             true => wanted.iter().map(|cell| cell.name()).collect(),
             false => self.all_cells(),
         };
         Projection {
             columns,
-            filter: None,
+            filter: filter.map(|filter| filter.bytes.clone()),
         }
     }
 }
@@ -197,9 +207,32 @@ fn key_codec(
         .map_err(|message| ConnectorError::ColumnType { message })
 }
 
+/// The column that is mapped to `:timestamp`.
+fn stamp(columns: &[Column], options: &TableOptions) -> Result<Option<usize>, ConnectorError> {
+    let mut stamps = options.mapped.iter().filter(|one| one.is_stamp());
+    let Some(mapped) = stamps.next() else {
+        return Ok(None);
+    };
+    let name = &mapped.column;
+    if stamps.next().is_some() {
+        return Err(ConnectorError::option("only one column can be :timestamp"));
+    }
+    let position = columns.iter().position(|one| one.name == *name);
+    match position.and_then(|at| columns.get(at)).map(|one| &one.ty) {
+        // A name that is no column is told with the others.
+        None | Some(SqlType::Timestamptz | SqlType::Int8) => Ok(position),
+        Some(ty) => Err(ConnectorError::ColumnType {
+            message: format!(
+                "column \"{name}\" of type {ty} cannot be :timestamp, which is timestamp with time zone, or bigint for milliseconds"
+            ),
+        }),
+    }
+}
+
 fn cells(
     columns: &[Column],
     key: &[usize],
+    stamp: Option<usize>,
     options: &TableOptions,
 ) -> Result<Vec<CellColumn>, ConnectorError> {
     for mapped in &options.mapped {
@@ -216,60 +249,98 @@ fn cells(
     }
     let mut cells = Vec::new();
     for (index, column) in columns.iter().enumerate() {
-        if !key.contains(&index) {
-            cells.push(cell(index, column, options)?);
+        if key.contains(&index) || stamp == Some(index) {
+            continue;
+        }
+        match (family_of(column, options), &column.ty) {
+            (Some(family), SqlType::Struct(fields)) => {
+                for (field, (name, ty)) in fields.iter().enumerate() {
+                    let place = Place {
+                        family,
+                        qualifier: name,
+                        encoding: mapped(column, options).and_then(|one| one.encoding),
+                    };
+                    let full = format!("{}.{name}", column.name);
+                    let mut cell = cell(index, (&full, ty), &place, options)?;
+                    cell.field = Some(field);
+                    cells.push(cell);
+                }
+            }
+            _ => {
+                let found = mapped(column, options);
+                let family = found.map(|one| &one.family).or(options.family.as_ref());
+                let name = &column.name;
+                let place = Place {
+                    family: family.ok_or_else(|| no_family(&format!("column \"{name}\"")))?,
+                    qualifier: found.map_or(name, |one| &one.qualifier),
+                    encoding: found.and_then(|one| one.encoding),
+                };
+                let mut cell = cell(index, (name, &column.ty), &place, options)?;
+                cell.not_null = column.not_null;
+                cells.push(cell);
+            }
         }
     }
     cells.sort_by(|a, b| (&a.family, &a.qualifier).cmp(&(&b.family, &b.qualifier)));
     Ok(cells)
 }
 
+fn mapped<'o>(column: &Column, options: &'o TableOptions) -> Option<&'o Mapped> {
+    options.mapped.iter().find(|one| one.column == column.name)
+}
+
+/// The family that a struct is: that of `family:*`, or without any place the one of its own name.
+fn family_of<'a>(column: &'a Column, options: &'a TableOptions) -> Option<&'a str> {
+    match (mapped(column, options), &options.family) {
+        (Some(mapped), _) => mapped.is_family().then_some(mapped.family.as_str()),
+        (None, Some(_)) => None,
+        (None, None) => Some(&column.name),
+    }
+}
+
+/// Where a cell is.
+struct Place<'a> {
+    family: &'a str,
+    qualifier: &'a str,
+    encoding: Option<CellEncoding>,
+}
+
 fn cell(
     index: usize,
-    column: &Column,
+    (name, ty): (&str, &SqlType),
+    place: &Place<'_>,
     options: &TableOptions,
 ) -> Result<CellColumn, ConnectorError> {
-    let mapped: Option<&Mapped> = options.mapped.iter().find(|one| one.column == column.name);
-    let family = mapped
-        .map(|mapped| &mapped.family)
-        .or(options.family.as_ref());
-    let family = family.ok_or_else(|| no_family(&format!("column \"{}\"", column.name)))?;
+    let family = place.family;
     if family.is_empty()
         || family.starts_with('.')
         || !family.chars().all(|c| c.is_ascii_graphic() && c != ':')
     {
         return Err(ConnectorError::option(format!(
-            "family of column \"{}\" is no name of a column family",
-            column.name
+            "family of column \"{name}\" is no name of a column family"
         )));
     }
-    let encoding = mapped.and_then(|mapped| mapped.encoding);
     // Values of several parts have no other form.
-    let encoding = match column.ty {
+    let encoding = match ty {
         // A document is its text under every encoding; only its own reader knows jsonb's spelling.
         SqlType::Json | SqlType::Jsonb => CellEncoding::Json,
-        _ => encoding.unwrap_or(match is_scalar(&column.ty) {
-            true => options.encoding,
-            false => CellEncoding::Json,
-        }),
+        _ if !is_scalar(ty) => place.encoding.unwrap_or(CellEncoding::Json),
+        _ => place.encoding.unwrap_or(options.encoding),
     };
-    if encoding != CellEncoding::Json && !is_scalar(&column.ty) {
+    if encoding != CellEncoding::Json && !is_scalar(ty) {
         return Err(ConnectorError::ColumnType {
-            message: format!(
-                "column \"{}\" of type {} can only be encoded as json",
-                column.name, column.ty
-            ),
+            message: format!("column \"{name}\" of type {ty} can only be encoded as json"),
         });
     }
-    let qualifier = mapped.map_or(&column.name, |mapped| &mapped.qualifier);
     Ok(CellColumn {
         column: index,
-        name: column.name.clone(),
-        ty: column.ty.clone(),
-        family: family.clone().into_bytes(),
-        qualifier: qualifier.clone().into_bytes(),
+        field: None,
+        name: name.to_owned(),
+        ty: ty.clone(),
+        family: family.as_bytes().to_vec(),
+        qualifier: place.qualifier.as_bytes().to_vec(),
         encoding,
-        not_null: column.not_null,
+        not_null: false,
     })
 }
 
@@ -330,9 +401,73 @@ mod tests {
         );
         assert_eq!(layout.marker(), (&b"d"[..], &b"_"[..]), "beside clicks");
         assert_eq!(layout.families(), [b"a".to_vec(), b"d".to_vec()]);
-        assert_eq!(layout.projection(&[3]).columns.len(), 4, "every cell");
-        assert!(layout.projection(&[3]).filter.is_none());
-        assert!(layout.projection(&[0, 1]).filter.is_some());
+        assert_eq!(layout.projection(&[3], None).columns.len(), 4, "every cell");
+        assert!(layout.projection(&[3], None).filter.is_none());
+        assert!(layout.projection(&[0, 1], None).filter.is_some());
+    }
+
+    #[test]
+    fn a_struct_is_a_family_and_the_time_is_no_cell() {
+        let fields = vec![
+            ("name".to_owned(), SqlType::Text),
+            ("tags".to_owned(), SqlType::Array(Box::new(SqlType::Text))),
+        ];
+        let columns = [
+            column("id", SqlType::Int8),
+            column("info", SqlType::Struct(fields.clone())),
+            column("more", SqlType::Struct(fields)),
+            column("at", SqlType::Timestamptz),
+        ];
+        let given = |columns: &str| {
+            [
+                ("thrift.servers", "gw1:9090"),
+                ("table", "t"),
+                ("columns", columns),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into()
+        };
+        let options: BTreeMap<String, String> = given("more = m:*#string, at = :timestamp");
+        let options = TableOptions::read(Options(&options)).expect("good");
+        let layout = Layout::new(&columns, &[0], &options).expect("good");
+        let cells: Vec<String> = layout
+            .cells
+            .iter()
+            .map(|cell| {
+                let family = String::from_utf8_lossy(&cell.family);
+                let qualifier = String::from_utf8_lossy(&cell.qualifier);
+                format!("{} {:?} {family}:{qualifier}", cell.name, cell.field)
+            })
+            .collect();
+        assert_eq!(
+            cells,
+            [
+                "info.name Some(0) info:name",
+                "info.tags Some(1) info:tags",
+                "more.name Some(0) m:name",
+                "more.tags Some(1) m:tags",
+            ]
+        );
+        assert_eq!(
+            (layout.stamp, layout.marker()),
+            (Some(3), (&b"info"[..], &b"_"[..]))
+        );
+        assert!(layout.projection(&[0], None).filter.is_some());
+        assert!(
+            layout.projection(&[0, 3], None).filter.is_none(),
+            "all cells"
+        );
+        for (wrong, expected) in [
+            ("info = :timestamp", "cannot be :timestamp"),
+            ("at = :timestamp, id = :timestamp", "only one column"),
+            ("at = :time", "cannot be read"),
+        ] {
+            let options: BTreeMap<String, String> = given(wrong);
+            let found = TableOptions::read(Options(&options))
+                .and_then(|options| Layout::new(&columns, &[0], &options));
+            let error = found.expect_err("wrong").to_string();
+            assert!(error.contains(expected), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -39,3 +39,7 @@ pub(super) const PAGE_ROWS_MAX: usize = 10_000;
 pub(super) const ROW_KEY_BYTES_MAX: usize = 32_767;
 /// Characters of a remote error message that are repeated to the user.
 pub(super) const REMOTE_MESSAGE_MAX: usize = 400;
+/// Bytes of the conditions that HBase is asked to apply.
+pub(super) const FILTER_BYTES_MAX: usize = 64 << 10;
+/// Values of a list that a cell is compared with there.
+pub(super) const FILTER_VALUES_MAX: usize = 100;

@@ -74,7 +74,7 @@ impl HbaseLookup {
         let fields = schema.fields().iter();
         let fields = fields.map(|field| SortField::new(field.data_type().clone()));
         let asking = Asking {
-            projection: layout.projection(wanted),
+            projection: layout.projection(wanted, None),
             codec: RowConverter::new(fields.collect()).map_err(internal)?,
             client,
             layout,

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use thalweg_catalog::SqlType;
 
 use super::access::{Access, Comparison, Condition, decide};
+use super::filter::passes;
 use super::key::{Joint, KeyCodec, Part, successor};
 use super::scalar::{Scalar, ScalarBuilder};
 use super::value::{Encoding, decode, encode};
@@ -283,6 +284,30 @@ proptest! {
         }
     }
 
+    /// What HBase compares in the place of values lets every row pass that the values select.
+    #[test]
+    fn filters_lose_no_row((ty, values) in typed()) {
+        use Comparison::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual, NotEqual};
+        for encoding in [Encoding::Bytes, Encoding::Text, Encoding::Ordered] {
+            for (cell, wanted) in values.iter().flat_map(|a| values.iter().map(move |b| (a, b))) {
+                let Ok(held) = bytes(cell.scalar(), &ty, encoding) else { continue };
+                let held_value = decode(&held, &ty, encoding).expect("our own bytes");
+                let order = compare(held_value, wanted.scalar());
+                for (comparison, selected) in [
+                    (Equal, order.is_eq()),
+                    (NotEqual, order.is_ne()),
+                    (Less, order.is_lt()),
+                    (LessOrEqual, order.is_le()),
+                    (Greater, order.is_gt()),
+                    (GreaterOrEqual, order.is_ge()),
+                ] {
+                    let passes = passes(comparison, wanted.scalar(), &ty, encoding, &held);
+                    prop_assert!(passes || !selected, "{held_value:?} {comparison:?} {wanted:?} under {encoding:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn keys_are_read_as_written_and_other_bytes_are_refused(
         (first, a) in typed(),
@@ -347,6 +372,7 @@ proptest! {
                     let order = compare(row[column], value);
                     match comparison {
                         Comparison::Equal => order.is_eq(),
+                        Comparison::NotEqual => order.is_ne(),
                         Comparison::Less => order.is_lt(),
                         Comparison::LessOrEqual => order.is_le(),
                         Comparison::Greater => order.is_gt(),

@@ -35,7 +35,7 @@ pub use access::{Comparison, Condition};
 pub use commit::HbaseCommitter;
 pub use error::HbaseError;
 pub use lookup::{FoundRow, HbaseLookup};
-pub use read::HbaseRows;
+pub use read::{HbaseRows, KeyOrder};
 pub use sink::HbaseSink;
 pub use table::{HbaseScan, HbaseTable};
 pub use write::{RefusedRow, Written};

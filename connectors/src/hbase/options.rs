@@ -31,13 +31,31 @@ pub(super) enum CellEncoding {
     Json,
 }
 
+/// The place of a column that is no cell: when the newest cell of the row was written.
+const STAMP: &str = ":timestamp";
+/// The qualifier of a struct whose fields are the cells of a family.
+const EVERY_QUALIFIER: &str = "*";
+
 /// A column whose place or encoding is declared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mapped {
     pub(super) column: String,
+    /// Empty for the time of the newest cell.
     pub(super) family: String,
     pub(super) qualifier: String,
     pub(super) encoding: Option<CellEncoding>,
+}
+
+impl Mapped {
+    /// Whether the column is the time of the newest cell.
+    pub(super) fn is_stamp(&self) -> bool {
+        self.family.is_empty()
+    }
+
+    /// Whether the column is a family.
+    pub(super) fn is_family(&self) -> bool {
+        self.qualifier == EVERY_QUALIFIER
+    }
 }
 
 /// What a table is created with.
@@ -246,13 +264,15 @@ fn mapped(text: &str) -> Result<Vec<Mapped>, ConnectorError> {
             None => (place, None),
         };
         let (family, qualifier) = place.split_once(':').ok_or_else(malformed)?;
+        let is_stamp = place.trim() == STAMP;
         let mapping = Mapped {
             column: column.trim().to_owned(),
             family: family.trim().to_owned(),
             qualifier: qualifier.trim().to_owned(),
             encoding: code,
         };
-        if mapping.column.is_empty() || mapping.family.is_empty() || mapping.qualifier.is_empty() {
+        let empty = mapping.family.is_empty() || mapping.qualifier.is_empty();
+        if mapping.column.is_empty() || (empty && !is_stamp) || (is_stamp && code.is_some()) {
             return Err(malformed());
         }
         columns.push(mapping);

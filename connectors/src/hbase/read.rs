@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
@@ -15,10 +15,12 @@ use tokio::task::JoinSet;
 
 use super::access::Access;
 use super::client::Client;
+use super::error::HbaseError;
+use super::filter::CellFilter;
 use super::key::KeyRange;
 use super::layout::Layout;
 use super::limits::{BATCH_ROWS_MAX, PAGE_ROWS_FIRST, PAGE_ROWS_MAX, REQUEST_BYTES_MAX};
-use super::reply::{Page, Region};
+use super::reply::{Page, Region, Row};
 use super::request::{Projection, Scan};
 use super::rows::RowsBuilder;
 use crate::context::Deadline;
@@ -29,12 +31,27 @@ const PARALLEL: usize = 4;
 /// Batches that wait for the reader.
 const WAITING: usize = 4;
 
+/// An order of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyOrder {
+    /// The smallest key first.
+    Ascending,
+    /// The largest key first.
+    Descending,
+}
+
 /// What a read asks for.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     /// Columns of the table, in the order of the batches.
     pub(super) wanted: Vec<usize>,
     pub(super) access: Access,
+    /// What HBase leaves out of ranges.
+    pub(super) filter: Option<CellFilter>,
+    /// `None`: as rows come.
+    pub(super) order: Option<KeyOrder>,
+    /// How many rows the reader is likely to want.
+    pub(super) first_rows: Option<usize>,
     /// At most this many rows are of use.
     pub(super) limit: Option<usize>,
     /// Bytes of a page of a scan.
@@ -48,6 +65,13 @@ pub(super) struct Request {
 enum Work {
     Keys(Vec<Vec<u8>>),
     Range(KeyRange),
+}
+
+/// What is left of a range, and how many rows of it to ask for.
+#[derive(Debug)]
+struct Part {
+    range: KeyRange,
+    rows: usize,
 }
 
 /// The rows of a read, as they come. Dropping it ends the read.
@@ -79,6 +103,10 @@ struct Shared {
     projection: Projection,
     work: Mutex<VecDeque<Work>>,
     received: Arc<AtomicU64>,
+    /// Rows that were given to the reader.
+    given: AtomicUsize,
+    /// HBase takes too long over its filter.
+    unfiltered: AtomicBool,
 }
 
 /// Begins a read. Must be called in a tokio runtime.
@@ -86,12 +114,14 @@ pub(super) fn read(client: Arc<Client>, layout: Arc<Layout>, request: Request) -
     let (sender, batches) = mpsc::channel(WAITING);
     let received = Arc::new(AtomicU64::new(0));
     let shared = Arc::new(Shared {
-        projection: layout.projection(&request.wanted),
+        projection: layout.projection(&request.wanted, request.filter.as_ref()),
         client,
         layout,
         request,
         work: Mutex::default(),
         received: Arc::clone(&received),
+        given: AtomicUsize::new(0),
+        unfiltered: AtomicBool::new(false),
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(lead(shared, sender));
@@ -113,7 +143,11 @@ async fn lead(shared: Arc<Shared>, sender: mpsc::Sender<Result<RecordBatch, Conn
         }
     }
     let mut workers = JoinSet::new();
-    for _ in 0..PARALLEL.min(shared.work.lock().len()) {
+    let parallel = match shared.request.order {
+        Some(_) => 1,
+        None => PARALLEL,
+    };
+    for _ in 0..parallel.min(shared.work.lock().len()) {
         workers.spawn(work(Arc::clone(&shared), sender.clone()));
     }
     // The others end when the channel does, or with this task.
@@ -137,6 +171,9 @@ async fn work(
         let Some(part) = shared.work.lock().pop_front() else {
             return Ok(());
         };
+        if shared.left() == 0 {
+            return Ok(());
+        }
         let more = match part {
             Work::Keys(keys) => shared.get(&keys, &sender).await?,
             Work::Range(range) => shared.scan(range, &sender).await?,
@@ -152,19 +189,37 @@ impl Shared {
         Deadline::after(self.request.timeout)
     }
 
+    fn descends(&self) -> bool {
+        self.request.order == Some(KeyOrder::Descending)
+    }
+
+    /// How many more rows are of use.
+    fn left(&self) -> usize {
+        let limit = self.request.limit.unwrap_or(usize::MAX);
+        limit.saturating_sub(self.given.load(Ordering::Relaxed))
+    }
+
     async fn plan(&self) -> Result<Vec<Work>, ConnectorError> {
-        match &self.request.access {
+        let mut work = match &self.request.access {
             Access::Keys(keys) => {
-                let parts = batches(keys, &self.projection, BATCH_ROWS_MAX).into_iter();
-                Ok(parts.map(|keys| Work::Keys(keys.to_vec())).collect())
+                let mut keys = keys.clone();
+                if self.descends() {
+                    keys.reverse();
+                }
+                let parts = batches(&keys, &self.projection, BATCH_ROWS_MAX).into_iter();
+                return Ok(parts.map(|keys| Work::Keys(keys.to_vec())).collect());
             }
-            Access::Ranges(ranges) if ranges.is_empty() => Ok(Vec::new()),
+            Access::Ranges(ranges) if ranges.is_empty() => return Ok(Vec::new()),
             Access::Ranges(ranges) => {
                 let table = &self.layout.table;
                 let regions = self.client.regions(table, self.deadline()).await?;
-                Ok(by_region(ranges, &regions))
+                by_region(ranges, &regions)
             }
+        };
+        if self.descends() {
+            work.reverse();
         }
+        Ok(work)
     }
 
     /// Reads a batch of keys. False when nobody wants more.
@@ -178,7 +233,8 @@ impl Shared {
             .client
             .get(table, keys, &self.projection, self.deadline())
             .await?;
-        self.pass_on(&page, sender).await
+        self.received.fetch_add(there(&page), Ordering::Relaxed);
+        self.pass_on(page.rows(), sender).await
     }
 
     /// Reads a range page by page. False when nobody wants more.
@@ -187,50 +243,113 @@ impl Shared {
         range: KeyRange,
         sender: &mpsc::Sender<Result<RecordBatch, ConnectorError>>,
     ) -> Result<bool, ConnectorError> {
-        let mut left = self.request.limit.unwrap_or(usize::MAX);
-        let mut rows = PAGE_ROWS_FIRST;
-        let mut scan = Scan {
-            start: range.start,
-            stop: range.stop,
-            rows: 0,
+        let rows = match self.request.first_rows {
+            Some(rows) => rows.clamp(1, PAGE_ROWS_FIRST),
+            None => PAGE_ROWS_FIRST,
         };
-        while left > 0 {
-            scan.rows = rows.min(left);
-            let page = self
-                .client
-                .scan(&self.layout.table, &scan, &self.projection, self.deadline())
-                .await?;
-            if !self.pass_on(&page, sender).await? {
+        let mut next = Some(Part { range, rows });
+        let mut page = None;
+        while let Some(part) = next {
+            if self.left() == 0 || part.range.is_empty() {
+                break;
+            }
+            let scan = self.scan_of(&part);
+            let found = match page.take() {
+                Some(page) => page,
+                None => self.page(&scan).await?,
+            };
+            self.received.fetch_add(there(&found), Ordering::Relaxed);
+            next = self.after(&part, &scan, &found);
+            let inside = |row: &Row<'_>| row.key().is_some_and(|key| part.range.holds(key));
+            let wanted = found.rows().filter(inside).take(self.left());
+            // Only a read of everything is sure to want the next page; HBase finds it while this one is taken apart.
+            let ahead = next.as_ref().filter(|part| !part.range.is_empty());
+            let ahead = ahead.filter(|_| self.wants_all());
+            let fetch = async {
+                match ahead {
+                    Some(part) => self.page(&self.scan_of(part)).await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            let (fetched, sent) = tokio::join!(fetch, self.pass_on(wanted, sender));
+            if !sent? {
                 return Ok(false);
             }
-            // Fewer rows than asked for are the last of the range.
-            let Some(last) = page.last_key().filter(|_| page.len() == scan.rows) else {
-                return Ok(true);
-            };
-            left = left.saturating_sub(page.len());
-            scan.start = [last, &[0]].concat();
-            rows = page_rows(page.len(), page.bytes(), self.request.page_bytes);
+            page = fetched?;
         }
         Ok(true)
     }
 
-    async fn pass_on(
+    fn wants_all(&self) -> bool {
+        self.request.limit.is_none() && self.request.first_rows.is_none()
+    }
+
+    fn scan_of(&self, part: &Part) -> Scan {
+        let asked = part.rows.min(self.left());
+        match self.descends() {
+            false => Scan::first(&part.range, asked),
+            true => Scan::last(&part.range, asked),
+        }
+    }
+
+    /// What is left of a range after a page of it; fewer rows than asked for are its last.
+    fn after(&self, part: &Part, scan: &Scan, page: &Page) -> Option<Part> {
+        let last = page.last_key().filter(|_| page.len() == scan.rows)?;
+        let mut range = part.range.clone();
+        match self.descends() {
+            false => range.start = [last, &[0]].concat(),
+            true => range.stop = last.to_vec(),
+        }
+        Some(Part {
+            range,
+            rows: page_rows(page.len(), page.bytes(), self.request.page_bytes),
+        })
+    }
+
+    /// One page. HBase may take too long over a filter, as when few of many rows pass it; the rest of the read does without.
+    async fn page(&self, scan: &Scan) -> Result<Page, ConnectorError> {
+        let table = &self.layout.table;
+        let plain = || self.layout.projection(&self.request.wanted, None);
+        let filtered = self.request.filter.is_some() && !self.unfiltered.load(Ordering::Relaxed);
+        if filtered || self.request.filter.is_none() {
+            let asked = self
+                .client
+                .scan(table, scan, &self.projection, self.deadline());
+            match asked.await {
+                Err(HbaseError::Timeout { .. }) if filtered => {
+                    self.unfiltered.store(true, Ordering::Relaxed);
+                }
+                found => return Ok(found?),
+            }
+        }
+        let asked = self
+            .client
+            .scan(table, scan, &plain(), self.deadline())
+            .await;
+        Ok(asked?)
+    }
+
+    async fn pass_on<'p>(
         &self,
-        page: &Page,
+        rows: impl Iterator<Item = Row<'p>>,
         sender: &mpsc::Sender<Result<RecordBatch, ConnectorError>>,
     ) -> Result<bool, ConnectorError> {
         let mut builder = RowsBuilder::new(&self.layout, &self.request.wanted)?;
-        for row in page.rows() {
+        for row in rows {
             builder.append(&row)?;
         }
         if builder.len() == 0 {
             return Ok(!sender.is_closed());
         }
-        self.received
-            .fetch_add(builder.len() as u64, Ordering::Relaxed);
+        self.given.fetch_add(builder.len(), Ordering::Relaxed);
         let batch = builder.finish()?;
         Ok(sender.send(Ok(batch)).await.is_ok())
     }
+}
+
+/// Rows of a page that are in the table.
+fn there(page: &Page) -> u64 {
+    page.rows().filter(|row| row.key().is_some()).count() as u64
 }
 
 /// Rows of the next page, so that it has about the wanted size.
@@ -336,6 +455,33 @@ mod tests {
             by_region(&[range("a", "z")], &[]),
             [Work::Range(range("a", "z"))]
         );
+    }
+
+    #[test]
+    fn a_page_from_the_end_holds_what_is_in_the_range() {
+        // Every key of up to two of these bytes, as a reversed scan of HBase gives them.
+        let bytes = [0u8, 1, 0x61, 0xfe, 0xff];
+        let two = bytes
+            .iter()
+            .flat_map(|a| bytes.iter().map(|b| vec![*a, *b]));
+        let mut keys: Vec<Vec<u8>> = bytes.iter().map(|a| vec![*a]).chain(two).collect();
+        keys.sort();
+        let ends = keys.iter().cloned().chain([Vec::new()]);
+        for stop in ends.clone() {
+            for start in ends.clone() {
+                let range = KeyRange {
+                    start,
+                    stop: stop.clone(),
+                };
+                let scan = Scan::last(&range, keys.len());
+                let sent = keys.iter().rev().filter(|key| {
+                    (scan.start.is_empty() || **key <= scan.start) && **key > scan.stop
+                });
+                let found: Vec<_> = sent.filter(|key| range.holds(key)).collect();
+                let wanted: Vec<_> = keys.iter().rev().filter(|key| range.holds(key)).collect();
+                assert_eq!(found, wanted, "{range:?}");
+            }
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Invariant: every put and delete carries an explicit timestamp, so that sending it again changes nothing.
 
+use super::key::KeyRange;
 use super::wire::{Out, Protocol, encode};
 
 /// A column family, or one column of it.
@@ -24,12 +25,51 @@ pub(super) struct Projection {
 /// One page of a scan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Scan {
-    /// Inclusive. Empty: from the first row.
+    /// Inclusive. Empty: from the first row, or the last of a reversed scan.
     pub(super) start: Vec<u8>,
-    /// Exclusive. Empty: to the last row.
+    /// Exclusive. Empty: to the last row, or the first of a reversed scan.
     pub(super) stop: Vec<u8>,
     /// At most this many rows.
     pub(super) rows: usize,
+    /// From the last row to the first.
+    pub(super) reversed: bool,
+}
+
+/// Bytes after the end of a key that stands for the place just before another: a row may lie behind it, and is dropped when it
+/// comes.
+const JUST_BEFORE: [u8; 9] = [0xff; 9];
+
+impl Scan {
+    /// The first page of at least `rows` rows of a range, if it has as many.
+    pub(super) fn first(range: &KeyRange, rows: usize) -> Self {
+        Self {
+            start: range.start.clone(),
+            stop: range.stop.clone(),
+            rows,
+            reversed: false,
+        }
+    }
+
+    /// The same from the end of the range. The interface has no exclusive start and no inclusive stop: a row at either end that
+    /// is not in the range may come with the others.
+    pub(super) fn last(range: &KeyRange, rows: usize) -> Self {
+        let mut before = range.start.clone();
+        match before.pop() {
+            // Nothing is between a key and the same with a zero byte more.
+            None | Some(0) => {}
+            Some(byte) => {
+                before.push(byte - 1);
+                before.extend_from_slice(&JUST_BEFORE);
+            }
+        }
+        Self {
+            start: range.stop.clone(),
+            stop: before,
+            // The row at the start is not in the range.
+            rows: rows + 1,
+            reversed: true,
+        }
+    }
 }
 
 /// A cell to write.
@@ -255,6 +295,9 @@ impl Scan {
         out.bytes(2, &self.stop)?;
         projection.write_columns(out, 3)?;
         out.i32(4, small(self.rows))?;
+        if self.reversed {
+            out.bool(11, true)?;
+        }
         out.bool(12, false)?;
         out.i32(14, STREAM)?;
         out.i32(15, small(self.rows))?;

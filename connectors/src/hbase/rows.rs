@@ -4,16 +4,17 @@
 
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, NullBufferBuilder, StructArray};
+use arrow::datatypes::{DataType, Fields, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use thalweg_catalog::SqlType;
 
 use super::error::HbaseError;
 use super::layout::{CellColumn, Layout};
 use super::options::{CellEncoding, NullMode};
 use super::reply::Row;
-use super::scalar::ScalarBuilder;
+use super::scalar::{Scalar, ScalarBuilder};
 use super::value;
 use crate::error::ConnectorError;
 use crate::format::{ColumnBuilder, JsonOptions};
@@ -25,13 +26,86 @@ enum Origin {
     Key,
     /// Cell of the layout.
     Cell(usize),
+    /// Cells of the layout.
+    Family,
+    /// The time of the newest cell.
+    Stamp,
 }
 
 #[derive(Debug)]
 enum Values {
     Plain(ScalarBuilder),
     Json(ColumnBuilder),
+    Struct(StructBuilder),
 }
+
+/// A column that is a family: its cells, in the order of its fields.
+#[derive(Debug)]
+struct StructBuilder {
+    fields: Fields,
+    cells: Vec<(usize, Values)>,
+    present: NullBufferBuilder,
+    not_null: bool,
+}
+
+impl StructBuilder {
+    fn new(layout: &Layout, column: usize) -> Result<Self, ConnectorError> {
+        let field = layout.schema.fields().get(column);
+        let fields = match field.map(|field| field.data_type()) {
+            Some(DataType::Struct(fields)) => fields.clone(),
+            _ => return Err(ConnectorError::Internal(NO_PLACE.into())),
+        };
+        let cells = layout.cells.iter().enumerate();
+        let mut cells: Vec<_> = cells.filter(|(_, cell)| cell.column == column).collect();
+        cells.sort_by_key(|(_, cell)| cell.field);
+        let cells = cells.into_iter();
+        let cells: Result<_, _> = cells
+            .map(|(index, cell)| Ok::<_, ConnectorError>((index, builder(cell)?)))
+            .collect();
+        Ok(Self {
+            fields,
+            cells: cells?,
+            present: NullBufferBuilder::new(0),
+            not_null: field.is_some_and(|field| !field.is_nullable()),
+        })
+    }
+
+    /// NULL when there is none of its cells: nothing else could be told apart from it.
+    fn append(&mut self, found: &[Option<&[u8]>], layout: &Layout) -> Result<(), HbaseError> {
+        let mut any = self.not_null;
+        for (index, values) in &mut self.cells {
+            let bytes = found.get(*index).copied().flatten();
+            any |= match layout.null_mode {
+                NullMode::Empty => bytes.is_some_and(|bytes| !bytes.is_empty()),
+                NullMode::Delete | NullMode::Skip => bytes.is_some(),
+            };
+            if let Some(cell) = layout.cells.get(*index) {
+                append(values, cell, bytes, layout)?;
+            }
+        }
+        self.present.append(any);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ConnectorError> {
+        let columns = self.cells.iter_mut().map(|(_, values)| values.finish());
+        let columns = columns.collect::<Result<_, _>>()?;
+        let column = StructArray::try_new(self.fields.clone(), columns, self.present.finish());
+        Ok(Arc::new(column.map_err(internal)?))
+    }
+}
+
+impl Values {
+    fn finish(&mut self) -> Result<ArrayRef, ConnectorError> {
+        match self {
+            Values::Plain(values) => Ok(values.finish()),
+            Values::Json(values) => Ok(values.finish()),
+            Values::Struct(values) => values.finish(),
+        }
+    }
+}
+
+const NO_PLACE: &str = "a column has no place in HBase";
 
 /// Builds batches of some columns of a table.
 #[derive(Debug)]
@@ -60,11 +134,26 @@ impl RowsBuilder {
                 columns.push((Origin::Key, values));
                 continue;
             }
+            if layout.stamp == Some(*column) {
+                let field = schema.fields().get(position);
+                let ty = match field.map(|field| field.data_type()) {
+                    Some(DataType::Int64) => SqlType::Int8,
+                    _ => SqlType::Timestamptz,
+                };
+                columns.push((Origin::Stamp, Values::Plain(ScalarBuilder::new(&ty))));
+                continue;
+            }
             let cell = layout.cells.iter().position(|cell| cell.column == *column);
             let (index, cell) = cell
                 .zip(cell.and_then(|index| layout.cells.get(index)))
-                .ok_or_else(|| ConnectorError::Internal("a column has no place in HBase".into()))?;
-            columns.push((Origin::Cell(index), builder(cell)?));
+                .ok_or_else(|| ConnectorError::Internal(NO_PLACE.into()))?;
+            columns.push(match cell.field {
+                None => (Origin::Cell(index), builder(cell)?),
+                Some(_) => {
+                    let values = StructBuilder::new(layout, *column)?;
+                    (Origin::Family, Values::Struct(values))
+                }
+            });
         }
         Ok(Self {
             layout: Arc::clone(layout),
@@ -104,8 +193,9 @@ impl RowsBuilder {
             });
         }
         let mut found: Vec<Option<&[u8]>> = vec![None; layout.cells.len()];
-        let mut next = 0;
+        let (mut next, mut newest) = (0, None);
         for cell in row.cells() {
+            newest = newest.max(Some(cell.timestamp));
             let is = |column: &CellColumn| {
                 column.qualifier == cell.qualifier && column.family == cell.family
             };
@@ -122,11 +212,16 @@ impl RowsBuilder {
             }
         }
         for (origin, values) in &mut self.columns {
-            if let Origin::Cell(index) = *origin
-                && let Some(cell) = layout.cells.get(index)
-            {
-                let bytes = found.get(index).copied().flatten();
-                append(values, cell, bytes, &layout)?;
+            match (*origin, values) {
+                (Origin::Cell(index), values) => {
+                    let bytes = found.get(index).copied().flatten();
+                    if let Some(cell) = layout.cells.get(index) {
+                        append(values, cell, bytes, &layout)?;
+                    }
+                }
+                (Origin::Family, Values::Struct(values)) => values.append(&found, &layout)?,
+                (Origin::Stamp, Values::Plain(values)) => append_stamp(values, newest, &layout)?,
+                _ => {}
             }
         }
         self.rows += 1;
@@ -138,11 +233,8 @@ impl RowsBuilder {
         let columns: Vec<ArrayRef> = self
             .columns
             .iter_mut()
-            .map(|(_, values)| match values {
-                Values::Plain(values) => values.finish(),
-                Values::Json(values) => values.finish(),
-            })
-            .collect();
+            .map(|(_, values)| values.finish())
+            .collect::<Result<_, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows));
         self.rows = 0;
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
@@ -162,6 +254,31 @@ fn builder(cell: &CellColumn) -> Result<Values, ConnectorError> {
             Values::Json(ColumnBuilder::new(&cell.name, &cell.ty, options)?)
         }
     })
+}
+
+/// Appends the time of a row's newest cell, which is milliseconds wherever a writer has not chosen otherwise.
+fn append_stamp(
+    values: &mut ScalarBuilder,
+    newest: Option<i64>,
+    layout: &Layout,
+) -> Result<(), HbaseError> {
+    let value = match (&*values, newest) {
+        (_, None) => None,
+        (ScalarBuilder::Int8(_), Some(ms)) => Some(Scalar::Int8(ms)),
+        (_, Some(ms)) => match ms.checked_mul(1000) {
+            Some(us) => Some(Scalar::Timestamp(us)),
+            None => {
+                let name = layout.stamp.and_then(|at| layout.schema.fields().get(at));
+                return Err(HbaseError::BadValue {
+                    table: layout.table.text().to_owned(),
+                    column: name.map(|field| field.name().clone()).unwrap_or_default(),
+                    expected: "milliseconds of a timestamp with time zone".to_owned(),
+                });
+            }
+        },
+    };
+    values.append(value);
+    Ok(())
 }
 
 fn append(
@@ -201,7 +318,7 @@ fn append(
             },
             Some(Err(_)) => false,
         },
-        (Values::Plain(_), CellEncoding::Json) => false,
+        (Values::Plain(_), CellEncoding::Json) | (Values::Struct(_), _) => false,
     };
     let encoding = match cell.encoding {
         CellEncoding::Plain(encoding) => encoding.name(),

@@ -17,13 +17,16 @@ use thalweg_catalog::Column;
 use super::access::{Access, Condition, decide};
 use super::client::Client;
 use super::error::HbaseError;
+use super::filter::of_cells;
 use super::gateways::Gateways;
 use super::layout::Layout;
 use super::limits::BATCH_ROWS_MAX;
 use super::lookup::HbaseLookup;
 use super::options::TableOptions;
-use super::read::{HbaseRows, Request, read};
+use super::read::{HbaseRows, KeyOrder, Request, read};
+use super::reply::Page;
 use super::request::{NewTable, Projection};
+use super::rows::RowsBuilder;
 use super::write::{Change, RefusedRow, Writer, Written, mutations, row_key};
 use crate::context::{Clock, ConnectorContext, Deadline};
 use crate::error::ConnectorError;
@@ -48,12 +51,31 @@ pub struct HbaseTable {
 pub struct HbaseScan {
     request: Request,
     exact: Vec<bool>,
+    schema: SchemaRef,
 }
 
 impl HbaseScan {
     /// For each condition that was given, whether no row needs to be checked for it again.
     pub fn exact(&self) -> &[bool] {
         &self.exact
+    }
+
+    /// Reads the rows in the order of their keys, one part after the other. `rows` are wanted first, though more may be after
+    /// what comes is compared again.
+    #[must_use]
+    pub fn in_key_order(mut self, order: KeyOrder, rows: Option<usize>) -> Self {
+        self.request.order = Some(order);
+        self.request.first_rows = rows;
+        self
+    }
+
+    /// Reads no more than the first rows; of use only when every condition is exact.
+    #[must_use]
+    pub fn at_most(mut self, rows: usize) -> Self {
+        if self.exact.iter().all(|exact| *exact) {
+            self.request.limit = Some(self.request.limit.map_or(rows, |limit| limit.min(rows)));
+        }
+        self
     }
 
     /// What HBase is asked for, for `EXPLAIN`.
@@ -65,10 +87,22 @@ impl HbaseScan {
                 ranges => format!("{} ranges of row keys", ranges.len()),
             },
         };
-        match self.request.limit {
-            Some(limit) => format!("{access}, {limit} of each"),
-            None => access,
+        let mut text = access;
+        if let Some(filter) = &self.request.filter {
+            let fields = self.schema.fields();
+            let names = filter.columns.iter().filter_map(|at| fields.get(*at));
+            let names: Vec<&str> = names.map(|field| field.name().as_str()).collect();
+            text.push_str(&format!(", filtered by {}", names.join(", ")));
         }
+        match self.request.order {
+            Some(KeyOrder::Ascending) => text.push_str(", in key order"),
+            Some(KeyOrder::Descending) => text.push_str(", last key first"),
+            None => {}
+        }
+        if let Some(limit) = self.request.limit {
+            text.push_str(&format!(", at most {limit} rows"));
+        }
+        text
     }
 }
 
@@ -100,6 +134,11 @@ impl HbaseTable {
     /// Its columns.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.layout.schema)
+    }
+
+    /// The column that says when a row was written last, which nobody can write.
+    pub fn stamp_column(&self) -> Option<usize> {
+        self.layout.stamp
     }
 
     /// Asks HBase whether the table and its families are there, and makes them under `create = 'if-missing'`; once, at CREATE.
@@ -149,16 +188,30 @@ impl HbaseTable {
     ) -> HbaseScan {
         let decision = decide(&self.layout.key, &self.layout.key_columns, conditions);
         let exact = decision.exact.iter().all(|exact| *exact);
+        // Of rows that are asked for by their keys few come that are not wanted.
+        let filter = match &decision.access {
+            Access::Ranges(_) => of_cells(&self.layout, conditions),
+            Access::Keys(_) => None,
+        };
         HbaseScan {
+            schema: self.schema(),
             request: Request {
                 wanted: wanted.to_vec(),
                 access: decision.access,
+                filter,
+                order: None,
+                first_rows: None,
                 limit: limit.filter(|_| exact),
                 page_bytes: self.options.page_bytes,
                 timeout: self.options.timeout,
             },
             exact: decision.exact,
         }
+    }
+
+    /// How many leading columns of the key its rows are sorted by.
+    pub fn sorted_columns(&self) -> usize {
+        self.layout.key.sorted_parts()
     }
 
     /// Looks up the columns `wanted` of rows by their keys, with a cache of its own.
@@ -173,6 +226,31 @@ impl HbaseTable {
             &self.options,
             Arc::clone(&self.clock),
         )
+    }
+
+    /// The rows in a gateway's reply to a scan with sequence number 0, in this table's protocol: what a read does with each page,
+    /// for benchmarks.
+    ///
+    /// # Errors
+    /// When the bytes are no such reply, or hold no values of these columns.
+    pub fn decode_reply(
+        &self,
+        wanted: &[usize],
+        frame: Vec<u8>,
+    ) -> Result<RecordBatch, ConnectorError> {
+        let protocol = self.options.dialect.protocol;
+        let unreadable = |detail: String| HbaseError::BadReply {
+            server: "given".to_owned(),
+            detail,
+        };
+        let page = Page::decode(frame, protocol, "getScannerResults", 0)
+            .map_err(|error| unreadable(error.to_string()))?
+            .map_err(|refusal| unreadable(format!("{refusal:?}")))?;
+        let mut rows = RowsBuilder::new(&self.layout, wanted)?;
+        for row in page.rows() {
+            rows.append(&row)?;
+        }
+        rows.finish()
     }
 
     /// Begins to read. Must be called in a tokio runtime.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::{Array, AsArray};
 use arrow::record_batch::RecordBatch;
 use tokio::task::JoinSet;
 
@@ -162,10 +163,21 @@ pub(super) fn cell_value(
     row: usize,
     null_mode: NullMode,
 ) -> Result<Option<Vec<u8>>, ConnectorError> {
-    let array = batch
+    let column = batch
         .columns()
         .get(cell.column)
         .ok_or_else(|| ConnectorError::Internal("a column of the table has no values".into()))?;
+    let array = match cell.field {
+        None => Some(column),
+        // What is below a struct that is NULL is of no meaning.
+        Some(_) if row >= column.len() || column.is_null(row) => None,
+        Some(field) => column
+            .as_struct_opt()
+            .and_then(|one| one.columns().get(field)),
+    };
+    let Some(array) = array else {
+        return Ok((null_mode == NullMode::Empty).then(Vec::new));
+    };
     let value = match cell.encoding {
         CellEncoding::Json => json_text(&cell.ty, array.as_ref(), row)?.map(String::into_bytes),
         CellEncoding::Plain(encoding) => match Scalar::at(array.as_ref(), row, &cell.ty) {

@@ -103,10 +103,14 @@ pub(crate) fn with_relations(
         LogicalPlan::TableScan(mut scan) => match scan
             .source
             .downcast_ref::<RelationScan>()
-            .map(|leaf| leaf.oid)
+            .map(|leaf| (leaf.oid, leaf.as_of_now))
         {
-            Some(oid) => {
-                scan.source = provider_as_source(provide(oid)?);
+            Some((oid, as_of_now)) => {
+                let table = match (provide(oid)?, as_of_now) {
+                    (table, true) => crate::external::as_of_now(table),
+                    (table, false) => table,
+                };
+                scan.source = provider_as_source(table);
                 Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
             }
             None => Ok(Transformed::no(LogicalPlan::TableScan(scan))),
@@ -131,7 +135,9 @@ pub(crate) async fn physical(
     limits: RunLimits,
 ) -> DataFusionResult<(Arc<dyn ExecutionPlan>, Arc<TaskContext>)> {
     let state = session_at(planner, limits.now_us);
-    let physical = state.create_physical_plan(plan).await?;
+    let plan = crate::external::wished(state.optimize(plan)?)?;
+    let planner = state.query_planner();
+    let physical = planner.create_physical_plan(&plan, &state).await?;
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(limits.memory);
     let task = TaskContext::from(&state).with_runtime(runtime.build_arc()?);
     Ok((physical, Arc::new(task)))

@@ -2,9 +2,12 @@
 
 import datetime
 import decimal
+import http.server
 import json
 import os
 import random
+import shutil
+import threading
 
 import confluent_kafka
 import psycopg
@@ -83,12 +86,15 @@ def test_keys_ranges_and_filters_are_pushed_down(sql, hbase):
     for where, lines, count in [
         ("user_id = 7 AND day = '2024-01-03'", ["HBase user_day: 1 row keys"], 1),
         ("user_id IN (7, 9, 11, 13) AND day = '2024-01-03'", ["HBase user_day: 4 row keys"], 4),
-        # A list of two becomes a disjunction, which is not taken for one yet.
-        ("user_id IN (7, 9) AND day = '2024-01-03'", ["HBase user_day: all rows"], 2),
+        # A list of two becomes a disjunction.
+        ("user_id IN (7, 9) AND day = '2024-01-03'", ["HBase user_day: 2 row keys"], 2),
         ("user_id = -7", ["HBase user_day: 1 ranges of row keys"], 10),
         ("user_id BETWEEN -1 AND 1 AND clicks >= 0", ["HBase user_day: 1 ranges of row keys"], 20),
         ("user_id < 0 AND day > '2024-01-08'", ["HBase user_day: 1 ranges of row keys"], 40),
+        # Of numbers written as text only what is not one can be told by its bytes.
         ("clicks = 75", ["HBase user_day: all rows"], 1),
+        ("clicks <> 75", ["HBase user_day: all rows, filtered by clicks"], 409),
+        ("user_id < 3 AND spend IS NOT NULL", ["HBase user_day: 1 ranges of row keys, filtered by spend"], 230),
         ("day = '2024-01-03'", ["HBase user_day: all rows"], 41),
         ("user_id = NULL", [], 0),
     ]:
@@ -97,6 +103,31 @@ def test_keys_ranges_and_filters_are_pushed_down(sql, hbase):
     row = (7, datetime.date(2024, 1, 3), 72, decimal.Decimal("1.75"))
     assert sql("SELECT user_id, day, clicks, spend FROM user_day WHERE user_id = 7 AND day = '2024-01-03'") == [row]
     assert len(sql("SELECT user_id FROM user_day LIMIT 5")) == 5
+    # The last ones come first, and no more of them than are wanted where the key alone selects them.
+    for query, line in [
+        ("user_id, day FROM user_day ORDER BY user_id DESC, day DESC LIMIT 3", "all rows, last key first, at most 3 rows"),
+        ("user_id, day FROM user_day WHERE user_id = 7 ORDER BY day DESC LIMIT 2", "1 ranges of row keys, last key first, at most 2 rows"),
+        ("user_id, d.day, d.clicks FROM user_day d WHERE d.user_id > 3 ORDER BY d.user_id LIMIT 4 OFFSET 2", "1 ranges of row keys, in key order, at most 6 rows"),
+        ("day AS other FROM user_day WHERE user_id = 7 ORDER BY other LIMIT 2", "1 ranges of row keys, in key order, at most 2 rows"),
+        ("user_id, clicks FROM user_day WHERE clicks > 0 ORDER BY user_id DESC, day DESC LIMIT 3", "all rows, last key first"),
+        ("user_id FROM user_day WHERE user_id = 7 LIMIT 3", "1 ranges of row keys, at most 3 rows"),
+        ("user_id, day FROM user_day ORDER BY day DESC LIMIT 3", "all rows"),
+        ("user_id, day FROM user_day ORDER BY user_id DESC, day LIMIT 3", "all rows"),
+        ("user_id FROM user_day WHERE spend IS NULL ORDER BY user_id DESC LIMIT 3", "all rows, filtered by spend, last key first"),
+    ]:
+        whole = query.split(" LIMIT ")[0]
+        assert explained(sql, f"SELECT {query}") == [f"HBase user_day: {line}"], query
+        skip, most = (2, 4) if "OFFSET" in query else (0, int(query.split(" LIMIT ")[1]))
+        rows = sql(f"SELECT {query}")
+        if "ORDER BY" in query:
+            # By the same order, computed here.
+            ordered = sql(f"SELECT * FROM (SELECT *, row_number() OVER (ORDER BY {whole.split('ORDER BY ')[1].replace('other', 'day')}) AS n FROM user_day d WHERE {'true' if 'WHERE' not in whole else whole.split('WHERE ')[1].split(' ORDER BY ')[0]}) q ORDER BY n")
+            assert len(rows) == len(ordered[skip : skip + most]), query
+            name = {"user_id": 0, "day": 1}[whole.split("ORDER BY ")[1].replace("d.", "").replace("other", "day").split(",")[0].split(" ")[0]]
+            column = 0 if "AS other" in query else [part.strip().split(".")[-1] for part in whole.split(" FROM ")[0].split(",")].index(["user_id", "day"][name])
+            assert [row[column] for row in rows] == [row[name] for row in ordered[skip : skip + most]], query
+        else:
+            assert len(rows) == most
     # Together with what we keep ourselves.
     sql("CREATE TABLE names (id bigint PRIMARY KEY, name text)")
     sql("INSERT INTO names VALUES (1, 'one'), (2, 'two')")
@@ -192,6 +223,25 @@ def test_rows_find_what_is_there_when_they_come(sql, server, hbase):
     assert sql("SELECT buy, name FROM bought WHERE buy > 6000 ORDER BY buy") == [(6001, "new"), (6002, None), (6003, None), (6004, "p300")]
     assert sql("SELECT count(*), count(name) FROM bought") == [(5004, 4002)]
     assert sql("SELECT count(*), count(p.name) " + joined) == [(5004, 3802)]
+    # A query asks for the rows that its left side names, and gets what a scan would give.
+    keys = ["HBase people: the row keys that the left side names"]
+    for text in [
+        "SELECT b.buy, p.name, p.age {0}",
+        "SELECT b.buy, b.amount + p.age {0} AND p.age > 20 AND p.name <> 'p77'",
+        "SELECT b.buy, p.name {1} AND p.age > b.amount % 40 WHERE b.buy < 900 AND p.name LIKE 'p1%'",
+        "SELECT p.name, count(*) {1} GROUP BY p.name",
+        "SELECT b.buy, p.name, q.age FROM buys b JOIN people {2} AS p ON p.id = b.person JOIN people {2} AS q ON q.id = p.age",
+        "SELECT b.buy FROM buys b WHERE EXISTS (SELECT 1 FROM buys c JOIN people {2} AS p ON p.id = c.person WHERE c.buy = b.buy AND p.age = 3)",
+        "SELECT b.buy, p.id FROM (SELECT buy, person FROM buys ORDER BY buy LIMIT 50) b LEFT JOIN people {2} AS p ON p.id = b.person",
+        "SELECT b.buy, p.name FROM buys b LEFT JOIN people {2} AS p ON p.id = 7 AND b.buy < 30",
+    ]:
+        now = "FOR SYSTEM_TIME AS OF PROCTIME()"
+        asked, scanned = (
+            text.format(f"FROM buys b LEFT JOIN people {now} AS p ON p.id = b.person", f"FROM buys b JOIN people {now} AS p ON p.id = b.person", now).replace(now, spelled)
+            for spelled in (now, "")
+        )
+        assert set(explained(sql, asked)) == set(keys), asked
+        assert sorted(sql(asked), key=str) == sorted(sql(scanned), key=str), asked
     # And what goes is what came.
     assert sql("DELETE FROM buys WHERE person BETWEEN 1 AND 200 AND buy < 6000") == 400
     assert sql("UPDATE buys SET amount = 1 WHERE buy = 6001") == 1
@@ -220,6 +270,113 @@ def test_rows_find_what_is_there_when_they_come(sql, server, hbase):
         connection.execute("DELETE FROM buys")
         assert again("SELECT count(*) FROM bought") == [(0,)]
         assert again("SELECT count(*) FROM per_age") == [(0,)]
+
+
+def test_families_are_structs(sql, hbase):
+    hbase.ask("create people_by_family info,m 1")
+    hbase.ask("put people_by_family 61 info 6e616d65 416e6e 1000")
+    columns = "rowkey text PRIMARY KEY, info STRUCT<name text, age int>, n bigint OPTIONS (column = 'm:n'), at timestamptz OPTIONS (column = ':timestamp')"
+    define(sql, hbase, "people_by_family", columns)
+    assert sql("INSERT INTO people_by_family (rowkey, info, n) VALUES ('b', ROW('Bo', 7), 1), ('c', NULL, 2)") == 2
+    assert sql("SELECT rowkey, (info).name, (info).age, n FROM people_by_family ORDER BY 1") == [("a", "Ann", None, None), ("b", "Bo", 7, 1), ("c", None, None, 2)]
+    assert sql("SELECT at FROM people_by_family WHERE rowkey = 'a'") == [(datetime.datetime(1970, 1, 1, 0, 0, 1, tzinfo=datetime.timezone.utc),)]
+    assert sql("SELECT count(*) FROM people_by_family WHERE at > now() - INTERVAL '1 hour'") == [(2,)]
+    assert sql("UPDATE people_by_family SET info = ROW('Cy', NULL) WHERE rowkey = 'c'") == 1
+    assert [line.split()[1:4] for line in hbase.ask("get people_by_family 63")] == [["info", "5f", "-"], ["info", "6e616d65", "4379"], ["m", "6e", "0000000000000002"]]
+    assert refused(sql, "INSERT INTO people_by_family VALUES ('d', NULL, 1, now())") == "428C9"
+    assert refused(sql, "UPDATE people_by_family SET at = now()") == "428C9"
+
+
+def test_other_servers_are_told_apart(sql, hbase):
+    class Web(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        column = "k text PRIMARY KEY, v int"
+        for address, options, states in [
+            (f"127.0.0.1:{web.server_port}", "", {"08P01"}),
+            (hbase.servers, ", thrift.transport = 'unframed', lookup.timeout = '2 s'", {"08P01", "08001"}),
+            (hbase.servers, ", thrift.protocol = 'binary', lookup.timeout = '2 s'", {"08P01", "08001"}),
+        ]:
+            text = f"CREATE TABLE elsewhere ({column}) WITH (connector = 'hbase', thrift.servers = '{address}', table = 't', family = 'd'{options})"
+            assert refused(sql, text) in states, text
+        web.shutdown()
+
+
+def test_a_crash_of_the_region_servers_costs_time_and_nothing_else(sql, hbase):
+    define(sql, hbase, "crashed", "k int PRIMARY KEY, v int", family="d", create="if-missing", **{"lookup.timeout": "60 s"})
+    sql("INSERT INTO crashed SELECT n, n FROM generate_series(1, 3000) n")
+    sql("CREATE TABLE changes (k int PRIMARY KEY, v int)")
+    define(sql, hbase, "crashed_sums", "k int PRIMARY KEY, v bigint", family="d", create="if-missing", **{"lookup.timeout": "60 s"})
+    query = "SELECT k, sum(v) AS v FROM changes GROUP BY k"
+    sql(f"CREATE SINK to_crashed INTO crashed_sums AS {query}")
+    sql("INSERT INTO changes SELECT n, n FROM generate_series(1, 500) n")
+    hbase.verb("kill", "server")
+    sql("UPDATE changes SET v = v + 1")
+    back = threading.Thread(target=hbase.verb, args=("restart", "server"))
+    back.start()
+    # Asked while nothing answers; every acknowledged row is there when it does.
+    assert sql("SELECT count(*), sum(v) FROM crashed") == [(3000, sum(range(3001)))]
+    assert sql("UPDATE crashed SET v = -v WHERE k <= 10") == 10
+    back.join()
+    sql("WAIT FOR to_crashed")
+    assert sql(f"SELECT * FROM crashed_sums EXCEPT ALL {query}") == sql(f"{query} EXCEPT ALL SELECT * FROM crashed_sums") == []
+    # A table that is disabled is waited for, and says so; others go on.
+    hbase.ask("disable crashed_sums")
+    sql("UPDATE changes SET v = v * 2")
+    told = process.until(lambda: sql("SELECT error FROM sys.sinks WHERE name = 'to_crashed' AND error IS NOT NULL"), "the sink names the table")
+    assert 'HBase table "crashed_sums" is disabled' in told[0][0]
+    assert sql("SELECT count(*) FROM crashed") == [(3000,)]
+    hbase.ask("enable crashed_sums")
+    sql("WAIT FOR to_crashed")
+    assert sql(f"SELECT * FROM crashed_sums EXCEPT ALL {query}") == sql(f"{query} EXCEPT ALL SELECT * FROM crashed_sums") == []
+    sql("DROP SINK to_crashed")
+
+
+def test_two_servers_on_one_data_dir_do_not_take_turns(hbase):
+    first, second = process.Server(), process.Server()
+    try:
+        first.start()
+        with psycopg.connect(first.dsn(), autocommit=True) as connection:
+            run = lambda text: connection.execute(text)
+            define(run, hbase, "fenced", "k int PRIMARY KEY, v int", family="d", create="if-missing")
+            run("CREATE TABLE base (k int PRIMARY KEY, v int)")
+            run("CREATE SINK to_fenced INTO fenced AS SELECT k, v FROM base")
+            run("INSERT INTO base VALUES (1, 1)")
+            run("WAIT FOR to_fenced")
+        first.terminate()
+        shutil.rmtree(second.data_dir, ignore_errors=True)
+        shutil.copytree(first.data_dir, second.data_dir)
+        first.start()
+        error = lambda connection: connection.execute("SELECT error FROM sys.sinks WHERE name = 'to_fenced'").fetchone()[0]
+        with psycopg.connect(first.dsn(), autocommit=True) as one:
+            one.execute("INSERT INTO base VALUES (2, 2)")
+            one.execute("WAIT FOR to_fenced")
+            # Both are at the same place: the one that starts last goes on.
+            second.start()
+            with psycopg.connect(second.dsn(), autocommit=True) as two:
+                two.execute("ALTER SINK to_fenced RESUME")
+                two.execute("INSERT INTO base VALUES (3, 3)")
+                two.execute("WAIT FOR to_fenced")
+                one.execute("INSERT INTO base VALUES (4, 4)")
+                process.until(lambda: "another server" in (error(one) or ""), "the first says that it is shut out")
+                for number in range(5, 8):
+                    two.execute(f"INSERT INTO base VALUES ({number}, {number})")
+                    two.execute("WAIT FOR to_fenced")
+                    assert error(two) is None and "another server" in error(one)
+        second.terminate()
+        first.terminate()
+        first.start()
+        with psycopg.connect(first.dsn(), autocommit=True) as one:
+            process.until(lambda: "another server" in (error(one) or ""), "it stays shut out over a restart")
+            one.execute("ALTER SINK to_fenced RESUME")
+            one.execute("WAIT FOR to_fenced")
+            assert one.execute("SELECT k FROM fenced WHERE k IN (1, 2, 4) ORDER BY k").fetchall() == [(1,), (2,), (4,)]
+    finally:
+        first.close()
+        second.close()
 
 
 def test_a_sink_keeps_a_table_equal_to_its_query(sql, hbase):
