@@ -162,6 +162,13 @@ impl HbaseCommitter {
         Ok(done.await?)
     }
 
+    /// The next writer of this server may do better.
+    fn fenced(&self) -> ConnectorError {
+        ConnectorError::Fenced {
+            writer: String::from_utf8_lossy(&self.row).into_owned(),
+        }
+    }
+
     fn shut_out(&self) -> ConnectorError {
         ConnectorError::Hbase(HbaseError::ShutOut {
             row: String::from_utf8_lossy(&self.row).into_owned(),
@@ -171,7 +178,7 @@ impl HbaseCommitter {
     /// Timestamp of a writer's n-th cell.
     fn time_of(&self, writer: i64, cell: i64) -> Result<i64, ConnectorError> {
         // Whoever has used its numbers up is replaced by the next writer.
-        time_of(writer, cell).ok_or_else(|| self.shut_out())
+        time_of(writer, cell).ok_or_else(|| self.fenced())
     }
 
     fn check_clock(&self, stamp_ms: i64) -> Result<(), ConnectorError> {
@@ -248,9 +255,7 @@ impl CommittingSink for HbaseCommitter {
                 return Ok(control.marker);
             }
         }
-        Err(ConnectorError::Fenced {
-            writer: String::from_utf8_lossy(&self.row).into_owned(),
-        })
+        Err(self.fenced())
     }
 
     async fn deliver(&mut self, staged: &Staged) -> Result<Option<Marker>, ConnectorError> {
