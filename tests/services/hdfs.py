@@ -4,6 +4,8 @@ Invariant: `up` returns only after the NameNode counts a live DataNode and has l
 """
 
 import json
+import os
+import pwd
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -43,6 +45,11 @@ def make(instance: Instance, cache: Path) -> None:
         start(instance, cache)
 
     jvm.again(attempt)
+    # Any user may make a folder of his own, and nobody writes into that of another.
+    web = f"http://127.0.0.1:{instance.state['hdfs_ports']['namenode_http']}/webhdfs/v1/"
+    superuser = pwd.getpwuid(os.getuid()).pw_name
+    request = urllib.request.Request(f"{web}?op=SETPERMISSION&permission=777&user.name={superuser}", method="PUT")
+    urllib.request.urlopen(request, timeout=30).close()
 
 
 def values(instance: Instance) -> dict[str, str]:
@@ -68,7 +75,6 @@ def configure(instance: Instance) -> None:
         "dfs.datanode.address": f"127.0.0.1:{ports['datanode']}",
         "dfs.datanode.ipc.address": f"127.0.0.1:{ports['datanode_ipc']}",
         "dfs.datanode.http.address": f"127.0.0.1:{ports['datanode_http']}",
-        "dfs.permissions.enabled": "false",
         "dfs.namenode.datanode.registration.ip-hostname-check": "false",
         "dfs.namenode.safemode.extension": 0,
         "dfs.heartbeat.interval": 1,
@@ -100,6 +106,17 @@ def start(instance: Instance, cache: Path) -> None:
         for role in ROLES:
             instance.kill(role)
         raise
+
+
+def admin(instance: Instance, cache: Path, safemode: str | None, quota: list[str] | None) -> list[list[str]]:
+    """The commands of Hadoop's own dfsadmin for what is asked."""
+    words = [["-safemode", safemode]] if safemode else []
+    if quota:
+        folder, size = quota
+        words.append(["-clrSpaceQuota", folder] if size == "none" else ["-setSpaceQuota", size, folder])
+    conf = instance.folder / "hdfs-conf"
+    main = "org.apache.hadoop.hdfs.tools.DFSAdmin"
+    return [jvm.command("hdfs", cache, conf, ["-Xmx128m", *OPENS], main, *each) for each in words]
 
 
 def bean(url: str) -> dict:

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -155,6 +156,16 @@ def client(arguments) -> None:
     os.execv(command[0], command)
 
 
+def hdfs_admin(arguments) -> None:
+    """What an administrator of a running HDFS does: safe mode on and off, a quota on a folder and off it."""
+    arguments.service = "hdfs"
+    instance = the_instance(arguments)
+    for command in hdfs.admin(instance, CACHE, arguments.safemode, arguments.quota):
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if result.returncode != 0:
+            fail("dfsadmin says:\n" + result.stdout[-2000:])
+
+
 def topic(arguments) -> None:
     """Creates a topic, or grows one."""
     configs = dict(pair.split("=", 1) for pair in arguments.config)
@@ -203,6 +214,11 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("hbase_client", help=client.__doc__)
     verb.add_argument("--run")
     verb.set_defaults(action=client)
+    verb = verbs.add_parser("hdfs_admin", help=hdfs_admin.__doc__)
+    verb.add_argument("--run")
+    verb.add_argument("--safemode", choices=("enter", "leave"))
+    verb.add_argument("--quota", nargs=2, metavar=("FOLDER", "BYTES|none"))
+    verb.set_defaults(action=hdfs_admin)
     verb = verbs.add_parser("watch")
     verb.add_argument("folder")
     verb.add_argument("pid", type=int)

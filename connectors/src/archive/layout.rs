@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, StringArray, UInt32Array};
 use arrow::compute::CastOptions;
 use arrow::compute::{cast_with_options, take_record_batch};
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Date32Type, Field, Fields, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use thalweg_catalog::{Column, SqlType};
 
@@ -20,6 +20,9 @@ use super::manifest::{Shape, ShapeColumn};
 const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
 /// Longest name of a folder that every store takes, in bytes.
 const FOLDER_BYTES_MAX: usize = 240;
+
+/// Milliseconds of a day.
+const DAY_MS: i64 = 86_400_000;
 
 /// The columns of an archive and where they are.
 #[derive(Debug, Clone)]
@@ -99,8 +102,8 @@ impl Layout {
         &self.shape
     }
 
-    /// True when rows of an archive of this shape can be read as ours: every column of it is here, in its type, and the folders
-    /// are the same. Otherwise what differs.
+    /// True when rows of an archive of this shape can be read as ours: every column of it is here, in its type or a wider one, and
+    /// the folders are the same. Otherwise what differs.
     pub(crate) fn fits(&self, shape: &Shape) -> Result<(), String> {
         if shape.partition_by != self.shape.partition_by {
             return Err(format!(
@@ -115,7 +118,7 @@ impl Layout {
                 .iter()
                 .find(|own| own.name == column.name);
             match own {
-                Some(own) if own.ty == column.ty => {}
+                Some(own) if widens(&column.ty, &own.ty) => {}
                 Some(_) => {
                     return Err(format!("Its column \"{}\" is {}.", column.name, column.ty));
                 }
@@ -257,6 +260,22 @@ impl Layout {
         Ok(folder)
     }
 
+    /// When the days that are the folders of a partition end, in milliseconds since the Unix epoch; `None` without days.
+    pub(crate) fn days_end_ms(&self, key: &[Option<String>]) -> Option<i64> {
+        let days = self
+            .partition
+            .iter()
+            .zip(key)
+            .filter_map(|(column, value)| {
+                let is_date = self.table.field(*column).data_type() == &DataType::Date32;
+                let value = value.as_deref().filter(|_| is_date)?;
+                let day = self.partition_values(*column, &[Some(value)]).ok()?;
+                day.as_primitive::<Date32Type>().iter().next()?
+            });
+        let last = days.max()?;
+        Some((i64::from(last) + 1).saturating_mul(DAY_MS))
+    }
+
     /// The value of a partition column in each of several files, as an array of the column's type.
     ///
     /// # Errors
@@ -335,6 +354,39 @@ pub(crate) fn internal(error: impl std::fmt::Display) -> ArchiveError {
     ArchiveError::Internal(error.to_string())
 }
 
+/// True when every value of a type is one of another, and they are in the same order there.
+fn widens(from: &str, to: &str) -> bool {
+    const WIDER: [(&str, &[&str]); 4] = [
+        ("smallint", &["integer", "bigint"]),
+        ("integer", &["bigint"]),
+        ("real", &["double precision"]),
+        ("character varying", &["text"]),
+    ];
+    let parts = |ty: &str| {
+        let (name, rest) = ty.split_once('(')?;
+        let numbers = rest.strip_suffix(')')?.split(',');
+        let numbers: Result<Vec<u32>, _> = numbers.map(str::parse).collect();
+        Some((name.to_owned(), numbers.ok()?))
+    };
+    if from == to
+        || WIDER
+            .iter()
+            .any(|(ty, wider)| *ty == from && wider.contains(&to))
+    {
+        return true;
+    }
+    match (parts(from), parts(to)) {
+        (Some((from, old)), Some((to, new))) if from == to => match (&*from, &*old, &*new) {
+            ("character varying", [old], [new]) => old <= new,
+            // The digits behind the point are as many as before.
+            ("numeric", [old, old_scale], [new, new_scale]) => old <= new && old_scale == new_scale,
+            _ => false,
+        },
+        (Some((from, _)), None) => from == "character varying" && to == "text",
+        _ => false,
+    }
+}
+
 /// Types whose values have one short text that reads back.
 fn makes_folders(ty: &SqlType) -> bool {
     matches!(
@@ -393,4 +445,47 @@ fn escaped(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_widens_when_no_value_changes() {
+        for (from, to, expected) in [
+            ("integer", "integer", true),
+            ("smallint", "bigint", true),
+            ("bigint", "integer", false),
+            ("real", "double precision", true),
+            ("integer", "double precision", false),
+            ("character varying(3)", "character varying(4)", true),
+            ("character varying(4)", "character varying(3)", false),
+            ("character varying(4)", "text", true),
+            ("character varying", "text", true),
+            ("text", "character varying", false),
+            ("numeric(10,2)", "numeric(12,2)", true),
+            ("numeric(10,2)", "numeric(12,4)", false),
+            ("numeric(10,2)", "numeric", false),
+            ("date", "timestamp without time zone", false),
+        ] {
+            assert_eq!(widens(from, to), expected, "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn the_days_of_a_partition_end_with_the_last() {
+        let columns = [
+            Column::data("id", 1, SqlType::Int8),
+            Column::data("dt", 2, SqlType::Date),
+            Column::data("region", 3, SqlType::Text),
+        ];
+        let layout = Layout::new(&columns, &[1, 2]).expect("a layout");
+        let ends = |day: Option<&str>| {
+            layout.days_end_ms(&[day.map(str::to_owned), Some("1999-01-01".to_owned())])
+        };
+        assert_eq!(ends(Some("1970-01-01")), Some(DAY_MS));
+        assert_eq!(ends(Some("1969-12-31")), Some(0));
+        assert_eq!((ends(None), ends(Some("soon"))), (None, None));
+    }
 }

@@ -16,6 +16,8 @@ pub(crate) const MANIFESTS: &str = "_manifest";
 pub(crate) const STAGING: &str = "_staging";
 /// Folder of files that are no part of the archive any more, for readers of older commits.
 pub(crate) const REPLACED: &str = "_replaced";
+/// File in the folder of a partition that has all of its rows.
+pub(crate) const SUCCESS: &str = "_SUCCESS";
 /// Version of a manifest that only adds files.
 const FORMAT: u32 = 1;
 /// Version of a manifest that also takes files away; a reader refuses a newer one.
@@ -70,6 +72,10 @@ pub struct DataFile {
     /// What is known of its columns.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, ColumnRange>,
+    /// When the newest of its rows came, in milliseconds since the Unix epoch; absent in a manifest when it is the manifest's own
+    /// time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<i64>,
 }
 
 /// What is known of a column's values in a file. Bounds hold; they need not be values.
@@ -248,8 +254,21 @@ pub(crate) fn data_generation(path: &str) -> Option<u64> {
     name.strip_prefix("part-")?.split('-').next()?.parse().ok()
 }
 
+/// As [`data_generation`], only for a name exactly as our writers give them: others may keep files in the same folders.
+pub(crate) fn own_data_generation(path: &str) -> Option<u64> {
+    let name = path.rsplit('/').next()?.strip_prefix("part-")?;
+    let mut parts = name.strip_suffix(".parquet")?.split('-');
+    let mut number = |digits: usize| {
+        let part = parts.next()?;
+        let plain = part.len() >= digits && part.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| part.parse::<u64>().ok()).flatten()
+    };
+    let (generation, _, _) = (number(6)?, number(12)?, number(6)?);
+    (parts.next().is_none() && is_data_path(path)).then_some(generation)
+}
+
 /// True for a path that data of an archive can have: below its folder, in no folder of ours.
-fn is_data_path(path: &str) -> bool {
+pub(crate) fn is_data_path(path: &str) -> bool {
     let inside = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0', ':']);
     path.split('/').all(inside) && !path.starts_with('_')
 }
@@ -278,6 +297,29 @@ mod tests {
     }
 
     #[test]
+    fn files_of_others_are_none_of_ours() {
+        for (path, expected) in [
+            ("a=1/part-000003-000000000012-000007.parquet", Some(3)),
+            ("part-1000003-000000000012-1000007.parquet", Some(1_000_003)),
+            (
+                "a=1/part-00000-5d2f0c1e-0a6b-4c53-9a3c-c000.snappy.parquet",
+                None,
+            ),
+            ("a=1/part-000003-000000000012-000007.parquet.tmp", None),
+            ("a=1/part-000003-000000000012-000007-1.parquet", None),
+            ("a=1/part-000003-12-000007.parquet", None),
+            ("a=1/data.parquet", None),
+            (
+                "_staging/000003/part-000003-000000000012-000007.parquet",
+                None,
+            ),
+            ("_replaced/part-000003-000000000012-000007.parquet", None),
+        ] {
+            assert_eq!(own_data_generation(path), expected, "{path}");
+        }
+    }
+
+    #[test]
     fn a_manifest_that_lies_is_refused() {
         let mut manifest = Manifest::new(4, 1, 0);
         manifest.add.push(DataFile {
@@ -288,6 +330,7 @@ mod tests {
             first_epoch: 1,
             last_epoch: 1,
             columns: BTreeMap::new(),
+            since_ms: None,
         });
         let bytes = manifest.encode().expect("text");
         assert_eq!(Manifest::decode("m", 4, &bytes), Ok(manifest.clone()));

@@ -3,6 +3,7 @@
 //! Invariant: readers take files from manifests only, so they see whole commits; a foreign reader that lists folders sees whole
 //! files.
 
+mod checkpoint;
 mod decide;
 mod encode;
 mod error;
@@ -16,6 +17,9 @@ mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;
+mod upkeep;
+#[cfg(test)]
+mod upkeep_tests;
 mod vacuum;
 #[cfg(test)]
 mod vacuum_tests;

@@ -54,15 +54,20 @@ impl ArchiveSink {
         }
     }
 
-    /// Whether a file is full, or rows are old. Rows of a delivery's first parts wait for the last, which is never far.
+    /// Whether a file is full, rows are old, or a partition gets no more of them. Rows of a delivery's first parts wait for the last, which is never far.
     fn is_ripe(&mut self) -> bool {
         let Some(gathered) = self.gathered.as_ref().filter(|all| all.marker.last) else {
             return false;
         };
         let age_us = self.table.now_us().saturating_sub(gathered.since_us);
         let age = Duration::from_micros(u64::try_from(age_us).unwrap_or(0));
-        let full = self.writer.get_mut().as_ref().is_some_and(Writer::is_full);
-        full || age >= self.table.rollover()
+        let now_us = self.table.now_us();
+        let grace = i64::try_from(self.table.care().close_grace().as_micros()).unwrap_or(i64::MAX);
+        self.writer.get_mut().as_ref().is_some_and(|writer| {
+            let idle = writer.idle_since_us();
+            let closes = idle.is_some_and(|since| since.saturating_add(grace) <= now_us);
+            writer.is_full() || closes || age >= self.table.rollover()
+        })
     }
 }
 
@@ -79,6 +84,7 @@ impl CommittingSink for ArchiveSink {
     async fn take_over(&mut self) -> Result<Option<Marker>, ConnectorError> {
         self.gathered = None;
         self.committed = None;
+        self.table.care().gathers([]);
         let (writer, snapshot) = self.table.open().await?;
         *self.writer.get_mut() = Some(writer);
         let reached = self.table.reached(&snapshot);
@@ -92,8 +98,12 @@ impl CommittingSink for ArchiveSink {
             ));
         };
         for delta in &staged.changes {
-            writer.push(insertions(delta)?, staged.marker.epoch).await?;
+            let now_us = self.table.now_us();
+            writer
+                .push(insertions(delta)?, staged.marker.epoch, now_us)
+                .await?;
         }
+        self.table.care().gathers(writer.partitions().cloned());
         let since_us = match &self.gathered {
             Some(gathered) => gathered.since_us,
             None => self.table.now_us(),
@@ -122,9 +132,10 @@ impl CommittingSink for ArchiveSink {
             marker: Some(StoredMarker::new(self.table.writer_name(), gathered.marker)),
             frontier: gathered.frontier,
         };
-        let manifest = writer.commit(progress, self.table.now_us() / 1000).await;
+        let manifest = self.table.commit_rows(writer, progress).await;
         let manifest = manifest.map_err(|failure| failure.error)?;
         self.table.follow(manifest);
+        self.table.care().gathers([]);
         self.committed = Some(gathered.marker);
         Ok(self.committed)
     }

@@ -1,7 +1,7 @@
 //! What an archive holds at one commit, read from its manifests.
 //!
-//! Invariant: a snapshot is the sum of the manifests from 1 to its head, each read once, of which some take files away; a number that is missing in between is
-//! an error, never a smaller answer.
+//! Invariant: a snapshot is the sum of the manifests from 1 to its head, of which some take files away: of those after the newest
+//! checkpoint, each read once, and of the checkpoint. A number that is missing in between is an error, never a smaller answer.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -10,12 +10,13 @@ use arrow::array::{ArrayRef, StringArray, UInt64Array};
 use arrow::datatypes::DataType;
 use futures::{StreamExt, TryStreamExt};
 
+use super::checkpoint::{self, Checkpoint, StoredReached};
 use super::decide::Head;
 use super::error::ArchiveError;
 use super::layout::typed;
 use super::manifest::{
-    DataFile, MANIFEST_BYTES_MAX, MANIFESTS, Manifest, Shape, manifest_number, manifest_path,
-    replaced, staged_data,
+    DataFile, MANIFEST_BYTES_MAX, MANIFESTS, Manifest, Shape, StoredMarker, manifest_number,
+    manifest_path, replaced, staged_data,
 };
 use crate::commit::Marker;
 use crate::source::Offsets;
@@ -65,14 +66,17 @@ pub struct Bounds {
 }
 
 impl Snapshot {
-    /// Reads every manifest. A folder without any gives the snapshot before the first commit.
+    /// Reads the newest checkpoint and every manifest after it. A folder without any gives the snapshot before the first commit.
     pub(crate) async fn load(store: &dyn Store) -> Result<Self, ArchiveError> {
         let listed = store.list(MANIFESTS).await?;
+        let mut snapshot = checkpoint::load(store, &listed).await?;
+        let first = snapshot.head.number + 1;
         let numbers = listed
             .iter()
-            .filter_map(|entry| manifest_number(&entry.path).map(|number| (number, entry.bytes)));
+            .filter_map(|entry| manifest_number(&entry.path).map(|number| (number, entry.bytes)))
+            .filter(|(number, _)| *number >= first);
         let mut due = Vec::new();
-        for (expected, (number, bytes)) in (1_u64..).zip(numbers) {
+        for (expected, (number, bytes)) in (first..).zip(numbers) {
             if number != expected {
                 return Err(ArchiveError::Gap {
                     archive: store.describe(),
@@ -85,7 +89,6 @@ impl Snapshot {
             .buffered(READS)
             .try_collect()
             .await?;
-        let mut snapshot = Snapshot::default();
         for manifest in manifests {
             snapshot.apply(manifest);
         }
@@ -122,7 +125,11 @@ impl Snapshot {
                 new: manifest.add.clone(),
             }));
         }
-        self.files.extend(manifest.add.into_iter().map(Arc::new));
+        let at_ms = manifest.at_ms;
+        self.files.extend(manifest.add.into_iter().map(|mut file| {
+            file.since_ms.get_or_insert(at_ms);
+            Arc::new(file)
+        }));
         if let Some(shape) = manifest.shape {
             self.shape = Some(Arc::new(shape));
         }
@@ -132,6 +139,45 @@ impl Snapshot {
                 frontier: manifest.frontier,
             };
             self.reached.insert(stored.writer, Arc::new(reached));
+        }
+    }
+
+    /// What a checkpoint holds.
+    pub(crate) fn of(checkpoint: Checkpoint) -> Self {
+        let reached = checkpoint.reached.into_iter().map(|stored| {
+            let reached = Reached {
+                marker: Marker::from(&stored.marker),
+                frontier: stored.frontier,
+            };
+            (stored.marker.writer, Arc::new(reached))
+        });
+        Self {
+            head: Head {
+                number: checkpoint.number,
+                generation: checkpoint.generation,
+            },
+            files: checkpoint.files.into_iter().map(Arc::new).collect(),
+            shape: checkpoint.shape.map(Arc::new),
+            reached: reached.collect(),
+            replaced: checkpoint.replaced,
+            exchanges: Vec::new(),
+        }
+    }
+
+    /// A checkpoint of it, without its exchanges and without files that were replaced before `since_ms`.
+    pub(crate) fn checkpoint(&self, since_ms: i64) -> Checkpoint {
+        let files = self.files.iter().map(|file| DataFile::clone(file));
+        let reached = self.reached.iter().map(|(writer, reached)| StoredReached {
+            marker: StoredMarker::new(writer, reached.marker),
+            frontier: reached.frontier.clone(),
+        });
+        let recent = |(_, at_ms): &(&String, &i64)| **at_ms >= since_ms;
+        let replaced = self.replaced.iter().filter(recent);
+        Checkpoint {
+            shape: self.shape.as_deref().cloned(),
+            reached: reached.collect(),
+            replaced: replaced.map(|(path, at)| (path.clone(), *at)).collect(),
+            ..Checkpoint::new(self.head.number, self.head.generation, files.collect())
         }
     }
 
@@ -153,6 +199,12 @@ impl Snapshot {
     /// When the file was replaced that is at this place now, in milliseconds since the Unix epoch.
     pub(crate) fn replaced_at(&self, path: &str) -> Option<i64> {
         self.replaced.get(path).copied()
+    }
+
+    /// True when files were replaced after the first of these moments and not after the second.
+    pub(crate) fn replaced_between(&self, after_ms: i64, through_ms: i64) -> bool {
+        let within = |at_ms: &i64| (after_ms.saturating_add(1)..=through_ms).contains(at_ms);
+        self.replaced.values().any(within)
     }
 
     /// Exchanges of which a file that is part of the archive is still among the `staged` ones.

@@ -13,12 +13,14 @@ use parking_lot::RwLock;
 use thalweg_catalog::{Relation, RelationKind};
 use tokio::sync::Mutex;
 
+use super::decide::Head;
 use super::encode::Encoding;
 use super::error::ArchiveError;
 use super::layout::Layout;
 use super::manifest::{DataFile, Manifest, data_generation, manifest_path, replaced, staged_data};
 use super::recover::take_over;
 use super::snapshot::{Reached, Snapshot};
+use super::upkeep::Care;
 use super::writer::{CommitFailure, Lineage, Progress, Writer};
 use crate::context::{Clock, ConnectorContext};
 use crate::error::ConnectorError;
@@ -31,6 +33,8 @@ const FILE_BYTES: u64 = 128 << 20;
 const TARGET_BYTES: u64 = 512 << 20;
 /// How long readers find files that were replaced unless `reader.grace` says otherwise.
 const READER_GRACE: Duration = Duration::from_secs(3600);
+/// How long a partition gets no rows before it is closed unless `partition.close.grace` says otherwise.
+const CLOSE_GRACE: Duration = Duration::from_secs(15 * 60);
 /// Age at which rows are committed unless `rollover.interval` says otherwise.
 const ROLLOVER: Duration = Duration::from_secs(5 * 60);
 
@@ -55,6 +59,7 @@ pub struct ArchiveTable {
     reader_grace: Duration,
     /// Two at a time would both replace the same files.
     vacuums: Mutex<()>,
+    care: Care,
 }
 
 /// What an archive is made of.
@@ -71,6 +76,10 @@ pub(super) struct Parts {
     pub(super) target_bytes: u64,
     /// How long readers find files that were replaced.
     pub(super) reader_grace: Duration,
+    /// How long a partition gets no rows before it is closed.
+    pub(super) close_grace: Duration,
+    /// After which time rows go.
+    pub(super) retention: Option<Duration>,
     pub(super) attach: bool,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -147,6 +156,10 @@ impl ArchiveTable {
                 .u64("compaction.target.size")?
                 .unwrap_or(TARGET_BYTES),
             reader_grace: options.duration("reader.grace")?.unwrap_or(READER_GRACE),
+            close_grace: options
+                .duration("partition.close.grace")?
+                .unwrap_or(CLOSE_GRACE),
+            retention: options.duration("retention")?,
             attach: options.bool("attach")?.unwrap_or(false),
             clock: Arc::clone(&context.clock),
         }))
@@ -169,6 +182,7 @@ impl ArchiveTable {
             target_bytes: parts.target_bytes,
             reader_grace: parts.reader_grace,
             vacuums: Mutex::default(),
+            care: Care::new(parts.close_grace, parts.retention),
         }
     }
 
@@ -259,10 +273,9 @@ impl ArchiveTable {
         *slot = Slot::Vacant(Some(generation));
         for batch in rows {
             // What was staged is swept by the next writer.
-            writer.push(batch.clone(), epoch).await?;
+            writer.push(batch.clone(), epoch, self.now_us()).await?;
         }
-        let now_ms = self.clock.now_us() / 1000;
-        match writer.commit(Progress::default(), now_ms).await {
+        match self.commit_rows(&mut writer, Progress::default()).await {
             Ok(manifest) => {
                 self.follow(manifest);
                 *slot = Slot::Ours(writer);
@@ -372,22 +385,30 @@ impl ArchiveTable {
         )
     }
 
-    /// A writer beside the one that adds rows, whose files have no limit.
+    /// A writer beside the one that adds rows, whose files have no limit; the one that adds rows is opened when there is none.
     pub(super) async fn second_writer(&self) -> Result<Writer, ArchiveError> {
         if !self.fed {
             let mut slot = self.writer.lock().await;
             let first = self.take(&mut slot).await?;
             *slot = Slot::Ours(first);
         }
-        let lineage = self.lineage.read().clone();
         let interrupted = || ArchiveError::Interrupted {
             archive: self.store.describe(),
         };
-        let lineage = lineage.ok_or_else(interrupted)?;
-        match lineage.is_whole().await {
-            true => Ok(self.writer_of(lineage, u64::MAX)),
-            false => Err(interrupted()),
-        }
+        self.writer_beside().await.ok_or_else(interrupted)
+    }
+
+    /// A writer beside the one that adds rows; `None` when nobody of this server writes.
+    pub(super) async fn writer_beside(&self) -> Option<Writer> {
+        let lineage = self.lineage.read().clone()?;
+        let whole = lineage.is_whole().await;
+        whole.then(|| self.writer_of(lineage, u64::MAX))
+    }
+
+    /// The newest commit of this server's writer, when no other is being made and all ended well.
+    pub(super) async fn whole_head(&self) -> Option<Head> {
+        let lineage = self.lineage.read().clone()?;
+        lineage.head().await
     }
 
     /// Bytes of a file that is part of the archive at some commit. While files change places it is looked for where it was and
@@ -410,6 +431,10 @@ impl ArchiveTable {
             }
         }
         first
+    }
+
+    pub(super) fn care(&self) -> &Care {
+        &self.care
     }
 
     pub(super) fn vacuums(&self) -> &Mutex<()> {

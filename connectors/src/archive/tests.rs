@@ -42,6 +42,8 @@ pub(super) fn parts(store: &ScriptedStore, layout: Layout, sort_by: Option<&str>
         fed: false,
         target_bytes: 1 << 20,
         reader_grace: Duration::from_secs(60),
+        close_grace: Duration::from_secs(900),
+        retention: None,
         writer: "here/1".into(),
         attach: false,
         clock: Arc::new(ManualClock::new(1_000_000)),

@@ -11,16 +11,19 @@ use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::error::ArchiveError;
 use super::layout::{Key, internal};
-use super::manifest::{DataFile, REPLACED, STAGING, replaced};
+use super::manifest::{DataFile, STAGING, replaced};
 use super::recover::place;
 use super::snapshot::Snapshot;
 use super::table::ArchiveTable;
-use super::writer::{Progress, blocking};
+use super::writer::{Progress, Writer, blocking};
 use crate::store::{Moved, Store, StoreFault};
+
+/// Rows that are written again at once.
+const BATCH_ROWS: usize = 65_536;
 
 /// What a VACUUM has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,14 +63,26 @@ fn bins(files: &[Arc<DataFile>], target: u64) -> Vec<Bin> {
 }
 
 impl ArchiveTable {
-    /// Makes large files of small ones, and removes those that were replaced so long ago that nobody reads them.
+    /// Makes large files of small ones, lets rows go by retention, and removes files that nobody reads any more.
     ///
     /// # Errors
-    /// 55000 when nobody of this server writes the archive now, and what the store reports. The archive's rows are the same
-    /// after any of them.
+    /// 55000 when nobody of this server writes the archive now, and what the store reports. The archive is whole after any of
+    /// them.
     pub async fn vacuum(&self) -> Result<Vacuumed, ArchiveError> {
         let _alone = self.vacuums().lock().await;
-        let mut writer = self.second_writer().await?;
+        self.expire(self.second_writer().await?).await?;
+        let done = self.compact(self.second_writer().await?, &|_| true).await?;
+        self.sweep().await?;
+        self.forget_replaced().await?;
+        Ok(done)
+    }
+
+    /// Makes large files of small ones in the partitions that are `wanted`.
+    pub(super) async fn compact(
+        &self,
+        mut writer: Writer,
+        wanted: &(dyn Fn(&Key) -> bool + Sync),
+    ) -> Result<Vacuumed, ArchiveError> {
         let snapshot = self.snapshot().await?;
         let mut done = Vacuumed::default();
         let mut gone: Vec<String> = Vec::new();
@@ -76,17 +91,15 @@ impl ArchiveTable {
                 .first()
                 .map(|file| file.partition.clone())
                 .unwrap_or_default());
+            if !wanted(&key) {
+                continue;
+            }
             for file in &bin {
-                let bytes = self.read(file, 0..file.bytes).await?;
-                let (schema, path) = (self.layout().file_schema(), file.path.clone());
-                for rows in blocking(move || rows_of(&path, bytes, &schema)).await? {
-                    writer
-                        .write(&key, rows, (file.first_epoch, file.last_epoch))
-                        .await?;
-                }
+                self.copy(file, &key, &mut writer).await?;
                 gone.push(file.path.clone());
             }
-            writer.cut(&key).await?;
+            let since_ms = bin.iter().filter_map(|file| file.since_ms).max();
+            writer.cut(&key, since_ms).await?;
             done.written += 1;
             done.replaced += bin.len();
         }
@@ -95,49 +108,62 @@ impl ArchiveTable {
             let manifest = writer.replace(gone, Progress::default(), now_ms).await;
             self.follow(manifest.map_err(|failure| failure.error)?);
         }
-        self.forget_replaced().await?;
         Ok(done)
     }
 
-    /// Removes files that were replaced longer ago than readers of old commits take.
-    async fn forget_replaced(&self) -> Result<(), ArchiveError> {
-        let snapshot = self.snapshot().await?;
-        let grace_ms = i64::try_from(self.reader_grace().as_millis()).unwrap_or(i64::MAX);
-        let due_ms = (self.now_us() / 1000).saturating_sub(grace_ms);
-        for entry in self.store().list(REPLACED).await? {
-            let since = snapshot.replaced_at(&entry.path);
-            if since.is_some_and(|since_ms| since_ms <= due_ms) {
-                self.store().delete(&entry.path).await?;
-            }
+    /// Writes the rows of a file again, a batch at a time.
+    async fn copy(
+        &self,
+        file: &DataFile,
+        key: &Key,
+        writer: &mut Writer,
+    ) -> Result<(), ArchiveError> {
+        let bytes = self.read(file, 0..file.bytes).await?;
+        let (schema, path) = (self.layout().file_schema(), file.path.clone());
+        let mut reader = reader_of(&path, bytes)?;
+        loop {
+            let (schema, path) = (Arc::clone(&schema), path.clone());
+            let next = blocking(move || {
+                let rows = reader.next().map(|batch| {
+                    let batch = batch.map_err(|error| damaged(&path, error))?;
+                    in_columns(&batch, &schema)
+                });
+                Ok((reader, rows.transpose()?))
+            });
+            let (back, rows) = next.await?;
+            reader = back;
+            let Some(rows) = rows else { return Ok(()) };
+            writer
+                .write(key, rows, (file.first_epoch, file.last_epoch))
+                .await?;
         }
-        Ok(())
     }
 }
 
-/// The rows of a file, in the columns that files have now.
-fn rows_of(path: &str, bytes: Bytes, schema: &SchemaRef) -> Result<Vec<RecordBatch>, ArchiveError> {
-    let damaged = |error: String| ArchiveError::Damaged {
+fn damaged(path: &str, error: impl std::fmt::Display) -> ArchiveError {
+    ArchiveError::Damaged {
         path: path.to_owned(),
-        detail: error,
-    };
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
-        .and_then(ParquetRecordBatchReaderBuilder::build)
-        .map_err(|error| damaged(error.to_string()))?;
-    let mut all = Vec::new();
-    for batch in reader {
-        let batch = batch.map_err(|error| damaged(error.to_string()))?;
-        let columns =
-            schema
-                .fields()
-                .iter()
-                .map(|field| match batch.column_by_name(field.name()) {
-                    Some(column) => cast(column, field.data_type()),
-                    None => Ok(new_null_array(field.data_type(), batch.num_rows())),
-                });
-        let columns = columns.collect::<Result<Vec<_>, _>>().map_err(internal)?;
-        all.push(RecordBatch::try_new(Arc::clone(schema), columns).map_err(internal)?);
+        detail: error.to_string(),
     }
-    Ok(all)
+}
+
+fn reader_of(path: &str, bytes: Bytes) -> Result<ParquetRecordBatchReader, ArchiveError> {
+    ParquetRecordBatchReaderBuilder::try_new(bytes)
+        .and_then(|builder| builder.with_batch_size(BATCH_ROWS).build())
+        .map_err(|error| damaged(path, error))
+}
+
+/// The rows in the columns that files have now.
+fn in_columns(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArchiveError> {
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            Some(column) => cast(column, field.data_type()),
+            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+        });
+    let columns = columns.collect::<Result<Vec<_>, _>>().map_err(internal)?;
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(internal)
 }
 
 /// Takes replaced files away, then puts those in their places that have their rows. What was done before stays done.

@@ -32,7 +32,7 @@ fn table(store: &ScriptedStore) -> ArchiveTable {
     table_at(store, false, Arc::new(ManualClock::new(1_000_000)))
 }
 
-fn ids_in(bytes: Vec<u8>) -> Vec<i64> {
+pub(super) fn ids_in(bytes: Vec<u8>) -> Vec<i64> {
     use arrow::array::AsArray;
     let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).expect("a file");
     let mut ids = Vec::new();
@@ -47,7 +47,7 @@ fn ids_in(bytes: Vec<u8>) -> Vec<i64> {
 }
 
 /// Ids that a reader finds who has this snapshot.
-async fn ids_at(table: &ArchiveTable, snapshot: &Snapshot) -> Vec<i64> {
+pub(super) async fn ids_at(table: &ArchiveTable, snapshot: &Snapshot) -> Vec<i64> {
     let mut ids = Vec::new();
     for file in snapshot.files() {
         let bytes = table.read(file, 0..file.bytes).await.expect("a file");
@@ -58,7 +58,7 @@ async fn ids_at(table: &ArchiveTable, snapshot: &Snapshot) -> Vec<i64> {
 }
 
 /// Ids that who lists folders finds.
-fn listed(store: &ScriptedStore) -> Vec<i64> {
+pub(super) fn listed(store: &ScriptedStore) -> Vec<i64> {
     let hidden = |path: &str| {
         [MANIFESTS, STAGING, REPLACED]
             .iter()
@@ -73,15 +73,19 @@ fn listed(store: &ScriptedStore) -> Vec<i64> {
     ids
 }
 
-/// Four commits with rows 1 to 12.
-async fn filled(store: &ScriptedStore) -> ArchiveTable {
-    let archive = table(store);
+/// Four commits with rows 1 to 12, into a new archive.
+pub(super) async fn fill(archive: &ArchiveTable) {
     archive.claim().await.expect("a claim");
     for epoch in 0..4_i64 {
         let ids = [epoch * 3 + 1, epoch * 3 + 2, epoch * 3 + 3];
         let inserted = archive.insert(&[rows(&ids)], epoch as u64 + 1).await;
         inserted.expect("rows");
     }
+}
+
+async fn filled(store: &ScriptedStore) -> ArchiveTable {
+    let archive = table(store);
+    fill(&archive).await;
     archive
 }
 

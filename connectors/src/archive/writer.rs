@@ -46,9 +46,15 @@ impl Lineage {
         })
     }
 
-    /// True until a commit does not end well; nothing can be committed after that.
+    /// The newest commit, after which no other is being made; `None` once a commit did not end well, and nothing can be committed
+    /// any more.
+    pub(crate) async fn head(&self) -> Option<Head> {
+        *self.head.lock().await
+    }
+
+    /// True until a commit does not end well.
     pub(crate) async fn is_whole(&self) -> bool {
-        self.head.lock().await.is_some()
+        self.head().await.is_some()
     }
 }
 
@@ -63,6 +69,8 @@ pub(crate) struct Writer {
     turn: u64,
     open: BTreeMap<Key, Open>,
     done: Vec<Done>,
+    /// When rows last came to each partition since the last commit, in microseconds since the Unix epoch.
+    touched: BTreeMap<Key, i64>,
     /// A file has reached its size since the last commit.
     full: bool,
 }
@@ -124,6 +132,7 @@ impl Writer {
             turn: 0,
             open: BTreeMap::new(),
             done: Vec::new(),
+            touched: BTreeMap::new(),
             full: false,
         }
     }
@@ -138,18 +147,30 @@ impl Writer {
         self.lineage.generation
     }
 
-    /// Writes rows of the archive's columns, that are of this epoch.
+    /// Writes rows of the archive's columns, that are of this epoch and come now.
     pub(crate) async fn push(
         &mut self,
         batch: RecordBatch,
         epoch: u64,
+        now_us: i64,
     ) -> Result<(), ArchiveError> {
         let layout = Arc::clone(&self.layout);
         let parts = blocking(move || layout.split(&batch)).await?;
         for (key, rows) in parts.into_iter().filter(|(_, rows)| rows.num_rows() > 0) {
             self.write(&key, rows, (epoch, epoch)).await?;
+            self.touched.insert(key, now_us);
         }
         Ok(())
+    }
+
+    /// The partitions that rows came to since the last commit.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = &Key> {
+        self.touched.keys()
+    }
+
+    /// When rows came last to the partition that has waited longest for more; `None` when nothing waits for a commit.
+    pub(crate) fn idle_since_us(&self) -> Option<i64> {
+        self.touched.values().min().copied()
     }
 
     /// Writes rows of one partition, in the columns of files, that are of these epochs.
@@ -184,12 +205,19 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the file of a partition, so that what comes next for it goes into another.
-    pub(crate) async fn cut(&mut self, key: &Key) -> Result<(), ArchiveError> {
-        match self.open.remove(key) {
-            Some(open) => self.finish(key.clone(), open).await,
-            None => Ok(()),
+    /// Ends the file of a partition, so that what comes next for it goes into another. Its rows came at `since_ms`.
+    pub(crate) async fn cut(
+        &mut self,
+        key: &Key,
+        since_ms: Option<i64>,
+    ) -> Result<(), ArchiveError> {
+        if let Some(open) = self.open.remove(key) {
+            self.finish(key.clone(), open).await?;
+            if let Some(done) = self.done.last_mut() {
+                done.data.since_ms = since_ms;
+            }
         }
+        Ok(())
     }
 
     async fn begin(&mut self, key: &Key, epoch: u64) -> Result<Open, ArchiveError> {
@@ -242,6 +270,7 @@ impl Writer {
                 first_epoch,
                 last_epoch,
                 columns: encoded.columns,
+                since_ms: None,
             },
             file,
         });
@@ -307,6 +336,7 @@ impl Writer {
             }));
         }
         self.full = false;
+        self.touched.clear();
         if !manifest.remove.is_empty() {
             let moved = exchange(store, last.generation, &manifest.remove, &manifest.add).await;
             if let Err(error) = moved {

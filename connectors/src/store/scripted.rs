@@ -89,6 +89,11 @@ impl ScriptedStore {
         script.fault.is_some() || script.pause.is_some()
     }
 
+    /// Operations of this process so far.
+    pub(crate) fn operations(&self) -> usize {
+        self.script.lock().done
+    }
+
     /// The same files for another process, after the one that wrote them is gone.
     pub(crate) fn restarted(&self) -> Self {
         for content in self.files.lock().values_mut() {

@@ -3,12 +3,14 @@
 //! Invariant: a query reads each archive at one commit, however long it runs, and leaves out only files that hold no row it asks
 //! for. The rows of an INSERT are one commit: readers see all of them or none.
 
+mod read;
+mod upkeep;
+
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use datafusion::arrow::array::{ArrayRef, BooleanArray, UInt64Array};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
@@ -17,9 +19,7 @@ use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, Result as DataFusionResult, ScalarValue, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{
-    FileGroup, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource,
-};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::source_as_provider;
 use datafusion::datasource::table_schema::TableSchema;
@@ -28,15 +28,8 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::expr_rewriter::unnormalize_cols;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
-use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
-use datafusion::parquet::arrow::async_reader::AsyncFileReader;
-use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
-use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use datafusion::physical_optimizer::pruning::{PruningPredicateBuilder, PruningStatistics};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use thalweg_catalog::{Oid, Relation, Report};
 use thalweg_connectors::{
     ArchiveError, ArchiveSink, ArchiveTable, ConnectorError, DataFile, Reached, Snapshot, Vacuumed,
@@ -49,9 +42,8 @@ use crate::committing::Open;
 use crate::error::EngineError;
 use crate::shared::Shared;
 use crate::status::ArchiveFile;
-
-/// Bytes read from the end of a file at once: most footers are shorter.
-const FOOTER_BYTES: usize = 32 << 10;
+use read::{Footers, Readers};
+pub(crate) use upkeep::keep_up;
 
 /// A declared archive.
 #[derive(Debug)]
@@ -60,6 +52,9 @@ pub(crate) struct Archive {
     table: Arc<ArchiveTable>,
     /// Where connections live.
     wires: Handle,
+    footers: Footers,
+    /// Its upkeep is being done.
+    in_upkeep: AtomicBool,
 }
 
 fn report(error: ArchiveError) -> Report {
@@ -77,6 +72,8 @@ impl Archive {
             name: relation.name.clone(),
             table: Arc::new(table),
             wires: shared.wires.clone(),
+            footers: Footers::default(),
+            in_upkeep: AtomicBool::new(false),
         }))
     }
 
@@ -121,13 +118,12 @@ impl Archive {
         &self.name
     }
 
-    /// Adds what a statement computed; returns how many rows it was.
-    pub(crate) async fn write(
+    /// What a statement adds, in the archive's own columns.
+    pub(crate) fn added(
         &self,
         plan: &DmlPlan,
         rows: &[RecordBatch],
-        epoch: u64,
-    ) -> Result<u64, EngineError> {
+    ) -> Result<Vec<RecordBatch>, EngineError> {
         match plan {
             DmlPlan::Insert {
                 conflict: Conflict::Error,
@@ -142,19 +138,22 @@ impl Archive {
             DmlPlan::Delete { .. } => return Err(self.refuses("DELETE statements").into()),
         }
         let schema = self.table.schema();
-        let new: Result<Vec<RecordBatch>, EngineError> = rows
-            .iter()
-            .map(|batch| self.own_rows(batch, &schema))
-            .collect();
-        let new = new?;
-        let count = new.iter().map(|batch| batch.num_rows() as u64).sum();
+        let new = rows.iter().map(|batch| self.own_rows(batch, &schema));
+        new.collect()
+    }
+
+    /// Adds rows of its own columns in one commit.
+    pub(crate) async fn insert(
+        &self,
+        rows: Vec<RecordBatch>,
+        epoch: u64,
+    ) -> Result<(), EngineError> {
         let table = Arc::clone(&self.table);
         // Runs to its end even when the caller goes away.
         let insert = self
             .wires
-            .spawn(async move { table.insert(&new, epoch).await });
-        joined(insert.await)?.map_err(report)?;
-        Ok(count)
+            .spawn(async move { table.insert(&rows, epoch).await });
+        Ok(joined(insert.await)?.map_err(report)?)
     }
 
     /// Makes large files of small ones.
@@ -420,9 +419,7 @@ impl TableProvider for Provider {
         let mut statistics = Statistics::new_unknown(columns.table_schema());
         let rows: u64 = chosen.iter().map(|file| file.rows).sum();
         statistics.num_rows = Precision::Exact(usize::try_from(rows).unwrap_or(usize::MAX));
-        let readers = Readers {
-            archive: Arc::clone(&self.archive),
-        };
+        let readers = Readers::of(&self.archive);
         let source =
             ParquetSource::new(columns).with_parquet_file_reader_factory(Arc::new(readers));
         let groups = FileGroup::new(self.partitioned(&chosen)?)
@@ -496,80 +493,5 @@ impl PruningStatistics for Known<'_> {
         _values: &std::collections::HashSet<ScalarValue>,
     ) -> Option<BooleanArray> {
         None
-    }
-}
-
-/// Opens the files of an archive for a scan.
-#[derive(Debug)]
-struct Readers {
-    archive: Arc<Archive>,
-}
-
-impl ParquetFileReaderFactory for Readers {
-    fn create_reader(
-        &self,
-        _partition: usize,
-        file: PartitionedFile,
-        _metadata_size_hint: Option<usize>,
-        _metrics: &ExecutionPlanMetricsSet,
-    ) -> DataFusionResult<Box<dyn AsyncFileReader + Send>> {
-        let data = file.extension::<Arc<DataFile>>().ok_or_else(|| {
-            DataFusionError::Internal("a scan of an archive has a file of its own".into())
-        })?;
-        Ok(Box::new(Reader {
-            archive: Arc::clone(&self.archive),
-            file: Arc::clone(data),
-        }))
-    }
-}
-
-/// One file of an archive, read where connections live.
-struct Reader {
-    archive: Arc<Archive>,
-    file: Arc<DataFile>,
-}
-
-impl Reader {
-    async fn read(&self, range: Range<u64>) -> ParquetResult<Bytes> {
-        let (table, file) = (Arc::clone(&self.archive.table), Arc::clone(&self.file));
-        let read = async move { table.read(&file, range).await };
-        let read = self.archive.wires.spawn(read);
-        let failed = |report: Report| ParquetError::External(Box::new(report));
-        match joined(read.await) {
-            Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(error)) => Err(failed(report(error.into()))),
-            Err(error) => Err(failed(error.report())),
-        }
-    }
-}
-
-impl AsyncFileReader for Reader {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
-        self.read(range).boxed()
-    }
-
-    fn get_byte_ranges(
-        &mut self,
-        ranges: Vec<Range<u64>>,
-    ) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
-        let this = &*self;
-        async move {
-            futures::future::try_join_all(ranges.into_iter().map(|range| this.read(range))).await
-        }
-        .boxed()
-    }
-
-    fn get_metadata<'a>(
-        &'a mut self,
-        options: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
-        async move {
-            let bytes = self.file.bytes;
-            let reader = ParquetMetaDataReader::new()
-                .with_prefetch_hint(Some(FOOTER_BYTES))
-                .with_arrow_reader_options(options);
-            Ok(Arc::new(reader.load_and_finish(self, bytes).await?))
-        }
-        .boxed()
     }
 }

@@ -174,6 +174,9 @@ pub(crate) async fn pin(
     options: &ReadOptions,
     block: Option<&WriteTransaction>,
 ) -> Result<Pinned, EngineError> {
+    if let Some(block) = block {
+        block.check_reads(reads)?;
+    }
     let deadline = Instant::now() + options.wait_timeout;
     let (created, published): (Vec<Oid>, Vec<Oid>) = reads
         .iter()

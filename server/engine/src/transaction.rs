@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
+use datafusion::arrow::record_batch::RecordBatch;
 use thalweg_catalog::{Catalog, Oid, Relation, Report};
 use thalweg_connectors::{Delta, EpochInfo, Weights};
 use thalweg_planner::ViewPlan;
 use thalweg_state::Transaction;
 use tokio::sync::oneshot;
 
+use crate::archive::Archive;
 use crate::batch::joined;
 use crate::consolidate::BytesHasher;
 use crate::create::{Sinks, prepare_all, stored_table};
@@ -28,6 +30,18 @@ use crate::write::{send, table_change};
 #[derive(Debug, Default)]
 pub struct WriteTransaction {
     tables: SealedBox<BTreeMap<Oid, StagedTable>>,
+    /// Rows for an archive, which are a commit of their own: a block that has them has nothing else.
+    archived: Option<SealedBox<StagedRows>>,
+}
+
+/// Rows that COMMIT adds to an archive.
+#[derive(Debug)]
+struct StagedRows {
+    oid: Oid,
+    archive: Arc<Archive>,
+    rows: Vec<RecordBatch>,
+    /// The epoch that the newest of them were computed at.
+    epoch: u64,
 }
 
 /// One table's staged changes.
@@ -67,9 +81,60 @@ impl StagedTable {
 impl WriteTransaction {
     /// True when no rows are staged.
     pub fn is_empty(&self) -> bool {
+        self.archived.is_none() && self.has_no_changes()
+    }
+
+    fn has_no_changes(&self) -> bool {
         self.tables
             .values()
             .all(|table| table.changes.bytes() == 0 && table.keys.is_empty())
+    }
+
+    /// 0A000 for a query of what the block has added to an archive: the files do not have it.
+    pub(crate) fn check_reads(&self, reads: &[Oid]) -> Result<(), EngineError> {
+        let staged = self.archived.as_ref();
+        match staged.filter(|staged| reads.contains(&staged.oid)) {
+            Some(staged) => Err(Report {
+                hint: Some("COMMIT first.".into()),
+                ..Report::new(
+                    "0A000",
+                    format!(
+                        "archive \"{}\" cannot be read in a transaction block that has added rows to it",
+                        staged.archive.name()
+                    ),
+                )
+            }
+            .into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Stages rows for an archive.
+    pub(crate) fn stage_rows(
+        &mut self,
+        shared: &Shared,
+        (oid, archive): (Oid, Arc<Archive>),
+        rows: Vec<RecordBatch>,
+        epoch: u64,
+    ) -> Result<(), EngineError> {
+        if !self.has_no_changes() {
+            return Err(mixed(&archive).into());
+        }
+        let staged = self.archived.get_or_insert_with(|| {
+            SealedBox::new(StagedRows {
+                oid,
+                archive: Arc::clone(&archive),
+                rows: Vec::new(),
+                epoch,
+            })
+        });
+        if staged.oid != oid {
+            return Err(mixed(&archive).into());
+        }
+        staged.epoch = epoch;
+        staged.rows.extend(rows);
+        let bytes = staged.rows.iter().map(RecordBatch::get_array_memory_size);
+        within_memory(shared, bytes.sum())
     }
 
     /// Forgets tables that the block drops.
@@ -108,6 +173,9 @@ impl WriteTransaction {
         if deltas.is_empty() {
             return Ok(());
         }
+        if let Some(staged) = &self.archived {
+            return Err(mixed(&staged.archive).into());
+        }
         let table = self
             .tables
             .entry(stored.oid)
@@ -119,19 +187,35 @@ impl WriteTransaction {
         };
         table.changes = changes;
         table.keys.extend(effects);
-        let bytes: usize = self
-            .tables
-            .values()
-            .map(|table| table.changes.bytes())
-            .sum();
-        if bytes > shared.config.query_memory_max {
-            return Err(EngineError::statement(
-                "53200",
-                "the changes of this transaction block need more memory than a query may use",
-                Some(format!("They take {bytes} bytes.")),
-            ));
-        }
-        Ok(())
+        let bytes = self.tables.values().map(|table| table.changes.bytes());
+        within_memory(shared, bytes.sum())
+    }
+}
+
+fn within_memory(shared: &Shared, bytes: usize) -> Result<(), EngineError> {
+    if bytes > shared.config.query_memory_max {
+        return Err(EngineError::statement(
+            "53200",
+            "the changes of this transaction block need more memory than a query may use",
+            Some(format!("They take {bytes} bytes.")),
+        ));
+    }
+    Ok(())
+}
+
+/// An archive's commit and that of the data dir cannot be one.
+fn mixed(archive: &Archive) -> Report {
+    Report {
+        hint: Some(
+            "Add to one archive in a block, and nothing else; commit the rest in another.".into(),
+        ),
+        ..Report::new(
+            "0A000",
+            format!(
+                "a transaction block that adds to archive \"{}\" and changes anything else is not supported",
+                archive.name()
+            ),
+        )
     }
 }
 
@@ -180,6 +264,14 @@ async fn run(
     block: WriteTransaction,
     definitions: Option<Definitions>,
 ) -> Result<EpochInfo, EngineError> {
+    if let Some(staged) = block.archived {
+        let staged = staged.into_inner();
+        if definitions.is_some() {
+            return Err(mixed(&staged.archive).into());
+        }
+        staged.archive.insert(staged.rows, staged.epoch).await?;
+        return Ok(shared.latest_info());
+    }
     let (mut changes, mut fresh) = (Vec::new(), BTreeMap::new());
     for (oid, table) in block.tables.into_inner() {
         let net = table.net()?;

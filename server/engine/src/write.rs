@@ -60,11 +60,14 @@ pub(crate) async fn write(
     }
     let archive = shared.archives.read().get(&oid).cloned();
     if let Some(archive) = archive {
-        if block.is_some() {
-            return Err(archive.refuses("statements in a transaction block").into());
+        let seen = block.as_deref();
+        let (pinned, rows) = input(shared, plan, floor.floor.0, options, seen).await?;
+        let added = archive.added(plan, &rows)?;
+        let rows = added.iter().map(|batch| batch.num_rows() as u64).sum();
+        match block {
+            Some(block) => block.stage_rows(shared, (oid, archive), added, pinned.epoch)?,
+            None => archive.insert(added, pinned.epoch).await?,
         }
-        let (pinned, rows) = input(shared, plan, floor.floor.0, options, None).await?;
-        let rows = archive.write(plan, &rows, pinned.epoch).await?;
         floor.raise(pinned.epoch);
         return Ok(Written {
             rows,

@@ -180,6 +180,15 @@ class Hdfs:
         """kill, pause, resume or restart of one process."""
         subprocess.run([SERVICES / name, "hdfs", "--run", self.folder, "--role", role], check=True, capture_output=True)
 
+    def admin(self, *words: str):
+        """What its administrator does: `--safemode enter`, `--quota /folder 1`."""
+        subprocess.run([SERVICES / "hdfs_admin", "--run", self.folder, *words], check=True, capture_output=True)
+
+    def permit(self, path: str, octal: str, owner: str):
+        """Its owner says who may do what with a folder."""
+        url = f"{self.web}/webhdfs/v1{path}?op=SETPERMISSION&permission={octal}&user.name={owner}"
+        urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=30).close()
+
     def ask(self, path: str, operation: str) -> bytes:
         """A read of WebHDFS."""
         with urllib.request.urlopen(f"{self.web}/webhdfs/v1{urllib.parse.quote(path)}?op={operation}", timeout=30) as answer:

@@ -29,6 +29,20 @@ def run(server, text, *parameters):
         return cursor.fetchall() if cursor.description else cursor.rowcount
 
 
+def vacuuming(server, archive):
+    """A thread that runs VACUUM, of which a kill may come in the middle."""
+
+    def attempt():
+        try:
+            run(server, f"VACUUM ARCHIVE {archive}")
+        except psycopg.Error:
+            pass
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    return thread
+
+
 def explained(server, text):
     """The line of EXPLAIN about the archive."""
     return [row[0] for row in run(server, "EXPLAIN " + text) if row[0].startswith("Archive ")]
@@ -166,6 +180,37 @@ def test_an_archive_on_hdfs(server, hdfs):
     assert run(server, "SELECT count(*) FROM remote") == [(1001,)]
     run(server, "INSERT INTO remote VALUES (1001, 'eu')")
     assert run(server, "SELECT max(id) FROM remote") == [(1001,)]
+
+
+def refused(server, text):
+    """The SQLSTATE of what a statement is refused with."""
+    with pytest.raises(psycopg.Error) as error:
+        run(server, text)
+    return error.value.sqlstate
+
+
+def test_what_hdfs_refuses_is_an_error_and_costs_no_row(server, hdfs):
+    user = os.environ.get("USER", "root")
+    options = f"connector = 'hdfs', path = '{hdfs.url}/guarded/rows', user = '{user}'"
+    run(server, f"CREATE ARCHIVE guarded (id bigint) WITH ({options})")
+    run(server, "INSERT INTO guarded VALUES (1)")
+    hdfs.admin("--safemode", "enter")
+    assert refused(server, "INSERT INTO guarded VALUES (-1)") in ("08006", "08007")
+    # Reading goes on.
+    assert run(server, "SELECT id FROM guarded") == [(1,)]
+    hdfs.admin("--safemode", "leave")
+    process.until(lambda: run(server, "INSERT INTO guarded VALUES (2)"), "rows come again")
+    hdfs.admin("--quota", "/guarded", "1")
+    assert refused(server, "INSERT INTO guarded VALUES (-2)") == "53100"
+    assert run(server, "SELECT id FROM guarded ORDER BY 1") == [(1,), (2,)]
+    hdfs.admin("--quota", "/guarded", "none")
+    process.until(lambda: run(server, "INSERT INTO guarded VALUES (3)"), "rows come again")
+    found = rows_of(lambda path: hdfs.ask(f"/guarded/rows/{path}", "OPEN"), {path.removeprefix("/guarded/rows/") for path in hdfs.files("/guarded/rows")})
+    assert found == [1, 2, 3] == [row[0] for row in run(server, "SELECT id FROM guarded ORDER BY 1")]
+    hdfs.permit("/guarded", "755", user)
+    stranger = f"connector = 'hdfs', path = '{hdfs.url}/guarded/theirs', user = 'stranger'"
+    assert refused(server, f"CREATE ARCHIVE theirs (id bigint) WITH ({stranger})") == "42501"
+    assert refused(server, "SELECT * FROM theirs") == "42P01"
 
 
 def kill(server, hdfs, victim):

@@ -1,0 +1,54 @@
+//! Has archives looked after while the engine runs.
+//!
+//! Invariant: each archive is looked after by one task at a time, and one that fails or takes long holds up no other.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::Archive;
+use crate::shared::Shared;
+
+/// How often archives are looked at.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is looked whether the engine is gone.
+const STOP_CHECK: Duration = Duration::from_millis(500);
+
+/// Looks after the archives until the engine is gone, which this does not keep.
+pub(crate) async fn keep_up(shared: Weak<Shared>) {
+    let mut waited = Duration::ZERO;
+    loop {
+        tokio::time::sleep(STOP_CHECK).await;
+        waited += STOP_CHECK;
+        let Some(shared) = shared.upgrade().filter(|shared| !shared.is_stopping()) else {
+            return;
+        };
+        if waited < UPKEEP_INTERVAL {
+            continue;
+        }
+        waited = Duration::ZERO;
+        let archives: Vec<_> = shared.archives.read().values().cloned().collect();
+        for archive in archives {
+            if !archive.in_upkeep.swap(true, Ordering::SeqCst) {
+                shared.wires.spawn(look_after(archive));
+            }
+        }
+    }
+}
+
+async fn look_after(archive: Arc<Archive>) {
+    let done = InUpkeep(&archive);
+    if let Err(error) = archive.table.upkeep().await {
+        tracing::warn!(archive = %archive.name, %error, "upkeep of an archive is put off");
+    }
+    drop(done);
+}
+
+/// Ends the upkeep of an archive, however it does.
+struct InUpkeep<'a>(&'a Archive);
+
+impl Drop for InUpkeep<'_> {
+    fn drop(&mut self) {
+        self.0.in_upkeep.store(false, Ordering::SeqCst);
+    }
+}
