@@ -112,6 +112,11 @@ impl ColumnsRead {
             })
     }
 
+    /// Whether anything of a column is read.
+    pub fn has(&self, column: &str) -> bool {
+        !matches!(self.of(column), Wanted::Nothing)
+    }
+
     pub(crate) fn of(&self, column: &str) -> Wanted<'_> {
         match self.columns.as_ref().map(|columns| columns.get(column)) {
             None | Some(Some(FieldsRead::All)) => Wanted::Whole,

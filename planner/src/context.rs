@@ -11,6 +11,7 @@ use datafusion::common::DFSchemaRef;
 use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, ScalarUDF, TableSource};
 use thalweg_catalog::{Catalog, Oid, Relation, SqlType};
 
+use crate::hybrid::Hybrids;
 use crate::stream::StreamPlan;
 
 /// Functions the server adds: `version()`, `pg_get_expr()`, everything that needs a session or the catalog.
@@ -94,7 +95,7 @@ pub struct RelationScan {
     pub outside: Option<Outside>,
     /// `FOR SYSTEM_TIME AS OF PROCTIME()`: each row of the other side finds what is there when it comes.
     pub as_of_now: bool,
-    /// The second half of a hybrid: it begins where this archive ends.
+    /// Part of a hybrid: the half that begins where this archive ends; in a continuous query the source whose rows begin in it.
     pub after: Option<Oid>,
 }
 
@@ -196,10 +197,22 @@ pub struct ViewPlan {
     pub reads: Vec<Oid>,
     /// Those of them that rows are looked up in, sorted.
     pub lookups: Vec<Oid>,
+    /// Which of them are sources whose rows begin in archives.
+    pub hybrids: Hybrids,
     /// True when `now()` occurs.
     pub uses_now: bool,
     /// The streaming plan.
     pub stream: StreamPlan,
+}
+
+impl ViewPlan {
+    /// The relations whose changes change the result: neither those that rows are looked up in, nor archives, which do not tell.
+    pub fn inputs(&self) -> impl Iterator<Item = Oid> + '_ {
+        let apart = |oid: &Oid| {
+            self.lookups.contains(oid) || self.hybrids.archives().any(|archive| archive == *oid)
+        };
+        self.reads.iter().copied().filter(move |oid| !apart(oid))
+    }
 }
 
 /// A planned INSERT, UPDATE or DELETE.

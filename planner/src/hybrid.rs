@@ -1,11 +1,16 @@
 //! `HYBRID(archive, source)`: the rows of an archive, then those of the source that fills it from where the archive ends.
 //!
-//! Invariant: the two halves have the source's columns, and the second one names the archive, so that whoever runs the plan reads
-//! it from the archive's own end.
+//! Invariant: ad hoc the two halves have the source's columns, and the second one names the archive, so that whoever runs the plan
+//! reads it from the archive's own end. In a continuous query a hybrid is the source, whose rows begin in the archive that it names.
 
+use std::collections::BTreeMap;
+
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::logical_expr::LogicalPlan;
 use thalweg_catalog::{Oid, Relation, RelationKind, SqlType};
 use thalweg_sql::ast::{self, Expr, TableFactor};
 
+use crate::context::RelationScan;
 use crate::error::PlanError;
 use crate::names::{fold, quoted};
 
@@ -78,6 +83,59 @@ fn with_names<const N: usize>(text: &str, names: [ast::ObjectName; N]) -> Result
     Ok(query)
 }
 
+/// How a query reads each of its relations: those that a hybrid is of, and all others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hybrids {
+    /// What is read, and the archive before it; sorted.
+    read: Vec<(Oid, Option<Oid>)>,
+}
+
+impl Hybrids {
+    /// Those of a plan.
+    pub(crate) fn of(plan: &LogicalPlan) -> Self {
+        let mut read = Vec::new();
+        let walked = plan.apply_with_subqueries(|node| {
+            if let LogicalPlan::TableScan(scan) = node
+                && let Some(leaf) = scan.source.downcast_ref::<RelationScan>()
+            {
+                read.push((leaf.oid, leaf.after));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        debug_assert!(walked.is_ok());
+        read.sort_unstable();
+        read.dedup();
+        Self { read }
+    }
+
+    /// The archives that are part of hybrids.
+    pub fn archives(&self) -> impl Iterator<Item = Oid> + '_ {
+        self.read.iter().filter_map(|(_, after)| *after)
+    }
+
+    /// In which archive the rows of sources begin.
+    ///
+    /// # Errors
+    /// 0A000 when a source or archive is also read in another way: the changes of a source go to all who read it in one query,
+    /// and those of an archive are not known.
+    pub fn histories(&self) -> Result<BTreeMap<Oid, Oid>> {
+        let mut histories = BTreeMap::new();
+        for (source, archive) in &self.read {
+            let Some(archive) = archive else { continue };
+            let ways = self.read.iter().filter(|(oid, _)| oid == source).count();
+            if ways > 1 || self.read.contains(&(*archive, None)) {
+                return Err(PlanError::hint(
+                    "0A000",
+                    "a continuous query over a hybrid and, apart from it, its source or archive is not supported",
+                    "Make a materialized view of the hybrid alone, and read that instead.",
+                ));
+            }
+            histories.insert(*source, *archive);
+        }
+        Ok(histories)
+    }
+}
+
 /// The query that a hybrid stands for, and its columns.
 ///
 /// # Errors
@@ -85,6 +143,7 @@ fn with_names<const N: usize>(text: &str, names: [ast::ObjectName; N]) -> Result
 pub(crate) fn halves(
     archive: &Relation,
     source: &Relation,
+    continuous: bool,
 ) -> Result<(ast::Query, Vec<(String, SqlType)>)> {
     let RelationKind::Archive(spec) = &archive.kind else {
         let message = format!("\"{}\" is not an archive", archive.name);
@@ -106,11 +165,13 @@ pub(crate) fn halves(
     let names = names.join(", ");
     let half =
         |oid: Oid, after: Oid| name_of([HALF.to_owned(), oid.0.to_string(), after.0.to_string()]);
-    let text = format!("SELECT {names} FROM a AS a UNION ALL SELECT {names} FROM b AS b");
-    let query = with_names(
-        &text,
-        [half(archive.oid, Oid(0)), half(source.oid, archive.oid)],
-    )?;
+    let behind = half(source.oid, archive.oid);
+    let query = if continuous {
+        with_names(&format!("SELECT {names} FROM b AS b"), [behind])?
+    } else {
+        let text = format!("SELECT {names} FROM a AS a UNION ALL SELECT {names} FROM b AS b");
+        with_names(&text, [half(archive.oid, Oid(0)), behind])?
+    };
     let columns = source.columns.iter();
     Ok((
         query,

@@ -30,6 +30,7 @@ pub use context::{
 };
 pub use error::PlanError;
 pub use functions::exact::ExactTotal;
+pub use hybrid::Hybrids;
 pub use planner::Planner;
 pub use reads::{ColumnReads, Reads};
 pub use rewrite::guard::ErrorSink;

@@ -207,6 +207,7 @@ pub(crate) fn reads(plan: &LogicalPlan) -> Vec<Oid> {
             && let Some(relation) = scan.source.downcast_ref::<RelationScan>()
         {
             found.push(relation.oid);
+            found.extend(relation.after);
         }
         Ok(TreeNodeRecursion::Continue)
     });

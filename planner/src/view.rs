@@ -39,6 +39,7 @@ pub(crate) fn plan(
         output,
         reads: crate::output::reads(&plan),
         lookups: crate::lookup::tables(&plan),
+        hybrids: crate::hybrid::Hybrids::of(&plan),
         uses_now: rewrite::now::occurs(&plan),
         plan: guarded,
         unguarded: plan,

@@ -159,7 +159,8 @@ impl<'a> Session<'a> {
             let found = self.cx.catalog.resolve(self.cx.search_path, &name);
             found.map_err(|error| DataFusionError::External(Box::new(error.report())))
         };
-        let (query, columns) = crate::hybrid::halves(resolve(archive)?, resolve(source)?)?;
+        let (query, columns) =
+            crate::hybrid::halves(resolve(archive)?, resolve(source)?, self.continuous)?;
         let cx = PlanContext {
             parameter_types: &[],
             text: "",

@@ -19,6 +19,7 @@ use crate::create::receive;
 use crate::dataflow::Dataflow;
 use crate::early::Early;
 use crate::error::EngineError;
+use crate::history::History;
 use crate::inbox::{Command, Registration};
 use crate::job::Job;
 use crate::memory::Counted;
@@ -364,9 +365,28 @@ impl Backfill<'_> {
             let Some(source) = input.source() else {
                 continue;
             };
-            dead |= self.scan_from(input.oid, &source, &source.start)?;
+            let start = self.history_of(input.oid, &source)?;
+            let start = start.as_ref().unwrap_or(&source.start);
+            dead |= self.scan_from(input.oid, &source, start)?;
         }
         self.visible(dead)
+    }
+
+    /// Takes in the archive that a source's rows begin in; tells where the source goes on. `None` when there is no archive.
+    fn history_of(&mut self, oid: Oid, source: &Source) -> Result<Option<Offsets>, EngineError> {
+        let Some(archive) = self.job.histories.get(&oid) else {
+            return Ok(None);
+        };
+        let columns = self.job.columns_read(oid);
+        let mut history = History::open(self.shared, source, *archive, &columns)?;
+        let progress = Arc::clone(&history.progress);
+        self.job.backfill.lock().push(progress);
+        let (job, shared) = (self.job, self.shared);
+        let over = || job.is_dropped() || shared.is_stopping();
+        while let Some(rows) = history.next(&over)? {
+            self.feed(&BTreeMap::from([(oid, vec![Delta::insert(rows)])]))?;
+        }
+        Ok(Some(history.ends))
     }
 
     /// Takes in what has left memory since the view stood where it does, together with the others that stand there; the same.

@@ -446,13 +446,11 @@ fn job(
         _ => Stored::new(oid, name, label, schema, None)?,
     };
     let inputs = view
-        .reads
-        .iter()
-        .filter(|oid| !view.lookups.contains(oid))
+        .inputs()
         .map(|oid| {
-            let new = earlier.iter().find_map(|what| what.relation(*oid));
-            new.or_else(|| shared.relation(*oid))
-                .ok_or(EngineError::Unknown(*oid))
+            let new = earlier.iter().find_map(|what| what.relation(oid));
+            new.or_else(|| shared.relation(oid))
+                .ok_or(EngineError::Unknown(oid))
         })
         .collect::<Result<Vec<_>, _>>()?;
     let job = Job::new(shared, stored, view, inputs, strict)?;

@@ -11,7 +11,7 @@ use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use thalweg_catalog::{Oid, Report};
-use thalweg_connectors::{Offsets, Snapshot};
+use thalweg_connectors::{Offsets, Reached, Snapshot};
 use thalweg_planner::RelationScan;
 
 use crate::archive::Archive;
@@ -71,12 +71,7 @@ impl Tails {
                 None => Offsets::new(),
                 Some(reached) => {
                     epoch = reached.marker.epoch;
-                    // An archive is filled from one source.
-                    let mut places = reached.frontier.values();
-                    match (places.next(), places.next()) {
-                        (Some(place), None) => place.clone(),
-                        _ => return Err(nowhere(archive).into()),
-                    }
+                    place_of(archive, reached)?
                 }
             };
             self.starts.insert(*tail, start);
@@ -92,10 +87,7 @@ impl Tails {
     ) -> Result<(), EngineError> {
         for (tail, start) in &self.starts {
             if tail.source == source.oid {
-                // A split that the archive has nothing of begins where the source does.
-                let mut starts = source.start.clone();
-                starts.extend(start.clone());
-                self.tables.insert(*tail, rows(starts)?);
+                self.tables.insert(*tail, rows(behind(source, start))?);
             }
         }
         Ok(())
@@ -122,6 +114,34 @@ impl Tails {
             })
         })?;
         Ok(bound.data)
+    }
+}
+
+/// Where the source goes on after what is in its archive.
+pub(crate) fn place_of(archive: &Archive, reached: &Reached) -> Result<Offsets, EngineError> {
+    // An archive is filled from one source.
+    let mut places = reached.frontier.values();
+    match (places.next(), places.next()) {
+        (Some(place), None) => Ok(place.clone()),
+        _ => Err(nowhere(archive).into()),
+    }
+}
+
+/// The places of all splits behind those that an archive knows: one it has nothing of begins where the source does.
+pub(crate) fn behind(source: &Source, place: &Offsets) -> Offsets {
+    let mut starts = source.start.clone();
+    starts.extend(place.clone());
+    starts
+}
+
+/// A hybrid in a query that is computed anew each time.
+pub(crate) fn recomputed_hybrid() -> Report {
+    Report {
+        hint: Some("Make a materialized view of the hybrid alone, and read that instead.".into()),
+        ..Report::new(
+            "0A000",
+            "HYBRID in a continuous query that is recomputed is not supported",
+        )
     }
 }
 

@@ -26,6 +26,7 @@ use crate::config::STACK_BYTES;
 use crate::dataflow::OutsideTables;
 use crate::early::Handing;
 use crate::error::EngineError;
+use crate::hybrid::recomputed_hybrid;
 use crate::lookups::Lookups;
 use crate::pause::Rest;
 use crate::run::Standing;
@@ -58,7 +59,9 @@ pub(crate) struct Job {
     pub(crate) errors: Arc<ComputeErrors>,
     pub(crate) inputs: Vec<Arc<Stored>>,
     /// What is read of each source; all of those that are not here.
-    columns: BTreeMap<Oid, ColumnsRead>,
+    pub(crate) columns: BTreeMap<Oid, ColumnsRead>,
+    /// Sources among the inputs whose rows begin in archives.
+    pub(crate) histories: BTreeMap<Oid, Oid>,
     /// Jobs that keep the rows of sources among the inputs.
     pub(crate) keepers: Vec<Arc<Job>>,
     /// No state: stepped by the change of its inputs.
@@ -160,6 +163,7 @@ impl Job {
         strict_errors: bool,
     ) -> Result<Arc<Self>, EngineError> {
         let planner = &shared.planner;
+        let histories = plan.hybrids.histories().map_err(|error| error.report())?;
         let linear = !inputs.is_empty()
             && plan.stream.keeping == Keeping::RowByRow
             && is_stateless(&plan.stream.root);
@@ -176,6 +180,9 @@ impl Job {
         // What is computed from all rows needs them kept.
         let mut keepers = Vec::new();
         if !linear && stream.is_none() {
+            if !histories.is_empty() {
+                return Err(recomputed_hybrid().into());
+            }
             for input in &mut inputs {
                 if let Some(source) = input.source() {
                     let keeper = source.keeper(shared)?;
@@ -191,6 +198,7 @@ impl Job {
         };
         let mut job = Self {
             columns,
+            histories,
             keepers,
             stateful: stream.map(|stream| stream.root),
             strict_errors,
@@ -230,6 +238,7 @@ impl Job {
         Self {
             oid,
             columns: BTreeMap::new(),
+            histories: BTreeMap::new(),
             keepers: Vec::new(),
             stateful: None,
             dataflow: Mutex::new(None),

@@ -23,6 +23,7 @@ mod early;
 mod engine;
 mod error;
 mod external;
+mod history;
 mod hybrid;
 mod inbox;
 mod into_table;

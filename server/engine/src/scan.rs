@@ -36,6 +36,9 @@ const RETURN_MAX: Duration = Duration::from_secs(5);
 /// Batches that may wait for the slowest reader of a scan.
 const QUEUE: usize = 2;
 
+/// What an archive's progress is counted under.
+const ROWS: &str = "rows";
+
 /// What to do when nothing comes.
 pub(crate) enum Patience {
     /// Fail after this long.
@@ -67,6 +70,23 @@ impl ScanProgress {
             obstacle: Mutex::new(None),
             dead: AtomicBool::new(false),
         })
+    }
+
+    /// That of an archive with this many rows.
+    pub(crate) fn of_rows(archive: &str, rows: u64) -> Arc<Self> {
+        Arc::new(Self {
+            label: format!("archive \"{archive}\""),
+            from: Offsets::new(),
+            ends: Offsets::from([(ROWS.to_owned(), rows)]),
+            at: Mutex::default(),
+            obstacle: Mutex::new(None),
+            dead: AtomicBool::new(false),
+        })
+    }
+
+    /// So many rows of an archive more have been read.
+    pub(crate) fn count(&self, rows: usize) {
+        *self.at.lock().entry(ROWS.to_owned()).or_default() += rows as u64;
     }
 
     /// Records read, and to be read in all.

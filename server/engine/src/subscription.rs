@@ -222,9 +222,8 @@ async fn hidden_job(shared: &Arc<Shared>, plan: ViewPlan) -> Result<Prepared, En
     let name = format!("subscription {number}");
     let relation = Stored::new(oid, &name, "query", schema, None)?;
     let inputs = plan
-        .reads
-        .iter()
-        .map(|oid| shared.relation(*oid).ok_or(EngineError::Unknown(*oid)))
+        .inputs()
+        .map(|oid| shared.relation(oid).ok_or(EngineError::Unknown(oid)))
         .collect::<Result<Vec<_>, _>>()?;
     let job = Job::new(shared, Arc::clone(&relation), plan, inputs.clone(), false)?;
     let (reply, registered) = oneshot::channel();

@@ -392,11 +392,16 @@ impl Session {
                 "What a row has found must not change. Make a materialized view of the lookup join, and query that.",
             ));
         }
-        let read = plan
-            .reads
-            .iter()
-            .filter(|oid| !plan.lookups.contains(oid))
-            .filter_map(|oid| scope.catalog.relation(*oid));
+        let histories = plan.hybrids.histories().map_err(|error| error.report())?;
+        if let (false, StreamNode::Recompute { reason, .. }) =
+            (histories.is_empty(), &plan.stream.root)
+        {
+            return Err(unsupported(
+                &format!("HYBRID in a query that is recomputed because of {reason}"),
+                "Make a materialized view of the hybrid alone, and query that.",
+            ));
+        }
+        let read = plan.inputs().filter_map(|oid| scope.catalog.relation(oid));
         for relation in read {
             let (what, hint) = match relation.kind {
                 RelationKind::External(_) => (
