@@ -74,7 +74,7 @@ async fn with_server(
 }
 
 /// The first row of the result, its values one after the other.
-async fn run(client: &Client, text: &str) -> Result<String, Failure> {
+pub(super) async fn run(client: &Client, text: &str) -> Result<String, Failure> {
     let messages = client
         .simple_query(text)
         .await

@@ -3,6 +3,7 @@
 //! Invariant: a case's answer is compared with the batch answer of the same query before anything of it is timed, and every
 //! figure is of one process that did nothing else.
 
+mod archive;
 mod case;
 mod process;
 mod queries;
@@ -41,6 +42,8 @@ enum BenchCommand {
         #[arg(long)]
         output: PathBuf,
     },
+    /// Measure archives: rows written, scans beside DataFusion, and plans over many files.
+    Archive(archive::ArchiveArguments),
     /// Measure one query in this process.
     #[command(hide = true)]
     Case(CaseArguments),
@@ -96,6 +99,11 @@ pub(super) async fn bench(arguments: BenchArguments) -> Result<(), Failure> {
             seed,
             output,
         } => generate(&output, events, seed),
+        BenchCommand::Archive(arguments) => {
+            let found = archive::measure(&arguments).await?;
+            println!("{found:#}");
+            Ok(())
+        }
         BenchCommand::Case(arguments) => {
             let case = find(&arguments.name)?;
             let folder = std::path::absolute(&arguments.folder).map_err(io("find the folder"))?;
