@@ -151,7 +151,7 @@ impl Session {
             .planner
             .bind_parameters(plan.plan, &parameters)
             .map_err(|error| error.report())?;
-        self.transaction.check_reads(&plan.reads)?;
+        self.transaction.check_uses(&plan.reads)?;
         let options = self.read_options();
         let engine = self.server.engine.clone();
         let read = engine
@@ -207,10 +207,11 @@ impl Session {
         plan: &DmlPlan,
         verb: &str,
     ) -> Result<Outcome, Report> {
-        let (DmlPlan::Insert { reads, .. }
-        | DmlPlan::Update { reads, .. }
-        | DmlPlan::Delete { reads, .. }) = plan;
-        self.transaction.check_reads(reads)?;
+        let (DmlPlan::Insert { reads, table, .. }
+        | DmlPlan::Update { reads, table, .. }
+        | DmlPlan::Delete { reads, table, .. }) = plan;
+        self.transaction.check_uses(reads)?;
+        self.transaction.check_uses(&[*table])?;
         let options = self.read_options();
         let engine = self.server.engine.clone();
         let written = engine

@@ -55,7 +55,7 @@ impl Session {
             Followed::Relation(oid) => vec![*oid],
             Followed::Query(plan) => plan.reads.clone(),
         };
-        self.transaction.check_reads(&reads)?;
+        self.transaction.check_uses(&reads)?;
         let options = FollowOptions {
             snapshot: subscribe.snapshot,
             from: match subscribe.start {

@@ -77,8 +77,8 @@ impl Transaction {
         self.block.as_mut().map(|block| &mut block.rows)
     }
 
-    /// 0A000 when a statement reads something that starts to exist only when this block commits. Tables are no such thing.
-    pub(super) fn check_reads(&self, reads: &[Oid]) -> Result<(), Report> {
+    /// 0A000 when a statement reads or writes something that starts to exist only when this block commits. Tables are no such thing.
+    pub(super) fn check_uses(&self, used: &[Oid]) -> Result<(), Report> {
         let effects = self.block.iter().flat_map(|block| &block.effects);
         let created = effects.filter_map(|effect| match effect {
             Effect::Create { relation, .. } if !matches!(relation.kind, RelationKind::Table) => {
@@ -88,13 +88,13 @@ impl Transaction {
         });
         match created
             .into_iter()
-            .find(|relation| reads.contains(&relation.oid))
+            .find(|relation| used.contains(&relation.oid))
         {
             None => Ok(()),
             Some(relation) => Err(Report {
                 sqlstate: "0A000",
                 message: format!(
-                    "{} \"{}\" cannot be read in the transaction block that creates it",
+                    "{} \"{}\" cannot be used in the transaction block that creates it",
                     relation.kind_word(),
                     relation.name
                 ),

@@ -89,11 +89,12 @@ async fn written_and_scanned(
     let written = write(&client, arguments).await?;
     let scanned = scan(&client, arguments, &folder.join("lake")).await?;
     let files = arguments.files;
-    let many = format!(
-        "CREATE ARCHIVE many (n bigint, p int) PARTITION BY (p) WITH (connector = 'file', path = 'many'); \
-         INSERT INTO many SELECT n, (n % {files})::int FROM generate_series(1, {files}) n"
+    let create = "CREATE ARCHIVE many (n bigint, p int) PARTITION BY (p) WITH (connector = 'file', path = 'many')";
+    run(&client, create).await?;
+    let fill = format!(
+        "INSERT INTO many SELECT n, (n % {files})::int FROM generate_series(1, {files}) n"
     );
-    run(&client, &many).await?;
+    run(&client, &fill).await?;
     Ok((written, scanned))
 }
 
