@@ -21,7 +21,7 @@ use thalweg_planner::stream::{AggregateMemory, StreamAggregate};
 
 use super::StepContext;
 use super::compile::Compiler;
-use super::group::{number, part};
+use super::on_disk::{number, part};
 use super::values::{ValueCodec, ValueSets};
 use crate::error::EngineError;
 

@@ -1,7 +1,14 @@
 //! One input of a join: its rows in columns, found by key.
 //!
 //! Invariant: the rows of a key are a chain of row numbers, newest first, each with a positive weight. A removed row is out of its
-//! chain at once; its place in the columns is reclaimed when more places are empty than not.
+//! chain at once; its place in the columns is reclaimed when more places are empty than not. A key that is looked for has been read
+//! back before, with all of its rows, when these were on disk.
+
+mod spilled;
+
+pub(super) use self::spilled::SavedRows;
+
+use std::sync::Arc;
 
 use datafusion::arrow::compute::{concat_batches, interleave_record_batch};
 use datafusion::arrow::datatypes::SchemaRef;
@@ -9,8 +16,10 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 
 use thalweg_connectors::{Delta, Weights};
+use thalweg_state::SpillFolder;
 
 use super::keys::{KeyCodec, KeyTable};
+use super::on_disk::OnDisk;
 use super::signs::{take_rows, without_columns};
 use crate::chunk::RowCodec;
 use crate::error::EngineError;
@@ -39,6 +48,10 @@ pub(super) struct Arrangement {
     /// Net weight of a row's partners, by row; empty unless somebody asks for it.
     matches: Vec<i64>,
     live: usize,
+    /// Somebody asks for that.
+    keeps_matches: bool,
+    /// Rows that memory has no room for; `None` when there is nowhere to put them.
+    disk: Option<OnDisk>,
 }
 
 /// Rows to be added: a batch with one key, weight and hash for each row.
@@ -60,7 +73,12 @@ pub(super) struct Removal<'a> {
 }
 
 impl Arrangement {
-    pub(super) fn new(codec: &KeyCodec) -> Self {
+    /// With `keeps_matches` it knows the weight of each row's partners.
+    pub(super) fn new(
+        codec: &KeyCodec,
+        keeps_matches: bool,
+        folder: Option<&Arc<SpillFolder>>,
+    ) -> Self {
         Self {
             table: KeyTable::new(codec),
             heads: Vec::new(),
@@ -71,14 +89,23 @@ impl Arrangement {
             hashes: Vec::new(),
             matches: Vec::new(),
             live: 0,
+            keeps_matches,
+            disk: folder.map(OnDisk::new),
         }
     }
 
+    /// Rows in memory and on disk.
     pub(super) fn rows(&self) -> usize {
-        self.live
+        self.live + self.disk.as_ref().map_or(0, |disk| disk.entries)
     }
 
+    /// Bytes in memory.
     pub(super) fn bytes(&self) -> usize {
+        self.rows_bytes() + self.disk.as_ref().map_or(0, OnDisk::bytes)
+    }
+
+    /// Bytes of the rows that are in memory.
+    pub(super) fn rows_bytes(&self) -> usize {
         let chunks: usize = self
             .chunks
             .iter()
@@ -131,7 +158,7 @@ impl Arrangement {
         }
     }
 
-    /// All rows with their weights.
+    /// All rows in memory with their weights.
     pub(super) fn content(&self, schema: &SchemaRef) -> Result<Vec<Delta>, ArrowError> {
         let live = (0..self.weights.len() as u32).filter(|row| self.weight(*row) > 0);
         let live: Vec<u32> = live.collect();
@@ -168,6 +195,11 @@ impl Arrangement {
             }
             self.next.push(self.heads[slot]);
             self.heads[slot] = row;
+            if let Some(disk) = &mut self.disk {
+                disk.grow(slot + 1);
+                disk.has_slot(slot as u32, key);
+                disk.touch(&[slot as u32]);
+            }
         }
         self.weights.extend(added.weights);
         self.hashes.extend(added.hashes);
@@ -239,6 +271,9 @@ impl Arrangement {
     /// Lowers the weight of one row that looks like the removed one.
     fn take_one(&mut self, removal: &Removal<'_>, left: &mut i64) -> Option<u32> {
         let slot = self.table.find(removal.key)?;
+        if let Some(disk) = &mut self.disk {
+            disk.touch(&[slot]);
+        }
         let mut before = NONE;
         let mut row = self.heads[slot as usize];
         while row != NONE && self.hashes[row as usize] != removal.hash {
@@ -255,6 +290,9 @@ impl Arrangement {
             match before {
                 NONE if after == NONE => {
                     self.heads[slot as usize] = NONE;
+                    if let Some(disk) = &mut self.disk {
+                        disk.forget(slot, removal.key);
+                    }
                     self.table.remove(slot);
                 }
                 NONE => self.heads[slot as usize] = after,

@@ -209,6 +209,7 @@ impl Compiler {
             output,
         );
         let inputs = [self.operator(left)?, self.operator(right)?];
-        Join::new(spec, inputs, keys, *null_equal, self.shards)
+        let folder = self.folder();
+        Join::new(spec, inputs, keys, *null_equal, self.shards, folder)
     }
 }

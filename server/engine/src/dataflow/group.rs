@@ -19,12 +19,11 @@ mod saved;
 mod spilled;
 
 use self::saved::Unsaved;
-use self::spilled::OnDisk;
-pub(super) use self::spilled::{bytes, number, part};
 use super::accumulate::{Arguments, Call, Memory};
 use super::compile::Compiler;
 use super::keys::{EncodedKeys, KeyCodec, KeyTable, key_hash};
 use super::linear::batch_of;
+use super::on_disk::OnDisk;
 use super::parallel::each_shard;
 use super::signs::constant;
 use super::{Operator, StateFigures, StepContext};

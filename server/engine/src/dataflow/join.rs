@@ -5,6 +5,7 @@
 //! partners decides whether it is padded (outer), shown (semi) or hidden (anti); it is counted for each row, after the residual.
 
 mod saved;
+mod spilled;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use datafusion::arrow::row::Rows;
 use datafusion::logical_expr::JoinType;
 use datafusion::physical_expr::PhysicalExpr;
 use thalweg_connectors::Delta;
+use thalweg_state::SpillFolder;
 
 use self::saved::Unsaved;
 use super::arrangement::{Additions, Arrangement, NONE, Removal};
@@ -131,7 +133,7 @@ pub(super) struct Join {
     keys: [Vec<Arc<dyn PhysicalExpr>>; 2],
     null_equal: bool,
     key_codec: KeyCodec,
-    codecs: [RowCodec; 2],
+    codecs: Arc<[RowCodec; 2]>,
     shards: Vec<[Arrangement; 2]>,
     /// What has changed since it was saved, when that is followed.
     unsaved: Option<Unsaved>,
@@ -162,6 +164,7 @@ impl Join {
         keys: [Vec<Arc<dyn PhysicalExpr>>; 2],
         null_equal: bool,
         shards: usize,
+        folder: Option<&Arc<SpillFolder>>,
     ) -> Result<Self, EngineError> {
         let types = keys[LEFT]
             .iter()
@@ -175,13 +178,14 @@ impl Join {
             return Err(EngineError::internal("the keys of a join differ in type"));
         }
         let key_codec = KeyCodec::new(&types)?;
-        let codecs = [
+        let codecs = Arc::new([
             RowCodec::new(Arc::clone(&spec.inputs[LEFT]))?,
             RowCodec::new(Arc::clone(&spec.inputs[RIGHT]))?,
-        ];
-        let shards = (0..shards)
-            .map(|_| [Arrangement::new(&key_codec), Arrangement::new(&key_codec)])
-            .collect();
+        ]);
+        // Without equal keys every row meets every other: all of them are needed always.
+        let folder = folder.filter(|_| !types.is_empty());
+        let side = |side: Side| Arrangement::new(&key_codec, spec.lone[side].is_some(), folder);
+        let shards = (0..shards).map(|_| [side(LEFT), side(RIGHT)]).collect();
         Ok(Self {
             spec,
             inputs,
@@ -198,7 +202,7 @@ impl Join {
         let own = self.shards.iter().flatten().map(|side| StateFigures {
             entries: side.rows(),
             bytes: side.bytes(),
-            spilled: 0,
+            spilled: side.disk_bytes(),
         });
         let unsaved = self.unsaved.as_ref().map_or(0, |unsaved| unsaved.bytes);
         let below = self.inputs[LEFT].state().plus(self.inputs[RIGHT].state());
@@ -227,12 +231,12 @@ impl Join {
         quiet: bool,
     ) -> Result<Vec<Delta>, EngineError> {
         let rows = changes.iter().map(|change| change.delta.num_rows()).sum();
-        let (spec, codec) = (&self.spec, &self.codecs[side]);
+        let (spec, codecs) = (&self.spec, &*self.codecs);
         let halves = each_shard(&mut self.shards, rows, |shard, sides| {
             let half = Half {
                 spec,
                 side,
-                codec,
+                codecs,
                 sides,
                 quiet,
                 out: Vec::new(),
@@ -291,7 +295,7 @@ impl Join {
 struct Half<'a> {
     spec: &'a JoinSpec,
     side: Side,
-    codec: &'a RowCodec,
+    codecs: &'a [RowCodec; 2],
     sides: &'a mut [Arrangement; 2],
     /// Nothing is put out.
     quiet: bool,
@@ -309,6 +313,13 @@ struct Pairs {
 
 impl Half<'_> {
     fn step(mut self, changes: &[Change], shard: usize) -> Result<Vec<Delta>, EngineError> {
+        let keys = changes.iter().flat_map(|change| {
+            let rows = change.rows[shard].iter();
+            rows.map(|row| change.keys.bytes(*row as usize))
+        });
+        for (side, codec) in self.sides.iter_mut().zip(self.codecs) {
+            side.fetch(codec, keys.clone())?;
+        }
         for change in changes {
             let rows = &change.rows[shard];
             if !rows.is_empty() {
@@ -318,6 +329,7 @@ impl Half<'_> {
         if !self.quiet {
             self.turn()?;
         }
+        self.sides.iter_mut().for_each(Arrangement::tidy);
         Ok(self.out)
     }
 
@@ -472,7 +484,7 @@ impl Half<'_> {
             row: change.row(*row),
             count: -weight(row),
         });
-        own.remove(&removals.collect::<Vec<_>>(), self.codec)
+        own.remove(&removals.collect::<Vec<_>>(), &self.codecs[self.side])
     }
 
     /// Puts out the other input's rows that got their first partner or lost their last.

@@ -15,6 +15,7 @@ mod linear;
 mod lookup;
 #[cfg(test)]
 mod lookup_laws;
+mod on_disk;
 mod parallel;
 mod signs;
 mod state;
@@ -183,7 +184,8 @@ impl Operator {
             }
             Operator::Join(join) => {
                 let mut inputs = join.inputs_mut().iter_mut();
-                inputs.try_for_each(|input| input.shed(least))
+                inputs.try_for_each(|input| input.shed(least))?;
+                join.shed(least)
             }
             Operator::Lookup(lookup) => lookup.input_mut().shed(least),
         }

@@ -19,7 +19,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 
 use super::StepContext;
-use super::group::{bytes, number, part};
+use super::on_disk::{bytes, number, part};
 use crate::error::EngineError;
 use crate::memory::heap_bytes;
 

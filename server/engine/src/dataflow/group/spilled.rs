@@ -1,88 +1,20 @@
 //! Groups on disk, for want of memory.
 //!
-//! Invariant: a group is in memory or on disk. What the files still have of a group that is in memory, or gone, is never read: such
-//! keys are known, and the next time groups move to disk their entries are replaced. A group that comes back is what it was.
+//! Invariant: a group is in memory or on disk, and one that comes back is what it was.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use thalweg_connectors::{Delta, Weights};
-use thalweg_state::{Put, SpillFolder, Spilled, StateError};
+use thalweg_state::{Spilled, StateError};
 
 use super::{Aggregate, EncodedKeys, GroupTable, Layout};
 use crate::dataflow::accumulate::{Call, Memory};
+use crate::dataflow::on_disk::number;
 use crate::dataflow::state::{SpilledRows, quietly};
 use crate::error::EngineError;
-use crate::memory::heap_bytes;
 
 /// Groups that are read back at once to be saved.
 const SAVED_AT_ONCE: usize = 16_384;
-
-/// The part of a table of groups that is on disk.
-#[derive(Debug)]
-pub(super) struct OnDisk {
-    pub(super) files: Spilled,
-    /// Slots of whose group the files have an entry.
-    written: Vec<bool>,
-    /// Keys of groups that are gone, and of which the files have an entry.
-    gone: BTreeSet<Box<[u8]>>,
-    gone_bytes: usize,
-    /// Slots whose group has changed since groups were last moved to disk.
-    recent: Vec<bool>,
-    /// Groups and their values that are on disk only.
-    pub(super) entries: usize,
-}
-
-impl OnDisk {
-    pub(super) fn new(folder: &Arc<SpillFolder>) -> Self {
-        Self {
-            files: Spilled::new(Arc::clone(folder)),
-            written: Vec::new(),
-            gone: BTreeSet::new(),
-            gone_bytes: 0,
-            recent: Vec::new(),
-            entries: 0,
-        }
-    }
-
-    pub(super) fn grow(&mut self, slots: usize) {
-        self.written.resize(slots, false);
-        self.recent.resize(slots, false);
-    }
-
-    pub(super) fn touch(&mut self, slots: &[u32]) {
-        for slot in slots {
-            self.recent[*slot as usize] = true;
-        }
-    }
-
-    /// The group of a slot is gone.
-    pub(super) fn forget(&mut self, slot: u32, key: &[u8]) {
-        if std::mem::take(&mut self.written[slot as usize]) && self.gone.insert(key.into()) {
-            self.gone_bytes += gone_bytes(key);
-        }
-    }
-
-    /// Lets go of the files once they have only what is in memory, or gone.
-    pub(super) fn tidy(&mut self) {
-        if self.entries == 0 && !self.files.is_empty() {
-            self.files.clear();
-            self.gone.clear();
-            self.gone_bytes = 0;
-            self.written.fill(false);
-        }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        let flags = self.written.capacity() + self.recent.capacity();
-        flags + self.gone_bytes + self.files.memory_bytes()
-    }
-}
-
-/// A key in a set of keys: itself, two words, and its part of a node of the set.
-fn gone_bytes(key: &[u8]) -> usize {
-    heap_bytes(key.len()) + 3 * size_of::<usize>()
-}
 
 impl GroupTable {
     /// Gives keys their slots, in the order of `rows`, with the groups that are on disk read back.
@@ -97,13 +29,8 @@ impl GroupTable {
         }
         let slots = keys.map(|key| {
             let slot = self.table.insert(key);
-            if let Some(disk) = &mut self.disk
-                && !disk.gone.is_empty()
-                && disk.gone.remove(key)
-            {
-                disk.gone_bytes -= gone_bytes(key);
-                disk.grow(self.table.slots().max(disk.written.len()));
-                disk.written[slot as usize] = true;
+            if let Some(disk) = &mut self.disk {
+                disk.has_slot(slot, key);
             }
             slot
         });
@@ -119,10 +46,7 @@ impl GroupTable {
         let Some(disk) = self.disk.as_ref().filter(|disk| !disk.files.is_empty()) else {
             return Ok(());
         };
-        let absent = |key: &&[u8]| self.table.find(key).is_none() && !disk.gone.contains(*key);
-        let mut wanted: Vec<&[u8]> = keys.filter(absent).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
+        let wanted = disk.wanted(keys, |key| self.table.find(key).is_some());
         let files = disk.files.clone();
         let mut back = Vec::new();
         files.find(&wanted, |key, group| {
@@ -158,7 +82,7 @@ impl GroupTable {
             memory.read(slot as usize, &mut group)?;
         }
         if let Some(disk) = &mut self.disk {
-            disk.written[slot as usize] = true;
+            disk.is_back(slot);
         }
         self.started = true;
         Ok(slot)
@@ -169,16 +93,7 @@ impl GroupTable {
         let Some(disk) = &self.disk else {
             return Ok(());
         };
-        let all = self.slots_in_use(layout);
-        let (recent, mut moved): (Vec<u32>, Vec<u32>) =
-            all.iter().partition(|slot| disk.recent[**slot as usize]);
-        // Most of the table has to go, or it would be full again at once.
-        let kept = if recent.len() > moved.len() {
-            moved = all;
-            Vec::new()
-        } else {
-            recent
-        };
+        let (moved, kept) = disk.divide(self.slots_in_use(layout));
         self.settle(layout)?;
         let entries = self.entries_of(&moved);
         self.write(layout, moved)?;
@@ -201,46 +116,33 @@ impl GroupTable {
         fresh.unsaved.renew(kept.len());
         fresh.disk = self.disk.take();
         if let Some(disk) = &mut fresh.disk {
-            disk.entries += entries;
-            disk.written = kept
-                .iter()
-                .map(|slot| disk.written[*slot as usize])
-                .collect();
-            disk.recent = vec![false; kept.len()];
+            disk.moved(entries, &kept);
         }
         *self = fresh;
         Ok(())
     }
 
-    /// Writes some groups, and that others are gone.
+    /// Writes some groups.
     fn write(&mut self, layout: &Layout, mut slots: Vec<u32>) -> Result<(), StateError> {
         let Some(disk) = &mut self.disk else {
             return Ok(());
         };
         let (table, rows, memories) = (&self.table, &self.rows, &self.memories);
         table.sort(&mut slots);
-        let gone = &disk.gone;
-        disk.files.put(|put: &mut Put<'_>| {
-            let mut gone = gone.iter().peekable();
+        disk.write(|put| {
             let mut group = Vec::new();
             for slot in &slots {
                 let mut bytes = [0; 16];
                 let key = table.key(&layout.keys, *slot, &mut bytes);
-                while let Some(before) = gone.next_if(|gone| gone.as_ref() < key) {
-                    put(before, None)?;
-                }
                 group.clear();
                 group.extend_from_slice(&rows[*slot as usize].to_le_bytes());
                 for memory in memories {
                     memory.write(*slot as usize, &mut group);
                 }
-                put(key, Some(&group))?;
+                put(key, &group)?;
             }
-            gone.try_for_each(|gone| put(gone, None))
-        })?;
-        disk.gone.clear();
-        disk.gone_bytes = 0;
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Everything as it is now: all of it is on disk then, and in memory too as far as it was.
@@ -249,7 +151,7 @@ impl GroupTable {
         self.write(layout, slots.clone())?;
         Ok(self.disk.as_mut().map(|disk| {
             for slot in slots {
-                disk.written[slot as usize] = true;
+                disk.is_back(slot);
             }
             disk.files.clone()
         }))
@@ -259,32 +161,6 @@ impl GroupTable {
         let values = self.memories.iter().map(|memory| memory.entries_of(slots));
         slots.len() + values.sum::<usize>()
     }
-}
-
-/// The next number of a group that was written.
-pub(in crate::dataflow) fn number(group: &mut &[u8]) -> Result<i64, EngineError> {
-    part(group).map(i64::from_le_bytes)
-}
-
-/// The next bytes of a group that was written.
-pub(in crate::dataflow) fn part<const N: usize>(group: &mut &[u8]) -> Result<[u8; N], EngineError> {
-    let (bytes, rest) = group.split_first_chunk::<N>().ok_or_else(cut_off)?;
-    *group = rest;
-    Ok(*bytes)
-}
-
-/// The next `count` bytes of a group that was written.
-pub(in crate::dataflow) fn bytes<'a>(
-    group: &mut &'a [u8],
-    count: usize,
-) -> Result<&'a [u8], EngineError> {
-    let (bytes, rest) = group.split_at_checked(count).ok_or_else(cut_off)?;
-    *group = rest;
-    Ok(bytes)
-}
-
-fn cut_off() -> EngineError {
-    EngineError::internal("a group on disk ends too early")
 }
 
 /// A whole table of groups on disk, as it was at one time.

@@ -78,6 +78,12 @@ impl Remembers for Join {
         if !whole {
             return Ok(in_memory(unsaved.sides.into()));
         }
+        if let Some(rows) = self.snapshot()? {
+            return Ok(TakenState {
+                tables: vec![Vec::new(), Vec::new()],
+                spilled: Some(rows),
+            });
+        }
         let mut tables = vec![Vec::new(), Vec::new()];
         for shard in &self.shards {
             for (side, table) in [LEFT, RIGHT].into_iter().zip(&mut tables) {

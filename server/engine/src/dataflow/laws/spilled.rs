@@ -45,6 +45,17 @@ const GROUPED: &str = "SELECT j AS x0, count(*) AS x1, sum(d) AS x2, avg(i) AS x
 const NESTED: &str = "SELECT q.x1, count(*) AS n, min(q.w) AS m FROM (SELECT r.w || CAST(r.j AS text) AS w, count(*) AS x1 \
     FROM r GROUP BY r.w || CAST(r.j AS text)) q JOIN s ON q.x1 = s.j GROUP BY q.x1";
 
+/// Rows of both sides with and without partners; a few keys have most of the rows of one side.
+const OUTER: &str = "SELECT r.i AS x0, r.w AS x1, s.i AS x2, s.d AS x3 FROM r FULL JOIN s ON r.j = s.j AND r.i < s.i";
+
+/// Rows by whether they have partners, under an aggregation that moves as well.
+const LONE: &str = "SELECT q.j AS x0, count(*) AS x1 FROM (SELECT r.j, r.w FROM r WHERE NOT EXISTS \
+    (SELECT 1 FROM s WHERE s.i = r.i AND s.d < r.d) AND EXISTS (SELECT 1 FROM s WHERE s.w = r.w)) q GROUP BY q.j";
+
+/// One input on both sides.
+const TWICE: &str =
+    "SELECT a.w AS x0, b.d AS x1 FROM r a JOIN r b ON a.j = b.j AND a.w || 'x' = b.w || 'x'";
+
 /// Random insertions and deletions with state many times the room, whose size changes as it goes.
 #[test]
 fn state_larger_than_its_room_gives_the_same_rows() {
@@ -54,7 +65,15 @@ fn state_larger_than_its_room_gives_the_same_rows() {
         "replay: DATAFLOW_SEED={seed} THALWEG_SPILL_ROWS={rows} cargo test -p thalweg-engine --lib spilled"
     );
     let world = World::new();
-    for (sql, shards) in [(GROUPED, 1), (GROUPED, 3), (NESTED, 2)] {
+    let queries = [
+        (GROUPED, 1),
+        (GROUPED, 3),
+        (NESTED, 2),
+        (OUTER, 2),
+        (LONE, 1),
+        (TWICE, 1),
+    ];
+    for (sql, shards) in queries {
         let random = &mut ChaCha8Rng::seed_from_u64(seed);
         let view = world.view(sql).expect("plans");
         let room = room(40_000);
