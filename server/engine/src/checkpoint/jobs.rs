@@ -301,8 +301,9 @@ impl Job {
         let Some(saving) = self.saving() else {
             return false;
         };
-        let epoch = saving.wanted.load(Ordering::SeqCst);
         let mut state = saving.state.lock();
+        // Under the lock: what was wanted before it was saved must not be taken once more after that.
+        let epoch = saving.wanted.load(Ordering::SeqCst);
         if let Some(taken) = &state.taken {
             return taken.record.epoch == epoch;
         }
@@ -486,19 +487,16 @@ impl Job {
     pub(super) fn was_saved(&self, shared: &Shared) {
         let Some(saving) = self.saving() else { return };
         let mut state = saving.state.lock();
-        let taken = state.taken.take();
-        let epoch = taken.as_ref().map(|taken| taken.record.epoch);
-        if let Some(TakenJob { record, content }) = taken {
-            state.saved = Some(SavedJob { record, content });
-            state.unsaved = StateChanges::default();
-            state.behind_since = None;
-        }
-        drop(state);
-        // Before it may go on.
-        if let Some(epoch) = epoch {
-            self.rest_where_saved(shared, epoch);
-        }
         saving.want(0);
+        let Some(TakenJob { record, content }) = state.taken.take() else {
+            return;
+        };
+        let epoch = record.epoch;
+        state.saved = Some(SavedJob { record, content });
+        state.unsaved = StateChanges::default();
+        state.behind_since = None;
+        drop(state);
+        self.rest_where_saved(shared, epoch);
     }
 
     /// What was taken is not saved; its changes stay for the next checkpoint.
