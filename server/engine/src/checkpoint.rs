@@ -298,13 +298,7 @@ fn save(shared: &Shared, patience: Duration) -> Result<bool, EngineError> {
     tracing::trace!(epoch, "checkpoint ends");
     let shown = match committed {
         Ok(info) => {
-            for (stored, version) in draft.tables {
-                if let Some(table) = &stored.table {
-                    *table.saved.lock() = Saved::at(epoch, version);
-                }
-            }
-            let saved = draft.rounds.iter().flat_map(|round| &round.jobs);
-            saved.for_each(|job| job.was_saved(shared));
+            note_saved(shared, epoch, draft.tables, &draft.rounds);
             staging.committed(shared);
             CheckpointStatus::of(info, began.elapsed())
         }
@@ -323,6 +317,22 @@ fn save(shared: &Shared, patience: Duration) -> Result<bool, EngineError> {
     drop(turn);
     checkpoints.runs.committed()?;
     Ok(true)
+}
+
+/// Has what is in a checkpoint of this epoch know that.
+fn note_saved(
+    shared: &Shared,
+    epoch: u64,
+    tables: Vec<(Arc<Stored>, Arc<Version>)>,
+    rounds: &[Round],
+) {
+    for (stored, version) in tables {
+        if let Some(table) = &stored.table {
+            *table.saved.lock() = Saved::at(epoch, version);
+        }
+    }
+    let saved = rounds.iter().flat_map(|round| &round.jobs);
+    saved.for_each(|job| job.was_saved(shared));
 }
 
 fn draft_tables(shared: &Shared, epoch: u64, draft: &mut Draft) {
