@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use arrow::array::{ArrayRef, RecordBatch, StringViewArray};
 use thalweg_catalog::{Column, ColumnRole, SqlType};
-use thalweg_connectors::{Condition, ConnectorContext, HbaseTable, SystemClock};
+use thalweg_connectors::{Condition, ConnectorContext, HbaseScan, HbaseTable, SystemClock};
 use thrift::protocol::{
     TCompactOutputProtocol, TFieldIdentifier, TListIdentifier, TMessageIdentifier, TMessageType,
     TOutputProtocol, TStructIdentifier, TType,
@@ -38,6 +38,8 @@ const RUNS: usize = 5;
 /// Connections of the bare client.
 const CONNECTIONS: usize = 4;
 const QUALIFIERS: [&str; 4] = ["a", "b", "c", "e"];
+/// Every column of the table.
+const ALL: [usize; 5] = [0, 1, 2, 3, 4];
 /// Milliseconds since the Unix epoch, before every clock.
 const STAMP: i64 = 1_500_000_000_000;
 
@@ -300,13 +302,12 @@ fn decode_cost(table: &HbaseTable, server: &str) {
     let mut stream = TcpStream::connect(server).expect("a gateway");
     let mut frame = Vec::new();
     ask(&mut stream, &scan_request(0), &mut frame);
-    let wanted: Vec<usize> = (0..=QUALIFIERS.len()).collect();
     let cells = PAGE_ROWS * cell_names().len();
     let mut best = f64::MAX;
     for _ in 0..50 {
         let copy = frame.clone();
         let begun = Instant::now();
-        let batch = table.decode_reply(&wanted, copy).expect("its own reply");
+        let batch = table.decode_reply(&ALL, copy).expect("its own reply");
         best = best.min(begun.elapsed().as_secs_f64());
         assert_eq!(batch.num_rows(), PAGE_ROWS);
     }
@@ -342,49 +343,43 @@ fn lookup_rate(runtime: &Runtime, table: &HbaseTable) -> f64 {
     LOOKED_UP as f64 / seconds
 }
 
-fn main() {
-    let (Ok(servers), Ok(run)) = (std::env::var("HBASE_THRIFT"), std::env::var("HBASE_RUN")) else {
-        println!("SKIPPED: set HBASE_THRIFT and HBASE_RUN as tests/services/up hbase prints them");
-        return;
-    };
-    let runtime = Runtime::new().expect("a runtime");
-    let table = table(&servers);
-    let splits: Vec<String> = (1..4)
-        .map(|part| hex(key(part * ROWS / 4).as_bytes()))
-        .collect();
-    admin(&run, &format!("create bench d 1 {}\n", splits.join(" ")));
-    let gateways: Vec<&str> = servers.split(',').collect();
-    println!("| | bare client, rows/s | ours, rows/s | |\n|---|---|---|---|");
+/// What both clients work on.
+struct Bench<'a> {
+    runtime: &'a Runtime,
+    table: &'a HbaseTable,
+    gateways: Vec<&'a str>,
+}
 
-    let puts: Vec<Vec<u8>> = (0..ROWS / BATCH_ROWS)
-        .map(|part| put_request(part * BATCH_ROWS))
-        .collect();
-    let batches: Vec<RecordBatch> = (0..4).map(|part| rows(part * ROWS / 4, ROWS / 4)).collect();
-    let none = rows(0, 0);
-    let written = compare(
-        ROWS,
-        || replay(&gateways, CONNECTIONS, &puts).0,
-        || {
-            let begun = Instant::now();
-            for batch in &batches {
-                let written = runtime
-                    .block_on(table.deliver(batch, &none, STAMP))
-                    .expect("written");
-                assert_eq!(written.rows, batch.num_rows());
-            }
-            begun.elapsed().as_secs_f64()
-        },
-    );
-    line("batched write", written);
+impl Bench<'_> {
+    fn write(&self) {
+        let puts: Vec<Vec<u8>> = (0..ROWS / BATCH_ROWS)
+            .map(|part| put_request(part * BATCH_ROWS))
+            .collect();
+        let batches: Vec<RecordBatch> =
+            (0..4).map(|part| rows(part * ROWS / 4, ROWS / 4)).collect();
+        let none = rows(0, 0);
+        let deliver = |batch: &RecordBatch| {
+            let written = self.table.deliver(batch, &none, STAMP);
+            let written = self.runtime.block_on(written).expect("written");
+            assert_eq!(written.rows, batch.num_rows());
+        };
+        let rates = compare(
+            ROWS,
+            || replay(&self.gateways, CONNECTIONS, &puts).0,
+            || {
+                let begun = Instant::now();
+                batches.iter().for_each(deliver);
+                begun.elapsed().as_secs_f64()
+            },
+        );
+        line("batched write", rates);
+    }
 
-    let pages: Vec<Vec<u8>> = (0..ROWS / PAGE_ROWS)
-        .map(|page| scan_request(page * PAGE_ROWS))
-        .collect();
-    let scan = table.plan(&[0, 1, 2, 3, 4], &[], None);
-    let read = |scan| {
+    /// Reads what a scan asks for; seconds and rows.
+    fn read(&self, scan: &HbaseScan) -> (f64, usize) {
         let begun = Instant::now();
-        let count = runtime.block_on(async {
-            let mut found = table.read(scan);
+        let count = self.runtime.block_on(async {
+            let mut found = self.table.read(scan);
             let mut count = 0;
             while let Some(batch) = found.next().await {
                 count += batch.expect("read").num_rows();
@@ -392,64 +387,87 @@ fn main() {
             count
         });
         (begun.elapsed().as_secs_f64(), count)
+    }
+
+    fn of_keys(&self, keys: &[usize]) -> HbaseScan {
+        let values = keys.iter().map(|row| Some(key(*row)));
+        let condition = Condition::In {
+            column: 0,
+            values: Arc::new(values.collect::<StringViewArray>()),
+        };
+        self.table.plan(&ALL, &[condition], None)
+    }
+
+    fn scan(&self) {
+        let pages: Vec<Vec<u8>> = (0..ROWS / PAGE_ROWS)
+            .map(|page| scan_request(page * PAGE_ROWS))
+            .collect();
+        let scan = self.table.plan(&ALL, &[], None);
+        let rates = compare(
+            ROWS,
+            || {
+                let (seconds, received) = replay(&self.gateways, CONNECTIONS, &pages);
+                assert!(received > ROWS * 100, "every row came");
+                seconds
+            },
+            || {
+                let (seconds, count) = self.read(&scan);
+                assert_eq!(count, ROWS);
+                seconds
+            },
+        );
+        line("scan", rates);
+    }
+
+    fn gets(&self) {
+        let random = shuffled(RANDOM);
+        let requests: Vec<Vec<u8>> = random.chunks(BATCH_ROWS).map(get_request).collect();
+        let parts = random.chunks(10_000).map(|keys| self.of_keys(keys));
+        let parts: Vec<HbaseScan> = parts.collect();
+        let rates = compare(
+            RANDOM,
+            || replay(&self.gateways, CONNECTIONS, &requests).0,
+            || {
+                let found: Vec<(f64, usize)> = parts.iter().map(|scan| self.read(scan)).collect();
+                assert_eq!(found.iter().map(|one| one.1).sum::<usize>(), RANDOM);
+                found.iter().map(|one| one.0).sum()
+            },
+        );
+        line("random gets", rates);
+        let singles = &random[..SINGLE];
+        let requests: Vec<Vec<u8>> = singles.iter().map(|row| get_request(&[*row])).collect();
+        let scans: Vec<HbaseScan> = singles.iter().map(|row| self.of_keys(&[*row])).collect();
+        let rates = compare(
+            SINGLE,
+            || replay(&self.gateways, 1, &requests).0,
+            || scans.iter().map(|scan| self.read(scan).0).sum(),
+        );
+        line("single gets, one connection", rates);
+    }
+}
+
+fn main() {
+    let (Ok(servers), Ok(run)) = (std::env::var("HBASE_THRIFT"), std::env::var("HBASE_RUN")) else {
+        println!("SKIPPED: set HBASE_THRIFT and HBASE_RUN as tests/services/up hbase prints them");
+        return;
     };
-    let scanned = compare(
-        ROWS,
-        || {
-            let (seconds, received) = replay(&gateways, CONNECTIONS, &pages);
-            assert!(received > ROWS * 100, "every row came");
-            seconds
-        },
-        || {
-            let (seconds, count) = read(&scan);
-            assert_eq!(count, ROWS);
-            seconds
-        },
-    );
-    line("scan", scanned);
-
-    let random = shuffled(RANDOM);
-    let gets: Vec<Vec<u8>> = random.chunks(BATCH_ROWS).map(get_request).collect();
-    let in_keys = |keys: &[usize]| Condition::In {
-        column: 0,
-        values: Arc::new(
-            keys.iter()
-                .map(|row| Some(key(*row)))
-                .collect::<StringViewArray>(),
-        ),
+    let runtime = Runtime::new().expect("a runtime");
+    let table = table(&servers);
+    let borders = (1..4).map(|part| hex(key(part * ROWS / 4).as_bytes()));
+    let borders: Vec<String> = borders.collect();
+    admin(&run, &format!("create bench d 1 {}\n", borders.join(" ")));
+    let bench = Bench {
+        runtime: &runtime,
+        table: &table,
+        gateways: servers.split(',').collect(),
     };
-    let parts: Vec<_> = random
-        .chunks(10_000)
-        .map(|keys| table.plan(&[0, 1, 2, 3, 4], &[in_keys(keys)], None))
-        .collect();
-    let got = compare(
-        RANDOM,
-        || replay(&gateways, CONNECTIONS, &gets).0,
-        || {
-            let found: Vec<(f64, usize)> = parts.iter().map(read).collect();
-            assert_eq!(found.iter().map(|one| one.1).sum::<usize>(), RANDOM);
-            found.iter().map(|one| one.0).sum()
-        },
-    );
-    line("random gets", got);
-
-    let singles = &random[..SINGLE];
-    let gets: Vec<Vec<u8>> = singles.iter().map(|row| get_request(&[*row])).collect();
-    let lookups: Vec<_> = singles
-        .iter()
-        .map(|row| table.plan(&[0, 1, 2, 3, 4], &[in_keys(&[*row])], None))
-        .collect();
-    let got = compare(
-        SINGLE,
-        || replay(&gateways, 1, &gets).0,
-        || lookups.iter().map(|scan| read(scan).0).sum(),
-    );
-    line("single gets, one connection", got);
-
-    decode_cost(&table, gateways[0]);
-    let best = (0..RUNS)
-        .map(|_| lookup_rate(&runtime, &table))
-        .fold(0.0, f64::max);
+    println!("| | bare client, rows/s | ours, rows/s | |\n|---|---|---|---|");
+    bench.write();
+    bench.scan();
+    bench.gets();
+    decode_cost(&table, bench.gateways[0]);
+    let rates = (0..RUNS).map(|_| lookup_rate(&runtime, &table));
+    let best = rates.fold(0.0, f64::max);
     println!("lookup join, 9 of 10 keys known: {best:.0} rows/s");
     admin(&run, "drop bench\n");
 }
