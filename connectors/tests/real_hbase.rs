@@ -164,6 +164,14 @@ async fn rows(
     Ok((batch, rows.rows_received()))
 }
 
+/// The first column.
+fn sorted(batch: &RecordBatch) -> Vec<i64> {
+    let values = batch.column(0).as_primitive::<Int64Type>().values();
+    let mut values = values.to_vec();
+    values.sort_unstable();
+    values
+}
+
 fn profiles() -> Vec<Column> {
     vec![
         column("rowkey", SqlType::Text, true),

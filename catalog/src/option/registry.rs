@@ -285,6 +285,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("create.compression", HBASE, OptionKind::Enum(&["none", "gz", "snappy", "lz4", "zstd", "lzo"]), "compression of a created table"),
     OptionSpec::new("create.bloom", HBASE, OptionKind::Enum(&["none", "row", "rowcol"]), "bloom filter of a created table"),
     OptionSpec::new("create.splits", HBASE, OptionKind::Text, "list of keys at which a created table is split").built(Built::No, Some("Create the table with SPLITS in the HBase shell.")),
+    OptionSpec::new("scan.consistency", HBASE, OptionKind::Enum(&["latest", "committed"]), "whether queries see a sink's delivery while it is written").default("latest"),
     OptionSpec::new("scan.page.bytes", HBASE, OptionKind::Bytes, "size of a page of a scan").default("4MB"),
     OptionSpec::new("lookup.cache.rows", HBASE, POSITIVE, "number of rows a lookup join remembers").default("100000"),
     OptionSpec::new("lookup.cache.ttl", HBASE, OptionKind::Duration, "time a lookup join remembers a row").default("10 s"),

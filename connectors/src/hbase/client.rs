@@ -5,7 +5,7 @@
 
 use super::error::HbaseError;
 use super::gateways::Gateways;
-use super::reply::{Page, Region, decode, families, region};
+use super::reply::{Family, Page, Region, decode, families, region};
 use super::request::{Call, CheckedPut, Delete, NewTable, Projection, Put, Scan, TableName};
 use super::wire::{Kind, WireError};
 use crate::context::Deadline;
@@ -53,12 +53,12 @@ impl Client {
         Ok(regions)
     }
 
-    /// Names of a table's families.
+    /// A table's families.
     pub(super) async fn families(
         &self,
         table: &TableName,
         deadline: Deadline,
-    ) -> Result<Vec<Vec<u8>>, HbaseError> {
+    ) -> Result<Vec<Family>, HbaseError> {
         let call = Call::Describe(table);
         let name = call.name();
         let found = self

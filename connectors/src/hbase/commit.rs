@@ -6,7 +6,7 @@
 //!
 //! HBase has no transactions over rows: readers may see a part of a delivery while it is under way, each row whole, and never a
 //! delivery twice. The control row of a sink is in table `thalweg_commits`: `c:writer`, the number of its newest writer,
-//! and `c:marker`, `epoch/part/more` or `epoch/part/last`.
+//! `c:marker`, `epoch/part/more` or `epoch/part/last`, and `c:stamp`, the timestamp of its cells.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,6 +31,7 @@ const CONTROL_TABLE: &str = "thalweg_commits";
 const FAMILY: &[u8] = b"c";
 const WRITER: &[u8] = b"writer";
 const MARKER: &[u8] = b"marker";
+const STAMP: &[u8] = b"stamp";
 /// Bits of a timestamp in the control row below those of the writer's number.
 const WRITER_SHIFT: u32 = 32;
 /// Times at which another writer may come in between.
@@ -44,6 +45,7 @@ const AHEAD_MAX_MS: i64 = 60_000;
 #[derive(Debug)]
 pub struct HbaseCommitter {
     table: Arc<HbaseTable>,
+    sink: u32,
     clock: Arc<dyn Clock>,
     /// Row of the control table.
     row: Vec<u8>,
@@ -60,6 +62,8 @@ pub struct HbaseCommitter {
 struct Control {
     writer: Option<i64>,
     marker: Option<Marker>,
+    /// Timestamp of the delivery that the marker is of.
+    stamp_ms: Option<i64>,
 }
 
 impl HbaseCommitter {
@@ -67,6 +71,7 @@ impl HbaseCommitter {
     pub fn new(table: Arc<HbaseTable>, sink: u32, context: &ConnectorContext) -> Self {
         Self {
             table,
+            sink,
             clock: Arc::clone(&context.clock),
             row: format!("{}/{sink}", context.installation).into_bytes(),
             writer: None,
@@ -94,6 +99,7 @@ impl HbaseCommitter {
         let new = NewTable {
             table,
             families: vec![FAMILY.to_vec()],
+            keeps_deleted: false,
             versions: Some(1),
             ttl_s: None,
             compression: None,
@@ -122,6 +128,10 @@ impl HbaseCommitter {
                     control.marker = parse(text);
                     control.marker.is_some()
                 }
+                STAMP => {
+                    control.stamp_ms = text.parse().ok();
+                    control.stamp_ms.is_some()
+                }
                 _ => true,
             };
             if !known {
@@ -135,17 +145,17 @@ impl HbaseCommitter {
         Ok(control)
     }
 
-    /// Writes a cell of the control row if the newest writer is still `expected`.
+    /// Writes cells of the control row if the newest writer is still `expected`.
     async fn put_control(
         &self,
         expected: Option<i64>,
-        (qualifier, value): (&[u8], String),
+        cells: &[(&[u8], String)],
         timestamp: i64,
     ) -> Result<bool, ConnectorError> {
-        let cell = NewCell {
+        let cell = |(qualifier, value): &(&[u8], String)| NewCell {
             family: FAMILY.to_vec(),
             qualifier: qualifier.to_vec(),
-            value: value.into_bytes(),
+            value: value.clone().into_bytes(),
         };
         let checked = CheckedPut {
             family: FAMILY.to_vec(),
@@ -153,7 +163,7 @@ impl HbaseCommitter {
             expected: expected.map(|writer| writer.to_string().into_bytes()),
             put: Put {
                 row: self.row.clone(),
-                cells: vec![cell],
+                cells: cells.iter().map(cell).collect(),
                 timestamp,
             },
         };
@@ -245,11 +255,13 @@ impl CommittingSink for HbaseCommitter {
         for _ in 0..TAKE_OVER_TRIES {
             let control = self.control().await?;
             let next = control.writer.unwrap_or(0).saturating_add(1);
-            let cell = (WRITER, next.to_string());
+            let cell = [(WRITER, next.to_string())];
             if self
-                .put_control(control.writer, cell, self.time_of(next, 0)?)
+                .put_control(control.writer, &cell, self.time_of(next, 0)?)
                 .await?
             {
+                let stamp_ms = control.marker.and(control.stamp_ms);
+                self.table.committed().taken_over(self.sink, stamp_ms);
                 (self.writer, self.written) = (Some(next), 0);
                 self.committed = control.marker;
                 return Ok(control.marker);
@@ -270,17 +282,23 @@ impl CommittingSink for HbaseCommitter {
             return Err(self.shut_out());
         }
         let (there, gone) = self.split(&staged.changes)?;
+        self.table.committed().begin(self.sink, staged.stamp_ms);
         let written = self.table.deliver(&there, &gone, staged.stamp_ms).await?;
         let refused = written.refused.into_iter().take(TOLD_MAX);
         self.refused
             .extend(refused.map(|row| ConnectorError::Hbase(row.error)));
         self.written += 1;
-        let (cell, at) = (
+        let cells = [
             (MARKER, text(staged.marker)),
-            self.time_of(writer, self.written)?,
-        );
-        if !self.put_control(Some(writer), cell, at).await? {
+            (STAMP, staged.stamp_ms.to_string()),
+        ];
+        let at = self.time_of(writer, self.written)?;
+        if !self.put_control(Some(writer), &cells, at).await? {
             return Err(self.shut_out());
+        }
+        // Of a delivery of several parts readers see all or nothing.
+        if staged.marker.last {
+            self.table.committed().end(self.sink, staged.stamp_ms);
         }
         self.writer = Some(writer);
         self.committed = Some(staged.marker);

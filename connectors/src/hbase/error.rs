@@ -110,6 +110,24 @@ pub enum HbaseError {
         /// Seconds.
         ahead_s: i64,
     },
+    /// Reads of whole deliveries need what the table gives up.
+    #[error("HBase table \"{table}\" does not keep what reads of whole deliveries need")]
+    NoVersions {
+        /// The table.
+        table: String,
+    },
+    /// What a read began with may be gone.
+    #[error("HBase table \"{table}\" was written to too often while it was read")]
+    Overtaken {
+        /// The table.
+        table: String,
+    },
+    /// Nothing says which cells belong to whole deliveries of all of them.
+    #[error("HBase table \"{table}\" has several sinks, so no read sees whole deliveries of it")]
+    SeveralSinks {
+        /// The table.
+        table: String,
+    },
     /// Another server has taken over the sink.
     #[error("another server has taken over the sink into HBase")]
     ShutOut {
@@ -150,6 +168,9 @@ impl HbaseError {
             HbaseError::TableMissing { .. } => "42P01",
             HbaseError::TableDisabled { .. }
             | HbaseError::ClockBehind { .. }
+            | HbaseError::NoVersions { .. }
+            | HbaseError::Overtaken { .. }
+            | HbaseError::SeveralSinks { .. }
             | HbaseError::ShutOut { .. } => "55000",
             HbaseError::FamilyMissing { .. } => "42703",
             HbaseError::RowRefused { .. } | HbaseError::Remote { .. } => "58000",
@@ -197,6 +218,13 @@ impl HbaseError {
             HbaseError::ClockBehind { .. } => {
                 "Set the clock of this machine right; delivery goes on by itself when it has come that far."
             }
+            HbaseError::NoVersions { .. } => {
+                "Declare its families with VERSIONS => 10 and KEEP_DELETED_CELLS => 'TRUE', or use scan.consistency = 'latest'."
+            }
+            HbaseError::Overtaken { .. } => {
+                "Try again; with more VERSIONS of its families reads may take longer."
+            }
+            HbaseError::SeveralSinks { .. } => "Use scan.consistency = 'latest'.",
             HbaseError::ShutOut { .. } => {
                 "Stop the other server; ALTER SINK ... RESUME has this one go on."
             }

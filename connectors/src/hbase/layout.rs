@@ -166,6 +166,7 @@ impl Layout {
             return Projection {
                 columns: self.all_cells(),
                 filter: Some(super::filter::first_key_only()),
+                until_ms: None,
             };
         }
         let columns = match wanted.iter().any(|cell| cell.not_null) && !stamped {
@@ -175,6 +176,7 @@ impl Layout {
         Projection {
             columns,
             filter: filter.map(|filter| filter.bytes.clone()),
+            until_ms: None,
         }
     }
 }
@@ -258,7 +260,10 @@ fn cells(
                     let place = Place {
                         family,
                         qualifier: name,
-                        encoding: mapped(column, options).and_then(|one| one.encoding),
+                        // It is that of the fields that have a choice.
+                        encoding: mapped(column, options)
+                            .and_then(|one| one.encoding)
+                            .filter(|_| is_scalar(ty)),
                     };
                     let full = format!("{}.{name}", column.name);
                     let mut cell = cell(index, (&full, ty), &place, options)?;
@@ -359,14 +364,7 @@ mod tests {
     use crate::options::Options;
     use crate::testing::column;
 
-    fn layout(given: &[(&str, &str)]) -> Result<Layout, ConnectorError> {
-        let columns = [
-            column("user_id", SqlType::Int8),
-            column("day", SqlType::Date),
-            column("clicks", SqlType::Int8),
-            column("note", SqlType::Text),
-            column("tags", SqlType::Array(Box::new(SqlType::Text))),
-        ];
+    fn options(given: &[(&str, &str)]) -> Result<TableOptions, ConnectorError> {
         let base = [
             ("thrift.servers", "gw1:9090, gw2:9090"),
             ("table", "shop:t"),
@@ -376,7 +374,18 @@ mod tests {
             .chain(given)
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        Layout::new(&columns, &[0, 1], &TableOptions::read(Options(&options))?)
+        TableOptions::read(Options(&options))
+    }
+
+    fn layout(given: &[(&str, &str)]) -> Result<Layout, ConnectorError> {
+        let columns = [
+            column("user_id", SqlType::Int8),
+            column("day", SqlType::Date),
+            column("clicks", SqlType::Int8),
+            column("note", SqlType::Text),
+            column("tags", SqlType::Array(Box::new(SqlType::Text))),
+        ];
+        Layout::new(&columns, &[0, 1], &options(given)?)
     }
 
     #[test]
@@ -418,18 +427,10 @@ mod tests {
             column("more", SqlType::Struct(fields)),
             column("at", SqlType::Timestamptz),
         ];
-        let given = |columns: &str| {
-            [
-                ("thrift.servers", "gw1:9090"),
-                ("table", "t"),
-                ("columns", columns),
-            ]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into()
-        };
-        let options: BTreeMap<String, String> = given("more = m:*#string, at = :timestamp");
-        let options = TableOptions::read(Options(&options)).expect("good");
-        let layout = Layout::new(&columns, &[0], &options).expect("good");
+        let mapped = "more = m:*#string, at = :timestamp";
+        let options_of = |columns| options(&[("columns", columns)]);
+        let layout = Layout::new(&columns, &[0], &options_of(mapped).expect("good"));
+        let layout = layout.expect("good");
         let cells: Vec<String> = layout
             .cells
             .iter()
@@ -462,9 +463,7 @@ mod tests {
             ("at = :timestamp, id = :timestamp", "only one column"),
             ("at = :time", "cannot be read"),
         ] {
-            let options: BTreeMap<String, String> = given(wrong);
-            let found = TableOptions::read(Options(&options))
-                .and_then(|options| Layout::new(&columns, &[0], &options));
+            let found = options_of(wrong).and_then(|found| Layout::new(&columns, &[0], &found));
             let error = found.expect_err("wrong").to_string();
             assert!(error.contains(expected), "{wrong}: {error}");
         }

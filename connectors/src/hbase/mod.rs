@@ -7,6 +7,7 @@ mod access;
 mod breaker;
 mod client;
 mod commit;
+mod committed;
 mod connection;
 mod error;
 mod filter;

@@ -82,6 +82,8 @@ pub(super) struct TableOptions {
     pub(super) encoding: CellEncoding,
     pub(super) null_mode: NullMode,
     pub(super) create: Option<Creation>,
+    /// Reads see whole deliveries of a sink.
+    pub(super) committed: bool,
     pub(super) page_bytes: usize,
     pub(super) batch_bytes: usize,
     pub(super) timeout: Duration,
@@ -134,6 +136,12 @@ impl TableOptions {
             )?
             .unwrap_or(NullMode::Delete),
             create: creation(options)?,
+            committed: word(
+                options,
+                "scan.consistency",
+                &[("latest", false), ("committed", true)],
+            )?
+            .unwrap_or(false),
             page_bytes,
             batch_bytes,
             timeout: options

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::access::Access;
 use super::client::Client;
+use super::committed::{Committed, View, versions};
 use super::error::HbaseError;
 use super::filter::CellFilter;
 use super::key::KeyRange;
@@ -99,6 +100,9 @@ impl HbaseRows {
 struct Shared {
     client: Arc<Client>,
     layout: Arc<Layout>,
+    /// What says which deliveries are whole, when nothing else shall be seen.
+    committed: Option<Arc<Committed>>,
+    view: Option<View>,
     request: Request,
     projection: Projection,
     work: Mutex<VecDeque<Work>>,
@@ -110,11 +114,29 @@ struct Shared {
 }
 
 /// Begins a read. Must be called in a tokio runtime.
-pub(super) fn read(client: Arc<Client>, layout: Arc<Layout>, request: Request) -> HbaseRows {
+pub(super) fn read(
+    client: Arc<Client>,
+    layout: Arc<Layout>,
+    committed: Option<Arc<Committed>>,
+    request: Request,
+) -> HbaseRows {
     let (sender, batches) = mpsc::channel(WAITING);
+    let view = match &committed {
+        Some(committed) => committed.view(layout.table.text()),
+        None => Ok(None),
+    };
+    let (view, refused) = match view {
+        Ok(view) => (view, None),
+        Err(error) => (None, Some(error)),
+    };
     let received = Arc::new(AtomicU64::new(0));
     let shared = Arc::new(Shared {
-        projection: layout.projection(&request.wanted, request.filter.as_ref()),
+        projection: Projection {
+            until_ms: view.map(|view| view.until_ms),
+            ..layout.projection(&request.wanted, request.filter.as_ref())
+        },
+        committed,
+        view,
         client,
         layout,
         request,
@@ -124,7 +146,11 @@ pub(super) fn read(client: Arc<Client>, layout: Arc<Layout>, request: Request) -
         unfiltered: AtomicBool::new(false),
     });
     let mut tasks = JoinSet::new();
-    tasks.spawn(lead(shared, sender));
+    match refused {
+        None => drop(tasks.spawn(lead(shared, sender))),
+        // There is room for it, and nobody but the reader to miss it.
+        Some(error) => drop(sender.try_send(Err(error.into()))),
+    }
     HbaseRows {
         batches,
         received,
@@ -199,7 +225,30 @@ impl Shared {
         limit.saturating_sub(self.given.load(Ordering::Relaxed))
     }
 
+    /// Fails when what the read began with may be gone.
+    fn still_there(&self) -> Result<(), HbaseError> {
+        match (&self.committed, self.view) {
+            (Some(committed), Some(view)) => committed.check(view, self.layout.table.text()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Finds out how long cells stay, once.
+    async fn learn_versions(&self) -> Result<(), ConnectorError> {
+        let (Some(committed), Some(_)) = (&self.committed, self.view) else {
+            return Ok(());
+        };
+        let table = &self.layout.table;
+        let ask = async {
+            let found = self.client.families(table, self.deadline()).await?;
+            versions(table.text(), &self.layout.families(), &found)
+        };
+        committed.versions.get_or_try_init(|| ask).await?;
+        Ok(())
+    }
+
     async fn plan(&self) -> Result<Vec<Work>, ConnectorError> {
+        self.learn_versions().await?;
         let mut work = match &self.request.access {
             Access::Keys(keys) => {
                 let mut keys = keys.clone();
@@ -233,6 +282,7 @@ impl Shared {
             .client
             .get(table, keys, &self.projection, self.deadline())
             .await?;
+        self.still_there()?;
         self.received.fetch_add(there(&page), Ordering::Relaxed);
         self.pass_on(page.rows(), sender).await
     }
@@ -258,6 +308,7 @@ impl Shared {
                 Some(page) => page,
                 None => self.page(&scan).await?,
             };
+            self.still_there()?;
             self.received.fetch_add(there(&found), Ordering::Relaxed);
             next = self.after(&part, &scan, &found);
             let inside = |row: &Row<'_>| row.key().is_some_and(|key| part.range.holds(key));
@@ -309,7 +360,10 @@ impl Shared {
     /// One page. HBase may take too long over a filter, as when few of many rows pass it; the rest of the read does without.
     async fn page(&self, scan: &Scan) -> Result<Page, ConnectorError> {
         let table = &self.layout.table;
-        let plain = || self.layout.projection(&self.request.wanted, None);
+        let plain = || Projection {
+            until_ms: self.projection.until_ms,
+            ..self.layout.projection(&self.request.wanted, None)
+        };
         let filtered = self.request.filter.is_some() && !self.unfiltered.load(Ordering::Relaxed);
         if filtered || self.request.filter.is_none() {
             let asked = self

@@ -123,6 +123,17 @@ struct CellAt {
     timestamp: i64,
 }
 
+impl CellAt {
+    fn of(self, page: &Page) -> Cell<'_> {
+        Cell {
+            family: self.family.of(&page.frame),
+            qualifier: self.qualifier.of(&page.frame),
+            value: self.value.of(&page.frame),
+            timestamp: self.timestamp,
+        }
+    }
+}
+
 /// A cell of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cell<'a> {
@@ -149,14 +160,17 @@ impl<'a> Row<'a> {
     /// Its cells, by family and qualifier.
     pub(super) fn cells(&self) -> impl Iterator<Item = Cell<'a>> + use<'a> {
         let page = self.page;
+        self.places().iter().map(|cell| cell.of(page))
+    }
+
+    /// The cell at a position.
+    pub(super) fn cell(&self, index: usize) -> Option<Cell<'a>> {
+        self.places().get(index).map(|cell| cell.of(self.page))
+    }
+
+    fn places(&self) -> &'a [CellAt] {
         let range = self.at.cells_start as usize..self.at.cells_end as usize;
-        let cells = page.cells.get(range).unwrap_or_default();
-        cells.iter().map(|cell| Cell {
-            family: cell.family.of(&page.frame),
-            qualifier: cell.qualifier.of(&page.frame),
-            value: cell.value.of(&page.frame),
-            timestamp: cell.timestamp,
-        })
+        self.page.cells.get(range).unwrap_or_default()
     }
 }
 
@@ -292,23 +306,39 @@ pub(super) fn region(frame: &[u8], reader: &mut Reader<'_>) -> Result<Region, Wi
     })
 }
 
-/// Reads the names of the families of a `TTableDescriptor`.
-pub(super) fn families(frame: &[u8], reader: &mut Reader<'_>) -> Result<Vec<Vec<u8>>, WireError> {
-    let mut names = Vec::new();
+/// A column family as it is declared.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Family {
+    pub(super) name: Vec<u8>,
+    /// Versions of each cell that are kept.
+    pub(super) versions: i32,
+    /// Whether cells stay that were deleted later.
+    pub(super) keeps_deleted: bool,
+}
+
+/// Reads the families of a `TTableDescriptor`.
+pub(super) fn families(frame: &[u8], reader: &mut Reader<'_>) -> Result<Vec<Family>, WireError> {
+    let mut families = Vec::new();
     reader.structure(|reader, field| match field.id {
         2 => {
             reader.list(field, Kind::Struct, |reader| {
-                reader.structure(|reader, field| match field.id {
-                    1 => {
-                        names.push(reader.span(field)?.of(frame).to_vec());
-                        Ok(Verdict::Read)
+                let mut family = Family::default();
+                reader.structure(|reader, field| {
+                    match field.id {
+                        1 => family.name = reader.span(field)?.of(frame).to_vec(),
+                        // `TKeepDeletedCells`: 0 for no.
+                        9 => family.keeps_deleted = reader.i32(field)? != 0,
+                        10 => family.versions = reader.i32(field)?,
+                        _ => return Ok(Verdict::Skip),
                     }
-                    _ => Ok(Verdict::Skip),
-                })
+                    Ok(Verdict::Read)
+                })?;
+                families.push(family);
+                Ok(())
             })?;
             Ok(Verdict::Read)
         }
         _ => Ok(Verdict::Skip),
     })?;
-    Ok(names)
+    Ok(families)
 }

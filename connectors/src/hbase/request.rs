@@ -20,6 +20,8 @@ pub(super) struct Projection {
     pub(super) columns: Vec<ColumnName>,
     /// A serialized `Filter` message of HBase.
     pub(super) filter: Option<Vec<u8>>,
+    /// Only cells before this, in milliseconds.
+    pub(super) until_ms: Option<i64>,
 }
 
 /// One page of a scan.
@@ -112,6 +114,8 @@ pub(super) struct CheckedPut {
 pub(super) struct NewTable {
     pub(super) table: TableName,
     pub(super) families: Vec<Vec<u8>>,
+    /// Whether cells stay that are deleted later.
+    pub(super) keeps_deleted: bool,
     pub(super) versions: Option<i32>,
     pub(super) ttl_s: Option<i32>,
     /// Code of `TCompressionAlgorithm`.
@@ -277,9 +281,20 @@ impl Projection {
         })
     }
 
+    fn write_times(&self, out: &mut Out<'_>, id: i16) -> thrift::Result<()> {
+        match self.until_ms {
+            Some(until_ms) => out.nested(id, |out| {
+                out.i64(1, 0)?;
+                out.i64(2, until_ms)
+            }),
+            None => Ok(()),
+        }
+    }
+
     fn write_get(&self, out: &mut Out<'_>, row: &[u8]) -> thrift::Result<()> {
         out.bytes(1, row)?;
         self.write_columns(out, 2)?;
+        self.write_times(out, 4)?;
         match &self.filter {
             Some(filter) => out.bytes(15, filter),
             None => Ok(()),
@@ -295,6 +310,7 @@ impl Scan {
         out.bytes(2, &self.stop)?;
         projection.write_columns(out, 3)?;
         out.i32(4, small(self.rows))?;
+        projection.write_times(out, 6)?;
         if self.reversed {
             out.bool(11, true)?;
         }
@@ -370,6 +386,8 @@ impl NewTable {
                 for (id, value) in [
                     (5, self.bloom),
                     (6, self.compression),
+                    // `TKeepDeletedCells.TRUE`
+                    (9, self.keeps_deleted.then_some(1)),
                     (10, self.versions),
                     (13, self.ttl_s),
                 ] {

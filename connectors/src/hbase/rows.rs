@@ -71,10 +71,14 @@ impl StructBuilder {
     }
 
     /// NULL when there is none of its cells: nothing else could be told apart from it.
-    fn append(&mut self, found: &[Option<&[u8]>], layout: &Layout) -> Result<(), HbaseError> {
+    fn append<'a>(
+        &mut self,
+        bytes_of: impl Fn(usize) -> Option<&'a [u8]>,
+        layout: &Layout,
+    ) -> Result<(), HbaseError> {
         let mut any = self.not_null;
         for (index, values) in &mut self.cells {
-            let bytes = found.get(*index).copied().flatten();
+            let bytes = bytes_of(*index);
             any |= match layout.null_mode {
                 NullMode::Empty => bytes.is_some_and(|bytes| !bytes.is_empty()),
                 NullMode::Delete | NullMode::Skip => bytes.is_some(),
@@ -115,6 +119,8 @@ pub(super) struct RowsBuilder {
     columns: Vec<(Origin, Values)>,
     /// For each part of the key, the wanted columns it goes to.
     of_part: Vec<Option<usize>>,
+    /// Of the row that is appended, the cell of each column of the layout; kept, because it is needed for every row.
+    found: Vec<Option<usize>>,
     rows: usize,
 }
 
@@ -160,6 +166,7 @@ impl RowsBuilder {
             schema: Arc::new(schema),
             columns,
             of_part,
+            found: Vec::new(),
             rows: 0,
         })
     }
@@ -172,7 +179,7 @@ impl RowsBuilder {
     /// Appends a row. After an error the builder is of no use.
     pub(super) fn append(&mut self, row: &Row<'_>) -> Result<(), HbaseError> {
         let Some(key) = row.key() else { return Ok(()) };
-        let layout = Arc::clone(&self.layout);
+        let (layout, found) = (&self.layout, &mut self.found);
         let (columns, of_part) = (&mut self.columns, &self.of_part);
         let decoded = layout.key.decode(key, |part, value| {
             let place = of_part.get(part).copied().flatten();
@@ -192,9 +199,10 @@ impl RowsBuilder {
                 ),
             });
         }
-        let mut found: Vec<Option<&[u8]>> = vec![None; layout.cells.len()];
+        found.clear();
+        found.resize(layout.cells.len(), None);
         let (mut next, mut newest) = (0, None);
-        for cell in row.cells() {
+        for (index, cell) in row.cells().enumerate() {
             newest = newest.max(Some(cell.timestamp));
             let is = |column: &CellColumn| {
                 column.qualifier == cell.qualifier && column.family == cell.family
@@ -207,20 +215,23 @@ impl RowsBuilder {
             if let Some(at) = at {
                 next = at + 1;
                 if let Some(place) = found.get_mut(at) {
-                    *place = Some(cell.value);
+                    *place = Some(index);
                 }
             }
         }
-        for (origin, values) in &mut self.columns {
+        let bytes = |index: usize| {
+            let cell = found.get(index).copied().flatten();
+            cell.and_then(|at| row.cell(at)).map(|cell| cell.value)
+        };
+        for (origin, values) in columns {
             match (*origin, values) {
                 (Origin::Cell(index), values) => {
-                    let bytes = found.get(index).copied().flatten();
                     if let Some(cell) = layout.cells.get(index) {
-                        append(values, cell, bytes, &layout)?;
+                        append(values, cell, bytes(index), layout)?;
                     }
                 }
-                (Origin::Family, Values::Struct(values)) => values.append(&found, &layout)?,
-                (Origin::Stamp, Values::Plain(values)) => append_stamp(values, newest, &layout)?,
+                (Origin::Family, Values::Struct(values)) => values.append(bytes, layout)?,
+                (Origin::Stamp, Values::Plain(values)) => append_stamp(values, newest, layout)?,
                 _ => {}
             }
         }

@@ -16,6 +16,7 @@ use thalweg_catalog::Column;
 
 use super::access::{Access, Condition, decide};
 use super::client::Client;
+use super::committed::{Committed, versions};
 use super::error::HbaseError;
 use super::filter::of_cells;
 use super::gateways::Gateways;
@@ -34,6 +35,8 @@ use crate::options::Options;
 
 /// Time for DDL, which HBase does in its own time.
 const DDL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Versions that a table is made with whose reads see whole deliveries.
+const COMMITTED_VERSIONS: i32 = 10;
 
 /// A declared HBase table.
 #[derive(Debug)]
@@ -44,6 +47,7 @@ pub struct HbaseTable {
     clock: Arc<dyn Clock>,
     /// Timestamp of the last write, milliseconds.
     last_ms: Mutex<i64>,
+    committed: Arc<Committed>,
 }
 
 /// How a query reads the table.
@@ -52,6 +56,7 @@ pub struct HbaseScan {
     request: Request,
     exact: Vec<bool>,
     schema: SchemaRef,
+    one_family: bool,
 }
 
 impl HbaseScan {
@@ -65,6 +70,10 @@ impl HbaseScan {
     #[must_use]
     pub fn in_key_order(mut self, order: KeyOrder, rows: Option<usize>) -> Self {
         self.request.order = Some(order);
+        // HBase does not read families one after the other from the end, which it may do for a filter.
+        if order == KeyOrder::Descending && !self.one_family {
+            self.request.filter = None;
+        }
         self.request.first_rows = rows;
         self
     }
@@ -128,6 +137,7 @@ impl HbaseTable {
             options,
             clock: Arc::clone(&context.clock),
             last_ms: Mutex::new(0),
+            committed: Arc::default(),
         })
     }
 
@@ -157,7 +167,11 @@ impl HbaseTable {
             let new = NewTable {
                 table: table.clone(),
                 families: self.layout.families(),
-                versions: creation.versions,
+                keeps_deleted: self.options.committed,
+                versions: match self.options.committed {
+                    true => creation.versions.or(Some(COMMITTED_VERSIONS)),
+                    false => creation.versions,
+                },
                 ttl_s: creation.ttl_s,
                 compression: creation.compression,
                 bloom: creation.bloom,
@@ -166,7 +180,11 @@ impl HbaseTable {
         }
         let found = self.client.families(table, deadline).await?;
         let families = self.layout.families();
-        match families.iter().find(|family| !found.contains(family)) {
+        let there = |family: &&Vec<u8>| found.iter().any(|found| found.name == **family);
+        match families.iter().find(|family| !there(family)) {
+            None if self.options.committed => {
+                Ok(versions(table.text(), &families, &found).map(drop)?)
+            }
             None => Ok(()),
             Some(missing) => Err(ConnectorError::Hbase(HbaseError::FamilyMissing {
                 table: table.text().to_owned(),
@@ -195,6 +213,7 @@ impl HbaseTable {
         };
         HbaseScan {
             schema: self.schema(),
+            one_family: self.layout.families().len() == 1,
             request: Request {
                 wanted: wanted.to_vec(),
                 access: decision.access,
@@ -258,6 +277,7 @@ impl HbaseTable {
         read(
             Arc::clone(&self.client),
             Arc::clone(&self.layout),
+            self.options.committed.then(|| Arc::clone(&self.committed)),
             scan.request.clone(),
         )
     }
@@ -377,7 +397,7 @@ impl HbaseTable {
     async fn newest_of(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<i64>>, ConnectorError> {
         let projection = Projection {
             columns: self.layout.all_cells(),
-            filter: None,
+            ..Projection::default()
         };
         let mut newest = Vec::with_capacity(keys.len());
         for asked in keys.chunks(BATCH_ROWS_MAX / 4) {
@@ -394,6 +414,7 @@ impl HbaseTable {
 
     /// A timestamp after every earlier one: a deletion masks what is written at its own.
     fn next_ms(&self) -> i64 {
+        self.committed.statement();
         let mut last = self.last_ms.lock();
         // Two apart, because NULLs are deleted a millisecond before the rest is written.
         *last = (self.clock.now_us() / 1000).max(last.saturating_add(2));
@@ -402,6 +423,11 @@ impl HbaseTable {
 
     pub(super) fn layout(&self) -> &Arc<Layout> {
         &self.layout
+    }
+
+    /// What the sinks of this server say of their deliveries.
+    pub(super) fn committed(&self) -> &Committed {
+        &self.committed
     }
 
     pub(super) fn client(&self) -> &Client {

@@ -219,12 +219,7 @@ async fn conditions_on_cells_leave_rows_in_hbase() {
             let (found, received) = rows(&table, &[0, 2], &conditions, None)
                 .await
                 .expect("read");
-            let mut found = found
-                .column(0)
-                .as_primitive::<Int64Type>()
-                .values()
-                .to_vec();
-            found.sort_unstable();
+            let found = sorted(&found);
             let expected: Vec<i64> = ids.iter().copied().filter(|id| selects(*id)).collect();
             // What is less than a value may be nothing, which is NULL here.
             let spare = match (null_mode, &conditions[..]) {

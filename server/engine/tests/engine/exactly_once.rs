@@ -392,7 +392,8 @@ fn a_writer_that_was_shut_out_stays_out() {
     wait(&mut db);
     let took_over = world.lock().writer;
     world.lock().faults = [Fault::ShutOut].into();
-    db.ok("INSERT INTO t VALUES (2, 2, 2)");
+    db.ok("INSERT INTO t VALUES (2, 2, 2); FLUSH");
+    db.engine.checkpoint().expect("saves");
     let says = |status: &EngineStatus| {
         let error = sink(status).error.as_ref();
         error.is_some_and(|error| error.contains("another server delivers"))
