@@ -6,6 +6,7 @@ mod committing;
 mod hbase_commit;
 mod hbase_lookups;
 mod hbase_reads;
+mod hbase_twin;
 mod services;
 
 use std::collections::BTreeMap;
