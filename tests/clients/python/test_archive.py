@@ -262,8 +262,13 @@ def test_kafka_to_hdfs_loses_and_doubles_nothing(server, hdfs, kafka):
     def both():
         return run(server, "SELECT count(*), count(DISTINCT key * 1000000 + seq) FROM HYBRID(kept, history)")[0]
 
+    views = []
     for victim in ["server", "namenode", "datanode"] * (KILLS // 3 or 1):
         feed = Feed(kafka.bootstrap, "history", produced)
+        # It begins while rows come, and in the middle of what happens next.
+        views.append(f"since_{len(views)}")
+        query = "SELECT count(*) AS n, count(DISTINCT key * 1000000 + seq) AS ids FROM HYBRID(kept, history)"
+        run(server, f"CREATE MATERIALIZED VIEW {views[-1]} AS {query}")
         time.sleep(1 + chance.random())
         kill(server, hdfs, victim)
         time.sleep(chance.random())
@@ -271,6 +276,8 @@ def test_kafka_to_hdfs_loses_and_doubles_nothing(server, hdfs, kafka):
         total = sum(produced.values())
         # Whatever of it is in the archive by now.
         process.until(lambda: both() == (total, total), f"{total} rows in archive and source", 120)
+        for view in views:
+            process.until(lambda: run(server, f"SELECT n, ids FROM {view}") == [(total, total)], f"{total} rows in {view}", 120)
     process.until(lambda: run(server, "SELECT error FROM sys.sinks WHERE name = 'kept'") == [(None,)], "the archive goes on", 120)
     run(server, "WAIT FOR kept")
     expected = [(key, seq) for key, last in sorted(produced.items()) for seq in range(1, last + 1)]
@@ -287,5 +294,7 @@ def test_kafka_to_hdfs_loses_and_doubles_nothing(server, hdfs, kafka):
     assert archived() == expected
     visible = [path for path in hdfs.files(folder) if path.endswith(".parquet") and "/_" not in path]
     assert len(visible) == 4
+    tables = [pyarrow.parquet.read_table(io.BytesIO(hdfs.ask(path, "OPEN")), columns=["key", "seq"]) for path in visible]
+    assert sorted(row for table in tables for row in zip(*table.to_pydict().values())) == expected
     assert both() == run(server, "SELECT count(*), count(DISTINCT key * 1000000 + seq) FROM kept")[0] == (total, total)
     assert run(server, "SELECT part, count(*) FROM kept WHERE part <> key % 4 GROUP BY part") == []
