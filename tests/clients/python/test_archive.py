@@ -182,6 +182,29 @@ def test_an_archive_on_hdfs(server, hdfs):
     assert run(server, "SELECT max(id) FROM remote") == [(1001,)]
 
 
+def test_closed_partitions_on_hdfs(server, hdfs):
+    folder = "/lake/closed"
+    options = f"connector = 'hdfs', path = '{hdfs.url}{folder}', user = '{os.environ.get('USER', 'root')}'"
+    run(
+        server,
+        "CREATE ARCHIVE closed (id bigint, region text) PARTITION BY (region) "
+        f"WITH ({options}, partition.close.grace = '2 s', reader.grace = '0 s')",
+    )
+    for first in range(0, 40, 10):
+        run(server, f"INSERT INTO closed SELECT n, 'r' || n % 3 FROM generate_series({first}, {first + 9}) n")
+
+    def found(part):
+        return [path for path in hdfs.files(folder) if part in path]
+
+    process.until(lambda: len(found("/_SUCCESS")) == 3, "all partitions have markers")
+    assert run(server, "SELECT count(*) FROM sys.archive_files WHERE archive = 'closed'") == [(3,)]
+    run(server, "INSERT INTO closed VALUES (40, 'r1')")
+    assert len(found("/_SUCCESS")) == 2
+    process.until(lambda: len(found("/_SUCCESS")) == 3 and not found("/_replaced/"), "the partition is closed again")
+    listed = {path.removeprefix(folder + "/") for path in hdfs.files(folder)}
+    assert rows_of(lambda path: hdfs.ask(f"{folder}/{path}", "OPEN"), listed) == list(range(41))
+
+
 def refused(server, text):
     """The SQLSTATE of what a statement is refused with."""
     with pytest.raises(psycopg.Error) as error:
