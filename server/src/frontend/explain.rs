@@ -107,7 +107,19 @@ impl Session {
             .planner
             .view(&self.context(&scope, None), query, columns)
             .map_err(|error| error.report())?;
-        Ok(self.server.planner.explain_stream(&plan))
+        let mut shown = self.server.planner.explain_stream(&plan);
+        let name = |oid| match scope.catalog.relation(oid) {
+            Some(relation) => relation.name.clone(),
+            None => "?".to_owned(),
+        };
+        // What cannot be kept up to date is said when it is created.
+        for (source, archive) in plan.hybrids.histories().unwrap_or_default() {
+            let (source, archive) = (name(source), name(archive));
+            shown.push_str(&format!(
+                "\nhistory: {source} begins with archive {archive}"
+            ));
+        }
+        Ok(shown)
     }
 }
 

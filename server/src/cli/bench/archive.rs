@@ -91,9 +91,8 @@ async fn written_and_scanned(
     let files = arguments.files;
     let create = "CREATE ARCHIVE many (n bigint, p int) PARTITION BY (p) WITH (connector = 'file', path = 'many')";
     run(&client, create).await?;
-    let fill = format!(
-        "INSERT INTO many SELECT n, (n % {files})::int FROM generate_series(1, {files}) n"
-    );
+    let fill =
+        format!("INSERT INTO many SELECT n, (n % {files})::int FROM generate_series(1, {files}) n");
     run(&client, &fill).await?;
     Ok((written, scanned))
 }
