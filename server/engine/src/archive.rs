@@ -30,6 +30,7 @@ use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
 use datafusion::physical_optimizer::pruning::{PruningPredicateBuilder, PruningStatistics};
 use datafusion::physical_plan::ExecutionPlan;
+use parking_lot::Mutex;
 use thalweg_catalog::{Oid, Relation, Report};
 use thalweg_connectors::{
     ArchiveError, ArchiveSink, ArchiveTable, ConnectorError, DataFile, Reached, Snapshot, Vacuumed,
@@ -55,6 +56,8 @@ pub(crate) struct Archive {
     footers: Footers,
     /// Its upkeep is being done.
     in_upkeep: AtomicBool,
+    /// Why its upkeep was put off the last time.
+    put_off: Mutex<Option<String>>,
 }
 
 fn report(error: ArchiveError) -> Report {
@@ -74,6 +77,7 @@ impl Archive {
             wires: shared.wires.clone(),
             footers: Footers::default(),
             in_upkeep: AtomicBool::new(false),
+            put_off: Mutex::default(),
         }))
     }
 

@@ -38,8 +38,14 @@ pub(crate) async fn keep_up(shared: Weak<Shared>) {
 
 async fn look_after(archive: Arc<Archive>) {
     let done = InUpkeep(&archive);
-    if let Err(error) = archive.table.upkeep().await {
-        tracing::warn!(archive = %archive.name, %error, "upkeep of an archive is put off");
+    let failure = archive.table.upkeep().await.err();
+    let reason = failure.map(|error| error.to_string());
+    let before = std::mem::replace(&mut *archive.put_off.lock(), reason.clone());
+    // A store that is away for hours says the same every time.
+    if before != reason
+        && let Some(reason) = &reason
+    {
+        tracing::warn!(archive = %archive.name, %reason, "upkeep of an archive is put off");
     }
     drop(done);
 }
