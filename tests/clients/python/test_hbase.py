@@ -298,9 +298,9 @@ def test_other_servers_are_told_apart(sql, hbase):
         column = "k text PRIMARY KEY, v int"
         for address, options, states in [
             # It waits for the end of a line.
-            (f"127.0.0.1:{web.server_port}", ", lookup.timeout = '2 s'", {"08P01", "08001"}),
-            (hbase.servers, ", thrift.transport = 'unframed', lookup.timeout = '2 s'", {"08P01", "08001"}),
-            (hbase.servers, ", thrift.protocol = 'binary', lookup.timeout = '2 s'", {"08P01", "08001"}),
+            (f"127.0.0.1:{web.server_port}", ", lookup.timeout = '1 s'", {"08P01", "08001"}),
+            (hbase.servers, ", thrift.transport = 'unframed', lookup.timeout = '1 s'", {"08P01", "08001"}),
+            (hbase.servers, ", thrift.protocol = 'binary', lookup.timeout = '1 s'", {"08P01", "08001"}),
         ]:
             text = f"CREATE TABLE elsewhere ({column}) WITH (connector = 'hbase', thrift.servers = '{address}', table = 't', family = 'd'{options})"
             assert refused(sql, text) in states, text
