@@ -483,11 +483,13 @@ fn coming(shared: &Shared, source: &Source, from: &Offsets) -> usize {
     let jobs: Vec<_> = shared.jobs.read().values().cloned().collect();
     let latest = shared.latest();
     let back = jobs.iter().filter(|job| {
-        let stands = job.stands.lock();
-        let place = stands
+        // Whoever publishes notes the place while it holds the history, so the place is let go of before the history is asked.
+        let is_there = job
+            .stands
+            .lock()
             .as_ref()
-            .and_then(|(_, places)| places.of(source.oid));
-        place == Some(from) && job.relation.through(latest).is_none()
+            .is_some_and(|(_, places)| places.of(source.oid) == Some(from));
+        is_there && job.relation.through(latest).is_none()
     });
     back.count() + shared.checkpoints.unclaimed_from(source.oid, from)
 }

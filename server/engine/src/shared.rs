@@ -43,6 +43,7 @@ pub(crate) struct Stored {
     /// Kind as users call it.
     pub(crate) kind: &'static str,
     pub(crate) codec: Arc<RowCodec>,
+    /// Nobody who holds the lock asks for another relation's: two who do that in different orders wait for ever.
     pub(crate) history: Mutex<History>,
     /// Keys and constraints; tables only.
     pub(crate) table: Option<Table>,

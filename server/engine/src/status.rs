@@ -297,28 +297,30 @@ pub(crate) fn status(shared: &Shared) -> EngineStatus {
 }
 
 fn relation_status(relation: &Stored, latest: EpochInfo) -> RelationStatus {
-    let history = relation.history.lock();
     let index = relation
         .table
         .as_ref()
         .and_then(|table| table.key.as_ref())
         .map_or(0, |key| key.bytes());
-    let (mut rows, mut bytes) = (history.newest().net_rows(), history.bytes() + index);
+    let held_by = |relation: &Stored| {
+        let history = relation.history.lock();
+        (history.newest().net_rows(), history.bytes())
+    };
+    let (mut rows, mut bytes) = held_by(relation);
     let keeper = relation
         .source()
         .and_then(|source| source.keeper.lock().clone());
     if let Some(keeper) = keeper {
-        let kept = keeper.relation.history.lock();
-        rows += kept.newest().net_rows();
-        bytes += kept.bytes();
+        let kept = held_by(&keeper.relation);
+        (rows, bytes) = (rows + kept.0, bytes + kept.1);
     }
     RelationStatus {
         oid: relation.oid,
         name: relation.name.clone(),
         kind: relation.kind,
-        epoch: history.through(latest.epoch.0).map(Epoch),
+        epoch: relation.through(latest.epoch.0).map(Epoch),
         rows,
-        bytes,
+        bytes: bytes + index,
     }
 }
 
