@@ -211,7 +211,7 @@ pub(crate) fn save_on(shared: &Shared) {
     let interval = shared.config.checkpoint_interval;
     let mut wait = interval;
     while shared.checkpoints.pause_to_save(wait) {
-        let saved = guarded(|| save(shared, PATIENCE));
+        let saved = guarded(|| save(shared, PATIENCE, false));
         wait = match saved {
             // Jobs may have needed a little longer than the checkpoint did.
             Ok(_) if is_awaited(shared) => PATIENCE.min(interval),
@@ -236,7 +236,7 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineE
 
 /// Makes a checkpoint when it is asked for; false when nothing has changed since the last one.
 pub(crate) fn save_now(shared: &Shared) -> Result<bool, EngineError> {
-    save(shared, PATIENCE_ASKED)
+    save(shared, PATIENCE_ASKED, true)
 }
 
 /// What a checkpoint will have when it is committed.
@@ -249,8 +249,9 @@ struct Draft {
     staging: Staging,
 }
 
-/// Makes a checkpoint of the tables, and of the jobs that come to its epoch within `patience`.
-fn save(shared: &Shared, patience: Duration) -> Result<bool, EngineError> {
+/// Makes a checkpoint of the tables, and of the jobs that come within `patience` to where they are wanted: the newest epoch when
+/// `all` is to be saved.
+fn save(shared: &Shared, patience: Duration, all: bool) -> Result<bool, EngineError> {
     let checkpoints = &shared.checkpoints;
     let turn = checkpoints.turn.lock();
     // A log that has stopped may hold an epoch that memory does not have.
@@ -259,7 +260,7 @@ fn save(shared: &Shared, patience: Duration) -> Result<bool, EngineError> {
     }
     let (began, started_at_us) = (Instant::now(), shared.clock.now_us());
     let mut rounds = checkpoints.rounds.lock();
-    renew(shared, &mut rounds);
+    renew(shared, &mut rounds, all);
     let whole = gather(shared, &mut rounds, patience);
     drop(rounds);
     let epoch = shared.latest();

@@ -5,6 +5,8 @@
 //! published content does; without state a run starts from the inputs' content, and that is also how a view begins. What a
 //! source no longer holds is read again (`backfill`).
 
+mod next;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,9 +20,9 @@ use thalweg_connectors::{ColumnsRead, Delta};
 use thalweg_planner::stream::Keeping;
 use thalweg_planner::{ErrorSink, Reads, StreamNode, ViewPlan};
 
+use self::next::Next;
 use crate::backfill::Places;
 use crate::checkpoint::Saving;
-use crate::choose::{Range, common, intersect, newest, roundest_after};
 use crate::compute_errors::ComputeErrors;
 use crate::config::STACK_BYTES;
 use crate::dataflow::OutsideTables;
@@ -109,20 +111,12 @@ pub(crate) struct JobState {
     last_run: Option<Instant>,
     /// The newest epoch when the last run began.
     last_latest: Option<u64>,
+    /// Where the run that is under way will end, as far as is known.
+    target: Option<u64>,
     /// Rows of the last step, and how long it took.
     pub(crate) last_step: Option<(usize, Duration)>,
     pub(crate) runs: u64,
     pub(crate) run_time: Duration,
-}
-
-/// What a job does next.
-#[derive(Debug, PartialEq, Eq)]
-enum Next {
-    Idle,
-    /// Nothing that it reads changed through this epoch.
-    Extend(u64),
-    /// Compute at this epoch.
-    Run(u64),
 }
 
 /// What a plan reads of the sources among its inputs.
@@ -383,66 +377,6 @@ impl Job {
         }
     }
 
-    fn next(&self, shared: &Shared) -> Next {
-        let latest = shared.latest();
-        let created = self.created.load(Ordering::SeqCst);
-        let oldest = shared.epochs.lock().front().map_or(0, |info| info.epoch.0);
-        let lists: Vec<_> = self
-            .inputs
-            .iter()
-            .map(|input| input.known(latest))
-            .collect();
-        let known =
-            common(lists.iter().map(Vec::as_slice)).unwrap_or_else(|| vec![(created, latest)]);
-        let done = self.relation.through(latest);
-        // A checkpoint waits for it at an epoch that it must not pass by.
-        let wanted = done.and_then(|done| self.wanted_at(done));
-        let known = match wanted {
-            Some(wanted) => intersect(&known, &[(0, wanted)]),
-            None => known,
-        };
-        // The wall clock of epochs before the window is gone, and so are most versions.
-        let after = done
-            .unwrap_or(created.saturating_sub(1))
-            .max(oldest.saturating_sub(1));
-        let target = match wanted {
-            Some(_) => newest(&known).filter(|epoch| *epoch > after),
-            None => self.choose(shared, &known, after),
-        };
-        let Some(target) = target else {
-            return Next::Idle;
-        };
-        // What a paused view is seen at is not what it is of.
-        let stands = self.stands_at().or(done);
-        if let (Some(done), Some(newest)) = (stands, newest(&known)) {
-            let still = |epoch| {
-                self.inputs
-                    .iter()
-                    .all(|input| input.history.lock().unchanged(done, epoch, latest))
-            };
-            match [newest, target].into_iter().find(|epoch| still(*epoch)) {
-                Some(epoch) if !self.uses_now => return Next::Extend(epoch),
-                // Only time has passed.
-                Some(_) if !self.now_due(shared) => return Next::Idle,
-                _ => {}
-            }
-        }
-        Next::Run(target)
-    }
-
-    fn choose(&self, shared: &Shared, known: &[Range], after: u64) -> Option<u64> {
-        let newest = newest(known).filter(|epoch| *epoch > after);
-        // What made a run fail may be gone by now, and must not be computed again. And when nothing has happened since the last
-        // run began, all views that are behind can meet at the end.
-        let idle = self.state.lock().last_latest == Some(shared.latest());
-        if idle || self.has_failed() {
-            return newest;
-        }
-        // A run takes its time; begun near the end of the window it would end beyond it, where no live table is known.
-        let young = shared.middle_epoch().saturating_sub(1).max(after);
-        roundest_after(known, young).or_else(|| roundest_after(known, after))
-    }
-
     /// After a failure the changes hold the row that failed even when a later one takes it back; the content does not. The rows
     /// of a source are not taken back, so what is not state can go on where it was.
     pub(crate) fn starts_over(&self) -> bool {
@@ -454,16 +388,12 @@ impl Job {
         self.state.lock().backoff.is_some()
     }
 
-    fn now_due(&self, shared: &Shared) -> bool {
-        let state = self.state.lock();
-        state
-            .last_run
-            .is_none_or(|last| last.elapsed() >= shared.config.now_interval.mul_f32(0.9))
-    }
-
     fn run(&self, shared: &Arc<Shared>, target: u64) {
         let started = Instant::now();
-        self.state.lock().last_latest = Some(shared.latest());
+        {
+            let mut state = self.state.lock();
+            (state.last_latest, state.target) = (Some(shared.latest()), Some(target));
+        }
         let run = catch_unwind(AssertUnwindSafe(|| self.advance(shared, target)));
         let result = run.unwrap_or_else(|_| {
             Err(EngineError::internal(
@@ -472,7 +402,7 @@ impl Job {
         });
         {
             let mut state = self.state.lock();
-            state.last_run = Some(started);
+            (state.last_run, state.target) = (Some(started), None);
             state.runs += 1;
             state.run_time += started.elapsed();
         }
@@ -531,14 +461,11 @@ impl Job {
             return;
         }
         let moves = !self.is_paused() && self.stands_at().is_none();
-        let ready = moves && !self.is_held() && {
-            let history = relation.history.lock();
-            history.through(before) == Some(before)
-                && self
-                    .inputs
-                    .iter()
-                    .all(|input| input.history.lock().is_live())
-        };
+        let is_live = |input: &Arc<Stored>| input.history.lock().is_live();
+        let ready = moves
+            && !self.is_held()
+            && relation.history.lock().through(before) == Some(before)
+            && self.inputs.iter().all(is_live);
         if !ready || !self.begin() {
             self.leave_to_runs(shared, before);
             return;

@@ -102,8 +102,19 @@ fn note_the_held(shared: &Shared) {
     }
 }
 
+/// Where a group is asked to come to: where the first of it is heading, so that one far behind is saved on its way. To the newest
+/// epoch when `all` is to be saved, or none has moved since the last time.
+fn meeting_of(jobs: &[Arc<Job>], shared: &Shared, all: bool) -> u64 {
+    let heads: Option<Vec<u64>> = jobs.iter().map(|job| job.heads_for(shared)).collect();
+    let first = heads.and_then(|heads| heads.into_iter().max());
+    let saved = jobs.iter().filter_map(|job| job.saved_at()).max();
+    first
+        .filter(|first| !all && Some(*first) > saved)
+        .unwrap_or_else(|| shared.latest())
+}
+
 /// Begins rounds where something has moved, and gives up those that cannot end any more.
-pub(super) fn renew(shared: &Shared, rounds: &mut Vec<Round>) {
+pub(super) fn renew(shared: &Shared, rounds: &mut Vec<Round>, all: bool) {
     let groups = groups(shared);
     let late = shared.config.snapshot_history / 2;
     rounds.retain(|round| {
@@ -119,7 +130,6 @@ pub(super) fn renew(shared: &Shared, rounds: &mut Vec<Round>) {
         stays
     });
     note_the_held(shared);
-    let epoch = shared.latest();
     for jobs in self::groups(shared) {
         let under_way = rounds.iter().any(|round| round.has(&jobs));
         // What is not back yet was saved at the epoch at which these were.
@@ -129,6 +139,7 @@ pub(super) fn renew(shared: &Shared, rounds: &mut Vec<Round>) {
         if under_way || awaited || !jobs.iter().any(|job| job.has_moved(shared)) {
             continue;
         }
+        let epoch = meeting_of(&jobs, shared, all);
         for job in &jobs {
             if let Some(saving) = job.saving() {
                 saving.want(epoch);
