@@ -3,7 +3,7 @@
 //! Invariant: the result is the same multiset as the input; a row is in it with negative weight only when deletions outnumber
 //! insertions. Rows that nothing deletes are passed through without being encoded, so the cost follows the deletions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use datafusion::arrow::array::UInt32Array;
 use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::arrow::row::Rows;
 use thalweg_connectors::{Delta, Weights};
 
 use crate::chunk::{Chunk, RowCodec, hash};
@@ -27,23 +28,79 @@ struct Debt {
     owed: i64,
     term: usize,
     row: usize,
+    /// Which of the encoded rows are its bytes.
+    encoded: (usize, usize),
+    /// An older one with the same hash.
+    next: Option<usize>,
 }
 
-type Debts = HashMap<Box<[u8]>, Debt, BuildHasherDefault<BytesHasher>>;
+/// Debts by the rows' bytes, which stay where they were encoded.
+#[derive(Default)]
+struct Debts {
+    /// The newest debt of each hash.
+    newest: HashMap<u64, usize, PassThrough>,
+    debts: Vec<Debt>,
+    encoded: Vec<Rows>,
+}
+
+impl Debts {
+    fn find(&self, hash: u64, bytes: &[u8]) -> Option<usize> {
+        let mut next = self.newest.get(&hash).copied();
+        while let Some(debt) = next.and_then(|at| self.debts.get(at)) {
+            let (rows, row) = debt.encoded;
+            let held = self.encoded.get(rows).map(|rows| rows.row(row));
+            if held.is_some_and(|held| held.data() == bytes) {
+                return next;
+            }
+            next = debt.next;
+        }
+        None
+    }
+
+    /// Adds what some rows of a term, which are given with their bytes, take away.
+    fn add(&mut self, index: usize, term: &Term<'_>, rows: &[u32], encoded: Rows) {
+        let place = self.encoded.len();
+        self.encoded.push(encoded);
+        self.debts.reserve(rows.len());
+        self.newest.reserve(rows.len());
+        for (at, row) in rows.iter().enumerate() {
+            let row = *row as usize;
+            let owed = -(term.chunk.weight(row) * term.sign);
+            let Some(bytes) = self.encoded.get(place).map(|rows| rows.row(at)) else {
+                continue;
+            };
+            let hash = hash(bytes.data());
+            let known = self.find(hash, bytes.data());
+            if let Some(debt) = known.and_then(|known| self.debts.get_mut(known)) {
+                debt.owed += owed;
+                continue;
+            }
+            let next = self.newest.insert(hash, self.debts.len());
+            self.debts.push(Debt {
+                owed,
+                term: index,
+                row,
+                encoded: (place, at),
+                next,
+            });
+        }
+    }
+}
 
 /// Nets the terms.
 pub(crate) fn consolidate(codec: &RowCodec, terms: &[Term<'_>]) -> Result<Vec<Delta>, ArrowError> {
     if codec.schema.fields().is_empty() {
         return Ok(net_without_columns(codec, terms));
     }
-    let (mut debts, hashes) = collect_debts(codec, terms)?;
+    let mut debts = collect_debts(codec, terms)?;
     let mut out = Vec::new();
     for term in terms {
-        if let Some(delta) = surviving(codec, term, &mut debts, &hashes)? {
+        if let Some(delta) = surviving(codec, term, &mut debts)? {
             out.push(delta);
         }
     }
-    let mut left: Vec<Debt> = debts.into_values().filter(|debt| debt.owed > 0).collect();
+    let mut left = debts.debts;
+    left.retain(|debt| debt.owed > 0);
     left.sort_unstable_by_key(|debt| (debt.term, debt.row));
     for group in left.chunk_by(|a, b| a.term == b.term) {
         let Some(term) = group.first().and_then(|debt| terms.get(debt.term)) else {
@@ -59,12 +116,8 @@ pub(crate) fn consolidate(codec: &RowCodec, terms: &[Term<'_>]) -> Result<Vec<De
     Ok(out)
 }
 
-fn collect_debts(
-    codec: &RowCodec,
-    terms: &[Term<'_>],
-) -> Result<(Debts, HashSet<u64, PassThrough>), ArrowError> {
+fn collect_debts(codec: &RowCodec, terms: &[Term<'_>]) -> Result<Debts, ArrowError> {
     let mut debts = Debts::default();
-    let mut hashes = HashSet::default();
     for (index, term) in terms.iter().enumerate() {
         if term.sign > 0 && term.chunk.positive {
             continue;
@@ -73,30 +126,12 @@ fn collect_debts(
             .filter(|row| term.chunk.weight(*row) * term.sign < 0)
             .map(|row| row as u32)
             .collect();
-        if rows.is_empty() {
-            continue;
-        }
-        let encoded = encode_rows(codec, term.chunk, &rows)?;
-        for (row, bytes) in rows.iter().zip(encoded.iter()) {
-            let row = *row as usize;
-            let owed = -(term.chunk.weight(row) * term.sign);
-            match debts.get_mut(bytes.data()) {
-                Some(debt) => debt.owed += owed,
-                None => {
-                    hashes.insert(hash(bytes.data()));
-                    debts.insert(
-                        bytes.data().into(),
-                        Debt {
-                            owed,
-                            term: index,
-                            row,
-                        },
-                    );
-                }
-            }
+        if !rows.is_empty() {
+            let encoded = encode_rows(codec, term.chunk, &rows)?;
+            debts.add(index, term, &rows, encoded);
         }
     }
-    Ok((debts, hashes))
+    Ok(debts)
 }
 
 /// What is left of a term's positive rows after paying debts.
@@ -104,24 +139,19 @@ fn surviving(
     codec: &RowCodec,
     term: &Term<'_>,
     debts: &mut Debts,
-    hashes: &HashSet<u64, PassThrough>,
 ) -> Result<Option<Delta>, ArrowError> {
     let chunk = term.chunk;
     let whole = chunk.positive && term.sign > 0;
     let positive = |row: &usize| chunk.weight(*row) * term.sign > 0;
-    let mut candidates: Vec<u32> = Vec::new();
-    if !hashes.is_empty() {
+    let (mut candidates, mut hashes): (Vec<u32>, Vec<u64>) = Default::default();
+    if !debts.debts.is_empty() {
         let row_hashes = chunk.hashes(codec)?;
-        candidates.extend(
-            (0..chunk.rows())
-                .filter(positive)
-                .filter(|row| {
-                    row_hashes
-                        .get(*row)
-                        .is_some_and(|hash| hashes.contains(hash))
-                })
-                .map(|row| row as u32),
-        );
+        for (row, hash) in (0..chunk.rows()).zip(row_hashes.iter()) {
+            if positive(&row) && debts.newest.contains_key(hash) {
+                candidates.push(row as u32);
+                hashes.push(*hash);
+            }
+        }
     }
     if candidates.is_empty() && whole {
         return Ok((chunk.rows() > 0).then(|| chunk.delta.clone()));
@@ -130,10 +160,10 @@ fn surviving(
         .map(|row| (chunk.weight(row) * term.sign).max(0))
         .collect();
     let encoded = encode_rows(codec, chunk, &candidates)?;
-    for (row, bytes) in candidates.iter().zip(encoded.iter()) {
-        if let (Some(debt), Some(weight)) =
-            (debts.get_mut(bytes.data()), weights.get_mut(*row as usize))
-        {
+    for ((row, hash), bytes) in candidates.iter().zip(hashes).zip(encoded.iter()) {
+        let debt = debts.find(hash, bytes.data());
+        let debt = debt.and_then(|debt| debts.debts.get_mut(debt));
+        if let (Some(debt), Some(weight)) = (debt, weights.get_mut(*row as usize)) {
             let paid = debt.owed.min(*weight);
             debt.owed -= paid;
             *weight -= paid;
@@ -158,11 +188,7 @@ fn surviving(
     Ok(Some(Delta { batch, weights }))
 }
 
-fn encode_rows(
-    codec: &RowCodec,
-    chunk: &Chunk,
-    rows: &[u32],
-) -> Result<datafusion::arrow::row::Rows, ArrowError> {
+fn encode_rows(codec: &RowCodec, chunk: &Chunk, rows: &[u32]) -> Result<Rows, ArrowError> {
     if rows.len() == chunk.rows() {
         return codec.encode(chunk.delta.batch.columns());
     }

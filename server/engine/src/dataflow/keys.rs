@@ -134,7 +134,10 @@ fn width(ty: &DataType) -> Option<usize> {
 /// Finds the slot of a key.
 #[derive(Debug)]
 pub(super) struct KeyTable {
-    /// Slots by hash, open addressing; `EMPTY` where there is none.
+    /// A byte of the hash of what each cell has, `EMPTY` where there is nothing: a key far away in memory is only looked at when it
+    /// is most likely the right one.
+    tags: Vec<u8>,
+    /// Slots by hash, open addressing; any number where there is none.
     cells: Vec<u32>,
     keys: Keys,
     free: Vec<u32>,
@@ -149,7 +152,12 @@ enum Keys {
     Long(Vec<Box<[u8]>>),
 }
 
-const EMPTY: u32 = u32::MAX;
+const EMPTY: u8 = 0;
+
+/// From other bits of the hash than the place.
+fn tag(hash: u64) -> u8 {
+    (hash >> 57) as u8 | 0x80
+}
 
 fn short(key: &[u8]) -> u128 {
     let mut bytes = [0_u8; FIXED_BYTES_MAX];
@@ -176,10 +184,14 @@ fn short_hash(key: u128) -> u64 {
     (again as u64) ^ ((again >> 64) as u64)
 }
 
+/// Cells of a table without keys; a power of two.
+const CELLS_MIN: usize = 16;
+
 impl KeyTable {
     pub(super) fn new(codec: &KeyCodec) -> Self {
         Self {
-            cells: vec![EMPTY; 16],
+            tags: vec![EMPTY; CELLS_MIN],
+            cells: vec![0; CELLS_MIN],
             keys: match codec.width {
                 Some(_) => Keys::Short(Vec::new()),
                 None => Keys::Long(Vec::new()),
@@ -208,7 +220,8 @@ impl KeyTable {
             Keys::Short(keys) => keys.capacity() * size_of::<u128>(),
             Keys::Long(keys) => keys.capacity() * size_of::<Box<[u8]>>() + self.long_bytes,
         };
-        keys + (self.cells.capacity() + self.free.capacity()) * size_of::<u32>()
+        let slots = (self.cells.capacity() + self.free.capacity()) * size_of::<u32>();
+        keys + slots + self.tags.capacity()
     }
 
     fn holds(&self, slot: u32, key: &[u8]) -> bool {
@@ -225,34 +238,36 @@ impl KeyTable {
         }
     }
 
-    pub(super) fn find(&self, key: &[u8]) -> Option<u32> {
-        let mask = self.cells.len() - 1;
-        let mut at = key_hash(key) as usize & mask;
-        loop {
-            match self.cells[at] {
-                EMPTY => return None,
-                slot if self.holds(slot, key) => return Some(slot),
-                _ => at = (at + 1) & mask,
+    /// The cell of a key, or the empty one where it belongs.
+    fn cell(&self, key: &[u8], hash: u64) -> usize {
+        let (mask, tag) = (self.cells.len() - 1, tag(hash));
+        let mut at = hash as usize & mask;
+        while self.tags[at] != EMPTY {
+            if self.tags[at] == tag && self.holds(self.cells[at], key) {
+                break;
             }
+            at = (at + 1) & mask;
         }
+        at
+    }
+
+    pub(super) fn find(&self, key: &[u8]) -> Option<u32> {
+        let at = self.cell(key, key_hash(key));
+        (self.tags[at] != EMPTY).then(|| self.cells[at])
     }
 
     /// The slot of `key`, a new one when it has none.
     pub(super) fn insert(&mut self, key: &[u8]) -> u32 {
-        let mask = self.cells.len() - 1;
-        let mut at = key_hash(key) as usize & mask;
-        loop {
-            match self.cells[at] {
-                EMPTY => break,
-                slot if self.holds(slot, key) => return slot,
-                _ => at = (at + 1) & mask,
-            }
+        let hash = key_hash(key);
+        let at = self.cell(key, hash);
+        if self.tags[at] != EMPTY {
+            return self.cells[at];
         }
         let slot = self.new_slot(key);
-        self.cells[at] = slot;
+        (self.tags[at], self.cells[at]) = (tag(hash), slot);
         self.live += 1;
         if self.live * 4 > self.cells.len() * 3 {
-            self.grow();
+            self.resize(self.cells.len() * 2);
         }
         slot
     }
@@ -301,24 +316,35 @@ impl KeyTable {
         slot
     }
 
-    fn grow(&mut self) {
-        let mask = self.cells.len() * 2 - 1;
-        let old = std::mem::replace(&mut self.cells, vec![EMPTY; mask + 1]);
-        for slot in old.into_iter().filter(|slot| *slot != EMPTY) {
-            let mut at = self.hash_of(slot) as usize & mask;
-            while self.cells[at] != EMPTY {
-                at = (at + 1) & mask;
-            }
-            self.cells[at] = slot;
+    fn resize(&mut self, cells: usize) {
+        let tags = std::mem::replace(&mut self.tags, vec![EMPTY; cells]);
+        let old = std::mem::replace(&mut self.cells, vec![0; cells]);
+        if self.free.is_empty() {
+            // In the order in which keys lie in memory.
+            (0..self.slots() as u32).for_each(|slot| self.put(slot));
+            return;
         }
+        let held = old.into_iter().zip(tags);
+        held.filter(|(_, tag)| *tag != EMPTY)
+            .for_each(|(slot, _)| self.put(slot));
+    }
+
+    /// Puts a slot whose key is in no cell into one.
+    fn put(&mut self, slot: u32) {
+        let (mask, hash) = (self.cells.len() - 1, self.hash_of(slot));
+        let mut at = hash as usize & mask;
+        while self.tags[at] != EMPTY {
+            at = (at + 1) & mask;
+        }
+        (self.tags[at], self.cells[at]) = (tag(hash), slot);
     }
 
     /// Takes the key of `slot` out; the slot may be given out again.
     pub(super) fn remove(&mut self, slot: u32) {
         let mask = self.cells.len() - 1;
         let mut hole = self.hash_of(slot) as usize & mask;
-        while self.cells[hole] != slot {
-            if self.cells[hole] == EMPTY {
+        while self.tags[hole] == EMPTY || self.cells[hole] != slot {
+            if self.tags[hole] == EMPTY {
                 return;
             }
             hole = (hole + 1) & mask;
@@ -327,17 +353,17 @@ impl KeyTable {
         let mut at = hole;
         loop {
             at = (at + 1) & mask;
-            let next = self.cells[at];
-            if next == EMPTY {
+            if self.tags[at] == EMPTY {
                 break;
             }
+            let next = self.cells[at];
             let home = self.hash_of(next) as usize & mask;
             if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
-                self.cells[hole] = next;
+                (self.tags[hole], self.cells[hole]) = (self.tags[at], next);
                 hole = at;
             }
         }
-        self.cells[hole] = EMPTY;
+        self.tags[hole] = EMPTY;
         if let Keys::Long(keys) = &mut self.keys {
             let key = std::mem::take(&mut keys[slot as usize]);
             self.long_bytes -= heap_bytes(key.len());
