@@ -388,6 +388,12 @@ mod tests {
         Layout::new(&columns, &[0, 1], &options(given)?)
     }
 
+    fn place(cell: &CellColumn) -> String {
+        let family = String::from_utf8_lossy(&cell.family);
+        let qualifier = String::from_utf8_lossy(&cell.qualifier);
+        format!("{family}:{qualifier}")
+    }
+
     #[test]
     fn columns_are_cells_in_the_order_of_hbase() {
         let layout = layout(&[("family", "d"), ("columns", "note = a:n#string")]).expect("good");
@@ -395,9 +401,8 @@ mod tests {
             .cells
             .iter()
             .map(|cell| {
-                let family = String::from_utf8_lossy(&cell.family);
-                let qualifier = String::from_utf8_lossy(&cell.qualifier);
-                format!("{} {family}:{qualifier} {:?}", cell.name, cell.encoding)
+                let place = place(cell);
+                format!("{} {place} {:?}", cell.name, cell.encoding)
             })
             .collect();
         assert_eq!(
@@ -435,9 +440,8 @@ mod tests {
             .cells
             .iter()
             .map(|cell| {
-                let family = String::from_utf8_lossy(&cell.family);
-                let qualifier = String::from_utf8_lossy(&cell.qualifier);
-                format!("{} {:?} {family}:{qualifier}", cell.name, cell.field)
+                let place = place(cell);
+                format!("{} {:?} {place}", cell.name, cell.field)
             })
             .collect();
         assert_eq!(

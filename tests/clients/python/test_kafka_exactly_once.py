@@ -1,7 +1,7 @@
 """What exactly-once sinks write to Kafka, seen by an independent reader of committed messages, through kills of server and broker.
 
 The reader is confluent-kafka, which shares no code with the server. The kill loop keeps a ledger of numbered rows; its length and seed
-come from THALWEG_KILLS and THALWEG_KILL_SEED, and it prints what it ran with and where the kills fell.
+come from THALWEG_KILLS and THALWEG_KILL_SEED, rows per second from THALWEG_KILL_RATE, and it prints what it ran with and where the kills fell.
 """
 
 import json
@@ -23,6 +23,7 @@ from topics import PARTITIONS, Topic
 WAIT_S = 120.0
 KILLS = int(os.environ.get("THALWEG_KILLS", "6"))
 SEED = int(os.environ.get("THALWEG_KILL_SEED", "1"))
+RATE = int(os.environ.get("THALWEG_KILL_RATE", "2000"))
 
 # The server's own words say what a kill interrupts.
 TRACE = "info,thalweg_engine=trace,thalweg_connectors=trace"
@@ -177,8 +178,8 @@ class Feed:
         self.thread.start()
 
     def run(self):
-        """At most 2,000 rows a second, so that even a thousand kills are over few enough to compare them all."""
-        while not self.stop.wait(0.02):
+        """So many rows a second at most that even a thousand kills are over few enough to compare them all."""
+        while not self.stop.wait(40 / RATE):
             for key in range(40):
                 self.next[key] += 1
                 row = {"key": key, "seq": self.next[key], "sum": zlib.crc32(f"{key}/{self.next[key]}".encode())}
@@ -232,7 +233,7 @@ def drop_checked(session, view):
 
 
 def test_kills_lose_double_and_reorder_nothing(kafka, server, session):
-    print(f"THALWEG_KILLS={KILLS} THALWEG_KILL_SEED={SEED}")
+    print(f"THALWEG_KILLS={KILLS} THALWEG_KILL_SEED={SEED} THALWEG_KILL_RATE={RATE}")
     chance = random.Random(SEED)
     for topic in ("numbered", "ledger", "sums"):
         kafka.topic(topic, PARTITIONS)

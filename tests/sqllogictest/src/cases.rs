@@ -3,7 +3,10 @@
 //! Invariant: a file sees a fresh database, so files never depend on each other or on their order.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use sqllogictest::harness::Failed;
 use sqllogictest::{
     MakeConnection, Record, Runner, default_normalizer, default_validator, parse_file,
@@ -11,6 +14,7 @@ use sqllogictest::{
 use tokio_postgres::Config;
 
 use crate::engine::{Engine, EngineError, Protocol, Target};
+use crate::fire::Fire;
 use crate::kind::{Kind, agree};
 
 /// All `.slt` files below `root` in name order.
@@ -76,7 +80,7 @@ pub async fn run(
         Target::Postgres => "postgres",
     });
     let result = match mode {
-        Mode::Check => check(&mut runner, file).await,
+        Mode::Check => check(&mut runner, file, |_, _| Ok(())).await,
         Mode::Update => {
             let updated = runner
                 .update_test_file(file, " ", default_validator, default_normalizer, agree)
@@ -88,16 +92,90 @@ pub async fn run(
     result
 }
 
-/// Runs all records, so that one run shows every difference of a file, not only the first.
-async fn check<M>(runner: &mut Runner<Engine, M>, file: &Path) -> Result<(), Failed>
+/// Runs one file on a server that is killed `kills` times at random moments between its statements. A comment `no-kill` keeps that
+/// from happening from there to a comment `kill again`, where an answer is about this life of the server.
+///
+/// # Errors
+/// With every record that does not match.
+pub async fn run_under_fire(
+    file: &Path,
+    fire: Arc<Fire>,
+    mut random: ChaCha8Rng,
+    kills: usize,
+    scratch: &str,
+) -> Result<(), Failed> {
+    let mut moments = moments(&parse_file::<Kind>(file)?);
+    moments.shuffle(&mut random);
+    moments.truncate(kills);
+    moments.sort_unstable();
+    let server = Arc::clone(&fire);
+    let connect = move || Engine::under_fire(Arc::clone(&server));
+    let mut runner: Runner<Engine, _> = Runner::new(connect);
+    runner.with_column_validator(agree);
+    runner.set_var("SCRATCH".to_owned(), scratch.to_owned());
+    runner.add_label("thalweg");
+    let (mut killed, wanted) = (0, moments.len());
+    let mut due = moments.into_iter().peekable();
+    let result = check(&mut runner, file, |at, may_be_killed| {
+        if may_be_killed && due.peek().is_some_and(|moment| *moment <= at) && fire.kill()? {
+            due.next();
+            killed += 1;
+        }
+        Ok(())
+    })
+    .await;
+    runner.shutdown_async().await;
+    if killed == 0 && wanted > 0 {
+        return Err(Failed::from("the server was never killed"));
+    }
+    result
+}
+
+/// The records before which the server may be killed.
+fn moments(records: &[Record<Kind>]) -> Vec<usize> {
+    let mut may = Spared::default();
+    let moments = records.iter().enumerate();
+    moments
+        .filter(|(_, record)| may.be_killed_before(record))
+        .map(|(at, _)| at)
+        .collect()
+}
+
+/// Whether comments say that the server is to be spared.
+#[derive(Debug, Default)]
+struct Spared(bool);
+
+impl Spared {
+    fn be_killed_before(&mut self, record: &Record<Kind>) -> bool {
+        if let Record::Comment(lines) = record {
+            for line in lines {
+                match line.trim() {
+                    "kill again" => self.0 = false,
+                    line if line.starts_with("no-kill") => self.0 = true,
+                    _ => {}
+                }
+            }
+        }
+        !self.0 && matches!(record, Record::Statement { .. } | Record::Query { .. })
+    }
+}
+
+/// Runs all records, so that one run shows every difference of a file, not only the first. `before` is told which record is next,
+/// and whether the server may be killed there.
+async fn check<M>(
+    runner: &mut Runner<Engine, M>,
+    file: &Path,
+    mut before: impl FnMut(usize, bool) -> Result<(), Failed>,
+) -> Result<(), Failed>
 where
     M: MakeConnection<Conn = Engine>,
 {
-    let mut differences = Vec::new();
-    for record in parse_file::<Kind>(file)? {
+    let (mut differences, mut may) = (Vec::new(), Spared::default());
+    for (at, record) in parse_file::<Kind>(file)?.into_iter().enumerate() {
         if matches!(record, Record::Halt { .. }) {
             break;
         }
+        before(at, may.be_killed_before(&record))?;
         if let Err(error) = runner.run_async(record).await {
             differences.push(error.display(false).to_string());
         }

@@ -3,6 +3,7 @@
 //! Invariant: an error keeps its SQLSTATE, detail and hint, in one line, so that a test file can expect any of them.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use sqllogictest::{AsyncDB, DBOutput};
 use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
+use crate::fire::{Fire, Remembered};
 use crate::kind::Kind;
 use crate::text::text;
 
@@ -97,6 +99,8 @@ pub struct Engine {
     client: Client,
     protocol: Protocol,
     target: Target,
+    /// The server may be killed between two statements.
+    fire: Option<(Arc<Fire>, Remembered)>,
 }
 
 impl Engine {
@@ -109,14 +113,40 @@ impl Engine {
         protocol: Protocol,
         target: Target,
     ) -> Result<Self, EngineError> {
-        let (client, connection) = config.connect(NoTls).await?;
-        // The task ends when the client is dropped; an error of the connection reaches the statement that meets it.
-        tokio::spawn(async move { connection.await.ok() });
         Ok(Self {
-            client,
+            client: client(config).await?,
             protocol,
             target,
+            fire: None,
         })
+    }
+
+    /// Connects to a server that is killed now and then, by the simple protocol.
+    ///
+    /// # Errors
+    /// When the server refuses the connection.
+    pub async fn under_fire(fire: Arc<Fire>) -> Result<Self, EngineError> {
+        let (life, config) = fire.place();
+        Ok(Self {
+            fire: Some((fire, Remembered::since(life))),
+            ..Self::connect(&config, Protocol::Simple, Target::Thalweg).await?
+        })
+    }
+
+    /// Connects again when the server was killed, and has the session be as it was.
+    async fn come_back(&mut self) -> Result<(), EngineError> {
+        let Some((fire, remembered)) = &mut self.fire else {
+            return Ok(());
+        };
+        let (life, config) = fire.place();
+        if remembered.life != life {
+            self.client = client(&config).await?;
+            for sql in &remembered.statements {
+                self.client.batch_execute(sql).await?;
+            }
+            remembered.life = life;
+        }
+        Ok(())
     }
 
     /// Runs a statement outside any file.
@@ -185,6 +215,13 @@ impl Engine {
     }
 }
 
+async fn client(config: &Config) -> Result<Client, EngineError> {
+    let (client, connection) = config.connect(NoTls).await?;
+    // The task ends when the client is dropped; an error of the connection reaches the statement that meets it.
+    tokio::spawn(async move { connection.await.ok() });
+    Ok(client)
+}
+
 /// The bytes of a value, whatever its type.
 struct Raw(Vec<u8>);
 
@@ -233,6 +270,7 @@ impl AsyncDB for Engine {
                 None => return Ok(DBOutput::StatementComplete(0)),
             },
         };
+        self.come_back().await?;
         let answer = async {
             match self.protocol {
                 Protocol::Simple => self.simple(&sql).await,
@@ -245,9 +283,12 @@ impl AsyncDB for Engine {
                 STATEMENT_DEADLINE.as_secs()
             ))
         };
-        tokio::time::timeout(STATEMENT_DEADLINE, answer)
-            .await
-            .map_err(late)?
+        let answer = tokio::time::timeout(STATEMENT_DEADLINE, answer).await;
+        let answer = answer.map_err(late)?;
+        if let (Ok(_), Some((fire, remembered))) = (&answer, &mut self.fire) {
+            remembered.note(&sql, fire);
+        }
+        answer
     }
 
     async fn shutdown(&mut self) {}

@@ -1,19 +1,34 @@
-//! Every `.slt` file as two test cases, `simple::<folder>/<file>` and `extended::<folder>/<file>`.
+//! Every `.slt` file as three test cases: `simple::<folder>/<file>`, `extended::<folder>/<file>`, and `killed::<folder>/<file>`, in
+//! which the server is killed between statements.
 //!
 //! `cargo test -p thalweg-test-slt -- joins` runs the files whose name contains the word.
+//! `THALWEG_SLT_KILLS=20` kills the server more often, `THALWEG_SEED` at other moments.
 //! `THALWEG_SLT_UPDATE=1` rewrites the expectations with the server's answers (read the diff before you keep it).
 //! `THALWEG_SLT_POSTGRES='host=... user=...'` asks a real Postgres in place of our server, to check expectations.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use sqllogictest::harness::{Arguments, Failed, Trial, run};
 use thalweg::testing::TestServer;
 use thalweg_test_slt::cases::{self, Mode};
 use thalweg_test_slt::engine::{Protocol, Target};
+use thalweg_test_slt::fire::{self, Fire};
 use tokio_postgres::Config;
 
+/// How often the server is killed in each file.
+const KILLS: usize = 2;
+
+/// Files that run at once, when nobody says how many.
+const THREADS: usize = 6;
+
 fn main() -> ExitCode {
+    if let Some(code) = fire::serve() {
+        return code;
+    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = cases::files(root).expect("the folder of the .slt files can be read");
     let postgres = std::env::var("THALWEG_SLT_POSTGRES").ok();
@@ -42,8 +57,42 @@ fn main() -> ExitCode {
             let case = move || case(file, postgres.as_deref(), &database, protocol, mode);
             trials.push(Trial::test(format!("{}::{name}", protocol.name()), case));
         }
+        if postgres.is_none() && !update {
+            let case = move || under_fire(&file, number);
+            trials.push(Trial::test(format!("killed::{name}"), case));
+        }
     }
-    run(&Arguments::from_args(), trials).exit_code()
+    let mut arguments = Arguments::from_args();
+    // Most of a file's time is waiting.
+    arguments.test_threads = arguments.test_threads.or(Some(THREADS));
+    run(&arguments, trials).exit_code()
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn under_fire(file: &Path, place: usize) -> Result<(), Failed> {
+    let seed = number("THALWEG_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let kills = number("THALWEG_SLT_KILLS").map_or(KILLS, |kills| kills as usize);
+    let random = ChaCha8Rng::seed_from_u64(seed ^ (place as u64) << 32);
+    let fire = Arc::new(Fire::start()?);
+    let scratch = format!("scratch/slt_{place}_killed");
+    let _left_over = std::fs::remove_dir_all(&scratch);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failed::from)?;
+    let run = cases::run_under_fire(file, fire, random, kills, &scratch);
+    let result = runtime.block_on(run);
+    let _unused = std::fs::remove_dir_all(&scratch);
+    result.map_err(|failed| {
+        let what = failed.message().unwrap_or_default();
+        let name = file.file_stem().unwrap_or_default().display();
+        Failed::from(format!(
+            "replay: THALWEG_SEED={seed} THALWEG_SLT_KILLS={kills} cargo test -p thalweg-test-slt -- {name}\n{what}"
+        ))
+    })
 }
 
 fn case(
