@@ -82,7 +82,7 @@ impl Engine {
         let (worker, jobs) = (Worker::new(Arc::clone(&shared)), Arc::clone(&shared));
         let (saving, merging) = (Arc::clone(&shared), Arc::clone(&shared));
         let watching = Arc::clone(&shared);
-        let archives = crate::archive::keep_up(Arc::downgrade(&shared));
+        let archives = crate::archive::keep_up(Arc::downgrade(&shared), shared.subscribe());
         drop(shared.wires.spawn(archives));
         let threads = vec![
             spawn("thalweg-worker", move || worker.run())?,

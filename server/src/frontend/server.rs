@@ -238,6 +238,15 @@ impl Server {
         self.engine.status()
     }
 
+    /// Makes a checkpoint now, on a thread that may wait.
+    ///
+    /// # Errors
+    /// What the disk reports.
+    pub fn checkpoint(&self) -> Result<(), Report> {
+        let saved = self.engine.checkpoint();
+        saved.map(drop).map_err(|error| error.report())
+    }
+
     /// What connectors need from outside.
     pub(super) fn connector_context(&self) -> ConnectorContext {
         let file_root = self.config.file_root.clone();

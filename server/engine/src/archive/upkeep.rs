@@ -6,27 +6,28 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::Archive;
 use crate::shared::Shared;
 
 /// How often archives are looked at.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// How often it is looked whether the engine is gone.
-const STOP_CHECK: Duration = Duration::from_millis(500);
 
 /// Looks after the archives until the engine is gone, which this does not keep.
-pub(crate) async fn keep_up(shared: Weak<Shared>) {
-    let mut waited = Duration::ZERO;
+pub(crate) async fn keep_up(shared: Weak<Shared>, mut progress: watch::Receiver<u64>) {
+    let mut looks = tokio::time::interval(UPKEEP_INTERVAL);
+    // The first one is at once, when hardly anything is there yet.
+    looks.tick().await;
     loop {
-        tokio::time::sleep(STOP_CHECK).await;
-        waited += STOP_CHECK;
+        tokio::select! {
+            _ = looks.tick() => {}
+            // Whatever happens, it is waited on; this ends when nothing can happen any more.
+            _ = progress.wait_for(|_| false) => return,
+        }
         let Some(shared) = shared.upgrade().filter(|shared| !shared.is_stopping()) else {
             return;
         };
-        if waited < UPKEEP_INTERVAL {
-            continue;
-        }
-        waited = Duration::ZERO;
         let archives: Vec<_> = shared.archives.read().values().cloned().collect();
         for archive in archives {
             if !archive.in_upkeep.swap(true, Ordering::SeqCst) {

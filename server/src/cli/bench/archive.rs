@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use super::case::run;
-use super::process::{cpu_s, machine, peak_rss_bytes};
+use super::process::{cpu_s, machine, median, peak_rss_bytes};
 use crate::boot::Running;
 use crate::cli::{Failure, client, serve};
 use crate::config::Config;
@@ -108,12 +108,11 @@ async fn write(client: &Client, arguments: &ArchiveArguments) -> Result<Value, F
          WITH (connector = 'file', path = 'lake')"
     );
     run(client, &prepare).await?;
-    let clock = || cpu_s().ok_or_else(|| Failure::Internal("CPU time is not known".into()));
-    let (started, before) = (Instant::now(), clock()?);
+    let (started, before) = (Instant::now(), cpu_s()?);
     for _ in 0..arguments.inserts {
         run(client, "INSERT INTO lake SELECT * FROM ready").await?;
     }
-    let (wall_s, used_s) = (started.elapsed().as_secs_f64(), clock()? - before);
+    let (wall_s, used_s) = (started.elapsed().as_secs_f64(), cpu_s()? - before);
     let rows = ROWS * u64::from(arguments.inserts);
     let counted = run(client, "SELECT count(*) FROM lake").await?;
     if counted != rows.to_string() {
@@ -129,11 +128,6 @@ async fn write(client: &Client, arguments: &ArchiveArguments) -> Result<Value, F
         "rows_per_s": rows as f64 / wall_s.max(0.001),
         "file_bytes": run(client, bytes).await?.parse::<u64>().ok(),
     }))
-}
-
-fn median_ms(mut taken_ms: Vec<f64>) -> Option<f64> {
-    taken_ms.sort_by(f64::total_cmp);
-    taken_ms.get(taken_ms.len() / 2).copied()
 }
 
 /// The same query by us and by DataFusion, in turns.
@@ -167,7 +161,7 @@ async fn scan(
             return Err(Failure::User(format!("we read {ours}, DataFusion {found}")));
         }
     }
-    let (ours_ms, theirs_ms) = (median_ms(ours_ms), median_ms(theirs_ms));
+    let (ours_ms, theirs_ms) = (median(ours_ms), median(theirs_ms));
     Ok(json!({
         "ours_ms": ours_ms,
         "datafusion_ms": theirs_ms,
@@ -189,5 +183,5 @@ async fn planned(running: &Running, arguments: &ArchiveArguments) -> Result<Valu
         taken_ms.push(started.elapsed().as_secs_f64() * 1e3);
     }
     let first_ms = taken_ms.remove(0);
-    Ok(json!({ "files": arguments.files, "first_ms": first_ms, "next_ms": median_ms(taken_ms) }))
+    Ok(json!({ "files": arguments.files, "first_ms": first_ms, "next_ms": median(taken_ms) }))
 }

@@ -5,15 +5,18 @@
 
 mod archive;
 mod case;
+mod durable;
 mod process;
 mod queries;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use thalweg_connectors::NexmarkText;
 
+use self::process::{own_process, told};
 use self::queries::{CASES, Case, Input};
 use super::Failure;
 
@@ -44,6 +47,8 @@ enum BenchCommand {
     },
     /// Measure archives: rows written, scans beside DataFusion, and plans over many files.
     Archive(archive::ArchiveArguments),
+    /// Measure checkpoints, a restart after a crash, and an exactly-once sink.
+    Durable(durable::DurableArguments),
     /// Measure one query in this process.
     #[command(hide = true)]
     Case(CaseArguments),
@@ -101,6 +106,11 @@ pub(super) async fn bench(arguments: BenchArguments) -> Result<(), Failure> {
         } => generate(&output, events, seed),
         BenchCommand::Archive(arguments) => {
             let found = archive::measure(&arguments).await?;
+            println!("{found:#}");
+            Ok(())
+        }
+        BenchCommand::Durable(arguments) => {
+            let found = durable::measure(&arguments).await?;
             println!("{found:#}");
             Ok(())
         }
@@ -261,23 +271,15 @@ fn child(
     arguments: &RunArguments,
     check: bool,
 ) -> Result<Value, Failure> {
-    let program = std::env::current_exe().map_err(io("find this program"))?;
-    let mut command = std::process::Command::new(program);
-    command.args(["bench", "case", case.name, "--events", &events.to_string()]);
-    command.args(["--workers", &arguments.workers.to_string()]);
+    let mut given: Vec<OsString> = vec!["case".into(), case.name.into()];
+    given.extend(["--events".into(), events.to_string().into()]);
+    given.extend(["--workers".into(), arguments.workers.to_string().into()]);
     if let Some(brokers) = &arguments.brokers {
-        command.args(["--brokers", brokers]);
+        given.extend(["--brokers".into(), brokers.into()]);
     }
-    command.arg("--folder").arg(folder);
+    given.extend(["--folder".into(), folder.into()]);
     if check {
-        command.arg("--check");
+        given.push("--check".into());
     }
-    command.env("THALWEG_LOG", "warn");
-    command.stderr(std::process::Stdio::inherit());
-    let output = command.output().map_err(io("start a process"))?;
-    if !output.status.success() {
-        return Err(Failure::User(format!("query {} failed", case.name)));
-    }
-    serde_json::from_slice(&output.stdout)
-        .map_err(|error| Failure::Internal(format!("query {} told nothing: {error}", case.name)))
+    told(&own_process(given)?, &format!("query {}", case.name))
 }
