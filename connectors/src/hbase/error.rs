@@ -300,6 +300,14 @@ const ROW_FAULTS: &[&str] = &[
 /// What DDL says that came second.
 const ALREADY_THERE: &[&str] = &["TableExistsException", "NamespaceExistException"];
 
+/// What a gateway says while ZooKeeper does not answer it. Its client gives such a request up for good; the outage passes.
+const ENSEMBLE_AWAY: &[&str] = &[
+    "could not be completed in",
+    "ConnectionLossException",
+    "SessionExpiredException",
+    "OperationTimeoutException",
+];
+
 /// Decides what a refusal means.
 pub(super) fn judge(refusal: &Refusal, call: &Call<'_>, server: &str) -> Consequence {
     let table = call.table().to_owned();
@@ -331,6 +339,8 @@ pub(super) fn judge(refusal: &Refusal, call: &Call<'_>, server: &str) -> Consequ
         Consequence::Final(HbaseError::FamilyMissing { table, detail })
     } else if ROW_FAULTS.iter().any(|word| says(word)) {
         Consequence::Final(HbaseError::RowRefused { table, detail })
+    } else if ENSEMBLE_AWAY.iter().any(|word| says(word)) {
+        Consequence::Again(HbaseError::Remote { table, detail })
     } else if retry == Some(false) || name_alone || ALREADY_THERE.iter().any(|word| says(word)) {
         Consequence::Final(HbaseError::Remote { table, detail })
     } else {

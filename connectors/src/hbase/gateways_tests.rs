@@ -38,6 +38,8 @@ enum Act {
     Rows(Vec<&'static str>),
     /// Fails as the gateway does when HBase fails.
     Fail(&'static str),
+    /// The same, and says that trying again is of no use.
+    FailForGood(&'static str),
     /// Answers with another call's number.
     WrongNumber,
     /// Never answers.
@@ -178,11 +180,15 @@ fn write_reply(
                 write_row(out, key)?;
             }
         }
-        Act::Fail(message) => {
+        Act::Fail(message) | Act::FailForGood(message) => {
             field(out, TType::Struct, 1)?;
             begin(out)?;
             field(out, TType::String, 1)?;
             out.write_string(message)?;
+            if matches!(act, Act::FailForGood(_)) {
+                field(out, TType::Bool, 2)?;
+                out.write_bool(false)?;
+            }
             end(out)?;
         }
         _ => {
@@ -376,19 +382,34 @@ async fn what_hbase_says_decides_whether_a_call_is_repeated() {
         .await;
     assert_eq!(error, Err(HbaseError::TableMissing { table: "t".into() }));
 
-    let count = Arc::new(AtomicUsize::new(0));
-    let address = gateway(FRAMED, move |_, _, name| {
-        match (name, count.fetch_add(1, Ordering::SeqCst)) {
-            ("getThriftServerType", _) => Act::Kind(2),
-            (_, 1) => Act::Fail("NotServingRegionException: t is not online"),
-            _ => Act::Yes,
-        }
-    })
-    .await;
+    for refusal in [
+        Act::Fail("NotServingRegionException: t is not online"),
+        // HBase's client has tried for ten seconds; the ensemble comes back all the same.
+        Act::FailForGood("Zookeeper LIST could not be completed in 10000 ms"),
+    ] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let address = gateway(FRAMED, move |_, _, name| {
+            match (name, count.fetch_add(1, Ordering::SeqCst)) {
+                ("getThriftServerType", _) => Act::Kind(2),
+                (_, 1) => refusal.clone(),
+                _ => Act::Yes,
+            }
+        })
+        .await;
+        let answer = client(&[&address], FRAMED)
+            .exists(&table(), within(10))
+            .await;
+        assert_eq!(answer, Ok(true));
+    }
+
+    let address = gateway(FRAMED, does(Act::FailForGood("no such snapshot"))).await;
     let answer = client(&[&address], FRAMED)
         .exists(&table(), within(10))
         .await;
-    assert_eq!(answer, Ok(true));
+    assert!(
+        matches!(answer, Err(HbaseError::Remote { .. })),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
