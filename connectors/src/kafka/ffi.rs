@@ -81,7 +81,11 @@ pub(super) enum Fetched<'b> {
         partition: i32,
         offset: i64,
     },
-    Error(KafkaError),
+    Error {
+        /// `None` for what is about no partition in particular.
+        partition: Option<i32>,
+        error: KafkaError,
+    },
 }
 
 /// A Kafka record, with its bytes where the client library has them.
@@ -263,10 +267,15 @@ impl Batch {
                 partition: parts.partition,
                 offset: parts.offset,
             },
-            Code::RD_KAFKA_RESP_ERR__FATAL => {
-                Fetched::Error(KafkaError::MessageConsumptionFatal(parts.err.into()))
-            }
-            code => Fetched::Error(KafkaError::MessageConsumption(code.into())),
+            code => Fetched::Error {
+                partition: Some(parts.partition).filter(|partition| *partition >= 0),
+                error: match code {
+                    Code::RD_KAFKA_RESP_ERR__FATAL => {
+                        KafkaError::MessageConsumptionFatal(code.into())
+                    }
+                    code => KafkaError::MessageConsumption(code.into()),
+                },
+            },
         })
     }
 }

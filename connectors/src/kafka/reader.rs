@@ -15,7 +15,7 @@ use super::by_split;
 use super::client::{Cluster, Events, Extent, Trouble, classify, client_error};
 use super::ffi::{Batch, Fetched, Intake, Record};
 use super::options::{KafkaOptions, OnGap};
-use super::place::{Place, after_refusal, begin};
+use super::place::{Place, Refusal, begin};
 use super::row::RowBuilder;
 use super::survey::{Survey, Surveyor};
 use crate::context::{Clock, Deadline};
@@ -42,8 +42,8 @@ pub(super) struct KafkaReader {
     splits: BTreeMap<i32, Split>,
     rows: RowBuilder,
     health: SourceHealth,
-    /// Set when the broker refused a position or a partition: reading it goes on after a survey newer than this.
-    refused: Option<u64>,
+    /// Partitions that are not read, or not at our position, as the broker said: they are looked at again after a newer survey.
+    refused: BTreeMap<i32, Refusal>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +57,7 @@ struct Split {
 
 /// What one poll has gathered beside rows.
 #[derive(Default)]
-struct Gathered {
+pub(super) struct Gathered {
     dead: Vec<DeadLetter>,
     /// Next offset per partition that moved.
     offsets: BTreeMap<i32, u64>,
@@ -69,7 +69,7 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.records == 0 && self.offsets.is_empty() && self.dead.is_empty()
     }
 
@@ -118,7 +118,7 @@ impl KafkaReader {
             splits: splits.collect(),
             rows,
             health: SourceHealth::Degraded(format!("waiting for Kafka broker {}", options.brokers)),
-            refused: None,
+            refused: BTreeMap::new(),
             options,
         })
     }
@@ -129,13 +129,21 @@ impl KafkaReader {
             return Ok(());
         };
         self.seen_survey = survey.number;
+        self.learn(&survey, gathered)
+    }
+
+    pub(super) fn learn(
+        &mut self,
+        survey: &Survey,
+        gathered: &mut Gathered,
+    ) -> Result<(), ConnectorError> {
         match &survey.outcome {
             Err(error) => {
                 self.health = SourceHealth::Degraded(error.to_string());
                 Ok(())
             }
             Ok(extents) => {
-                let places_changed = self.place(&survey, extents, gathered)?;
+                let places_changed = self.place(survey, extents, gathered)?;
                 if places_changed {
                     self.assign()?;
                 }
@@ -166,23 +174,24 @@ impl KafkaReader {
         extents: &BTreeMap<i32, Extent>,
         gathered: &mut Gathered,
     ) -> Result<bool, ConnectorError> {
-        let after_refused = self.refused.is_some_and(|seen| survey.number > seen);
-        if after_refused {
-            self.refused = None;
-        }
-        let mut changed = after_refused;
+        let mut changed = false;
         for (partition, extent) in extents {
             let start = self.start.get(partition).copied();
             let known = self.splits.get(partition).copied();
-            let place = match known {
-                Some(split) if split.assigned && !after_refused => {
+            let refusal = self.refused.get(partition).copied();
+            let answered = refusal.filter(|refusal| survey.number > refusal.survey);
+            let place = match (known, answered) {
+                (Some(split), Some(refusal)) => {
+                    self.refused.remove(partition);
+                    refusal.answer(split.next, start, *extent)
+                }
+                (Some(split), None) if split.assigned => {
                     let high = split.high.max(extent.high);
                     self.splits.insert(*partition, Split { high, ..split });
                     continue;
                 }
-                Some(split) if after_refused => after_refusal(split.next, start, *extent),
-                Some(split) => begin(Some(split.next), start, *extent),
-                None => begin(None, start, *extent),
+                (Some(split), None) => begin(Some(split.next), start, *extent),
+                (None, _) => begin(None, start, *extent),
             };
             let next = self.settle(*partition, place, gathered)?;
             self.splits.insert(
@@ -283,7 +292,7 @@ impl KafkaReader {
                 Some(Fetched::End { partition, offset }) => {
                     self.reached_end(partition, offset, gathered);
                 }
-                Some(Fetched::Error(error)) => self.on_event(&error)?,
+                Some(Fetched::Error { partition, error }) => self.on_event(partition, &error)?,
                 None => break,
             }
         }
@@ -291,12 +300,15 @@ impl KafkaReader {
         Ok(())
     }
 
-    fn on_event(&mut self, error: &KafkaError) -> Result<(), ConnectorError> {
+    pub(super) fn on_event(
+        &mut self,
+        partition: Option<i32>,
+        error: &KafkaError,
+    ) -> Result<(), ConnectorError> {
         match classify(error) {
             Trouble::Corrupt => return Err(client_error(error)),
-            Trouble::OutOfRange | Trouble::Missing | Trouble::Denied => {
-                self.refused.get_or_insert(self.surveyor.begun());
-            }
+            Trouble::OutOfRange => self.note_refusal(partition, true),
+            Trouble::Missing | Trouble::Denied => self.note_refusal(partition, false),
             Trouble::Refused => {
                 let detail = self.consumer.context().refused().unwrap_or_default();
                 let brokers = self.options.brokers.clone();
@@ -309,6 +321,21 @@ impl KafkaReader {
         tracing::debug!(topic = %self.options.topic, %error, "Kafka client event");
         self.surveyor.ask();
         Ok(())
+    }
+
+    /// Partitions are looked at again after the next survey: one, or all when it is not told which.
+    fn note_refusal(&mut self, partition: Option<i32>, position: bool) {
+        let survey = self.surveyor.begun();
+        let all = self.splits.iter().filter(|(_, split)| split.assigned);
+        let concerned = all.filter(|(own, _)| partition.is_none_or(|partition| partition == **own));
+        for (own, split) in concerned {
+            let refusal = Refusal {
+                survey,
+                at: split.next,
+                position: position && partition.is_some(),
+            };
+            self.refused.insert(*own, refusal);
+        }
     }
 
     /// Everything before the end was handed over by now, and what lies between the last record and the end is not for us.
@@ -331,7 +358,7 @@ impl SourceReader for KafkaReader {
         loop {
             self.look_around(&mut gathered)?;
             for error in self.intake.serve_events() {
-                self.on_event(&error)?;
+                self.on_event(None, &error)?;
             }
             let left = deadline.left();
             if self.held.is_empty() {

@@ -2,6 +2,8 @@
 //!
 //! Invariant: none of it is an end or a silent gap: reading goes on where it was, or says what is missing.
 
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
 use super::*;
 
 #[tokio::test]
@@ -152,4 +154,35 @@ async fn an_unreachable_broker_is_named_without_secrets() {
     assert_eq!(report.sqlstate, "08001");
     assert_eq!(report.message, "could not reach Kafka broker 127.0.0.1:9");
     assert!(!format!("{report:?} {source:?}").contains("hunter2"));
+}
+
+/// The broker says that one partition is not known, as it does for a moment after a topic was made, and what is found when it is asked
+/// again is older than what has been read since: nobody goes back, and nothing is said to be gone.
+#[tokio::test]
+async fn an_end_that_is_older_than_what_was_read_is_no_gap() {
+    let broker = Broker::start(2);
+    broker.send(0, rows(0..300));
+    let mut reader = small_reader(&broker, &[("on_offset_gap", "resume")]);
+    let unknown = KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition);
+    let extents = [0, 1].map(|partition| (partition, client::Extent { low: 0, high: 10 }));
+    let mut told = [(50, Some(1)), (100, Some(0)), (150, None)].into_iter().peekable();
+    let deadline = Deadline::after(PATIENCE);
+    let mut read = Read::default();
+    while read.rows() < 300 {
+        assert!(!deadline.left().is_zero(), "not in time: {:?}", read.at);
+        read.add(reader.poll(SMALL).expect("that passes"));
+        if let Some((_, partition)) = told.next_if(|(rows, _)| read.rows() >= *rows) {
+            reader.on_event(partition, &unknown).expect("that passes");
+            read.add(reader.poll(SMALL).expect("that passes"));
+            let survey = survey::Survey {
+                number: u64::MAX,
+                outcome: Ok(extents.into()),
+            };
+            let mut gathered = reader::Gathered::default();
+            reader.learn(&survey, &mut gathered).expect("no gap");
+            assert!(gathered.is_empty());
+        }
+    }
+    assert_eq!(read.numbers(), (0..300).collect::<Vec<_>>());
+    assert!(read.dead.is_empty() && told.next().is_none());
 }
