@@ -13,7 +13,7 @@ use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use thalweg_engine::MemoryPart;
+use thalweg_engine::{EngineStatus, MemoryPart};
 
 use crate::frontend::Server;
 use crate::machine;
@@ -94,6 +94,25 @@ fn memory(
     Ok(())
 }
 
+/// What merges of saved state cost.
+fn merges(registry: &Registry, status: &EngineStatus) -> Result<(), prometheus::Error> {
+    let bytes = |name: &str, help: &str| family(registry, name, help, &["level"]);
+    let read = bytes(
+        "thalweg_merge_read_bytes_total",
+        "Bytes of saved state that were merged, by the level of the result.",
+    )?;
+    let written = bytes(
+        "thalweg_merge_written_bytes_total",
+        "Bytes that merges of saved state wrote, by level.",
+    )?;
+    for (level, merged) in &status.merged {
+        let level = [level.to_string()];
+        read.with_label_values(&level).set(merged.read as i64);
+        written.with_label_values(&level).set(merged.written as i64);
+    }
+    Ok(())
+}
+
 /// Builds the page from the published status. Values are read, not accumulated here, so a scrape changes nothing.
 fn render(server: &Server) -> Result<String, prometheus::Error> {
     let registry = Registry::new();
@@ -167,6 +186,7 @@ fn render(server: &Server) -> Result<String, prometheus::Error> {
             .set(i64::from(job.error.is_none()));
     }
     memory(&registry, server, &status.memory)?;
+    merges(&registry, &status)?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())

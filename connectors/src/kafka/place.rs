@@ -123,7 +123,11 @@ mod tests {
                 at,
                 position,
             };
-            assert_eq!(refusal.answer(next, Some(0), EXTENT), expected, "{refusal:?} {next}");
+            assert_eq!(
+                refusal.answer(next, Some(0), EXTENT),
+                expected,
+                "{refusal:?} {next}"
+            );
         }
     }
 

@@ -2,13 +2,14 @@
 //!
 //! Invariant: a status is a copy; reading it never waits for a run, and it holds no secrets, because it holds no options.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use thalweg_catalog::Oid;
 use thalweg_connectors::{Epoch, EpochInfo, Offsets, SourceHealth};
-use thalweg_state::CheckpointInfo;
+use thalweg_state::{CheckpointInfo, Merged};
 
 use crate::job::Job;
 use crate::memory::{MemoryPart, parts};
@@ -40,6 +41,8 @@ pub struct EngineStatus {
     pub memory_full: bool,
     /// Recent checkpoints, oldest first.
     pub checkpoints: Vec<CheckpointStatus>,
+    /// What merges of saved state have read and written, by level.
+    pub merged: BTreeMap<u8, Merged>,
 }
 
 /// A file of an archive.
@@ -292,6 +295,7 @@ pub(crate) fn status(shared: &Shared) -> EngineStatus {
         errors: shared.errors.lock().iter().cloned().collect(),
         memory: parts(shared),
         memory_full: shared.memory.is_full(),
+        merged: shared.checkpoints.runs.merged(),
         checkpoints: shared.checkpoints.shown(),
     }
 }

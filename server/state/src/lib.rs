@@ -33,6 +33,6 @@ pub use record::{DeadRecord, EpochEntry, EpochRecord};
 /// A write transaction of the shared data file, for records of others that become durable together with an epoch.
 pub use redb::WriteTransaction as Transaction;
 pub use run::{Run, RunInfo, RunRows, RunShape};
-pub use runs::{Checkpoint, JobRecord, NewRun, Runs, Save};
+pub use runs::{Checkpoint, JobRecord, Merged, NewRun, Runs, Save};
 pub use spill::{Put, SpillFolder, Spilled};
 pub use store::{DmlEntry, Store, TableLog};

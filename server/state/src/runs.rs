@@ -66,6 +66,17 @@ struct State {
     held: BTreeMap<StatePart, u64>,
     /// Backups that are being made; meanwhile no file is removed.
     pins: usize,
+    /// What merges have read and written, by the level of what they wrote.
+    merged: BTreeMap<u8, Merged>,
+}
+
+/// Bytes that went into the runs of one level, and that came out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Of the runs that were merged.
+    pub read: u64,
+    /// Of the runs that were made of them: fewer, where rows cancel.
+    pub written: u64,
 }
 
 /// A finished run that no manifest names yet. When the last of its copies is dropped before one does, its file goes.
@@ -253,6 +264,11 @@ impl Runs {
     /// Only when a test asks for one.
     pub fn committed(&self) -> Result<(), StateError> {
         self.inner.hit(Point::ManifestDone)
+    }
+
+    /// What merges have read and written since the runs were opened, by the level of what they wrote.
+    pub fn merged(&self) -> BTreeMap<u8, Merged> {
+        self.inner.state().merged.clone()
     }
 
     /// Merges runs of one table when that is worth while; `shape_of` gives the shapes of tables that may be merged. `None`
@@ -564,6 +580,9 @@ impl Inner {
         txn.commit().map_err(redb::Error::from)?;
         state.tables.insert(table, runs);
         state.rubbish.extend(old);
+        let counted = state.merged.entry(choice.level).or_default();
+        counted.read += choice.bytes;
+        counted.written += merged.as_ref().map_or(0, |merged| merged.info().bytes);
         if let Some(merged) = merged {
             merged.keep(&mut state);
         }

@@ -226,6 +226,35 @@ fn merges_keep_the_rows_and_leave_space() {
     assert_eq!((after.runs[0].level, after.through), (1, 6));
 }
 
+/// Whether rows only come, or replace others, merges write at most half as much again as they read, on each level.
+#[test]
+fn merges_write_little_more_than_they_read() {
+    for replaced in [0, 900] {
+        let (_disk, _store, runs) = fresh();
+        for epoch in 0..120_u64 {
+            let start = epoch as i64 * 1_000;
+            let gone = (start - 1_000).max(0)..(start - 1_000 + replaced).max(0);
+            let changes = [rows(start..start + 1_000, 1), rows(gone, -1)];
+            let next = save(&runs, 7, epoch, epoch + 1, &changes);
+            commit(&runs, epoch + 1, vec![next]).expect("commits");
+            let merge = || runs.merge_once(0, |_| Some(shape()), &|| false);
+            while merge().expect("merges").is_some() {}
+        }
+        let merged = runs.merged();
+        assert!(merged.len() > 1, "{merged:?}");
+        for (level, bytes) in merged {
+            assert!(
+                bytes.read > 0 && bytes.written > 0,
+                "level {level}: {bytes:?}"
+            );
+            assert!(
+                bytes.written * 2 <= bytes.read * 3,
+                "level {level}: {bytes:?}"
+            );
+        }
+    }
+}
+
 /// What is written long before its transaction is still there when a transaction fails, and goes with the last who has it.
 #[test]
 fn a_run_waits_for_its_transaction() {

@@ -165,7 +165,9 @@ async fn an_end_that_is_older_than_what_was_read_is_no_gap() {
     let mut reader = small_reader(&broker, &[("on_offset_gap", "resume")]);
     let unknown = KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition);
     let extents = [0, 1].map(|partition| (partition, client::Extent { low: 0, high: 10 }));
-    let mut told = [(50, Some(1)), (100, Some(0)), (150, None)].into_iter().peekable();
+    let mut told = [(50, Some(1)), (100, Some(0)), (150, None)]
+        .into_iter()
+        .peekable();
     let deadline = Deadline::after(PATIENCE);
     let mut read = Read::default();
     while read.rows() < 300 {

@@ -5,6 +5,7 @@
 //! whose deliveries are not kept cannot be, and is refused.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use parking_lot::MutexGuard;
@@ -90,15 +91,20 @@ fn try_resume(
             "its plan is another than the one it was saved for".into()
         ));
     }
-    let content = match job.log.get() {
-        // What is staged is in place.
-        Some(_) => job.relation.history.lock().newest(),
-        None => content_saved(shared, job, saving)?,
-    };
     let epoch = record.epoch;
-    let loaded = load(shared, job, saving, &record, Arc::clone(&content), turn)?;
+    // Each takes seconds when there are millions of rows.
+    let (content, loaded) = std::thread::scope(|scope| {
+        let content = std::thread::Builder::new()
+            .name("thalweg-content".into())
+            .spawn_scoped(scope, || content_of(shared, job, saving))
+            .map_err(EngineError::internal)?;
+        let loaded = load(shared, job, saving, &record, turn);
+        // A panic ends this attempt as it would here.
+        let content = content.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok::<_, EngineError>((content?, loaded?))
+    })?;
     let (places, flow) = match loaded {
-        Ok(back) => (Some((epoch, back.places)), back.flow),
+        Ok(found) => (Some((epoch, found.places)), found.flow),
         // What it holds is shown until it goes on; then it is computed anew.
         Err(_) if job.is_still() && job.log.get().is_none() => (None, None),
         Err(reason) => return Ok(Err(reason)),
@@ -113,6 +119,21 @@ fn try_resume(
     saving.state.lock().saved = Some(SavedJob { record, content });
     tracing::info!(job = %job.relation.name, epoch, "goes on from its checkpoint");
     Ok(Ok(()))
+}
+
+/// The rows of a job as they were saved.
+fn content_of(shared: &Shared, job: &Job, saving: &Saving) -> Result<Arc<Version>, EngineError> {
+    match job.log.get() {
+        // What is staged is in place.
+        Some(_) => Ok(job.relation.history.lock().newest()),
+        None => content_saved(shared, job, saving),
+    }
+}
+
+/// Where the inputs of a job stood, and what its operators remembered.
+struct Found {
+    places: Places,
+    flow: Option<Dataflow>,
 }
 
 /// A job as its newest checkpoint has it.
@@ -139,8 +160,8 @@ pub(crate) fn go_back(shared: &Arc<Shared>, job: &Job) -> Result<Option<Back>, E
         return Ok(None);
     };
     // A part that was staged alone is ahead of the rest, and damaged runs are no state.
-    let back = match load(shared, job, saving, &record, content, &turn) {
-        Ok(Ok(back)) => back,
+    let Found { places, flow } = match load(shared, job, saving, &record, &turn) {
+        Ok(Ok(found)) => found,
         Ok(Err(reason)) => return not_back(job, &reason),
         Err(error @ EngineError::Storage { .. }) => return not_back(job, &error.to_string()),
         Err(error) => return Err(error),
@@ -148,8 +169,14 @@ pub(crate) fn go_back(shared: &Arc<Shared>, job: &Job) -> Result<Option<Back>, E
     // What has changed since is computed again, and so is what the next checkpoint will have.
     job.was_not_saved();
     saving.state.lock().unsaved = StateChanges::default();
-    tracing::info!(job = %job.relation.name, epoch = record.epoch, "goes back to its checkpoint");
-    Ok(Some(back))
+    let epoch = record.epoch;
+    tracing::info!(job = %job.relation.name, epoch, "goes back to its checkpoint");
+    Ok(Some(Back {
+        epoch,
+        places,
+        content,
+        flow,
+    }))
 }
 
 fn not_back(job: &Job, reason: &str) -> Result<Option<Back>, EngineError> {
@@ -163,9 +190,8 @@ fn load(
     job: &Job,
     saving: &Saving,
     record: &Record,
-    content: Arc<Version>,
     turn: &MutexGuard<'_, ()>,
-) -> Result<Result<Back, String>, EngineError> {
+) -> Result<Result<Found, String>, EngineError> {
     let epoch = record.epoch;
     let (mut streams, mut contents) = (BTreeMap::new(), BTreeMap::new());
     for input in &job.inputs {
@@ -191,10 +217,8 @@ fn load(
         contents.insert(input.oid, content);
     }
     let flow = read_state(shared, job, saving, epoch)?;
-    Ok(Ok(Back {
-        epoch,
+    Ok(Ok(Found {
         places: Places::at(epoch, streams, contents),
-        content,
         flow,
     }))
 }
@@ -235,6 +259,9 @@ fn read_state(
     };
     let mut dataflow = job.new_flow(shared, root)?;
     for (table, shape) in tables.iter().skip(1) {
+        let net: i64 = runs.table(*table)?.runs.iter().map(|run| run.net).sum();
+        let rows = usize::try_from(net).unwrap_or(0);
+        dataflow.expect(table.part as usize - 1, rows)?;
         let name = format!("a run of what {} remembers", job.relation.label());
         runs.read_table(*table, shape, |rows| {
             let delta = from_log(&rows, &shape.schema(), &name)?;

@@ -272,6 +272,18 @@ impl KeyTable {
         slot
     }
 
+    /// Makes room for so many more keys.
+    pub(super) fn reserve(&mut self, more: usize) {
+        match &mut self.keys {
+            Keys::Short(keys) => keys.reserve(more),
+            Keys::Long(keys) => keys.reserve(more),
+        }
+        let cells = ((self.live + more) * 4 / 3 + 1).next_power_of_two();
+        if cells > self.cells.len() {
+            self.resize(cells);
+        }
+    }
+
     /// The key of a slot; `short` is where it is put when it is kept otherwise.
     pub(super) fn key<'a>(
         &'a self,
@@ -403,11 +415,14 @@ mod tests {
     proptest! {
         /// The table finds what a map finds, through inserts and removals in any order.
         #[test]
-        fn table_is_a_map(steps in prop::collection::vec((any::<bool>(), 0_i64..60), 0..400), long in any::<bool>()) {
+        fn table_is_a_map(steps in prop::collection::vec((any::<bool>(), 0_i64..60), 0..400), long in any::<bool>(), room in 0_usize..200) {
             let codec = codec(long);
             let mut table = KeyTable::new(&codec);
             let mut model: HashMap<i64, u32> = HashMap::new();
-            for (add, key) in steps {
+            for (at, (add, key)) in steps.into_iter().enumerate() {
+                if at == room {
+                    table.reserve(room);
+                }
                 let bytes = key_bytes(&codec, long, key);
                 prop_assert_eq!(table.find(&bytes), model.get(&key).copied());
                 if add {

@@ -19,6 +19,9 @@ use crate::error::EngineError;
 /// Rows that are taken back in at once when groups are on disk.
 const RESTORED_AT_ONCE: usize = 262_144;
 
+/// What a row that will be taken back in needs at least; there may be no memory for all of them.
+const EXPECTED_ROW_BYTES: usize = 64;
+
 /// Rows of a state table that are about to be taken back in.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
@@ -37,6 +40,9 @@ pub(super) trait Remembers {
 
     /// Everything when `whole`, else what has changed since the last time, by state table.
     fn take_changes(&mut self, whole: bool) -> Result<TakenState, EngineError>;
+
+    /// About so many rows of a state table will be taken back in.
+    fn expect(&mut self, _table: usize, _rows: usize) {}
 
     /// Takes rows of a state table back in. Tables come in their order.
     fn restore(
@@ -164,6 +170,15 @@ impl Dataflow {
         })
     }
 
+    /// About so many rows of one of the state tables will be taken back in.
+    pub(crate) fn expect(&mut self, table: usize, rows: usize) -> Result<(), EngineError> {
+        let rows = rows.min(self.most() / EXPECTED_ROW_BYTES);
+        self.at_table(table, &mut |operator, own| {
+            operator.expect(own, rows);
+            Ok(())
+        })
+    }
+
     /// Takes rows of one of the state tables back in. Tables come in their order.
     pub(crate) fn restore(&mut self, table: usize, rows: &Delta) -> Result<(), EngineError> {
         if rows.num_rows() == 0 {
@@ -207,16 +222,23 @@ impl Dataflow {
     }
 
     fn put_back(&mut self, table: usize, rows: &Delta) -> Result<(), EngineError> {
+        quietly(|cx| self.at_table(table, &mut |operator, own| operator.restore(cx, own, rows)))
+    }
+
+    /// Calls `visit` with the operator that a state table is of, and the table's number there.
+    fn at_table(
+        &mut self,
+        table: usize,
+        visit: &mut dyn FnMut(&mut dyn Remembers, usize) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
         let mut first = 0;
-        quietly(|cx| {
-            self.root.each(&mut |operator| {
-                let tables = operator.state_tables().len();
-                if (first..first + tables).contains(&table) {
-                    operator.restore(cx, table - first, rows)?;
-                }
-                first += tables;
-                Ok(())
-            })
+        self.root.each(&mut |operator| {
+            let tables = operator.state_tables().len();
+            if (first..first + tables).contains(&table) {
+                visit(operator, table - first)?;
+            }
+            first += tables;
+            Ok(())
         })
     }
 

@@ -200,7 +200,7 @@ async fn measure_part(
     let client = client::connect(running.pg).await?;
     let found = match part {
         Part::Prepare => prepare(&client, arguments).await?,
-        Part::Saved | Part::Unsaved => flood(&client, arguments, folder).await?,
+        Part::Saved | Part::Unsaved => flood(&running, &client, arguments, folder).await?,
         Part::PacedSaved | Part::PacedUnsaved => pace(&running, &client, arguments).await?,
         Part::Fill => {
             fill(&running, &client, arguments.recovered).await?;
@@ -276,6 +276,7 @@ const AGGREGATE: &str = "CREATE MATERIALIZED VIEW measured AS SELECT k, count(*)
 
 /// Aggregates rows that come, as fast as they are taken, while the view is there.
 async fn flood(
+    running: &Running,
     client: &Client,
     arguments: &DurableArguments,
     folder: &Path,
@@ -293,7 +294,7 @@ async fn flood(
     link_files(&folder.join(READY), &feed).map_err(super::io("fill the feed"))?;
     run(client, "WAIT FOR measured").await?;
     let (wall_s, used_s) = (started.elapsed().as_secs_f64(), cpu_s()? - before);
-    aggregated(client, arguments.rows, wall_s, used_s).await
+    aggregated(running, client, arguments.rows, wall_s, used_s).await
 }
 
 /// Aggregates rows that come at a pace which leaves room.
@@ -314,7 +315,7 @@ async fn pace(
     until_arrived(running, rows).await?;
     run(client, "WAIT FOR measured").await?;
     let (wall_s, used_s) = (started.elapsed().as_secs_f64(), cpu_s()? - before);
-    aggregated(client, rows, wall_s, used_s).await
+    aggregated(running, client, rows, wall_s, used_s).await
 }
 
 /// Follows the count of the rows until all are there, on a connection that ends with the subscription.
@@ -335,8 +336,9 @@ async fn until_arrived(running: &Running, rows: u64) -> Result<(), Failure> {
     Err(Failure::Internal("the rows stopped coming".into()))
 }
 
-/// Counts the rows, and tells what they took and which checkpoints were made meanwhile.
+/// Counts the rows, and tells what they took, which checkpoints were made meanwhile, and what merging them has cost so far.
 async fn aggregated(
+    running: &Running,
     client: &Client,
     rows: u64,
     wall_s: f64,
@@ -346,6 +348,15 @@ async fn aggregated(
     let made = "SELECT count(*), coalesce(sum(bytes), 0)::bigint, coalesce(max(duration_ms), 0) FROM sys.checkpoints";
     let made = run(client, made).await?;
     let mut made = made.split(' ').map(|value| value.parse::<u64>().ok());
+    let merged = running.server.status().merged.into_iter();
+    let merged = merged.map(|(level, bytes)| {
+        json!({
+            "level": level,
+            "read_bytes": bytes.read,
+            "written_bytes": bytes.written,
+            "write_amplification": bytes.written as f64 / bytes.read as f64,
+        })
+    });
     Ok(json!({
         "rows": rows,
         "wall_s": wall_s,
@@ -354,6 +365,7 @@ async fn aggregated(
         "checkpoints": made.next().flatten(),
         "checkpoint_bytes": made.next().flatten(),
         "longest_checkpoint_ms": made.next().flatten(),
+        "merges": merged.collect::<Vec<_>>(),
         "peak_rss_bytes": peak_rss_bytes(),
     }))
 }

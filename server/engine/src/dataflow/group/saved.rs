@@ -217,6 +217,12 @@ impl GroupTable {
         sets.for_each(ValueSets::lose_track);
     }
 
+    fn reserve(&mut self, groups: usize) {
+        self.table.reserve(groups);
+        self.rows.reserve(groups);
+        self.touched.reserve(groups);
+    }
+
     fn restore_groups(&mut self, keys: &[&[u8]], columns: &[ArrayRef]) -> Result<(), EngineError> {
         let slots: Vec<u32> = keys.iter().map(|key| self.table.insert(key)).collect();
         self.grow();
@@ -326,6 +332,13 @@ impl Remembers for Aggregate {
             tables,
             spilled: None,
         })
+    }
+
+    fn expect(&mut self, table: usize, rows: usize) {
+        if table == 0 && !self.layout.global {
+            let each = rows.div_ceil(self.shards.len().max(1));
+            self.shards.iter_mut().for_each(|shard| shard.reserve(each));
+        }
     }
 
     fn restore(
