@@ -14,4 +14,4 @@ mod sqlite;
 
 pub use compare::{Cell, Row};
 pub use program::{Program, Step};
-pub use run::{Difference, Totals, Verdict, run_program, run_seeds};
+pub use run::{Difference, Totals, Verdict, live_and_die, run_killed, run_program, run_seeds};

@@ -65,6 +65,12 @@ pub struct Program {
 }
 
 impl Program {
+    /// How many steps come before the restart.
+    pub fn first_life(&self) -> usize {
+        let restart = self.steps.iter().position(|step| *step == Step::Restart);
+        restart.unwrap_or(self.steps.len())
+    }
+
     /// The program as a script, for reading a failure.
     pub fn script(&self) -> String {
         let mut text = String::new();

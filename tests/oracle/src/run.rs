@@ -115,6 +115,62 @@ async fn open(data_dir: &Path, turn: u64) -> Result<Session, String> {
 }
 
 impl Runner {
+    /// Without a server yet.
+    fn new(program: &Program, data_dir: &Path) -> Result<Self, Difference> {
+        Ok(Self {
+            data_dir: data_dir.to_owned(),
+            session: None,
+            turn: program.seed,
+            sqlite: Sqlite::open().map_err(|error| difference_at(program, 0, error))?,
+            batch: Batch::new(),
+            views: Vec::new(),
+            comparisons: 0,
+        })
+    }
+
+    /// Runs the steps from `first` on, and stops the server.
+    async fn finish(mut self, program: &Program, first: usize) -> Result<Verdict, Difference> {
+        let mut outcome = Ok(());
+        let mut at = first;
+        for (index, step) in program.steps.iter().enumerate().skip(first) {
+            at = index;
+            outcome = self.step(program, step).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        self.close();
+        verdict(program, at, outcome, self.comparisons)
+    }
+
+    /// What SQLite makes of a step that our server does elsewhere.
+    fn judge(&mut self, step: &Step) -> Result<(), Stop> {
+        match step {
+            Step::Both(sql) => self.both_judged(sql),
+            Step::View { name, query } => {
+                self.view_judged(name, query)?;
+                self.views.push((name.to_owned(), query.to_owned()));
+                Ok(())
+            }
+            Step::Check | Step::Restart => Ok(()),
+        }
+    }
+
+    fn both_judged(&self, sql: &str) -> Result<(), Stop> {
+        self.sqlite
+            .run(sql)
+            .map_err(|error| Stop::Refused(format!("{error}: {sql}")))?;
+        let mut views = self.views.iter();
+        views.try_for_each(|(name, _)| weigh(&self.sqlite, name))
+    }
+
+    fn view_judged(&self, name: &str, query: &str) -> Result<(), Stop> {
+        self.sqlite
+            .run(&format!("CREATE VIEW {name} AS {query}"))
+            .map_err(|error| Stop::Refused(format!("{error}: {query}")))?;
+        weigh(&self.sqlite, name)
+    }
+
     fn session(&mut self) -> &mut Session {
         self.session
             .as_mut()
@@ -150,12 +206,7 @@ impl Runner {
     }
 
     async fn both(&mut self, sql: &str) -> Result<(), Stop> {
-        self.sqlite
-            .run(sql)
-            .map_err(|error| Stop::Refused(format!("{error}: {sql}")))?;
-        for (name, _) in &self.views {
-            weigh(&self.sqlite, name)?;
-        }
+        self.both_judged(sql)?;
         self.ours(sql)
             .await
             .map(drop)
@@ -163,10 +214,7 @@ impl Runner {
     }
 
     async fn view(&mut self, name: &str, query: &str) -> Result<(), Stop> {
-        self.sqlite
-            .run(&format!("CREATE VIEW {name} AS {query}"))
-            .map_err(|error| Stop::Refused(format!("{error}: {query}")))?;
-        weigh(&self.sqlite, name)?;
+        self.view_judged(name, query)?;
         self.ours(&format!("CREATE MATERIALIZED VIEW {name} AS {query}"))
             .await
             .map_err(|error| Stop::Different(format!("{error}: {query}")))?;
@@ -273,48 +321,82 @@ fn weigh(sqlite: &Sqlite, view: &str) -> Result<(), Stop> {
 /// # Errors
 /// The first difference.
 pub async fn run_program(program: &Program, data_dir: &Path) -> Result<Verdict, Difference> {
-    let different = |step: usize, what: String| Difference {
+    let mut runner = Runner::new(program, data_dir)?;
+    runner.session = Some(
+        open(data_dir, program.seed)
+            .await
+            .map_err(|error| difference_at(program, 0, error))?,
+    );
+    runner.finish(program, 0).await
+}
+
+/// The same, but what comes before the restart runs elsewhere: `first_life` returns when a process that did it all was aborted.
+///
+/// # Errors
+/// The first difference, and what `first_life` reports.
+pub async fn run_killed(
+    program: &Program,
+    data_dir: &Path,
+    first_life: impl Fn() -> Result<(), String>,
+) -> Result<Verdict, Difference> {
+    let mut runner = Runner::new(program, data_dir)?;
+    let restart = program.first_life();
+    for (at, step) in program.steps.iter().enumerate().take(restart) {
+        if let Err(stop) = runner.judge(step) {
+            return verdict(program, at, Err(stop), 0);
+        }
+    }
+    let killed = tokio::task::block_in_place(first_life);
+    killed.map_err(|error| difference_at(program, restart, error))?;
+    runner.finish(program, restart).await
+}
+
+/// Runs what comes before a program's restart on a server over `data_dir`, and aborts the process.
+///
+/// # Errors
+/// The statement that failed.
+pub async fn live_and_die(program: &Program, data_dir: &Path) -> Result<(), String> {
+    let mut runner = Runner::new(program, data_dir).map_err(|difference| difference.to_string())?;
+    runner.session = Some(open(data_dir, program.seed).await?);
+    for step in program.steps.iter().take(program.first_life()) {
+        let sql = match step {
+            Step::Both(sql) => sql.clone(),
+            Step::View { name, query } => format!("CREATE MATERIALIZED VIEW {name} AS {query}"),
+            // A kill comes while views are on their way, too.
+            Step::Check | Step::Restart => continue,
+        };
+        let done = runner.ours(&sql).await;
+        done.map_err(|error| format!("{error}: {sql}"))?;
+    }
+    std::process::abort()
+}
+
+fn difference_at(program: &Program, step: usize, what: String) -> Difference {
+    Difference {
         seed: program.seed,
         step,
         what,
-    };
-    let mut runner = Runner {
-        data_dir: data_dir.to_owned(),
-        session: Some(
-            open(data_dir, program.seed)
-                .await
-                .map_err(|error| different(0, error))?,
-        ),
-        turn: program.seed,
-        sqlite: Sqlite::open().map_err(|error| different(0, error))?,
-        batch: Batch::new(),
-        views: Vec::new(),
-        comparisons: 0,
-    };
-    let mut outcome = Ok(());
-    let mut at = 0;
-    for (index, step) in program.steps.iter().enumerate() {
-        at = index;
-        outcome = runner.step(program, step).await;
-        if outcome.is_err() {
-            break;
-        }
     }
-    runner.close();
+}
+
+fn verdict(
+    program: &Program,
+    at: usize,
+    outcome: Result<(), Stop>,
+    comparisons: u64,
+) -> Result<Verdict, Difference> {
+    let seed = program.seed;
     match outcome {
-        Ok(()) => Ok(Verdict::Agreed(runner.comparisons)),
+        Ok(()) => Ok(Verdict::Agreed(comparisons)),
         Err(Stop::Refused(why)) => {
-            eprintln!("seed {}: not counted: {why}", program.seed);
+            eprintln!("seed {seed}: not counted: {why}");
             Ok(Verdict::Refused)
         }
         Err(Stop::Disagree(why)) => {
-            eprintln!(
-                "seed {}: not counted, the judges disagree: {why}",
-                program.seed
-            );
+            eprintln!("seed {seed}: not counted, the judges disagree: {why}");
             Ok(Verdict::Disagreed)
         }
-        Err(Stop::Different(what)) => Err(different(at, what)),
+        Err(Stop::Different(what)) => Err(difference_at(program, at, what)),
     }
 }
 
