@@ -65,7 +65,7 @@ pub(super) struct Written {
     pub(super) stage: Option<Stage>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct SavedJob {
     pub(super) record: Record,
     pub(super) content: Arc<Version>,
@@ -79,7 +79,7 @@ pub(super) struct TakenJob {
 }
 
 /// Changes of the operators' state tables, in their order.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct StateChanges {
     /// They are all of the state, not what changed since the newest checkpoint.
     pub(crate) whole: bool,
@@ -361,7 +361,7 @@ impl Job {
     /// Counts what waits for its next checkpoint, and the content that it will be compared with.
     pub(crate) fn count_saved(&self, counted: &mut Counted) {
         let Some(saving) = self.saving() else { return };
-        // While a checkpoint writes it this would wait long.
+        // Whoever takes what is to be saved holds it, perhaps for a while.
         let Some(state) = saving.state.try_lock() else {
             return;
         };
@@ -385,25 +385,29 @@ impl Job {
         self.saving().is_some_and(taken)
     }
 
-    /// Writes what was taken.
+    /// Writes what was taken. Whoever steps the job looks at the same state after each step, so it is not held meanwhile: what was
+    /// taken, and what has changed, stay as they are until it is saved or given up.
     pub(super) fn write(&self, shared: &Shared) -> Result<Written, EngineError> {
         let unready = || EngineError::internal("a job is saved before it was taken");
         let saving = self.saving().ok_or_else(unready)?;
-        let state = saving.state.lock();
-        let taken = state.taken.as_ref().ok_or_else(unready)?;
+        let (taken, saved, unsaved) = {
+            let state = saving.state.lock();
+            let taken = state.taken.clone().ok_or_else(unready)?;
+            (taken, state.saved.clone(), state.unsaved.clone())
+        };
         let (object, epoch) = (self.relation.oid.0, taken.record.epoch);
-        let since = state.saved.as_ref().map(|saved| saved.record.epoch);
+        let since = saved.as_ref().map(|saved| saved.record.epoch);
         let log = self.log.get();
         let stage = log
             .map(|log| log.stage_with_job(shared, self, epoch, &taken.content))
             .transpose()?;
         let content = match log {
             Some(_) => Vec::new(),
-            None => self.content_changes(&state, taken, epoch)?,
+            None => self.content_changes(saved.as_ref(), &taken, epoch)?,
         };
-        let whole = state.unsaved.whole || since.is_none();
+        let whole = unsaved.whole || since.is_none();
         let mut saves = Vec::with_capacity(saving.shapes.len());
-        let mut tables = state.unsaved.tables.iter();
+        let mut tables = unsaved.tables.iter();
         for (part, shape) in (0_u32..).zip(&saving.shapes) {
             let (since, changes): (_, &[Delta]) = match part {
                 // What is staged is the content.
@@ -417,7 +421,7 @@ impl Job {
             let changes: Vec<WeightedBatch> = changes.iter().map(weighted).collect();
             let mut runs = shared.checkpoints.runs.write(shape, &changes)?;
             if let Some(table) = (part as usize).checked_sub(1) {
-                for spilled in &state.unsaved.spilled {
+                for spilled in &unsaved.spilled {
                     write_spilled(shared, shape, spilled, table, &mut runs)?;
                 }
             }
@@ -443,11 +447,11 @@ impl Job {
 
     fn content_changes(
         &self,
-        state: &SavingState,
+        saved: Option<&SavedJob>,
         taken: &TakenJob,
         epoch: u64,
     ) -> Result<Vec<Delta>, EngineError> {
-        let Some(saved) = &state.saved else {
+        let Some(saved) = saved else {
             return Ok(taken.content.content()?);
         };
         if Arc::ptr_eq(&saved.content, &taken.content) {
