@@ -11,7 +11,7 @@ use thalweg::testing::{STACK_BYTES, scratch_dir};
 use thalweg_test_oracle::{Program, Verdict, live_and_die, run_killed};
 
 /// Programs of the change gate.
-const QUOTA: u64 = 40;
+const QUOTA: u64 = 100;
 
 /// Names the data dir and the seed to the process that dies.
 const LIFE: [&str; 2] = ["ORACLE_LIFE", "ORACLE_LIFE_SEED"];
