@@ -23,7 +23,7 @@ use thalweg_planner::{
     DmlPlan, Functions, NoSystemRelations, PlanContext, Planner, QueryPlan, ViewPlan,
 };
 use thalweg_sql::{OptionValue, SinkInput, Statement, WithOption, parse, parse_query};
-use thalweg_state::{CrashPoints, DataDir, Runs, StateError, Store, SystemDisk};
+use thalweg_state::{CrashPoints, DataDir, Disk, Runs, StateError, Store, SystemDisk};
 
 /// Rows as text, in the order they came.
 pub(crate) type Rows = Vec<String>;
@@ -34,6 +34,7 @@ pub(crate) struct Folder {
     path: PathBuf,
     /// Where its next engine fails.
     points: CrashPoints,
+    disk: Arc<dyn Disk>,
     _scratch: Option<Arc<tempfile::TempDir>>,
 }
 
@@ -50,7 +51,7 @@ impl Folder {
     }
 
     fn open(&self) -> Result<DataDir, StateError> {
-        DataDir::open(Arc::new(SystemDisk), &self.path, self.points.clone())
+        DataDir::open(Arc::clone(&self.disk), &self.path, self.points.clone())
     }
 }
 
@@ -85,6 +86,7 @@ impl Db {
         let folder = Folder {
             path: scratch.path().to_path_buf(),
             points: CrashPoints::none(),
+            disk: Arc::new(SystemDisk),
             _scratch: Some(Arc::new(scratch)),
         };
         Closed::new(folder, Arc::new(Catalog::empty()), config)
@@ -97,6 +99,7 @@ impl Db {
         let folder = Folder {
             path: path.to_path_buf(),
             points: CrashPoints::none(),
+            disk: Arc::new(SystemDisk),
             _scratch: None,
         };
         let dir = folder.open().expect("the file is free");
@@ -430,6 +433,12 @@ impl Closed {
     /// Has the next engine fail at a step.
     pub(crate) fn failing(mut self, points: CrashPoints) -> Closed {
         self.folder.points = points;
+        self
+    }
+
+    /// Has the next engine write to another disk.
+    pub(crate) fn on(mut self, disk: Arc<dyn Disk>) -> Closed {
+        self.folder.disk = disk;
         self
     }
 

@@ -12,6 +12,7 @@ mod random;
 mod restart;
 mod resume;
 mod sinks_go_on;
+mod slow_disk;
 mod sources;
 mod subscriptions;
 mod tables;
