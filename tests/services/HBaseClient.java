@@ -69,7 +69,12 @@ public class HBaseClient {
         case "split" -> admin.splitRegionAsync(regionOf(connection, name, words).getRegionName(), bytes(words[2])).get();
         case "move" -> move(connection, admin, name, words);
         case "regions" -> regions(connection, name);
-        case "disable" -> admin.disableTable(name);
+        case "disable" -> {
+          // Asked again when the first answer was lost.
+          if (!admin.isTableDisabled(name)) {
+            admin.disableTable(name);
+          }
+        }
         case "enable" -> admin.enableTable(name);
         case "drop" -> {
           if (admin.isTableEnabled(name)) {

@@ -34,7 +34,7 @@ pub(crate) struct Folder {
     path: PathBuf,
     /// Where its next engine fails.
     points: CrashPoints,
-    disk: Arc<dyn Disk>,
+    pub(crate) disk: Arc<dyn Disk>,
     _scratch: Option<Arc<tempfile::TempDir>>,
 }
 
@@ -399,7 +399,7 @@ impl Db {
 
 /// What is left of a database when its engine has stopped.
 pub(crate) struct Closed {
-    folder: Folder,
+    pub(crate) folder: Folder,
     runtime: Arc<tokio::runtime::Runtime>,
     planner: Arc<Planner>,
     catalog: Arc<Catalog>,
@@ -433,12 +433,6 @@ impl Closed {
     /// Has the next engine fail at a step.
     pub(crate) fn failing(mut self, points: CrashPoints) -> Closed {
         self.folder.points = points;
-        self
-    }
-
-    /// Has the next engine write to another disk.
-    pub(crate) fn on(mut self, disk: Arc<dyn Disk>) -> Closed {
-        self.folder.disk = disk;
         self
     }
 

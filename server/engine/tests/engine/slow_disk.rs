@@ -102,9 +102,9 @@ impl Disk for SlowDisk {
 #[test]
 fn a_view_goes_on_while_a_checkpoint_writes_it() {
     let disk = Arc::new(SlowDisk::default());
-    let closed = Db::with(never_saved()).close();
-    let slow = Arc::clone(&disk) as Arc<dyn Disk>;
-    let mut db = closed.on(slow).open().expect("opens");
+    let mut closed = Db::with(never_saved()).close();
+    closed.folder.disk = Arc::clone(&disk) as Arc<dyn Disk>;
+    let mut db = closed.open().expect("opens");
     db.ok("CREATE TABLE t (k BIGINT, v BIGINT)");
     db.ok(
         "CREATE MATERIALIZED VIEW sums AS SELECT k, count(*) AS n, max(v) AS m FROM t GROUP BY k",
