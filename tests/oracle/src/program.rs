@@ -64,6 +64,19 @@ pub struct Program {
     pub steps: Vec<Step>,
 }
 
+impl Step {
+    /// What our server is told; nothing for a check or a restart.
+    pub fn statement(&self) -> Option<String> {
+        match self {
+            Step::Both(sql) => Some(sql.clone()),
+            Step::View { name, query } => {
+                Some(format!("CREATE MATERIALIZED VIEW {name} AS {query}"))
+            }
+            Step::Check | Step::Restart => None,
+        }
+    }
+}
+
 impl Program {
     /// How many steps come before the restart.
     pub fn first_life(&self) -> usize {
@@ -76,12 +89,9 @@ impl Program {
         let mut text = String::new();
         for step in &self.steps {
             let line = match step {
-                Step::Both(sql) => format!("{sql};\n"),
-                Step::View { name, query } => {
-                    format!("CREATE MATERIALIZED VIEW {name} AS {query};\n")
-                }
                 Step::Check => "-- check\n".to_owned(),
                 Step::Restart => "-- restart\n".to_owned(),
+                told => format!("{};\n", told.statement().unwrap_or_default()),
             };
             text.push_str(&line);
         }

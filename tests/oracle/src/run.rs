@@ -358,13 +358,9 @@ pub async fn run_killed(
 pub async fn live_and_die(program: &Program, data_dir: &Path) -> Result<(), String> {
     let mut runner = Runner::new(program, data_dir).map_err(|difference| difference.to_string())?;
     runner.session = Some(open(data_dir, program.seed).await?);
-    for step in program.steps.iter().take(program.first_life()) {
-        let sql = match step {
-            Step::Both(sql) => sql.clone(),
-            Step::View { name, query } => format!("CREATE MATERIALIZED VIEW {name} AS {query}"),
-            // A kill comes while views are on their way, too.
-            Step::Check | Step::Restart => continue,
-        };
+    // Nothing is waited for at checks: a kill comes while views are on their way, too.
+    let steps = program.steps.iter().take(program.first_life());
+    for sql in steps.filter_map(Step::statement) {
         let done = runner.ours(&sql).await;
         done.map_err(|error| format!("{error}: {sql}"))?;
     }
