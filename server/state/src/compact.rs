@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 
 use arrow::record_batch::RecordBatch;
 
@@ -119,7 +120,7 @@ impl<'a> Head<'a> {
             if batch.num_rows() == 0 {
                 continue;
             }
-            self.keys = shape.keys(&batch)?;
+            shape.keys_into(&batch, &mut self.keys)?;
             (self.batch, self.weights) = (batch, weights);
             (self.row, self.slot) = (0, None);
             return Ok(true);
@@ -139,10 +140,34 @@ impl<'a> Head<'a> {
         }
     }
 
-    fn place(&self) -> RowPlace {
-        let (bucket, key) = place_of(&self.keys, self.row);
-        (bucket, key.to_vec())
+    /// Its row, kept by the picker from now on.
+    fn pending(&mut self, picker: &mut RowPicker) -> Pending {
+        let slot = match self.slot {
+            Some(slot) => slot,
+            None => *self.slot.insert(picker.add(self.batch.clone())),
+        };
+        Pending {
+            slot,
+            row: self.row,
+            net: self.weight(),
+        }
     }
+
+    /// Writes down where its row belongs.
+    fn put_place(&self, place: &mut RowPlace) {
+        let (bucket, key) = place_of(&self.keys, self.row);
+        place.0 = bucket;
+        place.1.clear();
+        place.1.extend_from_slice(key);
+    }
+}
+
+/// A row that may be in more runs than those it was found in so far.
+struct Pending {
+    /// Which of the picker's batches has it.
+    slot: usize,
+    row: usize,
+    net: i64,
 }
 
 /// Merges runs: `emit` gets their net rows in order, `step` is asked now and then whether to go on. Its error ends the merge.
@@ -152,56 +177,55 @@ pub(crate) fn merge<E: From<StateError>>(
     mut step: impl FnMut() -> Result<(), E>,
     mut emit: impl FnMut(Picked) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut heads = Vec::new();
+    let (mut heads, mut order) = (Vec::new(), BinaryHeap::new());
     for run in runs {
-        heads.extend(Head::open(run.scan(), shape)?);
+        if let Some(head) = Head::open(run.scan(), shape)? {
+            let mut place = RowPlace::default();
+            head.put_place(&mut place);
+            order.push(Reverse((place, heads.len())));
+            heads.push(head);
+        }
     }
-    let mut order: BinaryHeap<Reverse<(RowPlace, usize)>> = heads
-        .iter()
-        .enumerate()
-        .map(|(at, head)| Reverse((head.place(), at)))
-        .collect();
     let (mut picker, mut seen) = (RowPicker::new(), 0_usize);
-    while let Some(Reverse((place, first))) = order.pop() {
-        let mut same = vec![first];
-        while let Some(Reverse((next, _))) = order.peek() {
-            if *next != place {
-                break;
+    let (mut place, mut pending) = (RowPlace::default(), None::<Pending>);
+    while let Some(mut next) = order.peek_mut() {
+        let Reverse((next_place, at)) = &mut *next;
+        let at = *at;
+        let same = pending.as_mut().filter(|_| *next_place == place);
+        if let Some(same) = same {
+            let weight = heads.get(at).map_or(0, Head::weight);
+            same.net = same.net.checked_add(weight).ok_or_else(overflow)?;
+        } else {
+            pick(&mut picker, pending.take(), &place);
+            if picker.is_full() || picker.batches() > BATCHES_HELD_MAX {
+                picker.take(shape)?.map(&mut emit).transpose()?;
+                picker.forget_batches();
+                heads.iter_mut().for_each(|head| head.slot = None);
             }
-            same.extend(order.pop().map(|Reverse((_, at))| at));
-        }
-        let mut net = 0_i64;
-        for at in &same {
-            let weight = heads.get(*at).map_or(0, Head::weight);
-            net = net.checked_add(weight).ok_or_else(overflow)?;
-        }
-        if let Some(head) = heads.get_mut(first).filter(|_| net != 0) {
-            let slot = match head.slot {
-                Some(slot) => slot,
-                None => *head.slot.insert(picker.add(head.batch.clone())),
-            };
-            picker.pick(slot, head.row, net, (place.0, &place.1));
-        }
-        seen += 1;
-        if seen.is_multiple_of(BATCH_ROWS) {
-            step()?;
-        }
-        if picker.is_full() || picker.batches() > BATCHES_HELD_MAX {
-            picker.take(shape)?.map(&mut emit).transpose()?;
-            picker.forget_batches();
-            heads.iter_mut().for_each(|head| head.slot = None);
-        }
-        for at in same {
-            if let Some(head) = heads.get_mut(at)
-                && head.advance(shape)?
-            {
-                order.push(Reverse((head.place(), at)));
+            place.clone_from(next_place);
+            pending = heads.get_mut(at).map(|head| head.pending(&mut picker));
+            seen += 1;
+            if seen.is_multiple_of(BATCH_ROWS) {
+                step()?;
             }
+        }
+        let head = heads.get_mut(at);
+        let head = head.map(|head| head.advance(shape).map(|more| more.then_some(head)));
+        match head.transpose()?.flatten() {
+            Some(head) => head.put_place(next_place),
+            None => drop(PeekMut::pop(next)),
         }
     }
+    pick(&mut picker, pending, &place);
     step()?;
     picker.take(shape)?.map(emit).transpose()?;
     Ok(())
+}
+
+fn pick(picker: &mut RowPicker, pending: Option<Pending>, place: &RowPlace) {
+    if let Some(Pending { slot, row, net }) = pending.filter(|pending| pending.net != 0) {
+        picker.pick(slot, row, net, (place.0, &place.1));
+    }
 }
 
 #[cfg(test)]

@@ -50,6 +50,11 @@ impl Keys {
         self.ends.len()
     }
 
+    /// Bytes of all rows.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The bytes of a row; empty when there is no such row.
     pub fn row(&self, row: usize) -> &[u8] {
         self.until(row, |end| end.1)
@@ -95,6 +100,24 @@ impl KeyCodec {
     /// # Errors
     /// When the columns are not of the codec's types.
     pub fn encode(&self, columns: &[ArrayRef], rows: usize) -> Result<Keys, StateError> {
+        let mut keys = Keys {
+            bytes: Vec::with_capacity(rows * 16),
+            ends: Vec::with_capacity(rows),
+        };
+        self.encode_into(columns, rows, &mut keys)?;
+        Ok(keys)
+    }
+
+    /// The same in the place of what `keys` holds.
+    ///
+    /// # Errors
+    /// When the columns are not of the codec's types.
+    pub(crate) fn encode_into(
+        &self,
+        columns: &[ArrayRef],
+        rows: usize,
+        keys: &mut Keys,
+    ) -> Result<(), StateError> {
         if columns.len() != self.types.len() || columns.iter().any(|column| column.len() != rows) {
             return Err(StateError::Unsupported("rows of another shape".into()));
         }
@@ -102,10 +125,8 @@ impl KeyCodec {
             .iter()
             .map(Column::of)
             .collect::<Result<Vec<_>, _>>()?;
-        let mut keys = Keys {
-            bytes: Vec::with_capacity(rows * 16),
-            ends: Vec::with_capacity(rows),
-        };
+        keys.bytes.clear();
+        keys.ends.clear();
         let (head, tail) = columns
             .split_at_checked(self.prefix)
             .unwrap_or((&columns, &[]));
@@ -117,7 +138,7 @@ impl KeyCodec {
                 .for_each(|column| column.put(row, &mut keys.bytes));
             keys.ends.push((prefix, keys.bytes.len()));
         }
-        Ok(keys)
+        Ok(())
     }
 
     /// The columns that encode to `rows`.
@@ -253,6 +274,13 @@ impl<'a> Column<'a> {
     fn put(&self, row: usize, out: &mut Vec<u8>) {
         if self.nulls.is_some_and(|nulls| nulls.is_null(row)) {
             out.push(NULL);
+            return;
+        }
+        if let Values::I64(values) = &self.values {
+            // Most keys are such numbers.
+            let mut bytes = [VALUE; 9];
+            bytes[1..].copy_from_slice(&ordered_i64(values[row]));
+            out.extend_from_slice(&bytes);
             return;
         }
         out.push(VALUE);

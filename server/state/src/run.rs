@@ -5,6 +5,7 @@
 //! manifest. A run is a plain Arrow IPC file, whose last column is the weight.
 
 mod read;
+mod sort;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -21,7 +22,8 @@ use crate::hash::bucket;
 use crate::key::{KeyCodec, Keys};
 
 pub use read::{Run, RunRows};
-pub(crate) use write::{Picked, RowPicker, RunWriter, overflow, sorted};
+pub(crate) use sort::sorted;
+pub(crate) use write::{Picked, RowPicker, RunWriter, overflow};
 
 /// Rows of a batch in a run; a reader holds one batch at a time.
 pub(crate) const BATCH_ROWS: usize = 8192;
@@ -94,13 +96,16 @@ impl RunShape {
     }
 
     pub(crate) fn keys(&self, batch: &RecordBatch) -> Result<Keys, StateError> {
-        let columns: Vec<ArrayRef> = self
-            .order
-            .iter()
-            .filter_map(|at| batch.columns().get(*at))
-            .map(Arc::clone)
-            .collect();
-        self.codec.encode(&columns, batch.num_rows())
+        let mut keys = Keys::default();
+        self.keys_into(batch, &mut keys)?;
+        Ok(keys)
+    }
+
+    /// The same in the place of what `keys` holds.
+    pub(crate) fn keys_into(&self, batch: &RecordBatch, keys: &mut Keys) -> Result<(), StateError> {
+        let columns = self.order.iter().filter_map(|at| batch.columns().get(*at));
+        let columns: Vec<ArrayRef> = columns.map(Arc::clone).collect();
+        self.codec.encode_into(&columns, batch.num_rows(), keys)
     }
 
     /// A batch in the form of the file.

@@ -63,6 +63,12 @@ fn scanned(rows: RunRows<'_>) -> Content {
     content
 }
 
+fn places(shape: &RunShape, rows: Result<WeightedBatch, StateError>) -> Vec<(u8, Vec<u8>)> {
+    let keys = shape.keys(&rows.expect("reads").batch).expect("encodes");
+    let places = (0..keys.rows()).map(|row| place_of(&keys, row));
+    places.map(|(bucket, key)| (bucket, key.to_vec())).collect()
+}
+
 fn names() -> impl Strategy<Value = Option<String>> {
     prop_oneof![
         Just(None),
@@ -93,6 +99,8 @@ proptest! {
         prop_assert_eq!(info.net, expected.values().sum::<i64>());
         let run = open(&disk, &shape, &info);
         prop_assert_eq!(scanned(run.scan()), expected.clone());
+        let places: Vec<_> = run.scan().flat_map(|rows| places(&shape, rows)).collect();
+        prop_assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
         let mut together = Content::new();
         for bucket in 0..BUCKETS {
             let part = scanned(run.scan_bucket(bucket));

@@ -1,4 +1,4 @@
-//! Writes runs: nets and sorts changes, and streams sorted rows into a file.
+//! Writes runs: streams sorted rows into a file.
 //!
 //! Invariant: a writer holds one batch and the index, however long the run gets; a file that was not finished has no footer.
 
@@ -14,9 +14,8 @@ use super::{BATCH_BYTES, BATCH_ROWS, IndexEntry, Place, RUN_KEY, RunInfo, RunSha
 use crate::codec::{Multiplicity, WeightedBatch};
 use crate::error::StateError;
 use crate::io::{Disk, DiskFile};
-use crate::key::Keys;
 use crate::point::{CrashPoints, Point};
-use crate::run::{place_of, run_path};
+use crate::run::run_path;
 
 /// Bytes gathered before they go to the file.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -127,54 +126,8 @@ impl From<Picked> for WeightedBatch {
     }
 }
 
-/// Nets changes and hands their rows to `take` in order.
-pub(crate) fn sorted(
-    changes: &[WeightedBatch],
-    shape: &RunShape,
-    take: &mut dyn FnMut(Option<Picked>) -> Result<(), StateError>,
-) -> Result<(), StateError> {
-    let keys = changes
-        .iter()
-        .map(|change| shape.keys(&change.batch))
-        .collect::<Result<Vec<Keys>, _>>()?;
-    let mut rows: Vec<(u8, &[u8], usize, usize)> = Vec::new();
-    for (batch, keys) in keys.iter().enumerate() {
-        rows.extend((0..keys.rows()).map(|row| {
-            let (bucket, key) = place_of(keys, row);
-            (bucket, key, batch, row)
-        }));
-    }
-    rows.sort_unstable();
-    let mut picker = RowPicker::new();
-    for change in changes {
-        picker.add(change.batch.clone());
-    }
-    for same in rows.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
-        let mut net = 0_i64;
-        for (_, _, batch, row) in same {
-            let weight = changes.get(*batch).map_or(0, |change| weight(change, *row));
-            net = net.checked_add(weight).ok_or_else(overflow)?;
-        }
-        let Some((bucket, key, batch, row)) = same.first().filter(|_| net != 0) else {
-            continue;
-        };
-        picker.pick(*batch, *row, net, (*bucket, key));
-        if picker.is_full() {
-            take(picker.take(shape)?)?;
-        }
-    }
-    take(picker.take(shape)?)
-}
-
 pub(crate) fn overflow() -> StateError {
     StateError::Unsupported("counts of a row that leave the range of bigint".into())
-}
-
-fn weight(change: &WeightedBatch, row: usize) -> i64 {
-    match &change.weights {
-        Multiplicity::Constant(weight) => *weight,
-        Multiplicity::Each(weights) => weights.get(row).copied().unwrap_or(0),
-    }
 }
 
 /// A run being written.
