@@ -479,6 +479,10 @@ impl Backfill<'_> {
                 continue;
             };
             self.advance_to(places)?;
+            if self.is_over() {
+                // What was read last may have ended before its end.
+                break;
+            }
             let follows = |input: &Arc<Stored>| self.job.can_follow_from(input, epoch);
             if inputs.iter().all(follows) || wanted == Some(epoch) {
                 return Ok(Some(epoch));
