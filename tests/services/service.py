@@ -13,18 +13,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import azure
 import hbase
 import hdfs
 import jvm
 import kafka
 import kafka_wire
 import maven
+import s3
 from instance import Instance, await_end_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("THALWEG_SERVICES_CACHE", ROOT / ".cache" / "services"))
 RUNS = CACHE / "run"
-BUILT = {"kafka": kafka, "hdfs": hdfs, "hbase": hbase}
+BUILT = {"kafka": kafka, "hdfs": hdfs, "hbase": hbase, "s3": s3, "azure": azure}
 
 
 def fail(message: str, code: int = 1) -> None:

@@ -5,6 +5,9 @@ is silent, two brokers run side by side, one process of HBase can be killed alon
 or after the parent process died.
 """
 
+import datetime
+import hashlib
+import hmac
 import json
 import os
 import subprocess
@@ -12,6 +15,7 @@ import sys
 import tempfile
 import time
 import unittest
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -166,6 +170,53 @@ class Hdfs(Service):
         parent.kill()
         parent.communicate()
         until(lambda: [started_at(pid) for pid in pids] == [None, None] and not other.exists(), "both processes are gone")
+
+
+class ObjectStores(Service):
+    def signed(self, values, method, path, headers=None):
+        """The status of a request to S3 that is signed with the printed key."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        host, day = values["S3_ENDPOINT"].removeprefix("http://"), f"{now:%Y%m%d}"
+        names = {"host": host, "x-amz-date": f"{now:%Y%m%dT%H%M%SZ}", "x-amz-content-sha256": "UNSIGNED-PAYLOAD", **(headers or {})}
+        lines = "".join(f"{name}:{names[name]}\n" for name in sorted(names))
+        listed, scope = ";".join(sorted(names)), f"{day}/us-east-1/s3/aws4_request"
+        canonical = f"{method}\n{path}\n\n{lines}\n{listed}\nUNSIGNED-PAYLOAD"
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
+        key = f"AWS4{values['S3_SECRET_ACCESS_KEY']}".encode()
+        for part in (day, "us-east-1", "s3", "aws4_request"):
+            key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+        text = f"AWS4-HMAC-SHA256\n{names['x-amz-date']}\n{scope}\n{digest}"
+        signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+        credential = f"{values['S3_ACCESS_KEY_ID']}/{scope}"
+        names["Authorization"] = f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={listed}, Signature={signature}"
+        request = urllib.request.Request(values["S3_ENDPOINT"] + path, data=b"x" if method == "PUT" else None, method=method, headers=names)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def test_s3_keeps_to_the_condition_of_a_put(self):
+        folder, values = self.start("s3")
+        condition = {"if-none-match": "*"}
+        self.assertEqual(self.signed(values, "PUT", "/lake/one", condition), 200)
+        self.assertEqual(self.signed(values, "PUT", "/lake/one", condition), 412)
+        self.assertEqual(self.signed(values, "PUT", "/lake/one"), 200)
+        self.assertEqual(self.signed({**values, "S3_SECRET_ACCESS_KEY": "x"}, "GET", "/lake/one"), 403)
+        verb("pause", "s3", "--run", folder)
+        with self.assertRaises(TimeoutError):
+            urllib.request.urlopen(values["S3_ENDPOINT"], timeout=0.5)
+        verb("resume", "s3", "--run", folder)
+        self.assertEqual(self.signed(values, "GET", "/lake/one"), 200)
+        verb("restart", "s3", "--run", folder)
+
+    def test_life_of_azure(self):
+        folder, values = self.start("azure")
+        with self.assertRaises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{values['AZURE_ENDPOINT']}/lake/one", timeout=10)
+        self.assertIn(refused.exception.code, (403, 404))
+        _, again = verb("restart", "azure", "--run", folder)
+        self.assertEqual(again, values)
 
 
 class Scripts(unittest.TestCase):
