@@ -72,6 +72,8 @@ pub struct ConnectorContext {
     pub file_root: PathBuf,
     /// Names this installation in outside systems: it is made once for a data dir and never changes.
     pub installation: Uuid,
+    /// Names this process: no other has it, not even one over a copy of the data dir.
+    pub process: Uuid,
 }
 
 impl ConnectorContext {
@@ -81,6 +83,7 @@ impl ConnectorContext {
             clock,
             file_root: PathBuf::from("."),
             installation: Uuid::nil(),
+            process: Uuid::nil(),
         }
     }
 
@@ -89,6 +92,15 @@ impl ConnectorContext {
     pub fn with_installation(self, installation: [u8; 16]) -> Self {
         Self {
             installation: Uuid::from_bytes(installation),
+            ..self
+        }
+    }
+
+    /// The same for the process of this name.
+    #[must_use]
+    pub fn with_process(self, process: [u8; 16]) -> Self {
+        Self {
+            process: Uuid::from_bytes(process),
             ..self
         }
     }

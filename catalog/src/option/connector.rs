@@ -20,6 +20,8 @@ pub const DATAGEN: &str = "datagen";
 
 const FILE: &str = "file";
 const HDFS: &str = "hdfs";
+const S3: &str = "s3";
+const AZURE: &str = "azure";
 /// Encodings that files have besides JSON.
 const FILE_ENCODINGS: &[&str] = &["CSV", "PARQUET"];
 
@@ -30,8 +32,8 @@ const PROMISED_SOURCES: &[&str] = &["mqtt", "http_poll", "hdfs", "s3", "azure", 
 const PROMISED_SINKS: &[&str] = &["hbase", "hdfs", "file", "s3", "azure", "webhook"];
 const BUILT_TABLES: &[&str] = &["hbase"];
 const PROMISED_TABLES: &[&str] = &[KAFKA];
-const BUILT_ARCHIVES: &[&str] = &[FILE, HDFS];
-const PROMISED_ARCHIVES: &[&str] = &["s3", "azure"];
+const BUILT_ARCHIVES: &[&str] = &[AZURE, FILE, HDFS, S3];
+const PROMISED_ARCHIVES: &[&str] = &[];
 
 /// Row formats and encodings the dialect promises beside PLAIN and JSON.
 const PROMISED_FORMATS: &[&str] = &["UPSERT", "DEBEZIUM", "MAXWELL", "CANAL"];
@@ -93,6 +95,8 @@ pub(super) fn archive_place(connector: &str) -> Result<Place, CatalogError> {
     match connector {
         FILE => Ok(Place::FileArchive),
         HDFS => Ok(Place::HdfsArchive),
+        S3 => Ok(Place::S3Archive),
+        AZURE => Ok(Place::AzureArchive),
         _ => Err(no_connector(
             connector,
             "archive",

@@ -103,6 +103,10 @@ pub enum Place {
     FileArchive,
     /// `CREATE ARCHIVE ... WITH (connector = 'hdfs')`.
     HdfsArchive,
+    /// `CREATE ARCHIVE ... WITH (connector = 's3')`.
+    S3Archive,
+    /// `CREATE ARCHIVE ... WITH (connector = 'azure')`.
+    AzureArchive,
     /// `ENCODE PARQUET (...)` of an archive.
     EncodeParquet,
     /// `CREATE MATERIALIZED VIEW ... WITH (...)`.
@@ -127,6 +131,8 @@ impl Place {
             Place::HbaseTable => "hbase table",
             Place::FileArchive => "file archive",
             Place::HdfsArchive => "hdfs archive",
+            Place::S3Archive => "s3 archive",
+            Place::AzureArchive => "azure archive",
             Place::EncodeParquet => "ENCODE PARQUET",
             Place::MaterializedView => "materialized view",
             Place::EncodeJson => "ENCODE JSON",
@@ -215,6 +221,11 @@ impl OptionSpec {
         self
     }
 
+    const fn secret(mut self) -> OptionSpec {
+        self.secret = true;
+        self
+    }
+
     const fn built(mut self, built: Built, instead: Option<&'static str>) -> OptionSpec {
         self.built = built;
         self.instead = instead;
@@ -255,8 +266,15 @@ const ANY_KAFKA: &[Place] = &[Place::KafkaSource, Place::KafkaSink];
 const SHOWING_SINK: &[Place] = &[Place::BlackholeSink, Place::PrintSink];
 const APPENDING_SINK: &[Place] = &[Place::KafkaSink, Place::TableSink, Place::HbaseTableSink];
 const HBASE: &[Place] = &[Place::HbaseTable];
-const ARCHIVE: &[Place] = &[Place::FileArchive, Place::HdfsArchive];
+const ARCHIVE: &[Place] = &[
+    Place::FileArchive,
+    Place::HdfsArchive,
+    Place::S3Archive,
+    Place::AzureArchive,
+];
 const HDFS_ARCHIVE: &[Place] = &[Place::HdfsArchive];
+const S3: &[Place] = &[Place::S3Archive];
+const AZURE: &[Place] = &[Place::AzureArchive];
 const PARQUET: &[Place] = &[Place::EncodeParquet];
 const VIEW: &[Place] = &[Place::MaterializedView];
 const JSON: &[Place] = &[Place::EncodeJson];
@@ -303,6 +321,21 @@ pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("attach", ARCHIVE, OptionKind::Boolean, "wish to go on with the archive that is in the folder").default("false"),
     OptionSpec::new("hadoop.conf.dir", HDFS_ARCHIVE, OptionKind::Text, "folder of core-site.xml and hdfs-site.xml"),
     OptionSpec::new("user", HDFS_ARCHIVE, OptionKind::Text, "name that HDFS knows the server by"),
+    OptionSpec::new("s3.region", S3, OptionKind::Text, "region of the bucket"),
+    OptionSpec::new("s3.endpoint", S3, OptionKind::Text, "URL of a store that speaks the protocol of S3"),
+    OptionSpec::new("s3.access.key.id", S3, OptionKind::Text, "id of the access key").secret(),
+    OptionSpec::new("s3.secret.access.key", S3, OptionKind::Text, "access key").secret(),
+    OptionSpec::new("s3.session.token", S3, OptionKind::Text, "token of temporary credentials").secret(),
+    OptionSpec::new("s3.allow.http", S3, OptionKind::Boolean, "permission to speak without encryption"),
+    OptionSpec::new("s3.path.style.access", S3, OptionKind::Boolean, "wish to name the bucket in paths and not in the host").default("true"),
+    OptionSpec::new("azure.account", AZURE, OptionKind::Text, "storage account, when the path names none"),
+    OptionSpec::new("azure.access.key", AZURE, OptionKind::Text, "access key of the account").secret(),
+    OptionSpec::new("azure.sas.token", AZURE, OptionKind::Text, "shared access signature").secret(),
+    OptionSpec::new("azure.client.id", AZURE, OptionKind::Text, "id of a service principal"),
+    OptionSpec::new("azure.client.secret", AZURE, OptionKind::Text, "secret of a service principal").secret(),
+    OptionSpec::new("azure.tenant.id", AZURE, OptionKind::Text, "tenant of a service principal"),
+    OptionSpec::new("azure.endpoint", AZURE, OptionKind::Text, "URL of the account, when it is no host of Azure's"),
+    OptionSpec::new("azure.allow.http", AZURE, OptionKind::Boolean, "permission to speak without encryption").default("false"),
     OptionSpec::new("compression", PARQUET, OptionKind::Enum(&["zstd", "snappy", "lz4", "none"]), "compression of the files").default("zstd"),
     OptionSpec::new("row.group.rows", PARQUET, OptionKind::Integer(1, 100_000_000), "rows of a row group at most").default("262144"),
     OptionSpec::new("bloom.columns", PARQUET, OptionKind::List, "list of columns with a bloom filter"),

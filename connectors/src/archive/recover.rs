@@ -59,7 +59,7 @@ pub(crate) async fn take_over(
                     Err(error) if raced(&error) => continue,
                     Err(error) => return Err(error),
                 }
-                match store.rename(&staged, &manifest_path(head.number)).await {
+                match store.publish(&staged, &manifest_path(head.number)).await {
                     Ok(Moved::Done) => {
                         snapshot.apply(manifest);
                         finish_exchanges(store, &snapshot).await?;
@@ -182,7 +182,7 @@ pub(crate) async fn place(
     Ok(())
 }
 
-/// Renames a staged manifest to its number: the moment of the commit.
+/// Gives a staged manifest its number: the moment of the commit.
 pub(crate) async fn seal(
     store: &dyn Store,
     staged: &str,
@@ -190,7 +190,7 @@ pub(crate) async fn seal(
     text: &[u8],
 ) -> Result<Verdict, ArchiveError> {
     let target = manifest_path(number);
-    let moved = match store.rename(staged, &target).await {
+    let moved = match store.publish(staged, &target).await {
         Ok(moved) => moved,
         // Somebody else has finished it, or swept it.
         Err(error) if error.fault == StoreFault::Missing => Moved::Taken,

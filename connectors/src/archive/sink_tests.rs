@@ -14,12 +14,12 @@ use thalweg_catalog::{Column, SqlType};
 use super::layout::Layout;
 use super::sink::ArchiveSink;
 use super::table::{ArchiveTable, Parts};
-use super::tests::{columns, ids, orphans, parts, rows, table};
+use super::tests::{columns, ids, on_every_store, orphans, parts, rows, table};
 use crate::commit::{CommittingSink, Due, Marker, Staged};
 use crate::context::ManualClock;
 use crate::delta::{Delta, Weights};
 use crate::error::ConnectorError;
-use crate::store::scripted::{Fault, ScriptedStore};
+use crate::store::scripted::{Fault, Kind, ScriptedStore};
 
 #[path = "../../tests/committing/mod.rs"]
 mod committing;
@@ -79,11 +79,18 @@ async fn check(store: &ScriptedStore, at: &str) {
     assert_eq!(next, Some(&(DELIVERIES * 100)), "{at}");
 }
 
-#[tokio::test]
-async fn no_failure_of_the_store_loses_or_doubles_a_delivery() {
-    for fault in Fault::ALL {
+on_every_store! {
+    no_failure_of_the_store_loses_or_doubles_a_delivery,
+    a_sink_that_slept_through_a_take_over_adds_nothing,
+    the_contract_of_sinks_that_commit,
+    rows_are_gathered_until_they_are_old_or_a_file_is_full,
+    another_writers_marker_is_not_taken_for_ones_own,
+}
+
+async fn no_failure_of_the_store_loses_or_doubles_a_delivery(kind: Kind) {
+    for fault in kind.faults() {
         for operation in 0.. {
-            let store = ScriptedStore::default();
+            let store = ScriptedStore::of(kind);
             table(&store).claim().await.expect("a claim");
             store.fail_at(operation, fault);
             let first = run(&mut sink(&store)).await;
@@ -93,21 +100,21 @@ async fn no_failure_of_the_store_loses_or_doubles_a_delivery() {
             let at = format!("{fault:?} at operation {operation}: {first:?}");
             let store = match fault {
                 Fault::DownBefore | Fault::DownAfter => store.restarted(),
-                Fault::Refused | Fault::Ambiguous => store,
+                Fault::Refused | Fault::Ambiguous | Fault::Late(_) => store,
             };
             // Whoever opens the sink next hands over again what is not committed.
             run(&mut sink(&store)).await.expect(&at);
             check(&store, &at).await;
-            assert!(orphans(&store).await.is_empty(), "{at}");
+            let late = matches!(fault, Fault::Late(_));
+            assert!(late || orphans(&store).await.is_empty(), "{at}");
             assert!(operation < 2_000, "the deliveries never end");
         }
     }
 }
 
-#[tokio::test]
-async fn a_sink_that_slept_through_a_take_over_adds_nothing() {
+async fn a_sink_that_slept_through_a_take_over_adds_nothing(kind: Kind) {
     for operation in 0.. {
-        let store = ScriptedStore::default();
+        let store = ScriptedStore::of(kind);
         table(&store).claim().await.expect("a claim");
         let mut other = sink(&store.shared());
         let (done, finished) = tokio::sync::oneshot::channel();
@@ -126,9 +133,8 @@ async fn a_sink_that_slept_through_a_take_over_adds_nothing() {
     }
 }
 
-#[tokio::test]
-async fn the_contract_of_sinks_that_commit() {
-    let store = ScriptedStore::default();
+async fn the_contract_of_sinks_that_commit(kind: Kind) {
+    let store = ScriptedStore::of(kind);
     let number = Column::data("n", 1, SqlType::Int8);
     let layout = Layout::new(&[number], &[]).expect("a layout");
     let open = || {
@@ -157,9 +163,8 @@ async fn the_contract_of_sinks_that_commit() {
     committing::conforms(open, seen).await;
 }
 
-#[tokio::test]
-async fn rows_are_gathered_until_they_are_old_or_a_file_is_full() {
-    let store = ScriptedStore::default();
+async fn rows_are_gathered_until_they_are_old_or_a_file_is_full(kind: Kind) {
+    let store = ScriptedStore::of(kind);
     table(&store).claim().await.expect("a claim");
     let layout = Layout::new(&columns(), &[1]).expect("a layout");
     let clock = Arc::new(ManualClock::new(0));
@@ -192,9 +197,8 @@ async fn rows_are_gathered_until_they_are_old_or_a_file_is_full() {
     assert_eq!(ids(&store).await, (3..12).collect::<Vec<i64>>());
 }
 
-#[tokio::test]
-async fn another_writers_marker_is_not_taken_for_ones_own() {
-    let store = ScriptedStore::default();
+async fn another_writers_marker_is_not_taken_for_ones_own(kind: Kind) {
+    let store = ScriptedStore::of(kind);
     table(&store).claim().await.expect("a claim");
     run(&mut sink(&store)).await.expect("deliveries");
     let layout = Layout::new(&columns(), &[1]).expect("a layout");

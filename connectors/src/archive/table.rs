@@ -25,7 +25,7 @@ use super::writer::{CommitFailure, Lineage, Progress, Writer};
 use crate::context::{Clock, ConnectorContext};
 use crate::error::ConnectorError;
 use crate::options::Options;
-use crate::store::{HdfsStore, LocalStore, Store, StoreError, StoreFault};
+use crate::store::{HdfsStore, LocalStore, Store, StoreError, StoreFault, azure_store, s3_store};
 
 /// Size at which a file is finished unless `rollover.size` says otherwise.
 const FILE_BYTES: u64 = 128 << 20;
@@ -137,10 +137,12 @@ impl ArchiveTable {
         let store: Arc<dyn Store> = match spec.connector.as_str() {
             "file" => Arc::new(LocalStore::new(&context.file_root, path)?),
             "hdfs" => Arc::new(HdfsStore::new(options)?),
+            "s3" => Arc::new(s3_store(options, context)?),
+            "azure" => Arc::new(azure_store(options, context)?),
             other => {
                 return Err(ConnectorError::Unsupported {
                     what: format!("an archive with connector \"{other}\""),
-                    hint: "Use connector = 'file' or 'hdfs'.".into(),
+                    hint: "Use connector = 'file', 'hdfs', 's3' or 'azure'.".into(),
                 });
             }
         };

@@ -11,12 +11,12 @@ use super::manifest::{MANIFESTS, REPLACED, SUCCESS};
 use super::sink::ArchiveSink;
 use super::snapshot::Snapshot;
 use super::table::{ArchiveTable, Parts};
-use super::tests::{columns, orphans, parts, rows};
+use super::tests::{columns, on_every_store, orphans, parts, rows};
 use super::vacuum_tests::{fill, ids_at, listed};
 use crate::commit::{CommittingSink, Due, Marker, Staged};
 use crate::context::ManualClock;
 use crate::delta::Delta;
-use crate::store::scripted::{Fault, ScriptedStore};
+use crate::store::scripted::{Fault, Kind, ScriptedStore};
 
 /// 2025-10-09, a year after the days of the rows.
 const NOW_US: i64 = 1_760_000_000_000_000;
@@ -120,9 +120,15 @@ async fn a_partition_without_new_rows_gets_large_files_and_a_marker() {
     assert_eq!(marked(&store), folders[2..]);
 }
 
-#[tokio::test]
-async fn rows_older_than_retention_go_and_readers_of_before_find_them() {
-    let (store, clock) = (ScriptedStore::default(), clock());
+on_every_store! {
+    rows_older_than_retention_go_and_readers_of_before_find_them,
+    no_failure_of_the_store_costs_upkeep_a_row,
+    nobody_takes_over_for_upkeep_and_dead_attempts_are_swept,
+    rows_of_a_partition_that_gets_no_more_are_committed,
+}
+
+async fn rows_older_than_retention_go_and_readers_of_before_find_them(kind: Kind) {
+    let (store, clock) = (ScriptedStore::of(kind), clock());
     let archive = filled(&store, &clock, Some(400 * DAY)).await;
     clock.advance(GRACE);
     archive.upkeep().await.expect("upkeep");
@@ -159,11 +165,10 @@ async fn rows_older_than_retention_go_and_readers_of_before_find_them() {
     assert_eq!(marked(&store), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn no_failure_of_the_store_costs_upkeep_a_row() {
+async fn no_failure_of_the_store_costs_upkeep_a_row(kind: Kind) {
     for fault in Fault::ALL {
         for operation in 0.. {
-            let (store, clock) = (ScriptedStore::default(), clock());
+            let (store, clock) = (ScriptedStore::of(kind), clock());
             let archive = filled(&store, &clock, Some(2_000 * DAY)).await;
             clock.advance(GRACE);
             store.fail_at(operation, fault);
@@ -181,7 +186,7 @@ async fn no_failure_of_the_store_costs_upkeep_a_row() {
                 Fault::DownBefore | Fault::DownAfter => {
                     table_with(&store.restarted(), &clock, Some(2_000 * DAY))
                 }
-                Fault::Refused | Fault::Ambiguous => archive,
+                Fault::Refused | Fault::Ambiguous | Fault::Late(_) => archive,
             };
             // Upkeep waits for who writes, and then does what is left.
             later.insert(&[rows(&[13])], 9).await.expect(&at);
@@ -201,9 +206,8 @@ async fn no_failure_of_the_store_costs_upkeep_a_row() {
     }
 }
 
-#[tokio::test]
-async fn nobody_takes_over_for_upkeep_and_dead_attempts_are_swept() {
-    let (store, clock) = (ScriptedStore::default(), clock());
+async fn nobody_takes_over_for_upkeep_and_dead_attempts_are_swept(kind: Kind) {
+    let (store, clock) = (ScriptedStore::of(kind), clock());
     drop(filled(&store, &clock, None).await);
     let dead = "dt=2024-10-04/part-000001-000000000009-000099.parquet";
     let theirs = "dt=2024-10-04/part-00000-9f3a-c000.snappy.parquet";
@@ -228,9 +232,8 @@ async fn nobody_takes_over_for_upkeep_and_dead_attempts_are_swept() {
     assert_eq!(store.content(), before);
 }
 
-#[tokio::test]
-async fn rows_of_a_partition_that_gets_no_more_are_committed() {
-    let (store, clock) = (ScriptedStore::default(), clock());
+async fn rows_of_a_partition_that_gets_no_more_are_committed(kind: Kind) {
+    let (store, clock) = (ScriptedStore::of(kind), clock());
     let layout = Layout::new(&columns(), &[1]).expect("a layout");
     let archive = Arc::new(ArchiveTable::of(Parts {
         fed: true,

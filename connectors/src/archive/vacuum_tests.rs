@@ -13,11 +13,11 @@ use super::manifest::{MANIFESTS, REPLACED, STAGING};
 use super::sink::ArchiveSink;
 use super::snapshot::Snapshot;
 use super::table::{ArchiveTable, Parts};
-use super::tests::{columns, orphans, parts, rows};
+use super::tests::{columns, on_every_store, orphans, parts, rows};
 use super::vacuum::Vacuumed;
 use crate::commit::{CommittingSink, Due, Staged};
 use crate::context::ManualClock;
-use crate::store::scripted::{Fault, ScriptedStore};
+use crate::store::scripted::{Fault, Kind, ScriptedStore};
 
 fn table_at(store: &ScriptedStore, fed: bool, clock: Arc<ManualClock>) -> ArchiveTable {
     let layout = Layout::new(&columns(), &[1]).expect("a layout");
@@ -93,9 +93,14 @@ fn all() -> Vec<i64> {
     (1..=12).collect()
 }
 
-#[tokio::test]
-async fn small_files_become_one_in_each_partition() {
-    let store = ScriptedStore::default();
+on_every_store! {
+    small_files_become_one_in_each_partition,
+    no_failure_of_the_store_loses_or_doubles_a_row,
+    a_vacuum_beside_a_sink_keeps_what_both_commit,
+}
+
+async fn small_files_become_one_in_each_partition(kind: Kind) {
+    let store = ScriptedStore::of(kind);
     let clock = Arc::new(ManualClock::new(1_000_000));
     drop(filled(&store).await);
     let archive = table_at(&store, false, clock.clone());
@@ -137,11 +142,10 @@ async fn small_files_become_one_in_each_partition() {
     assert_eq!(listed(&store), (1..=13).collect::<Vec<i64>>());
 }
 
-#[tokio::test]
-async fn no_failure_of_the_store_loses_or_doubles_a_row() {
+async fn no_failure_of_the_store_loses_or_doubles_a_row(kind: Kind) {
     for fault in Fault::ALL {
         for operation in 0.. {
-            let store = ScriptedStore::default();
+            let store = ScriptedStore::of(kind);
             let archive = filled(&store).await;
             store.fail_at(operation, fault);
             let done = archive.vacuum().await;
@@ -175,11 +179,10 @@ async fn no_failure_of_the_store_loses_or_doubles_a_row() {
     }
 }
 
-#[tokio::test]
-async fn a_vacuum_beside_a_sink_keeps_what_both_commit() {
+async fn a_vacuum_beside_a_sink_keeps_what_both_commit(kind: Kind) {
     let clock = || Arc::new(ManualClock::new(1_000_000));
     for operation in 0.. {
-        let store = ScriptedStore::default();
+        let store = ScriptedStore::of(kind);
         drop(filled(&store).await);
         let archive = Arc::new(table_at(&store, true, clock()));
         assert_eq!(

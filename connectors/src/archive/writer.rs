@@ -1,6 +1,6 @@
 //! Rows to committed files: encodes into staged files per partition, and commits them together.
 //!
-//! Invariant: what is written becomes visible with the rename of one manifest, all of it or nothing. A writer whose number is
+//! Invariant: what is written becomes visible with one manifest that gets its number, all of it or nothing. A writer whose number is
 //! taken, or that failed once, commits nothing more.
 
 use std::collections::BTreeMap;
@@ -261,6 +261,7 @@ impl Writer {
         } = open;
         let encoded = blocking(move || encoder.finish()).await?;
         let bytes = bytes + append(&mut file, encoded.tail).await?;
+        file.end().await?;
         self.done.push(Done {
             data: DataFile {
                 path,

@@ -6,6 +6,7 @@
 mod error;
 mod hdfs;
 mod local;
+mod object;
 #[cfg(test)]
 pub(crate) mod scripted;
 
@@ -18,6 +19,7 @@ use bytes::Bytes;
 pub use error::{StoreError, StoreFault};
 pub(crate) use hdfs::HdfsStore;
 pub(crate) use local::LocalStore;
+pub(crate) use object::{azure_store, s3_store};
 
 /// A file that was listed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,9 +61,16 @@ pub trait Store: Debug + Send + Sync {
     /// Begins a new file; folders on the way are made.
     async fn create(&self, path: &str) -> Result<Box<dyn StoreFile>, StoreError>;
 
-    /// Renames a file, in one step and never over another; folders on the way are made. A file that is gone from `from` and
-    /// is not the one at `to` is an error.
+    /// Renames a file, never over another; folders on the way are made. At `to` the file is whole from the first moment. A store
+    /// that copies has it under both names for a moment, and after a crash for longer: then `to` is taken. A file that is gone
+    /// from `from` and is not the one at `to` is an error.
     async fn rename(&self, from: &str, to: &str) -> Result<Moved, StoreError>;
+
+    /// Gives a small file a name that others want too, in one step: of all who try, one succeeds. After [`Moved::Done`] the file
+    /// is this caller's, whatever bytes the others have.
+    async fn publish(&self, from: &str, to: &str) -> Result<Moved, StoreError> {
+        self.rename(from, to).await
+    }
 
     /// Removes a file; one that is not there is fine.
     async fn delete(&self, path: &str) -> Result<(), StoreError>;
@@ -75,6 +84,11 @@ pub trait Store: Debug + Send + Sync {
 pub trait StoreFile: Send + Sync {
     /// Appends bytes.
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// Says that no more bytes come: memory that they were waited for with can be let go of.
+    async fn end(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Makes the file whole and durable.
     async fn close(&mut self) -> Result<(), StoreError>;

@@ -1,6 +1,7 @@
-//! A store in memory whose operations fail, or stop for something else, where a test says so.
+//! A store in memory whose operations fail, or stop for something else, where a test says so: one that renames, or objects.
 //!
-//! Invariant: a file that was not closed has only half of its bytes after a crash; everything else is as it was.
+//! Invariant: a file that was not closed has only half of its bytes after a crash, and an object is not there; everything else is as
+//! it was.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -10,9 +11,31 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use object_store::Attributes;
 use parking_lot::Mutex;
 
 use super::{Entry, Moved, Store, StoreError, StoreFault, StoreFile};
+
+/// What the store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Kind {
+    /// Files that are renamed.
+    #[default]
+    Files,
+    /// Objects that are put and copied.
+    Objects,
+}
+
+impl Kind {
+    /// Every way in which such a store fails.
+    pub(crate) fn faults(self) -> Vec<Fault> {
+        let mut faults = Fault::ALL.to_vec();
+        if self == Kind::Objects {
+            faults.extend([0, 1, 2, 3, 5, 8, 13, 21].map(Fault::Late));
+        }
+        faults
+    }
+}
 
 /// What happens at an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +48,8 @@ pub(crate) enum Fault {
     DownBefore,
     /// It is done, but it and all later ones fail, until the next start.
     DownAfter,
+    /// It fails, and is done after so many later operations of anybody. Of objects only.
+    Late(usize),
 }
 
 impl Fault {
@@ -37,6 +62,8 @@ impl Fault {
 }
 
 type Pause = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
+pub(super) type Files = BTreeMap<String, Content>;
+type Late = Box<dyn FnOnce(&mut Files) + Send>;
 
 #[derive(Default)]
 struct Script {
@@ -48,16 +75,20 @@ struct Script {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Content {
-    bytes: Vec<u8>,
-    closed: bool,
+pub(super) struct Content {
+    pub(super) bytes: Vec<u8>,
+    pub(super) closed: bool,
+    pub(super) attributes: Attributes,
 }
 
 /// A store in memory. Clones share the files, not the script.
 #[derive(Clone, Default)]
 pub(crate) struct ScriptedStore {
-    files: Arc<Mutex<BTreeMap<String, Content>>>,
+    files: Arc<Mutex<Files>>,
+    /// What was asked for and is done after so many operations.
+    late: Arc<Mutex<Vec<(usize, Late)>>>,
     script: Arc<Mutex<Script>>,
+    kind: Kind,
 }
 
 impl Debug for ScriptedStore {
@@ -67,6 +98,22 @@ impl Debug for ScriptedStore {
 }
 
 impl ScriptedStore {
+    /// An empty store.
+    pub(crate) fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            ..Self::default()
+        }
+    }
+
+    /// What an archive is given.
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        match self.kind {
+            Kind::Files => Arc::new(self.clone()),
+            Kind::Objects => Arc::new(super::object::scripted(self)),
+        }
+    }
+
     /// Fails at the operation of this number, counted from now.
     pub(crate) fn fail_at(&self, operation: usize, fault: Fault) {
         let mut script = self.script.lock();
@@ -110,7 +157,9 @@ impl ScriptedStore {
     pub(crate) fn shared(&self) -> Self {
         Self {
             files: Arc::clone(&self.files),
+            late: Arc::clone(&self.late),
             script: Arc::default(),
+            kind: self.kind,
         }
     }
 
@@ -125,8 +174,11 @@ impl ScriptedStore {
     pub(crate) fn damage(&self, path: &str, bytes: Option<Vec<u8>>) {
         match bytes {
             Some(bytes) => {
-                let closed = true;
-                let content = Content { bytes, closed };
+                let content = Content {
+                    bytes,
+                    closed: true,
+                    ..Content::default()
+                };
                 self.files.lock().insert(path.to_owned(), content);
             }
             None => {
@@ -135,13 +187,55 @@ impl ScriptedStore {
         }
     }
 
-    async fn run<T>(
+    /// As [`Self::run`], for what can be done after it failed.
+    pub(super) async fn run_late<T>(
         &self,
         action: &'static str,
         path: &str,
-        act: impl FnOnce(&mut BTreeMap<String, Content>) -> Result<T, StoreFault>,
+        act: impl FnOnce(&mut Files) -> Result<T, StoreFault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let after = {
+            let mut script = self.script.lock();
+            match script.fault {
+                Some((at, Fault::Late(after))) if at == script.done && script.pause.is_none() => {
+                    script.done += 1;
+                    script.fault = None;
+                    Some(after)
+                }
+                _ => None,
+            }
+        };
+        match after {
+            Some(after) => {
+                let late = Box::new(move |files: &mut Files| drop(act(files)));
+                self.late.lock().push((after, late));
+                let fault = StoreFault::Other;
+                Err(StoreError::new(action, path, fault, "scripted"))
+            }
+            None => self.run(action, path, act).await,
+        }
+    }
+
+    /// Does what is late by now.
+    fn catch_up(&self) {
+        let mut late = self.late.lock();
+        let mut files = self.files.lock();
+        for (after, act) in std::mem::take(&mut *late) {
+            match after.checked_sub(1) {
+                Some(after) => late.push((after, act)),
+                None => act(&mut files),
+            }
+        }
+    }
+
+    pub(super) async fn run<T>(
+        &self,
+        action: &'static str,
+        path: &str,
+        act: impl FnOnce(&mut Files) -> Result<T, StoreFault>,
     ) -> Result<T, StoreError> {
         let error = |fault| StoreError::new(action, path, fault, "scripted");
+        self.catch_up();
         let pause = {
             let mut script = self.script.lock();
             let due = script
@@ -169,7 +263,9 @@ impl ScriptedStore {
             }
         };
         match fault {
-            Some(Fault::Refused | Fault::DownBefore) => Err(error(StoreFault::Unreachable)),
+            Some(Fault::Refused | Fault::DownBefore | Fault::Late(_)) => {
+                Err(error(StoreFault::Unreachable))
+            }
             Some(Fault::Ambiguous | Fault::DownAfter) => {
                 // What it answered is never known.
                 drop(act(&mut self.files.lock()));
@@ -286,7 +382,7 @@ struct ScriptedFile {
 #[async_trait]
 impl StoreFile for ScriptedFile {
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
-        let act = |files: &mut BTreeMap<String, Content>| {
+        let act = |files: &mut Files| {
             let content = files.get_mut(&self.path).ok_or(StoreFault::Missing)?;
             content.bytes.extend_from_slice(&bytes);
             Ok(())
@@ -295,7 +391,7 @@ impl StoreFile for ScriptedFile {
     }
 
     async fn close(&mut self) -> Result<(), StoreError> {
-        let act = |files: &mut BTreeMap<String, Content>| {
+        let act = |files: &mut Files| {
             let content = files.get_mut(&self.path).ok_or(StoreFault::Missing)?;
             content.closed = true;
             Ok(())

@@ -72,6 +72,8 @@ pub struct EngineConfig {
     pub sink_part_rows_max: usize,
     /// Names this data dir in outside systems: made once, never changed.
     pub installation: [u8; 16],
+    /// Names this process in outside systems: drawn anew at every start.
+    pub process: [u8; 16],
     /// Opens the writers of sinks that deliver exactly once; `None` for their connectors.
     pub writers: Option<Writers>,
     /// How long `shutdown` waits for its threads.
@@ -106,6 +108,7 @@ impl Default for EngineConfig {
             early_bytes_max: 32 << 20,
             sink_part_rows_max: 262_144,
             installation: [0; 16],
+            process: [0; 16],
             writers: None,
             shutdown_wait: Duration::from_secs(8),
         }

@@ -217,6 +217,7 @@ impl Shared {
         ConnectorContext::new(Arc::clone(&self.clock))
             .with_file_root(file_root)
             .with_installation(self.config.installation)
+            .with_process(self.config.process)
     }
 
     /// Newest published epoch.

@@ -149,12 +149,15 @@ impl Session {
 }
 
 fn in_same_folder<'a>(catalog: &'a Catalog, archive: &Relation) -> Option<&'a Relation> {
-    fn folder(relation: &Relation) -> Option<(&str, &str)> {
+    /// What tells stores of one connector apart.
+    const STORES: [&str; 3] = ["s3.endpoint", "azure.account", "azure.endpoint"];
+    fn folder(relation: &Relation) -> Option<(&str, &str, [Option<&String>; 3])> {
         let RelationKind::Archive(spec) = &relation.kind else {
             return None;
         };
         let path = spec.options.get("path")?.trim_end_matches('/');
-        Some((&spec.connector, path.trim_start_matches("./")))
+        let store = STORES.map(|name| spec.options.get(name));
+        Some((&spec.connector, path.trim_start_matches("./"), store))
     }
     let own = folder(archive);
     catalog

@@ -66,6 +66,7 @@ pub struct Server {
     connections: Mutex<BTreeMap<i32, ConnectionInfo>>,
     /// Names the data dir in outside systems.
     installation: [u8; 16],
+    process: [u8; 16],
     next_pid: AtomicI32,
     statements_ok: AtomicU64,
     statements_failed: AtomicU64,
@@ -75,7 +76,7 @@ pub(super) fn internal(message: impl Into<String>) -> Report {
     Report::new("XX000", message)
 }
 
-/// A name for a data dir that has none yet: a random UUID.
+/// A name for a process, or for a data dir that has none yet: a random UUID.
 fn fresh_name() -> Result<[u8; 16], Report> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| internal(error.to_string()))?;
@@ -117,6 +118,7 @@ impl Server {
         let store = Store::open_with(dir.database(), points).map_err(stored)?;
         let runs = Runs::open(&dir, &store).map_err(stored)?;
         let installation = store.installation(fresh_name()?).map_err(stored)?;
+        let process = fresh_name()?;
         // The store is the one that closes the file; nothing else may keep it open.
         drop(dir);
         let planner = Arc::new(Planner::new(Functions::default()));
@@ -131,6 +133,7 @@ impl Server {
             checkpoint_interval: config.checkpoint_interval,
             disk_reserve: config.disk_reserve,
             installation,
+            process,
             ..EngineConfig::default()
         };
         let engine = Engine::open(
@@ -153,6 +156,7 @@ impl Server {
             log: Arc::new(log),
             connections: Mutex::new(BTreeMap::new()),
             installation,
+            process,
             next_pid: AtomicI32::new(1),
             statements_ok: AtomicU64::new(0),
             statements_failed: AtomicU64::new(0),
@@ -253,6 +257,7 @@ impl Server {
         ConnectorContext::new(Arc::clone(&self.clock))
             .with_file_root(file_root)
             .with_installation(self.installation)
+            .with_process(self.process)
     }
 
     /// Makes definitions and the rows of their block durable and visible, all at one epoch. Everything that can fail is done

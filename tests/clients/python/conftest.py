@@ -61,6 +61,18 @@ def hdfs():
     yield from service("HDFS", process.Hdfs)
 
 
+@pytest.fixture(scope="module")
+def s3():
+    """S3 as moto has it."""
+    yield from service("S3", process.S3)
+
+
+@pytest.fixture(scope="module")
+def azure():
+    """Azure Blob Storage as azurite has it."""
+    yield from service("Azure", process.Azure)
+
+
 @pytest.fixture(scope="session")
 def kafka():
     """A real broker."""

@@ -16,6 +16,8 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import pyarrow.fs
+
 ROOT = Path(__file__).resolve().parents[3]
 SERVICES = ROOT / "tests" / "services"
 START_TIMEOUT_S = 30.0
@@ -49,7 +51,8 @@ def until(condition, what: str, timeout_s: float = 60.0):
 class Server:
     """`thalweg serve` on free ports over a data dir that survives restarts; file sources read below `files`."""
 
-    def __init__(self):
+    def __init__(self, environment: dict[str, str] | None = None):
+        self.environment = os.environ | (environment or {})
         self.data_dir = Path(tempfile.mkdtemp(prefix="thalweg-clients-"))
         self.files = self.data_dir / "files"
         self.files.mkdir()
@@ -62,7 +65,7 @@ class Server:
         address = ["--pg", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"]
         command = [str(binary()), "serve", "--data-dir", str(self.data_dir / "data"), "--config", str(self.data_dir / "thalweg.toml"), *address]
         self.log = open(self.data_dir / "server.log", "ab")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=self.environment)
         lines = queue.Queue()
         threading.Thread(target=self._read, args=(self.process.stdout, lines), daemon=True).start()
         try:
@@ -208,6 +211,104 @@ class Hdfs:
     def close(self):
         """Ends HDFS and removes its data."""
         subprocess.run([SERVICES / "down", "--run", self.folder], check=False, capture_output=True)
+
+
+class ObjectStore:
+    """A server that speaks the protocol of S3 or of Azure; pyarrow's own clients are the independent readers."""
+
+    def __init__(self, service: str):
+        self.service, self.folder = service, tempfile.mkdtemp(prefix=f"thalweg-{service}-")
+        arguments = [service, "--run", self.folder, "--parent-pid", str(os.getpid())]
+        result = subprocess.run([SERVICES / "up", *arguments], capture_output=True, text=True)
+        if result.returncode == 2:
+            raise Unavailable(result.stderr.strip())
+        assert result.returncode == 0, result.stderr
+        self.values = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+
+    def verb(self, name: str):
+        """pause or resume: the port stays open and nothing answers."""
+        subprocess.run([SERVICES / name, self.service, "--run", self.folder], check=True, capture_output=True)
+
+    def close(self):
+        """Ends the server and removes its data."""
+        subprocess.run([SERVICES / "down", "--run", self.folder], check=False, capture_output=True)
+
+
+class S3(ObjectStore):
+    """S3 as moto has it. What the server is asked for is checked against the key."""
+
+    def __init__(self):
+        super().__init__("s3")
+        self.bucket = self.values["S3_BUCKET"]
+        self.key, self.secret = self.values["S3_ACCESS_KEY_ID"], self.values["S3_SECRET_ACCESS_KEY"]
+        self.endpoint = self.values["S3_ENDPOINT"]
+
+    def path(self, folder: str) -> str:
+        """The option `path` of a folder."""
+        return f"s3://{self.bucket}/{folder}"
+
+    def options(self, folder: str, **other: str | None) -> str:
+        """Options of an archive in a folder, of which some may be others, or be left out."""
+        options = {
+            "connector": "s3",
+            "path": self.path(folder),
+            "s3.endpoint": self.endpoint,
+            "s3.allow.http": "true",
+            "s3.region": "us-east-1",
+            "s3.access.key.id": self.key,
+            "s3.secret.access.key": self.secret,
+        }
+        return written(options | {f"s3.{name.replace('_', '.')}" if name != "path" else name: value for name, value in other.items()})
+
+    def environment(self) -> dict[str, str]:
+        """What the server may know by itself."""
+        return {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+
+    def files(self):
+        """The file system, as pyarrow has it."""
+        return pyarrow.fs.S3FileSystem(
+            access_key=self.key, secret_key=self.secret, endpoint_override=self.endpoint, region="us-east-1", request_timeout=30
+        )
+
+
+class Azure(ObjectStore):
+    """Azure Blob Storage as azurite has it."""
+
+    def __init__(self):
+        super().__init__("azure")
+        self.bucket = self.values["AZURE_CONTAINER"]
+        self.account, self.secret = self.values["AZURE_ACCOUNT"], self.values["AZURE_ACCESS_KEY"]
+        self.endpoint = self.values["AZURE_ENDPOINT"]
+
+    def path(self, folder: str) -> str:
+        """The option `path` of a folder."""
+        return f"azure://{self.bucket}/{folder}"
+
+    def options(self, folder: str, **other: str | None) -> str:
+        """Options of an archive in a folder, of which some may be others, or be left out."""
+        options = {
+            "connector": "azure",
+            "path": self.path(folder),
+            "azure.account": self.account,
+            "azure.endpoint": self.endpoint,
+            "azure.allow.http": "true",
+            "azure.access.key": self.secret,
+        }
+        return written(options | {f"azure.{name.replace('_', '.')}" if name != "path" else name: value for name, value in other.items()})
+
+    def files(self):
+        """The file system, as pyarrow has it."""
+        return pyarrow.fs.AzureFileSystem(
+            account_name=self.account,
+            account_key=self.secret,
+            blob_storage_authority=self.endpoint.split("/")[2],
+            blob_storage_scheme="http",
+        )
+
+
+def written(options: dict[str, str | None]) -> str:
+    """Options as WITH takes them, without those that are None."""
+    return ", ".join(f"{name} = '{value}'" for name, value in options.items() if value is not None)
 
 
 class Kafka:
