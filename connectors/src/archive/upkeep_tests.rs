@@ -79,9 +79,17 @@ fn foreign(store: &ScriptedStore) -> Vec<i64> {
     listed(&plain)
 }
 
-#[tokio::test]
-async fn a_partition_without_new_rows_gets_large_files_and_a_marker() {
-    let (store, clock) = (ScriptedStore::default(), clock());
+on_every_store! {
+    a_partition_without_new_rows_gets_large_files_and_a_marker,
+    rows_older_than_retention_go_and_readers_of_before_find_them,
+    no_failure_of_the_store_costs_upkeep_a_row,
+    nobody_takes_over_for_upkeep_and_dead_attempts_are_swept,
+    rows_of_a_partition_that_gets_no_more_are_committed,
+    few_requests_tell_what_an_archive_of_many_commits_holds,
+}
+
+async fn a_partition_without_new_rows_gets_large_files_and_a_marker(kind: Kind) {
+    let (store, clock) = (ScriptedStore::of(kind), clock());
     let archive = filled(&store, &clock, None).await;
     archive.upkeep().await.expect("upkeep");
     assert_eq!(marked(&store), Vec::<String>::new());
@@ -118,13 +126,6 @@ async fn a_partition_without_new_rows_gets_large_files_and_a_marker() {
     let archive = table_with(&store, &clock, None);
     archive.insert(&[rows(&[18, 19])], 10).await.expect("rows");
     assert_eq!(marked(&store), folders[2..]);
-}
-
-on_every_store! {
-    rows_older_than_retention_go_and_readers_of_before_find_them,
-    no_failure_of_the_store_costs_upkeep_a_row,
-    nobody_takes_over_for_upkeep_and_dead_attempts_are_swept,
-    rows_of_a_partition_that_gets_no_more_are_committed,
 }
 
 async fn rows_older_than_retention_go_and_readers_of_before_find_them(kind: Kind) {
@@ -288,9 +289,8 @@ fn facts(snapshot: &Snapshot) -> String {
     )
 }
 
-#[tokio::test]
-async fn few_requests_tell_what_an_archive_of_many_commits_holds() {
-    let (store, clock) = (ScriptedStore::default(), clock());
+async fn few_requests_tell_what_an_archive_of_many_commits_holds(kind: Kind) {
+    let (store, clock) = (ScriptedStore::of(kind), clock());
     let archive = filled(&store, &clock, None).await;
     for id in 13..(13 + CHECKPOINT_COMMITS as i64) {
         archive
