@@ -171,7 +171,7 @@ fn checked(place: Place, option: &WithOption) -> Result<(String, String), Catalo
         return kafka::checked(place, option);
     }
     // Properties of Hadoop are the operator's own, as in hdfs-site.xml.
-    if place == Place::HdfsArchive
+    if matches!(place, Place::HdfsArchive | Place::FileSource)
         && option.name.starts_with(HADOOP_PREFIX)
         && option.name != "hadoop.conf.dir"
     {

@@ -6,6 +6,7 @@ use thalweg_catalog::Report;
 
 use crate::archive::ArchiveError;
 use crate::hbase::HbaseError;
+use crate::store::StoreError;
 
 /// An error of a connector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,6 +85,9 @@ pub enum ConnectorError {
         /// Why.
         detail: String,
     },
+    /// The store that files are in.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The topic that says how far exactly-once sinks have come cannot be had.
     #[error("could not create topic \"{topic}\" on Kafka broker {brokers}")]
     MarkerTopic {
@@ -164,6 +168,7 @@ impl ConnectorError {
             ConnectorError::ColumnType { .. } => "42804",
             ConnectorError::NoFile { .. } => "58P01",
             ConnectorError::File { .. } => "58030",
+            ConnectorError::Store(error) => error.sqlstate(),
             ConnectorError::MarkerTopic { .. } => "42501",
             ConnectorError::NoTransactions { .. } => "0A000",
             ConnectorError::Fenced { .. } => "55000",
@@ -208,6 +213,10 @@ impl ConnectorError {
                 Some("Paths are relative to file_root; add follow = 'true' to wait for files.".into()),
             ),
             ConnectorError::File { detail, .. } => (Some(detail.clone()), None),
+            ConnectorError::Store(error) => (
+                Some(error.detail.clone()),
+                error.hint().map(str::to_owned),
+            ),
             ConnectorError::Hbase(error) => (error.detail(), error.hint()),
             ConnectorError::MarkerTopic { topic, detail, .. } => (
                 Some(detail.clone()),

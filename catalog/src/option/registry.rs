@@ -272,7 +272,7 @@ const ARCHIVE: &[Place] = &[
     Place::S3Archive,
     Place::AzureArchive,
 ];
-const HDFS_ARCHIVE: &[Place] = &[Place::HdfsArchive];
+const HDFS: &[Place] = &[Place::HdfsArchive, Place::FileSource];
 const S3: &[Place] = &[Place::S3Archive];
 const AZURE: &[Place] = &[Place::AzureArchive];
 const PARQUET: &[Place] = &[Place::EncodeParquet];
@@ -319,8 +319,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("reader.grace", ARCHIVE, OptionKind::Duration, "time that replaced files stay readable").default("1 hour"),
     OptionSpec::new("sort_by", ARCHIVE, OptionKind::List, "list of columns that order the rows of a file"),
     OptionSpec::new("attach", ARCHIVE, OptionKind::Boolean, "wish to go on with the archive that is in the folder").default("false"),
-    OptionSpec::new("hadoop.conf.dir", HDFS_ARCHIVE, OptionKind::Text, "folder of core-site.xml and hdfs-site.xml"),
-    OptionSpec::new("user", HDFS_ARCHIVE, OptionKind::Text, "name that HDFS knows the server by"),
+    OptionSpec::new("hadoop.conf.dir", HDFS, OptionKind::Text, "folder of core-site.xml and hdfs-site.xml"),
+    OptionSpec::new("user", HDFS, OptionKind::Text, "name that HDFS knows the server by"),
     OptionSpec::new("s3.region", S3, OptionKind::Text, "region of the bucket"),
     OptionSpec::new("s3.endpoint", S3, OptionKind::Text, "URL of a store that speaks the protocol of S3"),
     OptionSpec::new("s3.access.key.id", S3, OptionKind::Text, "id of the access key").secret(),
@@ -357,7 +357,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("bounded", KAFKA, OptionKind::Boolean, "wish to stop at the end offsets found at the start").default("false"),
     OptionSpec::new("rows_per_second", DATAGEN, POSITIVE, "number of rows generated per second at most"),
     OptionSpec::new("rows", DATAGEN, NOT_NEGATIVE, "number of rows generated in all"),
-    OptionSpec::new("path", FILE, OptionKind::Text, "path of the files below file_root, with *, ? and **").required(),
+    OptionSpec::new("path", FILE, OptionKind::Text, "path of the files, below file_root or on hdfs://, with *, ? and **").required(),
     OptionSpec::new("format", FILE, OptionKind::Enum(&["json", "csv", "parquet"]), "form of the records").default("json"),
     OptionSpec::new("follow", FILE, OptionKind::Boolean, "wish to read on as files grow and come").default("false"),
     OptionSpec::new("csv.header", FILE, OptionKind::Boolean, "wish to take the names of fields from the first line"),

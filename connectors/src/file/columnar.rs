@@ -4,10 +4,8 @@
 //! whatever the file holds, the outcome is rows or a sentence.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, new_null_array};
@@ -26,6 +24,8 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 use thalweg_catalog::{Column, SqlType};
 
+use super::content::{Content, copy};
+use super::place::Found;
 use super::records::{assemble, schema_of};
 use super::unreadable;
 use crate::error::ConnectorError;
@@ -54,12 +54,12 @@ impl Extent {
     /// Looks at a file's footer.
     ///
     /// # Errors
-    /// 58030 when the file cannot be opened or read at all.
-    pub(super) fn of(name: &str, path: &Path) -> Result<Self, ConnectorError> {
-        let disk = Disk::open(path).map_err(|error| unreadable(name, &error))?;
+    /// 58030 when the file cannot be opened or read at all, and what its store reports.
+    pub(super) fn of(file: &Found) -> Result<Self, ConnectorError> {
+        let disk = Disk::open(file).map_err(|error| unreadable(&file.name, &error))?;
         match load(&disk) {
             Ok((_, ends)) => Ok(Self::Rows(ends.last().copied().unwrap_or(0))),
-            Err(Trouble::Io(error)) => Err(unreadable(name, &error)),
+            Err(Trouble::Io(error)) => Err(unreadable(&file.name, &error)),
             Err(Trouble::Unfinished) => Ok(Self::Unfinished),
             Err(Trouble::Content(reason)) => Ok(Self::Unreadable(reason)),
         }
@@ -114,14 +114,14 @@ impl From<ParquetError> for Trouble {
 /// A file that remembers what the disk said, because the reader turns every error into a text.
 #[derive(Debug)]
 struct Disk {
-    file: File,
+    file: Content,
     failure: Arc<Mutex<Option<std::io::Error>>>,
 }
 
 impl Disk {
-    fn open(path: &Path) -> std::io::Result<Self> {
+    fn open(file: &Found) -> std::io::Result<Self> {
         Ok(Self {
-            file: File::open(path)?,
+            file: file.open()?,
             failure: Arc::default(),
         })
     }
@@ -141,15 +141,11 @@ impl Disk {
 
     fn noted<T>(
         &mut self,
-        work: impl FnOnce(&mut File) -> std::io::Result<T>,
+        work: impl FnOnce(&mut Content) -> std::io::Result<T>,
     ) -> std::io::Result<T> {
         work(&mut self.file).inspect_err(|error| {
             if error.kind() != ErrorKind::Interrupted {
-                let copy = match error.raw_os_error() {
-                    Some(code) => std::io::Error::from_raw_os_error(code),
-                    None => std::io::Error::new(error.kind(), error.to_string()),
-                };
-                *self.failure.lock() = Some(copy);
+                *self.failure.lock() = Some(copy(error));
             }
         })
     }
@@ -173,7 +169,7 @@ impl Read for Disk {
 
 impl Length for Disk {
     fn len(&self) -> u64 {
-        self.file.metadata().map_or(0, |metadata| metadata.len())
+        self.file.length().unwrap_or(0)
     }
 }
 
@@ -198,7 +194,7 @@ impl ChunkReader for Disk {
 
 /// A file's footer, and where each of its row groups ends.
 fn load(disk: &Disk) -> Result<(ArrowReaderMetadata, Vec<u64>), Trouble> {
-    check_ends(&disk.file)?;
+    check_ends(disk.file.try_clone()?)?;
     disk.guarded(|| {
         let options = ArrowReaderOptions::new();
         let metadata = ArrowReaderMetadata::load(disk, options.clone())?;
@@ -217,11 +213,13 @@ fn load(disk: &Disk) -> Result<(ArrowReaderMetadata, Vec<u64>), Trouble> {
 }
 
 /// The marks at both ends: a file begins with one when it is created and ends with one when it is complete.
-fn check_ends(mut file: &File) -> Result<(), Trouble> {
-    let length = file.metadata()?.len();
+fn check_ends(mut file: Content) -> Result<(), Trouble> {
+    let length = file.length()?;
     let mut first = Vec::new();
     file.seek(SeekFrom::Start(0))?;
-    file.take(MAGIC.len() as u64).read_to_end(&mut first)?;
+    file.by_ref()
+        .take(MAGIC.len() as u64)
+        .read_to_end(&mut first)?;
     if first == b"PARE" {
         return Err(Trouble::Content("it is encrypted".into()));
     }
@@ -307,8 +305,8 @@ pub(super) struct Table {
 
 impl Table {
     /// Opens a file at a row.
-    pub(super) fn open(path: &Path, columns: &[&Column], at: u64) -> Result<Self, Trouble> {
-        let disk = Disk::open(path)?;
+    pub(super) fn open(file: &Found, columns: &[&Column], at: u64) -> Result<Self, Trouble> {
+        let disk = Disk::open(file)?;
         let (metadata, ends) = load(&disk)?;
         let mut table = Self {
             mask: ProjectionMask::all(),

@@ -1,68 +1,39 @@
-//! Which files a pattern names, under the one folder that sources may read.
+//! Which files a pattern names, below the place that it begins with.
 //!
-//! Invariant: a file that is returned lies under the root after all links are resolved; names do not depend on where the root is.
+//! Invariant: names do not depend on where the place is. A listing that fails anywhere finds nothing rather than some of the files.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
-use super::{Found, unreadable};
+use super::place::{Child, Found, Place, below, in_store, refuse_store_options, scheme};
 use crate::error::ConnectorError;
+use crate::options::Options;
 
 /// A pattern that matches more is a mistake.
 const FILES_MAX: usize = 100_000;
 /// Folders that `**` goes down at most.
 const DEPTH_MAX: usize = 32;
 
-/// A path below the root, with `*`, `?` and `**` in its parts.
+/// A path below a place, with `*`, `?` and `**` in its parts.
 #[derive(Debug)]
 pub(super) struct Pattern {
-    root: PathBuf,
+    place: Place,
     text: String,
     parts: Vec<String>,
 }
 
 impl Pattern {
-    /// Checks the text; touches no file.
-    pub(super) fn new(root: &Path, text: &str) -> Result<Self, ConnectorError> {
-        let refused = |reason: &str| {
-            ConnectorError::option_hint(
-                format!("option \"path\" {reason}"),
-                "Write a path below file_root, as 'data/*.json'.",
-            )
-        };
-        if text.contains(['\0', '\\', '%']) {
-            return Err(refused(
-                "must not contain a NUL, a backslash or a percent sign",
-            ));
-        }
-        if text.contains("://") {
-            return Err(ConnectorError::Unsupported {
-                what: "a path with a scheme in a file source".into(),
-                hint: "Use a local path below file_root.".into(),
-            });
-        }
-        let path = Path::new(text);
-        let inside = match path.is_absolute() {
-            true => path
-                .strip_prefix(root)
-                .map_err(|_| refused("must lie below file_root"))?,
-            false => path,
-        };
-        let mut parts = Vec::new();
-        for component in inside.components() {
-            match component {
-                Component::CurDir => {}
-                Component::Normal(part) => match part.to_str() {
-                    Some(part) => parts.push(part.to_owned()),
-                    None => return Err(refused("must be text")),
-                },
-                _ => return Err(refused("must not leave file_root")),
+    /// Checks option `path`; touches no file and contacts nobody.
+    pub(super) fn new(root: &Path, options: Options<'_>) -> Result<Self, ConnectorError> {
+        let text = options.required("path")?;
+        let (place, parts) = match scheme(text) {
+            Some(_) => in_store(options, text)?,
+            None => {
+                refuse_store_options(options)?;
+                (Place::Disk(root.to_owned()), on_disk(root, text)?)
             }
-        }
-        if parts.is_empty() || text.ends_with('/') {
-            return Err(refused("must name files"));
-        }
+        };
         Ok(Self {
-            root: root.to_owned(),
+            place,
             text: text.to_owned(),
             parts,
         })
@@ -73,24 +44,68 @@ impl Pattern {
         &self.text
     }
 
+    /// Where its files are.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The same pattern somewhere else.
+    #[cfg(test)]
+    pub(super) fn moved(self, place: Place) -> Self {
+        Self { place, ..self }
+    }
+
     /// The files that match now, sorted by name.
     pub(super) fn files(&self) -> Result<Vec<Found>, ConnectorError> {
-        let root = self
-            .root
-            .canonicalize()
-            .map_err(|error| unreadable("file_root", &error))?;
         let mut found = Vec::new();
         let parts: Vec<&str> = self.parts.iter().map(String::as_str).collect();
-        walk(&root, "", &parts, 0, &mut found)?;
-        found.sort();
-        found.dedup();
+        walk(&self.place, "", &parts, 0, &mut found)?;
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        found.dedup_by(|one, other| one.name == other.name);
         Ok(found)
     }
 }
 
+/// The parts of a path below the folder that sources may read.
+fn on_disk(root: &Path, text: &str) -> Result<Vec<String>, ConnectorError> {
+    let refused = |reason: &str| {
+        ConnectorError::option_hint(
+            format!("option \"path\" {reason}"),
+            "Write a path below file_root, as 'data/*.json'.",
+        )
+    };
+    if text.contains(['\0', '\\', '%']) {
+        return Err(refused(
+            "must not contain a NUL, a backslash or a percent sign",
+        ));
+    }
+    let path = Path::new(text);
+    let inside = match path.is_absolute() {
+        true => path
+            .strip_prefix(root)
+            .map_err(|_| refused("must lie below file_root"))?,
+        false => path,
+    };
+    let mut parts = Vec::new();
+    for component in inside.components() {
+        match component {
+            Component::CurDir => {}
+            Component::Normal(part) => match part.to_str() {
+                Some(part) => parts.push(part.to_owned()),
+                None => return Err(refused("must be text")),
+            },
+            _ => return Err(refused("must not leave file_root")),
+        }
+    }
+    if parts.is_empty() || text.ends_with('/') {
+        return Err(refused("must name files"));
+    }
+    Ok(parts)
+}
+
 fn walk(
-    root: &Path,
-    name: &str,
+    place: &Place,
+    folder: &str,
     parts: &[&str],
     depth: usize,
     found: &mut Vec<Found>,
@@ -99,43 +114,24 @@ fn walk(
         return Ok(());
     };
     if *part == "**" {
-        walk(root, name, rest, depth, found)?;
+        walk(place, folder, rest, depth, found)?;
     }
-    let folder = root.join(name);
-    let entries = match std::fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        // A folder that is not there holds no files; one that may not be read is said.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return Ok(()),
-        Err(error) => return Err(unreadable(name, &error)),
-    };
-    for entry in entries {
-        let entry = entry.map_err(|error| unreadable(name, &error))?;
-        let Some(here) = entry.file_name().to_str().map(str::to_owned) else {
-            continue;
-        };
-        let hidden = here.starts_with('.') && !part.starts_with('.');
-        let below = if name.is_empty() {
-            here.clone()
-        } else {
-            format!("{name}/{here}")
-        };
-        // What a link leads to must lie below the root as well; a file that went meanwhile is not there.
-        let Ok(real) = entry.path().canonicalize() else {
-            continue;
-        };
-        if hidden || !real.starts_with(root) {
+    for Child { name, file } in place.children(folder)? {
+        if place.hides(&name, part) {
             continue;
         }
-        let is_folder = real.is_dir();
+        let here = below(folder, &name);
         if *part == "**" {
-            if is_folder && depth < DEPTH_MAX {
-                walk(root, &below, parts, depth + 1, found)?;
+            if file.is_none() && depth < DEPTH_MAX {
+                walk(place, &here, parts, depth + 1, found)?;
             }
-        } else if matches(part, &here) {
-            match (rest.is_empty(), is_folder) {
-                (true, false) => found.push((below, real)),
-                (false, true) => walk(root, &below, rest, depth + 1, found)?,
+        } else if matches(part, &name) {
+            match (rest.is_empty(), file) {
+                (true, Some(location)) => {
+                    let name = place.name_of(here);
+                    found.push(Found { name, location });
+                }
+                (false, None) => walk(place, &here, rest, depth + 1, found)?,
                 _ => {}
             }
         }
@@ -183,6 +179,8 @@ fn matches(pattern: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -202,7 +200,10 @@ mod tests {
 
     #[test]
     fn nothing_outside_of_the_root_can_be_named() {
-        let root = Path::new("/srv/data");
+        let new = |path: &str| {
+            let options = BTreeMap::from([("path".to_owned(), path.to_owned())]);
+            Pattern::new(Path::new("/srv/data"), Options(&options))
+        };
         for bad in [
             "../x",
             "a/../../x",
@@ -215,10 +216,10 @@ mod tests {
             "a/",
             "file:///x",
         ] {
-            assert!(Pattern::new(root, bad).is_err(), "{bad:?}");
+            assert!(new(bad).is_err(), "{bad:?}");
         }
         for good in ["a.json", "./a/*.json", "/srv/data/a/**/b?.csv", "a/..b"] {
-            assert!(Pattern::new(root, good).is_ok(), "{good:?}");
+            assert!(new(good).is_ok(), "{good:?}");
         }
     }
 }

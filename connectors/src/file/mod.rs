@@ -1,17 +1,22 @@
-//! The file source: JSON lines, CSV or Parquet of the files that match a pattern, read once or followed as they grow.
+//! The file source: JSON lines, CSV or Parquet of the files that match a pattern, on a disk or on HDFS, read once or followed as
+//! they grow.
 //!
 //! Invariant: a split is a file, and an offset is the byte where its next record begins, or the number of its next row in a
-//! Parquet file; nothing outside of `file_root` is opened.
+//! Parquet file; on this machine nothing outside of `file_root` is opened. A store that does not answer delays a reader, and is
+//! never taken for one without files.
 
 mod columnar;
+mod content;
 mod csv;
 mod find;
+mod gather;
+mod place;
 mod reader;
 mod records;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use thalweg_catalog::{Column, ColumnRole, ConnectorSpec, Relation};
@@ -27,6 +32,9 @@ use reader::FileReader;
 
 /// Ends the name under which the start offsets also hold where a bounded file ends. No path has this character.
 const END_MARK: &str = "\u{0}end";
+
+/// How soon a store that failed is asked again, at first and at last.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// What a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +55,8 @@ struct Plan {
     follow: bool,
     columns: Vec<Column>,
     json: JsonOptions,
+    /// How soon a store that failed is asked again, at first and at last.
+    ask_again: (Duration, Duration),
     /// Where files end, under `follow = 'false'`: as they were when the source was created.
     ends: BTreeMap<String, u64>,
 }
@@ -80,11 +90,12 @@ impl FileSource {
         let format = format(options, &spec.encode)?;
         let follow = options.bool("follow")?.unwrap_or(false);
         let plan = Plan {
-            pattern: Pattern::new(&context.file_root, options.required("path")?)?,
+            pattern: Pattern::new(&context.file_root, options)?,
             format,
             follow,
             columns: relation.columns.clone(),
             json,
+            ask_again: ASK_AGAIN,
             ends: ends(&spec.start),
         };
         records::RowBuilder::new(&plan.columns, plan.json)?;
@@ -169,12 +180,12 @@ impl Plan {
             return Ok(self.ends.clone());
         }
         let mut ends = Offsets::new();
-        for (name, path) in self.pattern.files()? {
+        for file in self.pattern.files()? {
             let end = match self.format {
-                Format::Parquet => Extent::of(&name, &path)?.end(),
-                _ => records::last_record_end(&path, self.format)?,
+                Format::Parquet => Extent::of(&file)?.end(),
+                _ => records::last_record_end(&file, self.format)?,
             };
-            ends.insert(name, end);
+            ends.insert(file.name, end);
         }
         Ok(ends)
     }
@@ -192,19 +203,19 @@ impl SourceConnector for FileSource {
                 });
             }
             let mut start = Offsets::new();
-            for (name, path) in files {
+            for file in files {
                 if !plan.follow {
                     let end = match plan.format {
-                        Format::Parquet => match Extent::of(&name, &path)? {
+                        Format::Parquet => match Extent::of(&file)? {
                             Extent::Rows(rows) => rows,
                             // What is not complete now never belongs to it.
                             Extent::Unfinished | Extent::Unreadable(_) => GIVEN_UP,
                         },
-                        _ => length(&name, &path)?,
+                        _ => file.length()?,
                     };
-                    start.insert(format!("{name}{END_MARK}"), end);
+                    start.insert(format!("{}{END_MARK}", file.name), end);
                 }
-                start.insert(name, 0);
+                start.insert(file.name, 0);
             }
             Ok(start)
         })
@@ -233,20 +244,15 @@ async fn on_a_blocking_thread<T: Send + 'static>(
         .map_err(|error| ConnectorError::Internal(format!("reading files stopped: {error}")))?
 }
 
-fn length(name: &str, path: &Path) -> Result<u64, ConnectorError> {
-    let metadata = std::fs::metadata(path).map_err(|error| unreadable(name, &error))?;
-    Ok(metadata.len())
-}
-
 fn unreadable(name: &str, error: &std::io::Error) -> ConnectorError {
-    ConnectorError::File {
-        path: name.to_owned(),
-        detail: error.to_string(),
+    match content::store_error(error) {
+        Some(error) => ConnectorError::Store(error.clone()),
+        None => ConnectorError::File {
+            path: name.to_owned(),
+            detail: error.to_string(),
+        },
     }
 }
-
-/// A file and where it is.
-type Found = (String, PathBuf);
 
 #[cfg(test)]
 mod tests;

@@ -1,29 +1,28 @@
 //! Reads the files of a source, one after the other, and again as they grow.
 //!
-//! Invariant: a batch names for each file the offset behind the last record it holds; what is not complete is not read.
+//! Invariant: a batch names for each file the offset behind the last record it holds; what is not complete is not read. What a
+//! store does not give now moves nothing and is asked for again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arrow::record_batch::RecordBatch;
-
-use super::columnar::{self, Extent, GIVEN_UP, Table, TableRows, Trouble};
+use super::columnar::{Extent, GIVEN_UP, Table, TableRows};
 use super::csv::Header;
+use super::gather::{Gathered, Gathering, letter};
+use super::place::Found;
 use super::records::{Next, Records, RowBuilder, header};
-use super::{Format, Plan, length, unreadable};
+use super::{Format, Plan, unreadable};
 use crate::context::{Clock, Deadline};
 use crate::error::ConnectorError;
 use crate::format::Fault;
 use crate::source::{
-    Budget, ColumnsRead, DeadLetter, Offsets, RowPlace, SourceBatch, SourceHealth, SourceReader,
+    Budget, ColumnsRead, Offsets, RowPlace, SourceBatch, SourceHealth, SourceReader,
 };
+use crate::store::{StoreError, StoreFault};
 
-/// How often a followed file is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// Bytes of a record kept with a dead letter.
-const DEAD_LETTER_BYTES_MAX: usize = 1 << 20;
+/// How often followed files are looked at, here and in a store.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
 /// An open file source.
 pub(super) struct FileReader {
@@ -33,36 +32,63 @@ pub(super) struct FileReader {
     /// The rows of Parquet files.
     tables: TableRows,
     files: BTreeMap<String, Progress>,
-    /// The next look at the folders.
+    /// Where files begin that were not found yet.
+    start: Offsets,
+    /// The next look at the folders; `None` when it is due.
     look: Option<Deadline>,
+    trouble: Option<Trouble>,
+}
+
+/// What a store did not give, and when it is asked again.
+struct Trouble {
+    error: StoreError,
+    again: Deadline,
+    wait: Duration,
 }
 
 /// How far one file is.
-struct Progress {
+pub(super) struct Progress {
     /// The number its rows' places carry.
-    number: i32,
-    path: PathBuf,
-    at: u64,
-    end: Option<u64>,
+    pub(super) number: i32,
+    pub(super) found: Found,
+    pub(super) at: u64,
+    pub(super) end: Option<u64>,
     /// How far it reached when it was last looked at: bytes, or rows of a Parquet file.
-    seen: u64,
+    pub(super) seen: u64,
     /// Length and time of change for which `seen` holds.
-    stamp: Option<(u64, Option<SystemTime>)>,
+    pub(super) stamp: Option<(u64, Option<SystemTime>)>,
     open: Option<Records>,
     header: Option<Header>,
-    table: Option<Table>,
+    pub(super) table: Option<Table>,
+    /// What its store said when it was last asked for it, if that was an error.
+    fault: Option<StoreFault>,
 }
 
 impl Progress {
+    fn new(number: i32, found: Found, at: u64, end: Option<u64>) -> Self {
+        Self {
+            number,
+            found,
+            at,
+            end,
+            seen: 0,
+            stamp: None,
+            open: None,
+            header: None,
+            table: None,
+            fault: None,
+        }
+    }
+
     /// True when there is nothing in it that is wanted and not read.
     fn is_read(&self) -> bool {
         self.at >= self.end.unwrap_or(self.seen)
     }
 
     /// Finds out how far the file reaches now.
-    fn measure(&mut self, name: &str, format: Format) -> Result<(), ConnectorError> {
+    fn measure(&mut self, format: Format) -> Result<(), ConnectorError> {
         if format != Format::Parquet {
-            self.seen = length(name, &self.path)?;
+            self.seen = self.found.length()?;
             return Ok(());
         }
         // A bounded file is compared with what it was when it is opened; one that was given up stays so.
@@ -70,25 +96,13 @@ impl Progress {
             self.seen = end;
             return Ok(());
         }
-        let metadata = std::fs::metadata(&self.path).map_err(|error| unreadable(name, &error))?;
-        let stamp = Some((metadata.len(), metadata.modified().ok()));
+        let stamp = Some(self.found.stamp()?);
         if self.stamp != stamp {
-            self.seen = Extent::of(name, &self.path)?.end();
+            self.seen = Extent::of(&self.found)?.end();
             self.stamp = stamp;
         }
         Ok(())
     }
-}
-
-/// What one poll collects.
-#[derive(Default)]
-struct Gathered {
-    places: Vec<RowPlace>,
-    dead: Vec<DeadLetter>,
-    offsets: Offsets,
-    names: BTreeMap<i32, String>,
-    records: u64,
-    bytes: usize,
 }
 
 impl FileReader {
@@ -101,37 +115,46 @@ impl FileReader {
             rows: RowBuilder::new(&plan.columns, plan.json)?,
             tables: TableRows::new(&plan.columns),
             files: BTreeMap::new(),
+            start: at,
             look: None,
+            trouble: None,
             plan,
             clock,
         };
-        reader.look(&at)?;
+        // A store is asked when the first rows are wanted: nobody waits for it here.
+        if reader.plan.pattern.place().is_local() {
+            drop(reader.look()?);
+        }
         Ok(reader)
     }
 
-    /// Finds new files and new ends.
-    fn look(&mut self, at: &Offsets) -> Result<(), ConnectorError> {
-        self.look = Some(Deadline::after(LOOK_AGAIN));
-        let found: BTreeMap<String, PathBuf> = self.plan.pattern.files()?.into_iter().collect();
-        for (name, path) in &found {
+    /// Finds new files and new ends; tells what kept it from finding an end.
+    fn look(&mut self) -> Result<Option<StoreError>, ConnectorError> {
+        let found = self.plan.pattern.files()?;
+        let found = found.into_iter().map(|file| (file.name.clone(), file));
+        let found: BTreeMap<String, Found> = found.collect();
+        let mut failed = None;
+        for (name, there) in &found {
             let end = self.plan.ends.get(name).copied();
             // What was not there when a bounded source was created does not belong to it.
             if !self.plan.follow && end.is_none() {
                 continue;
             }
             let number = i32::try_from(self.files.len()).unwrap_or(i32::MAX);
-            let file = self.files.entry(name.clone()).or_insert(Progress {
-                number,
-                path: path.clone(),
-                at: at.get(name).copied().unwrap_or(0),
-                end,
-                seen: 0,
-                stamp: None,
-                open: None,
-                header: None,
-                table: None,
-            });
-            file.measure(name, self.plan.format)?;
+            let at = self.start.get(name).copied().unwrap_or(0);
+            let file = self.files.entry(name.clone());
+            let file = file.or_insert_with(|| Progress::new(number, there.clone(), at, end));
+            file.found = there.clone();
+            file.fault = None;
+            match file.measure(self.plan.format) {
+                // The other files do not wait for this one.
+                Err(ConnectorError::Store(error)) if error.fault != StoreFault::Unreachable => {
+                    file.fault = Some(error.fault);
+                    failed.get_or_insert(error);
+                    continue;
+                }
+                measured => measured?,
+            }
             let (has, had) = (file.seen, file.end.unwrap_or(file.at));
             if has < had {
                 let unit = match self.plan.format {
@@ -144,11 +167,25 @@ impl FileReader {
                 });
             }
         }
+        self.check_gone(&found)?;
+        let again = match self.plan.pattern.place().is_local() {
+            true => LOOK_AGAIN.0,
+            false => LOOK_AGAIN.1,
+        };
+        self.look = Some(Deadline::after(again));
+        Ok(failed)
+    }
+
+    /// What is to be read and is not there any more is said.
+    fn check_gone(&self, found: &BTreeMap<String, Found>) -> Result<(), ConnectorError> {
         let gone = |(name, file): &(&String, &Progress)| {
-            !found.contains_key(*name) && file.end.is_some_and(|end| file.at < end)
+            let missed = file.fault == Some(StoreFault::Missing);
+            let wanted = missed || file.end.is_some_and(|end| file.at < end);
+            !found.contains_key(*name) && wanted
         };
         let missing = self.plan.ends.iter().find(|(name, end)| {
-            !self.files.contains_key(*name) && at.get(*name).copied().unwrap_or(0) < **end
+            let at = self.start.get(*name).copied().unwrap_or(0);
+            !self.files.contains_key(*name) && at < **end
         });
         let lost = self.files.iter().find(gone).map(|(name, _)| name);
         match lost.or(missing.map(|(name, _)| name)) {
@@ -158,6 +195,91 @@ impl FileReader {
             }),
             None => Ok(()),
         }
+    }
+
+    /// Looks at the folders when that is due, and reads what files have.
+    fn gather(
+        &mut self,
+        budget: Budget,
+        deadline: Deadline,
+        gathered: &mut Gathered,
+    ) -> Result<(), ConnectorError> {
+        let waits = self.trouble.as_ref();
+        let waits = waits.filter(|trouble| !trouble.again.left().is_zero());
+        let waits = waits.map(|trouble| trouble.error.fault);
+        if waits == Some(StoreFault::Unreachable) {
+            return Ok(());
+        }
+        let mut failed = None;
+        let again = |look: &Deadline| self.plan.follow && look.left().is_zero();
+        if waits.is_none() && self.look.as_ref().is_none_or(again) {
+            match self.look() {
+                Err(ConnectorError::Store(error)) => {
+                    self.wait_for(error);
+                    return Ok(());
+                }
+                looked => failed = looked?,
+            }
+        }
+        let names: Vec<String> = self.files.keys().cloned().collect();
+        for name in names {
+            if gathered.is_full(budget) {
+                break;
+            }
+            match self.read_file(&name, budget, deadline, gathered) {
+                Ok(()) => {}
+                Err(ConnectorError::Store(error)) => {
+                    let unreachable = error.fault == StoreFault::Unreachable;
+                    failed.get_or_insert(error);
+                    if unreachable {
+                        break;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match failed {
+            Some(error) => self.wait_for(error),
+            None if waits.is_none() => self.trouble = None,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Reads one file, but for one that its store has just failed to give.
+    fn read_file(
+        &mut self,
+        name: &str,
+        budget: Budget,
+        deadline: Deadline,
+        gathered: &mut Gathered,
+    ) -> Result<(), ConnectorError> {
+        if self.files.get(name).is_none_or(|file| file.fault.is_some()) {
+            return Ok(());
+        }
+        let read = match self.plan.format {
+            Format::Parquet => self.read_table(name, budget, deadline, gathered),
+            Format::Json | Format::Csv { .. } => self.read(name, budget, deadline, gathered),
+        };
+        if let (Err(ConnectorError::Store(error)), Some(file)) = (&read, self.files.get_mut(name)) {
+            // It is opened again where its last record ended.
+            (file.open, file.table) = (None, None);
+            file.fault = Some(error.fault);
+        }
+        read
+    }
+
+    /// Has a store that failed asked again later, beginning with what is there.
+    fn wait_for(&mut self, error: StoreError) {
+        let wait = self.trouble.as_ref().map(|trouble| trouble.wait * 2);
+        let (first, last) = self.plan.ask_again;
+        let wait = wait.unwrap_or(first).min(last);
+        self.look = None;
+        self.trouble = Some(Trouble {
+            error,
+            again: Deadline::after(wait),
+            wait,
+        });
     }
 
     /// Reads one Parquet file until there are no more rows in it or the budget is used up.
@@ -200,19 +322,25 @@ impl FileReader {
         if file.is_read() {
             return Ok(());
         }
-        if !prepare(name, file, format, &self.rows)? {
+        if !prepare(file, format, &self.rows)? {
             return Ok(());
         }
         let Some(records) = &mut file.open else {
             return Ok(());
         };
         let begun = file.at;
-        while gathered.records < budget.rows as u64
-            && gathered.bytes < budget.bytes
+        let mut failed = Ok(());
+        while !gathered.is_full(budget)
             && !(gathered.records % 256 == 255 && deadline.left().is_zero())
         {
             let from = records.at;
-            let next = records.next().map_err(|error| unreadable(name, &error))?;
+            let next = match records.next() {
+                Ok(next) => next,
+                Err(error) => {
+                    failed = Err(unreadable(name, &error));
+                    break;
+                }
+            };
             let (size, broken) = match next {
                 Next::End => {
                     // What has grown since is seen by opening it again.
@@ -254,163 +382,12 @@ impl FileReader {
             gathered.offsets.insert(name.to_owned(), file.at);
             gathered.names.insert(file.number, name.to_owned());
         }
-        Ok(())
+        failed
     }
-}
-
-/// What one poll takes from one Parquet file.
-struct Gathering<'p> {
-    name: &'p str,
-    budget: Budget,
-    deadline: Deadline,
-    now_us: i64,
-    gathered: &'p mut Gathered,
-}
-
-impl Gathering<'_> {
-    fn read(mut self, file: &mut Progress, rows: &mut TableRows) -> Result<(), ConnectorError> {
-        let begun = file.at;
-        if let Some(table) = self.open(file, rows)? {
-            file.table = self.take(file, table, rows)?;
-        }
-        if file.at > begun {
-            let name = self.name.to_owned();
-            self.gathered.offsets.insert(name.clone(), file.at);
-            self.gathered.names.insert(file.number, name);
-        }
-        Ok(())
-    }
-
-    /// The file where it was left; `None` when there is nothing in it to read.
-    fn open(
-        &mut self,
-        file: &mut Progress,
-        rows: &TableRows,
-    ) -> Result<Option<Table>, ConnectorError> {
-        if let Some(table) = file.table.take() {
-            return Ok(Some(table));
-        }
-        let problem = match Table::open(&file.path, &rows.given(), file.at) {
-            Ok(table) => match file.end {
-                Some(GIVEN_UP) => "it was not complete when the source was created".to_owned(),
-                Some(end) if table.rows() != end => format!(
-                    "it has {} rows, and had {end} when the source was created",
-                    table.rows()
-                ),
-                _ => return Ok(Some(table)),
-            },
-            Err(Trouble::Io(error)) => return Err(unreadable(self.name, &error)),
-            // Its writer may have begun anew since it was looked at.
-            Err(Trouble::Unfinished) if file.end.is_none() => {
-                file.stamp = None;
-                file.seen = file.at;
-                return Ok(None);
-            }
-            Err(Trouble::Unfinished) => "it ends without a footer".to_owned(),
-            Err(Trouble::Content(reason)) => reason,
-        };
-        self.give_up(file, &problem);
-        Ok(None)
-    }
-
-    /// Takes rows until the file or the budget ends; the table when there may be more.
-    fn take(
-        &mut self,
-        file: &mut Progress,
-        mut table: Table,
-        rows: &mut TableRows,
-    ) -> Result<Option<Table>, ConnectorError> {
-        loop {
-            let left = self.budget.rows as u64 - self.gathered.records.min(self.budget.rows as u64);
-            let late = self.gathered.records > 0 && self.deadline.left().is_zero();
-            if left == 0 || self.gathered.bytes >= self.budget.bytes || late {
-                return Ok(Some(table));
-            }
-            let next = table.next(usize::try_from(left).unwrap_or(usize::MAX));
-            match next.map_err(|error| unreadable(self.name, &error))? {
-                columnar::Next::Rows(batch) => {
-                    if let Err(problem) = self.add(file, &table, &batch, rows) {
-                        self.give_up(file, &problem);
-                        return Ok(None);
-                    }
-                }
-                columnar::Next::Lost { until, reason } => {
-                    let message =
-                        format!("rows {} to {} cannot be read: {reason}", file.at, until - 1);
-                    self.report(file.at, None, Fault::decode(message));
-                    file.at = until;
-                }
-                columnar::Next::End => {
-                    file.seen = file.seen.max(file.at);
-                    return Ok(None);
-                }
-            }
-        }
-    }
-
-    fn add(
-        &mut self,
-        file: &mut Progress,
-        table: &Table,
-        batch: &RecordBatch,
-        rows: &mut TableRows,
-    ) -> Result<(), String> {
-        let parts = table.declared(batch);
-        let mut bad = rows.append(batch.num_rows(), &parts)?;
-        for row in 0..batch.num_rows() {
-            let at = file.at + row as u64;
-            match bad.remove(&row) {
-                Some(bad) => self.report(at, bad.payload, bad.fault),
-                None => self.gathered.places.push(RowPlace {
-                    partition: file.number,
-                    offset: i64::try_from(at).unwrap_or(i64::MAX),
-                }),
-            }
-        }
-        file.at += batch.num_rows() as u64;
-        self.gathered.records += batch.num_rows() as u64;
-        // What a file says about sizes is not to be trusted, and a slice counts as the whole.
-        self.gathered.bytes += batch.columns().iter().map(sizes).sum::<usize>();
-        Ok(())
-    }
-
-    /// A file that cannot be read is one letter, and its end is reached.
-    fn give_up(&mut self, file: &mut Progress, problem: &str) {
-        let message = format!("file \"{}\" cannot be read: {problem}", self.name);
-        self.report(file.at, None, Fault::decode(message));
-        file.table = None;
-        file.at = file.end.unwrap_or(GIVEN_UP);
-        file.seen = file.at;
-    }
-
-    fn report(&mut self, at: u64, payload: Option<Vec<u8>>, fault: Fault) {
-        let offset = i64::try_from(at).unwrap_or(i64::MAX);
-        let mut letter = letter(
-            self.name,
-            offset,
-            payload.unwrap_or_default(),
-            fault,
-            self.now_us,
-        );
-        letter.payload = letter.payload.filter(|payload| !payload.is_empty());
-        self.gathered.dead.push(letter);
-        self.gathered.records += 1;
-    }
-}
-
-/// About the bytes of a column's own rows.
-fn sizes(column: &arrow::array::ArrayRef) -> usize {
-    let data = column.to_data();
-    data.get_slice_memory_size().unwrap_or(0)
 }
 
 /// Opens a file where it was left; false when its header is not complete yet.
-fn prepare(
-    name: &str,
-    file: &mut Progress,
-    format: Format,
-    rows: &RowBuilder,
-) -> Result<bool, ConnectorError> {
+fn prepare(file: &mut Progress, format: Format, rows: &RowBuilder) -> Result<bool, ConnectorError> {
     if let Format::Csv {
         header: named,
         delimiter,
@@ -419,7 +396,7 @@ fn prepare(
     {
         let columns = rows.given();
         file.header = match named {
-            true => header(name, &file.path, delimiter, file.end, &columns)?,
+            true => header(&file.found, delimiter, file.end, &columns)?,
             false => Some(Header::by_position(&columns)),
         };
         if file.header.is_none() {
@@ -427,26 +404,10 @@ fn prepare(
         }
     }
     if file.open.is_none() {
-        let opened = Records::open(name, &file.path, file.at, file.end, format)?;
+        let opened = Records::open(&file.found, file.at, file.end, format)?;
         file.open = Some(opened);
     }
     Ok(true)
-}
-
-fn letter(name: &str, offset: i64, record: Vec<u8>, fault: Fault, now_us: i64) -> DeadLetter {
-    let mut payload = record;
-    payload.truncate(DEAD_LETTER_BYTES_MAX);
-    DeadLetter {
-        reason: fault.reason.as_str().to_owned(),
-        message: fault.message,
-        topic: name.to_owned(),
-        partition: 0,
-        offset,
-        key: None,
-        payload: Some(payload),
-        headers: None,
-        at_us: now_us,
-    }
 }
 
 impl SourceReader for FileReader {
@@ -454,24 +415,17 @@ impl SourceReader for FileReader {
         let deadline = Deadline::after(budget.time);
         let mut gathered = Gathered::default();
         loop {
-            let names: Vec<String> = self.files.keys().cloned().collect();
-            for name in names {
-                match self.plan.format {
-                    Format::Parquet => self.read_table(&name, budget, deadline, &mut gathered)?,
-                    _ => self.read(&name, budget, deadline, &mut gathered)?,
-                }
-            }
+            self.gather(budget, deadline, &mut gathered)?;
             let left = deadline.left();
             if !gathered.offsets.is_empty() || left.is_zero() {
                 break;
             }
-            match &self.look {
-                Some(look) if self.plan.follow && look.left().is_zero() => {
-                    self.look(&Offsets::new())?;
-                }
-                Some(look) if self.plan.follow => std::thread::sleep(left.min(look.left())),
-                _ => std::thread::sleep(left),
-            }
+            let next = match (&self.trouble, &self.look) {
+                (Some(trouble), _) => trouble.again.left(),
+                (None, Some(look)) if self.plan.follow => look.left(),
+                _ => left,
+            };
+            std::thread::sleep(left.min(next));
         }
         let rows = match self.plan.format {
             Format::Parquet => self.tables.finish()?,
@@ -493,7 +447,12 @@ impl SourceReader for FileReader {
     }
 
     fn health(&self) -> SourceHealth {
-        SourceHealth::Running
+        match &self.trouble {
+            Some(Trouble { error, .. }) => {
+                SourceHealth::Degraded(format!("{error}: {}", error.detail))
+            }
+            None => SourceHealth::Running,
+        }
     }
 
     fn high_watermarks(&self) -> Offsets {

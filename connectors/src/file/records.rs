@@ -4,9 +4,7 @@
 //! start would.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray};
@@ -15,7 +13,9 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use thalweg_catalog::Column;
 
+use super::content::Content;
 use super::csv::{self, Header};
+use super::place::Found;
 use super::{Format, unreadable};
 use crate::error::ConnectorError;
 use crate::format::{Fault, JsonDecoder, JsonOptions, line_feed};
@@ -38,7 +38,7 @@ pub(super) enum Next<'f> {
 
 /// A file being read from an offset on.
 pub(super) struct Records {
-    file: File,
+    file: Content,
     /// What has been read and not taken is `buffer[from..filled]`.
     buffer: Vec<u8>,
     from: usize,
@@ -52,18 +52,17 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn open(
-        name: &str,
-        path: &Path,
+        found: &Found,
         at: u64,
         end: Option<u64>,
         format: Format,
     ) -> Result<Self, ConnectorError> {
         let open = || {
-            let mut file = File::open(path)?;
+            let mut file = found.open()?;
             file.seek(SeekFrom::Start(at))?;
             Ok(file)
         };
-        let file = open().map_err(|error| unreadable(name, &error))?;
+        let file = open().map_err(|error| unreadable(&found.name, &error))?;
         Ok(Self {
             file,
             buffer: Vec::new(),
@@ -180,21 +179,41 @@ fn quotes(bytes: &[u8]) -> usize {
 }
 
 /// Where the last complete record of a growing file ends.
-pub(super) fn last_record_end(path: &Path, format: Format) -> Result<u64, ConnectorError> {
-    let name = path.display().to_string();
-    let mut records = Records::open(&name, path, 0, None, format)?;
+pub(super) fn last_record_end(found: &Found, format: Format) -> Result<u64, ConnectorError> {
+    let failed = |error: std::io::Error| unreadable(&found.name, &error);
+    if !matches!(format, Format::Csv { .. }) {
+        return last_line_end(found).map_err(failed);
+    }
+    let mut records = Records::open(found, 0, None, format)?;
     loop {
-        match records.next().map_err(|error| unreadable(&name, &error))? {
+        match records.next().map_err(failed)? {
             Next::End => return Ok(records.at),
             Next::Record(_) | Next::Broken(_) => {}
         }
     }
 }
 
+/// Where the last line ends, which without quotes is the end of the last record, whatever stands before it.
+fn last_line_end(found: &Found) -> std::io::Result<u64> {
+    let mut file = found.open()?;
+    let mut end = file.length()?;
+    let mut bytes = Vec::new();
+    while end > 0 {
+        let begin = end.saturating_sub(READ_BYTES as u64);
+        file.seek(SeekFrom::Start(begin))?;
+        bytes.clear();
+        file.by_ref().take(end - begin).read_to_end(&mut bytes)?;
+        if let Some(feed) = bytes.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(begin + feed as u64 + 1);
+        }
+        end = begin;
+    }
+    Ok(0)
+}
+
 /// The first record of a CSV file as its header.
 pub(super) fn header(
-    name: &str,
-    path: &Path,
+    found: &Found,
     delimiter: u8,
     end: Option<u64>,
     columns: &[&Column],
@@ -203,7 +222,8 @@ pub(super) fn header(
         header: true,
         delimiter,
     };
-    let mut records = Records::open(name, path, 0, end, format)?;
+    let name = &found.name;
+    let mut records = Records::open(found, 0, end, format)?;
     match records.next().map_err(|error| unreadable(name, &error))? {
         Next::Record(record) => Header::by_name(record, delimiter, columns)
             .map(Some)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray};
@@ -14,6 +15,7 @@ use crate::context::SystemClock;
 use crate::source::{Budget, SourceBatch};
 use crate::testing::{column, source_relation};
 
+mod stores;
 mod tables;
 
 /// A folder that goes with the test.
@@ -184,6 +186,9 @@ fn options_that_do_not_go_together_are_refused() {
         ([("path", "a"), ("csv.header", "true")], "22023"),
         ([("path", "a"), ("format", "orc")], "0A000"),
         ([("path", "s3://b/a"), ("format", "json")], "0A000"),
+        ([("path", "a"), ("user", "hive")], "22023"),
+        ([("path", "a"), ("hadoop.dfs.replication", "1")], "22023"),
+        ([("path", "hdfs://nn:8020/"), ("format", "json")], "22023"),
     ] {
         let error = declare(&folder, &options, None).expect_err("refused");
         assert_eq!(error.sqlstate(), sqlstate, "{options:?}");

@@ -1,4 +1,4 @@
-//! Archives on HDFS.
+//! Files of archives and sources on HDFS.
 //!
 //! Invariant: a call whose answer was lost is never taken for one that failed: what became of it is looked up, or reported as
 //! unknown. One file has one writer, and a file that its writer left open is closed before its length counts.
@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hdfs_native::client::WriteOptions;
+use hdfs_native::client::{FileStatus, WriteOptions};
 use hdfs_native::file::{FileReader, FileWriter};
 use hdfs_native::{Client, ClientBuilder, HdfsError};
 use parking_lot::Mutex;
 
-use super::{Entry, Moved, Store, StoreError, StoreFault, StoreFile};
+use super::{Child, Entry, Moved, Store, StoreError, StoreFault, StoreFile};
 use crate::context::Deadline;
 use crate::error::ConnectorError;
 use crate::options::Options;
@@ -41,9 +41,11 @@ pub(crate) struct HdfsStore {
     root: String,
     shown: String,
     made: Arc<Mutex<HashSet<String>>>,
-    /// Committed files that were read, with the places of their blocks.
-    readers: Arc<Mutex<HashMap<String, Arc<FileReader>>>>,
+    /// Committed files that were read, with the places of their blocks; `None` where files of others grow and are replaced.
+    readers: Option<Readers>,
 }
+
+type Readers = Arc<Mutex<HashMap<String, Arc<FileReader>>>>;
 
 impl std::fmt::Debug for HdfsStore {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -52,9 +54,20 @@ impl std::fmt::Debug for HdfsStore {
 }
 
 impl HdfsStore {
-    /// The folder that option `path` names. Contacts nobody.
+    /// The folder of an archive, which option `path` names. Contacts nobody.
     pub(crate) fn new(options: Options<'_>) -> Result<Self, ConnectorError> {
-        let text = options.required("path")?;
+        let store = Self::folder(options, options.required("path")?)?;
+        if store.root.is_empty() {
+            return Err(refused("must name a folder"));
+        }
+        Ok(Self {
+            readers: Some(Arc::default()),
+            ..store
+        })
+    }
+
+    /// A folder whose files others write, or the whole file system. Contacts nobody.
+    pub(crate) fn folder(options: Options<'_>, text: &str) -> Result<Self, ConnectorError> {
         let (url, root) = place(text)?;
         let mut builder = ClientBuilder::new();
         if let Some(url) = url {
@@ -91,12 +104,13 @@ impl HdfsStore {
             root,
             shown: text.trim_end_matches('/').to_owned(),
             made: Arc::default(),
-            readers: Arc::default(),
+            readers: None,
         })
     }
 
     fn full(&self, path: &str) -> String {
         match path {
+            "" if self.root.is_empty() => "/".to_owned(),
             "" => self.root.clone(),
             _ => format!("{}/{path}", self.root),
         }
@@ -132,13 +146,14 @@ impl HdfsStore {
 
     /// A reader of a file; of a committed one, which stays as it is, the places of its blocks are asked for once.
     async fn reader(&self, path: &str) -> Result<Arc<FileReader>, HdfsError> {
-        let known = self.readers.lock().get(path).cloned();
+        let readers = self.readers.as_ref();
+        let known = readers.and_then(|readers| readers.lock().get(path).cloned());
         if let Some(reader) = known {
             return Ok(reader);
         }
         let reader = Arc::new(self.client.read(&self.full(path)).await?);
-        if !path.starts_with('_') {
-            let mut known = self.readers.lock();
+        if let Some(readers) = readers.filter(|_| !path.starts_with('_')) {
+            let mut known = readers.lock();
             if known.len() >= KNOWN_FILES {
                 known.clear();
             }
@@ -159,12 +174,6 @@ impl HdfsStore {
 
 /// The file system's URL, when the text names one, and the folder on it.
 fn place(text: &str) -> Result<(Option<String>, String), ConnectorError> {
-    let refused = |reason: &str| {
-        ConnectorError::option_hint(
-            format!("option \"path\" {reason}"),
-            "Write path = 'hdfs://namenode:8020/folder'.",
-        )
-    };
     let (url, path) = match text.split_once("://") {
         Some(("hdfs" | "viewfs", rest)) => {
             let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -185,10 +194,14 @@ fn place(text: &str) -> Result<(Option<String>, String), ConnectorError> {
         root.push('/');
         root.push_str(part);
     }
-    if root.is_empty() {
-        return Err(refused("must name a folder"));
-    }
     Ok((url, root))
+}
+
+fn refused(reason: &str) -> ConnectorError {
+    ConnectorError::option_hint(
+        format!("option \"path\" {reason}"),
+        "Write path = 'hdfs://namenode:8020/folder'.",
+    )
 }
 
 /// What an error is to us, and its text without the stack of a Java program.
@@ -248,6 +261,27 @@ impl Store for HdfsStore {
         Ok(entries)
     }
 
+    async fn children(&self, folder: &str) -> Result<Vec<Child>, StoreError> {
+        let full = self.full(folder);
+        let listed = match self.client.list_status(&full, false).await {
+            Ok(listed) => listed,
+            Err(error) if told(&error).0 == StoreFault::Missing => return Ok(Vec::new()),
+            Err(error) => return Err(self.error("list", folder, &error)),
+        };
+        // What is listed as a folder and is a file has that file itself in the answer.
+        let prefix = format!("{}/", full.trim_end_matches('/'));
+        let child = |status: FileStatus| {
+            Some(Child {
+                name: status.path.strip_prefix(&prefix)?.to_owned(),
+                bytes: (!status.isdir).then_some(status.length as u64),
+                modified_ms: Some(status.modification_time),
+            })
+        };
+        let mut children: Vec<Child> = listed.into_iter().filter_map(child).collect();
+        children.sort();
+        Ok(children)
+    }
+
     async fn length(&self, path: &str) -> Result<Option<u64>, StoreError> {
         let found = self.find(path).await;
         found.map_err(|error| self.error("look at", path, &error))
@@ -280,7 +314,9 @@ impl Store for HdfsStore {
     async fn read(&self, path: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
         let failed = |error: &HdfsError| {
             // Its blocks may be elsewhere by now.
-            self.readers.lock().remove(path);
+            if let Some(readers) = &self.readers {
+                readers.lock().remove(path);
+            }
             self.error("read", path, error)
         };
         let reader = self.reader(path).await;
@@ -380,6 +416,8 @@ impl StoreFile for HdfsFile {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -392,20 +430,17 @@ mod tests {
                 "/a/b",
             ),
             ("/lake/clicks", None, "/lake/clicks"),
+            ("hdfs://ns1", Some("hdfs://ns1"), ""),
         ] {
             let (found, folder) = place(text).expect(text);
             assert_eq!((found.as_deref(), folder.as_str()), (url, root), "{text}");
         }
-        for text in [
-            "hdfs://ns1",
-            "hdfs:///a",
-            "s3://b/c",
-            "hdfs://ns1/../x",
-            "/",
-            "hdfs://ns1/a:b",
-        ] {
+        for text in ["hdfs:///a", "s3://b/c", "hdfs://ns1/../x", "hdfs://ns1/a:b"] {
             assert!(place(text).is_err(), "{text}");
         }
+        // An archive has a folder of its own.
+        let options = BTreeMap::from([("path".to_owned(), "hdfs://ns1/".to_owned())]);
+        assert!(HdfsStore::new(Options(&options)).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Where files of archives lie: one trait over local disk and outside file systems.
+//! Where files of archives and sources lie: one trait over local disk and outside file systems.
 //!
-//! Invariant: paths are relative to the archive's own folder and never leave it. A file is whole once its writer has been closed,
+//! Invariant: paths are relative to the folder that was named and never leave it. A file is whole once its writer has been closed,
 //! nothing is ever overwritten, and after an answer of success it survives a crash of the store.
 
 mod error;
@@ -30,6 +30,17 @@ pub struct Entry {
     pub bytes: u64,
 }
 
+/// What lies directly in a folder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Child {
+    /// The last part of its path.
+    pub name: String,
+    /// Length of a file; `None` for a folder.
+    pub bytes: Option<u64>,
+    /// When it was changed, in milliseconds since the Unix epoch, where the store says so.
+    pub modified_ms: Option<u64>,
+}
+
 /// What became of a rename.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
@@ -47,6 +58,12 @@ pub trait Store: Debug + Send + Sync {
 
     /// Every file below a folder, at any depth, in order of paths; none when the folder is not there.
     async fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError>;
+
+    /// What lies directly in a folder, by name; nothing when the folder is not there. A store that can ask for less than
+    /// everything below it does.
+    async fn children(&self, folder: &str) -> Result<Vec<Child>, StoreError> {
+        Ok(directly_below(folder, self.list(folder).await?))
+    }
 
     /// Length of a file; `None` when there is none.
     async fn length(&self, path: &str) -> Result<Option<u64>, StoreError>;
@@ -77,6 +94,30 @@ pub trait Store: Debug + Send + Sync {
 
     /// Removes a folder and all in it; one that is not there is fine.
     async fn delete_folder(&self, path: &str) -> Result<(), StoreError>;
+}
+
+/// The files and folders directly in a folder, from all the files below it.
+fn directly_below(folder: &str, entries: Vec<Entry>) -> Vec<Child> {
+    let prefix = match folder {
+        "" => String::new(),
+        _ => format!("{folder}/"),
+    };
+    let child = |entry: &Entry| {
+        let below = entry.path.strip_prefix(&prefix)?;
+        let (name, bytes) = match below.split_once('/') {
+            Some((name, _)) => (name, None),
+            None => (below, Some(entry.bytes)),
+        };
+        Some(Child {
+            name: name.to_owned(),
+            bytes,
+            modified_ms: None,
+        })
+    };
+    let mut children: Vec<Child> = entries.iter().filter_map(child).collect();
+    children.sort();
+    children.dedup();
+    children
 }
 
 /// A file being written. Dropped without [`StoreFile::close`] it may stay behind in part.

@@ -5,6 +5,7 @@ Invariant: nothing started here outlives the tests: the server is killed on exit
 
 import json
 import os
+import pwd
 import queue
 import shutil
 import signal
@@ -196,6 +197,22 @@ class Hdfs:
         """A read of WebHDFS."""
         with urllib.request.urlopen(f"{self.web}/webhdfs/v1{urllib.parse.quote(path)}?op={operation}", timeout=30) as answer:
             return answer.read()
+
+    def write(self, path: str, content: bytes, append=False):
+        """Writes a file whole, over one that is there, or more behind one that is."""
+        operation, method = ("APPEND", "POST") if append else ("CREATE&overwrite=true", "PUT")
+        user = pwd.getpwuid(os.getuid()).pw_name
+        url = f"{self.web}/webhdfs/v1{urllib.parse.quote(path)}?op={operation}&noredirect=true&user.name={user}"
+        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=30) as answer:
+            place = json.load(answer)["Location"]
+        request = urllib.request.Request(place, data=content, method=method, headers={"Content-Type": "application/octet-stream"})
+        urllib.request.urlopen(request, timeout=30).close()
+
+    def delete(self, path: str):
+        """Removes a file."""
+        user = pwd.getpwuid(os.getuid()).pw_name
+        url = f"{self.web}/webhdfs/v1{urllib.parse.quote(path)}?op=DELETE&user.name={user}"
+        urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=30).close()
 
     def files(self, folder: str) -> dict[str, int]:
         """Every file below a folder, with its length."""

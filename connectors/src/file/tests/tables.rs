@@ -20,7 +20,7 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     .expect("a batch")
 }
 
-fn numbered(rows: std::ops::Range<i32>) -> RecordBatch {
+pub(super) fn numbered(rows: std::ops::Range<i32>) -> RecordBatch {
     let texts = rows.clone().map(|n| (n % 3 != 0).then(|| format!("t{n}")));
     batch(vec![
         ("T", Arc::new(texts.collect::<StringArray>())),
@@ -32,7 +32,11 @@ fn numbered(rows: std::ops::Range<i32>) -> RecordBatch {
     ])
 }
 
-fn bytes_of(batch: &RecordBatch, group_rows: usize, compression: Compression) -> Vec<u8> {
+pub(super) fn bytes_of(
+    batch: &RecordBatch,
+    group_rows: usize,
+    compression: Compression,
+) -> Vec<u8> {
     let properties = WriterProperties::builder()
         .set_max_row_group_row_count(Some(group_rows))
         .set_data_page_row_count_limit(50)
@@ -46,7 +50,7 @@ fn bytes_of(batch: &RecordBatch, group_rows: usize, compression: Compression) ->
     bytes
 }
 
-fn zstd() -> Compression {
+pub(super) fn zstd() -> Compression {
     Compression::ZSTD(ZstdLevel::default())
 }
 
@@ -76,7 +80,7 @@ fn read(source: &FileSource, at: &Offsets, budget: Budget) -> Read {
 
 const PARQUET: &[(&str, &str)] = &[("path", "*.parquet"), ("format", "parquet")];
 
-fn expected(rows: std::ops::Range<i32>) -> Vec<(i32, Option<String>)> {
+pub(super) fn expected(rows: std::ops::Range<i32>) -> Vec<(i32, Option<String>)> {
     rows.map(|n| (n, (n % 3 != 0).then(|| format!("t{n}"))))
         .collect()
 }
