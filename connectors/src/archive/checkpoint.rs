@@ -52,6 +52,9 @@ pub(crate) struct StoredReached {
     pub(crate) marker: StoredMarker,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) frontier: BTreeMap<String, BTreeMap<String, u64>>,
+    /// The commit that says so.
+    #[serde(default)]
+    pub(crate) number: u64,
 }
 
 impl Checkpoint {

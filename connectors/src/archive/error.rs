@@ -68,6 +68,16 @@ pub enum ArchiveError {
         /// What differs.
         detail: String,
     },
+    /// A source cannot go on where the archive ends.
+    #[error("it is not known where source \"{source_name}\" goes on after archive \"{archive}\"")]
+    NoPlace {
+        /// Its folder.
+        archive: String,
+        /// What FROM names.
+        source_name: String,
+        /// Why.
+        detail: String,
+    },
     /// A value that cannot name a folder.
     #[error("value of partition column \"{column}\" is too long for the name of a folder")]
     PartitionTooLong {
@@ -103,7 +113,9 @@ impl ArchiveError {
         match self {
             ArchiveError::Store(error) => error.sqlstate(),
             ArchiveError::Unknown { .. } => "08007",
-            ArchiveError::Fenced { .. } | ArchiveError::Interrupted { .. } => "55000",
+            ArchiveError::Fenced { .. }
+            | ArchiveError::Interrupted { .. }
+            | ArchiveError::NoPlace { .. } => "55000",
             ArchiveError::Gap { .. } | ArchiveError::Damaged { .. } => "XX001",
             ArchiveError::Newer { .. } | ArchiveError::ColumnType { .. } => "0A000",
             ArchiveError::Occupied { .. } => "42710",
@@ -119,7 +131,8 @@ impl ArchiveError {
             ArchiveError::Store(error) => Some(error.detail.clone()),
             ArchiveError::Unknown { detail, .. }
             | ArchiveError::Damaged { detail, .. }
-            | ArchiveError::Misfit { detail, .. } => Some(detail.clone()),
+            | ArchiveError::Misfit { detail, .. }
+            | ArchiveError::NoPlace { detail, .. } => Some(detail.clone()),
             ArchiveError::Fenced { .. } => {
                 Some("It committed after this server did, so this server writes no more.".into())
             }
@@ -151,6 +164,9 @@ impl ArchiveError {
             ArchiveError::Newer { .. } => "Use the release that wrote it, or a later one.",
             ArchiveError::Occupied { .. } => {
                 "Add attach = 'true' to go on with it, or name another folder."
+            }
+            ArchiveError::NoPlace { .. } => {
+                "Name a new folder, which gets all rows that the source still has."
             }
             ArchiveError::PartitionTooLong { .. } => {
                 "Partition by an expression with few and short values, such as ts::date."

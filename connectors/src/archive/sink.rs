@@ -87,7 +87,7 @@ impl CommittingSink for ArchiveSink {
         self.table.care().gathers([]);
         let (writer, snapshot) = self.table.open().await?;
         *self.writer.get_mut() = Some(writer);
-        let reached = self.table.reached(&snapshot);
+        let reached = self.table.delivered(&snapshot);
         Ok(reached.map(|reached| reached.marker))
     }
 

@@ -13,6 +13,7 @@ use thalweg_catalog::{Column, SqlType};
 
 use super::layout::Layout;
 use super::sink::ArchiveSink;
+use super::snapshot::Reached;
 use super::table::{ArchiveTable, Parts};
 use super::tests::{columns, ids, on_every_store, orphans, parts, rows, table};
 use crate::commit::{CommittingSink, Due, Marker, Staged};
@@ -214,4 +215,69 @@ async fn another_writers_marker_is_not_taken_for_ones_own(kind: Kind) {
     // What it is told is behind that, it adds, whatever the folder holds: the engine decides what is missing.
     assert_eq!(back.deliver(&staged(1)).await, Ok(None));
     assert_eq!(back.commit(Due::Now).await, Ok(Some(marker(1))));
+}
+
+/// The archive of another writer that attaches to the folder.
+fn attached(store: &ScriptedStore, writer: &str) -> Arc<ArchiveTable> {
+    let layout = Layout::new(&columns(), &[1]).expect("a layout");
+    Arc::new(ArchiveTable::of(Parts {
+        fed: true,
+        attach: true,
+        writer: writer.into(),
+        ..parts(store, layout, None)
+    }))
+}
+
+#[tokio::test]
+async fn an_attached_archive_goes_on_where_the_newest_one_ended() {
+    let store = ScriptedStore::default();
+    let place = |reached: Option<&Arc<Reached>>| {
+        let reached = reached?;
+        reached.frontier.get("clicks")?.get("0").copied()
+    };
+    let first = attached(&store, "here/1");
+    first.claim().await.expect("a claim");
+    assert!(
+        first.check_place("clicks").await.is_ok(),
+        "nothing is there"
+    );
+    let mut sink = ArchiveSink::new(Arc::clone(&first));
+    run(&mut sink).await.expect("delivers");
+    let snapshot = first.snapshot().await.expect("a snapshot");
+    assert!(first.inherited(&snapshot).is_none());
+    // The names of writers do not say which was the last; only the first writer's epochs are large.
+    for (number, writer) in [(1, "here/9"), (2, "here/5")] {
+        let next = attached(&store, writer);
+        next.check_place("clicks").await.expect("the same source");
+        next.claim().await.expect("a claim");
+        let snapshot = next.snapshot().await.expect("a snapshot");
+        let before = match number {
+            1 => DELIVERIES * 100,
+            _ => 1_000_001,
+        };
+        assert_eq!(place(next.inherited(&snapshot)), Some(before));
+        assert_eq!(place(next.reached(&snapshot)), Some(before));
+        let mut sink = ArchiveSink::new(Arc::clone(&next));
+        assert_eq!(
+            sink.take_over().await,
+            Ok(None),
+            "it has delivered nothing itself"
+        );
+        let offsets = BTreeMap::from([("0".to_owned(), 1_000_000 + number)]);
+        let delivery = Staged {
+            marker: committing::whole(number),
+            frontier: BTreeMap::from([("clicks".to_owned(), offsets)]),
+            ..staged(20 + number)
+        };
+        sink.deliver(&delivery).await.expect("takes it");
+        sink.commit(Due::Now).await.expect("commits");
+        let snapshot = next.snapshot().await.expect("a snapshot");
+        assert_eq!(place(next.inherited(&snapshot)), Some(before));
+        assert_eq!(place(next.reached(&snapshot)), Some(1_000_000 + number));
+    }
+    for (writer, source) in [("here/7", "others"), ("there/7", "clicks")] {
+        let refused = attached(&store, writer).check_place(source).await;
+        let refused = refused.expect_err("a row could be missing or twice");
+        assert_eq!(refused.sqlstate(), "55000", "{writer} {source}");
+    }
 }

@@ -52,6 +52,8 @@ pub struct Reached {
     pub marker: Marker,
     /// By name of source: where reading goes on after all that is committed. Empty when this is not known.
     pub frontier: BTreeMap<String, Offsets>,
+    /// The commit that says so; 0 when an older release has written that down.
+    pub number: u64,
 }
 
 /// What is known of one column in each file of a snapshot, or of a choice of them.
@@ -137,6 +139,7 @@ impl Snapshot {
             let reached = Reached {
                 marker: Marker::from(&stored),
                 frontier: manifest.frontier,
+                number: manifest.number,
             };
             self.reached.insert(stored.writer, Arc::new(reached));
         }
@@ -148,6 +151,7 @@ impl Snapshot {
             let reached = Reached {
                 marker: Marker::from(&stored.marker),
                 frontier: stored.frontier,
+                number: stored.number,
             };
             (stored.marker.writer, Arc::new(reached))
         });
@@ -170,6 +174,7 @@ impl Snapshot {
         let reached = self.reached.iter().map(|(writer, reached)| StoredReached {
             marker: StoredMarker::new(writer, reached.marker),
             frontier: reached.frontier.clone(),
+            number: reached.number,
         });
         let recent = |(_, at_ms): &(&String, &i64)| **at_ms >= since_ms;
         let replaced = self.replaced.iter().filter(recent);
@@ -194,6 +199,13 @@ impl Snapshot {
     /// How far what this writer was given is committed; `None` before its first commit.
     pub(crate) fn reached(&self, writer: &str) -> Option<&Arc<Reached>> {
         self.reached.get(writer)
+    }
+
+    /// The one who filled the archive last before this writer, and how far what it was given is committed.
+    pub(crate) fn filled_before(&self, writer: &str) -> Option<(&str, &Arc<Reached>)> {
+        let others = self.reached.iter().filter(|(other, _)| *other != writer);
+        let newest = others.max_by_key(|(_, reached)| (reached.number, reached.marker));
+        newest.map(|(other, reached)| (other.as_str(), reached))
     }
 
     /// When the file was replaced that is at this place now, in milliseconds since the Unix epoch.

@@ -458,7 +458,46 @@ impl ArchiveTable {
 
     /// How far what fills this archive is in it; `None` before the first commit.
     pub fn reached<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
+        self.delivered(snapshot)
+            .or_else(|| self.inherited(snapshot))
+    }
+
+    /// How far its own deliveries are in it.
+    pub(super) fn delivered<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
         snapshot.reached(&self.name)
+    }
+
+    /// How far its source was in the archive that it was attached to: its own deliveries begin there.
+    pub fn inherited<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
+        let attached = self.attach && self.fed;
+        let before = snapshot.filled_before(&self.name).filter(|_| attached)?;
+        Some(before.1)
+    }
+
+    /// Asks whether a source of this name can go on after what is in the folder.
+    ///
+    /// # Errors
+    /// 55000 when it cannot, and what the store reports.
+    pub async fn check_place(&self, source: &str) -> Result<(), ArchiveError> {
+        let there = Snapshot::load(self.store.as_ref()).await?;
+        let Some((writer, reached)) = there.filled_before(&self.name) else {
+            return Ok(());
+        };
+        let installation = |writer: &str| writer.split('/').next().map(str::to_owned);
+        let mut sources = reached.frontier.keys();
+        let detail = match (sources.next(), sources.next()) {
+            _ if installation(writer) != installation(&self.name) => {
+                "Another server has filled it.".to_owned()
+            }
+            (Some(known), None) if known == source => return Ok(()),
+            (Some(known), None) => format!("It was filled from source \"{known}\"."),
+            _ => "Its newest commit does not say so.".to_owned(),
+        };
+        Err(ArchiveError::NoPlace {
+            archive: self.store.describe(),
+            source_name: source.to_owned(),
+            detail,
+        })
     }
 
     /// Age at which delivered rows are committed.

@@ -118,6 +118,11 @@ impl Archive {
         self.table.reached(snapshot)
     }
 
+    /// How far its source was in the archive that it was attached to.
+    pub(crate) fn inherited<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
+        self.table.inherited(snapshot)
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

@@ -19,7 +19,7 @@ use crate::create::receive;
 use crate::dataflow::Dataflow;
 use crate::early::Early;
 use crate::error::EngineError;
-use crate::history::History;
+use crate::history::{Attached, History};
 use crate::inbox::{Command, Registration};
 use crate::job::Job;
 use crate::memory::Counted;
@@ -361,13 +361,20 @@ impl Backfill<'_> {
         // Even without rows: an aggregate over nothing has a result.
         self.feed(&content)?;
         let mut dead = false;
+        let attached = Attached::of(self.shared, job)?;
         for input in streams {
             let Some(source) = input.source() else {
                 continue;
             };
-            let start = self.history_of(input.oid, &source)?;
+            let start = match &attached {
+                Some(attached) => Some(attached.start(&source)),
+                None => self.history_of(input.oid, &source)?,
+            };
             let start = start.as_ref().unwrap_or(&source.start);
             dead |= self.scan_from(input.oid, &source, start)?;
+            if let Some(attached) = &attached {
+                attached.check(&source, self.places.of(input.oid))?;
+            }
         }
         self.visible(dead)
     }

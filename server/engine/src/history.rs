@@ -1,4 +1,4 @@
-//! Reads an archive for a view that begins over the source behind it.
+//! Reads an archive for a view that begins over the source behind it, and finds where an archive begins that goes on with another.
 //!
 //! Invariant: what is handed over are all rows of the archive at one commit, in the source's columns, and the source is read from
 //! exactly where that commit ends. So whenever a view begins, it has taken in every row that was produced, each once.
@@ -20,6 +20,7 @@ use crate::archive::Archive;
 use crate::batch::{RunLimits, stream};
 use crate::error::EngineError;
 use crate::hybrid::{behind, place_of};
+use crate::job::Job;
 use crate::scan::ScanProgress;
 use crate::shared::Shared;
 use crate::source::{PACE_CHECK, Source};
@@ -55,7 +56,8 @@ impl History {
             Some(reached) => place_of(&archive, reached)?,
             None => Offsets::new(),
         };
-        not_ahead(&archive, source, &place)?;
+        let here = source.newest_place().map(|(_, offsets)| offsets);
+        not_ahead(&archive, source, here.as_ref(), &place)?;
         let total = snapshot.files().iter().map(|file| file.rows).sum();
         let provider = archive.at(snapshot);
         let (kept, schema) = (provider.schema(), source.history.schema());
@@ -130,17 +132,75 @@ fn in_columns(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Eng
     )?)
 }
 
+/// Where an archive begins that was attached to rows of its source.
+pub(crate) struct Attached {
+    archive: Arc<Archive>,
+    place: Offsets,
+}
+
+impl Attached {
+    /// What a job has to know before it begins; `None` for one that fills no such archive. Must be called from a thread that may
+    /// wait.
+    ///
+    /// # Errors
+    /// 55000 when it is not known where the source goes on, and what the archive's store reports.
+    pub(crate) fn of(shared: &Shared, job: &Job) -> Result<Option<Self>, EngineError> {
+        let known = shared.archives.read().get(&job.oid).cloned();
+        let Some(archive) = known else {
+            return Ok(None);
+        };
+        let snapshot = shared.batch.handle().block_on(archive.snapshot())?;
+        let Some(reached) = archive.inherited(&snapshot) else {
+            return Ok(None);
+        };
+        if !job.linear {
+            return Err(stateful(&archive).into());
+        }
+        let place = place_of(&archive, reached)?;
+        Ok(Some(Self { archive, place }))
+    }
+
+    /// Where the source goes on.
+    pub(crate) fn start(&self, source: &Source) -> Offsets {
+        behind(source, &self.place)
+    }
+
+    /// What comes after this place of the source must not be in the archive.
+    ///
+    /// # Errors
+    /// 55000 when it is.
+    pub(crate) fn check(&self, source: &Source, here: Option<&Offsets>) -> Result<(), EngineError> {
+        not_ahead(&self.archive, source, here, &self.place)
+    }
+}
+
+/// What the state of a query would have to hold is in the rows that are not read again.
+fn stateful(archive: &Archive) -> Report {
+    Report {
+        hint: Some("Name a new folder, which gets all rows.".into()),
+        ..Report::new(
+            "0A000",
+            format!(
+                "attach = 'true' of archive \"{}\", whose query keeps state, is not supported",
+                archive.name()
+            ),
+        )
+    }
+}
+
 /// An archive that holds more than this data dir knows of would have rows come twice: from it, and from the source.
-fn not_ahead(archive: &Archive, source: &Source, place: &Offsets) -> Result<(), EngineError> {
-    let here = source.newest_place().map(|(_, offsets)| offsets);
-    let here = here.unwrap_or_default();
-    let ahead = |(split, next): &(&String, &u64)| here.get(*split).is_none_or(|at| at < *next);
+fn not_ahead(
+    archive: &Archive,
+    source: &Source,
+    here: Option<&Offsets>,
+    place: &Offsets,
+) -> Result<(), EngineError> {
+    let at = |split: &String| here.and_then(|here| here.get(split));
+    let ahead = |(split, next): &(&String, &u64)| at(split).is_none_or(|at| at < *next);
     let Some((split, next)) = place.iter().find(ahead) else {
         return Ok(());
     };
-    let at = here
-        .get(split)
-        .map_or("not read".to_owned(), |at| format!("at {at}"));
+    let at = at(split).map_or("not read".to_owned(), |at| format!("at {at}"));
     Err(EngineError::from(Report {
         detail: Some(format!(
             "It holds split {split} of {} up to {next}, which is {at} here.",

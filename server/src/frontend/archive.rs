@@ -61,6 +61,11 @@ impl Session {
                 )
             });
         }
+        if let Some(fed) = fed.as_ref().filter(|_| claim && attaches(&archive)) {
+            let source = only_source(&scope.catalog, &fed.plan)?;
+            let checked = table.check_place(&source.name).await;
+            checked.map_err(|error| ConnectorError::from(error).report())?;
+        }
         if claim {
             let claimed = table.claim().await;
             claimed.map_err(|error| ConnectorError::from(error).report())?;
@@ -165,6 +170,27 @@ fn in_same_folder<'a>(catalog: &'a Catalog, archive: &Relation) -> Option<&'a Re
         .find(|other| own.is_some() && folder(other) == own)
 }
 
+fn attaches(archive: &Relation) -> bool {
+    let RelationKind::Archive(spec) = &archive.kind else {
+        return false;
+    };
+    spec.options
+        .get("attach")
+        .is_some_and(|attach| attach == "true")
+}
+
+/// The source of a query that reads nothing else: only such a query can go on from a place in it.
+fn only_source<'a>(catalog: &'a Catalog, plan: &ViewPlan) -> Result<&'a Relation, Report> {
+    let mut inputs = plan.inputs().map(|oid| catalog.relation(oid));
+    match (inputs.next().flatten(), inputs.next()) {
+        (Some(source), None) if matches!(source.kind, RelationKind::Source(_)) => Ok(source),
+        _ => Err(unsupported(
+            "attach = 'true' of an archive that is not filled from a source",
+            "Name a source, or a view without state over one; a new folder gets all rows of anything else.",
+        )),
+    }
+}
+
 fn define(
     definer: &mut Definer<'_>,
     create: &CreateArchive,
@@ -195,12 +221,6 @@ fn define(
                 hint: Some("Leave it out: every INSERT is one commit.".into()),
                 ..Report::new("22023", "option \"rollover.interval\" needs FROM")
             });
-        }
-        Some(_) if options.get("attach").is_some_and(|attach| attach == "true") => {
-            return Err(unsupported(
-                "CREATE ARCHIVE ... FROM with attach = 'true'",
-                "Name a new folder: all rows are written to it.",
-            ));
         }
         _ => {}
     }
