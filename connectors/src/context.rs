@@ -10,6 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
+use crate::store::{SteppedStore, Steps, Store};
+
 /// A source of wall-clock time.
 pub trait Clock: Send + Sync + Debug {
     /// Microseconds since the Unix epoch.
@@ -74,6 +76,8 @@ pub struct ConnectorContext {
     pub installation: Uuid,
     /// Names this process: no other has it, not even one over a copy of the data dir.
     pub process: Uuid,
+    /// Where a test makes this process fail.
+    pub steps: Option<Arc<dyn Steps>>,
 }
 
 impl ConnectorContext {
@@ -84,6 +88,7 @@ impl ConnectorContext {
             file_root: PathBuf::from("."),
             installation: Uuid::nil(),
             process: Uuid::nil(),
+            steps: None,
         }
     }
 
@@ -102,6 +107,23 @@ impl ConnectorContext {
         Self {
             process: Uuid::from_bytes(process),
             ..self
+        }
+    }
+
+    /// The same with steps that may fail.
+    #[must_use]
+    pub fn with_steps(self, steps: Option<Arc<dyn Steps>>) -> Self {
+        Self { steps, ..self }
+    }
+
+    /// A store whose steps fail where a test wants them to.
+    pub(crate) fn stepped(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        match &self.steps {
+            None => store,
+            Some(steps) => Arc::new(SteppedStore {
+                store,
+                steps: Arc::clone(steps),
+            }),
         }
     }
 

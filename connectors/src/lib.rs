@@ -58,4 +58,4 @@ pub use source::{
     Budget, ColumnsRead, DeadLetter, FieldsRead, Offsets, RowPlace, SourceBatch, SourceConnector,
     SourceHealth, SourceReader, SplitId,
 };
-pub use store::{Child, Entry, Moved, Store, StoreError, StoreFault, StoreFile};
+pub use store::{Child, Entry, Moved, Step, Steps, Store, StoreError, StoreFault, StoreFile};

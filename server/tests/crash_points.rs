@@ -3,7 +3,7 @@
 //! Each cell is a step, the first, second or a later time it is reached, and a way to fail: the step reports an error, the thread
 //! panics, or the process ends; and there are kills at random times. A client writes until that has happened. After a restart
 //! every table is what its acknowledged statements made it, with or without the one that was not answered, and every view is what
-//! its query gives over that. A failure prints how to repeat its cell.
+//! its query gives over that. Every line of a file is in the archive that it fills, once. A failure prints how to repeat its cell.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use thalweg_state::Point;
 
+#[path = "crash_points/archives.rs"]
+mod archives;
 #[path = "crash_points/backups.rs"]
 mod backups;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -39,7 +41,7 @@ const FIRST_START: [Point; 6] = [
 ];
 
 /// Steps that a start takes once.
-const EVERY_START: [Point; 1] = [Point::ManifestOpen];
+const EVERY_START: [Point; 2] = [Point::ManifestOpen, Point::ArchiveFence];
 
 struct Server {
     child: Child,
@@ -58,7 +60,12 @@ impl Server {
     /// Starts a server; it has no address when it ended before it was ready.
     fn start(folder: &Path, crash_at: Option<&str>) -> Server {
         let config = folder.join("thalweg.toml");
-        let settings = "checkpoint_interval = '10 ms'\ndisk_reserve = '0'\n";
+        let files = folder.join("files");
+        std::fs::create_dir_all(&files).expect("a folder");
+        let settings = format!(
+            "checkpoint_interval = '10 ms'\ndisk_reserve = '0'\nfile_root = '{}'\n",
+            files.display()
+        );
         std::fs::write(&config, settings).expect("a settings file");
         let errors = folder.join("stderr");
         let any = "127.0.0.1:0";
@@ -340,11 +347,15 @@ fn log(server: &Server) -> String {
     std::fs::read_to_string(&server.errors).unwrap_or_default()
 }
 
-fn cells() -> Vec<(Point, u64, &'static str)> {
+/// A step, how often it is reached, and how it fails then.
+type Cell = (Point, u64, &'static str);
+
+/// The cells of these steps, or the one that `THALWEG_CRASH_CELL` names.
+fn cells(wanted: impl Fn(Point) -> bool) -> Vec<Cell> {
     let only = std::env::var("THALWEG_CRASH_CELL").ok();
     let mut cells = Vec::new();
     for (number, point) in Point::ALL.into_iter().enumerate() {
-        if backups::is_of_backups(point) {
+        if !wanted(point) {
             continue;
         }
         let once = FIRST_START.contains(&point) || EVERY_START.contains(&point);
@@ -362,6 +373,37 @@ fn cells() -> Vec<(Point, u64, &'static str)> {
         }
     }
     cells
+}
+
+/// Runs every cell; fails when one loses or doubles something, or is never reached.
+fn check_all(cells: &[Cell], run: impl Fn(Cell) -> bool + Sync) {
+    let next = AtomicUsize::new(0);
+    let (missed, broken) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..PARALLEL {
+            scope.spawn(|| {
+                while let Some(cell) = cells.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let (point, hit, action) = *cell;
+                    let name = format!("{}:{hit}:{action}", point.name());
+                    let run = || run(*cell);
+                    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+                        Ok(true) => {}
+                        Ok(false) => missed.lock().expect("a list").push(name),
+                        Err(_) => broken.lock().expect("a list").push(name),
+                    }
+                }
+            });
+        }
+    });
+    let (missed, broken) = (
+        missed.into_inner().expect("a list"),
+        broken.into_inner().expect("a list"),
+    );
+    assert!(
+        broken.is_empty() && missed.is_empty(),
+        "replay: THALWEG_CRASH_CELL=<cell> cargo test -p thalweg --test crash_points\nlost or doubled: {broken:?}\nnever reached: {missed:?}"
+    );
+    println!("{} cells", cells.len());
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -426,33 +468,9 @@ fn kills_at_any_time_lose_nothing() {
 fn a_failure_at_any_step_loses_nothing() {
     let seed = scratch();
     let content = runtime().block_on(seeded(&seed));
-    let (cells, next) = (cells(), AtomicUsize::new(0));
-    let (missed, broken) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..PARALLEL {
-            scope.spawn(|| {
-                while let Some((point, hit, action)) =
-                    cells.get(next.fetch_add(1, Ordering::SeqCst))
-                {
-                    let name = format!("{}:{hit}:{action}", point.name());
-                    let run = || runtime().block_on(cell(*point, *hit, action, &seed, &content));
-                    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
-                        Ok(true) => {}
-                        Ok(false) => missed.lock().expect("a list").push(name),
-                        Err(_) => broken.lock().expect("a list").push(name),
-                    }
-                }
-            });
-        }
+    let wanted = |point| !backups::is_of_backups(point) && !archives::is_of_archives(point);
+    check_all(&cells(wanted), |(point, hit, action)| {
+        runtime().block_on(cell(point, hit, action, &seed, &content))
     });
     let _kept = std::fs::remove_dir_all(&seed);
-    let (missed, broken) = (
-        missed.into_inner().expect("a list"),
-        broken.into_inner().expect("a list"),
-    );
-    assert!(
-        broken.is_empty() && missed.is_empty(),
-        "replay: THALWEG_CRASH_CELL=<cell> cargo test -p thalweg --test crash_points\nlost or doubled: {broken:?}\nnever reached: {missed:?}"
-    );
-    println!("{} cells", cells.len());
 }

@@ -147,7 +147,7 @@ impl ArchiveTable {
             }
         };
         Ok(Self::of(Parts {
-            store,
+            store: context.stepped(store),
             layout,
             encoding,
             file_bytes: options.u64("rollover.size")?.unwrap_or(FILE_BYTES),

@@ -9,6 +9,7 @@ mod local;
 mod object;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod steps;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -20,6 +21,8 @@ pub use error::{StoreError, StoreFault};
 pub(crate) use hdfs::HdfsStore;
 pub(crate) use local::LocalStore;
 pub(crate) use object::{azure_store, s3_store};
+pub(crate) use steps::SteppedStore;
+pub use steps::{Step, Steps};
 
 /// A file that was listed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use thalweg_catalog::Relation;
 use thalweg_connectors::CommittingSink;
+use thalweg_state::CrashPoints;
 
 /// Opens the writers of exactly-once sinks in the place of their connectors, so that a test can script them.
 #[derive(Clone)]
@@ -60,6 +61,8 @@ pub struct EngineConfig {
     pub checkpoint_interval: Duration,
     /// Runs are merged only as long as the disk of the data dir keeps this many bytes free.
     pub disk_reserve: u64,
+    /// Where a test makes this process fail.
+    pub crash_points: CrashPoints,
     /// Local files that sources read lie below this folder.
     pub file_root: PathBuf,
     /// Rows of one source that stay in memory for views that have not taken them; beyond that they are read again.
@@ -102,6 +105,7 @@ impl Default for EngineConfig {
             errors_max: 10_000,
             checkpoint_interval: Duration::from_secs(1),
             disk_reserve: 2 << 30,
+            crash_points: CrashPoints::none(),
             file_root: PathBuf::from("."),
             stream_bytes_max: 256 << 20,
             subscription_bytes_max: 32 << 20,

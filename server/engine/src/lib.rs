@@ -48,6 +48,7 @@ mod source;
 mod stateless;
 mod statement;
 mod status;
+mod steps;
 mod subscription;
 mod table;
 mod text;

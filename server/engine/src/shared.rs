@@ -33,6 +33,7 @@ use crate::scan::ScanProgress;
 use crate::segments::History;
 use crate::source::Source;
 use crate::status::ErrorRecord;
+use crate::steps::steps;
 use crate::table::Table;
 
 /// A relation with content: table, source history, errors relation, view, or the query of a sink.
@@ -218,6 +219,7 @@ impl Shared {
             .with_file_root(file_root)
             .with_installation(self.config.installation)
             .with_process(self.config.process)
+            .with_steps(steps(&self.config.crash_points))
     }
 
     /// Newest published epoch.

@@ -132,6 +132,7 @@ impl Server {
             workers: config.workers,
             checkpoint_interval: config.checkpoint_interval,
             disk_reserve: config.disk_reserve,
+            crash_points: config.crash_points.clone(),
             installation,
             process,
             ..EngineConfig::default()

@@ -42,11 +42,19 @@ pub enum Point {
     RestoreBegin,
     RestoreFile,
     RestoreEnd,
+    ArchiveCreate,
+    ArchiveWrite,
+    ArchiveClose,
+    ArchiveStaged,
+    ArchivePlace,
+    ArchiveSeal,
+    ArchiveSealed,
+    ArchiveFence,
 }
 
 impl Point {
     /// Every place, in the order in which a server comes to them.
-    pub const ALL: [Point; 31] = [
+    pub const ALL: [Point; 39] = [
         Point::FormatWrite,
         Point::FormatRename,
         Point::FormatFolder,
@@ -78,6 +86,14 @@ impl Point {
         Point::RestoreBegin,
         Point::RestoreFile,
         Point::RestoreEnd,
+        Point::ArchiveCreate,
+        Point::ArchiveWrite,
+        Point::ArchiveClose,
+        Point::ArchiveStaged,
+        Point::ArchivePlace,
+        Point::ArchiveSeal,
+        Point::ArchiveSealed,
+        Point::ArchiveFence,
     ];
 
     /// The name it is armed by.
@@ -114,6 +130,14 @@ impl Point {
             Point::RestoreBegin => "restore.begin",
             Point::RestoreFile => "restore.file",
             Point::RestoreEnd => "restore.end",
+            Point::ArchiveCreate => "archive.create",
+            Point::ArchiveWrite => "archive.write",
+            Point::ArchiveClose => "archive.close",
+            Point::ArchiveStaged => "archive.staged",
+            Point::ArchivePlace => "archive.place",
+            Point::ArchiveSeal => "archive.seal",
+            Point::ArchiveSealed => "archive.sealed",
+            Point::ArchiveFence => "archive.fence",
         }
     }
 }
@@ -193,6 +217,11 @@ impl CrashPoints {
             hits: std::array::from_fn(|_| AtomicU64::new(0)),
             failing,
         })))
+    }
+
+    /// True when nothing fails and nothing is counted.
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
     }
 
     /// How often a place was reached.

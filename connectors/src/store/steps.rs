@@ -1,0 +1,165 @@
+//! The durable steps of a commit to an archive, by name, for tests that make a process fail at one of them.
+//!
+//! Invariant: a server without tests has no such store in between, so that nothing is named and nothing is counted.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Child, Entry, Moved, Store, StoreError, StoreFault, StoreFile};
+
+/// A step that leaves something behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A file of rows is about to be created among the staged ones.
+    Create,
+    /// Rows are about to be written to it.
+    Write,
+    /// It is about to be made whole.
+    Close,
+    /// The commit's manifest is whole among the staged ones.
+    Staged,
+    /// A file of rows is about to come to its place.
+    Place,
+    /// The manifest is about to come to its place.
+    Seal,
+    /// It is there: the rows are committed.
+    Sealed,
+    /// A new writer is about to shut out the one before.
+    Fence,
+}
+
+/// Who decides whether a step fails.
+pub trait Steps: Debug + Send + Sync {
+    /// Passes a step.
+    ///
+    /// # Errors
+    /// When the step is to fail.
+    fn pass(&self, step: Step) -> std::io::Result<()>;
+}
+
+/// A store whose steps may fail.
+#[derive(Debug)]
+pub(crate) struct SteppedStore {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) steps: Arc<dyn Steps>,
+}
+
+fn pass(steps: &Arc<dyn Steps>, step: Option<Step>, path: &str) -> Result<(), StoreError> {
+    let Some(step) = step else {
+        return Ok(());
+    };
+    let passed = steps.pass(step);
+    passed.map_err(|error| StoreError::new("pass", path, StoreFault::Other, error.to_string()))
+}
+
+fn is_manifest(path: &str) -> bool {
+    path.ends_with(".json")
+}
+
+/// The steps before and after a rename.
+fn renames(from: &str, to: &str) -> [Option<Step>; 2] {
+    let name = from.rsplit('/').next().unwrap_or(from);
+    match (from.starts_with("_staging/"), to.starts_with("_manifest/")) {
+        (true, true) if name.starts_with("fence-") => [Some(Step::Fence), None],
+        (true, true) => [Some(Step::Seal), Some(Step::Sealed)],
+        (true, false) => [Some(Step::Place), None],
+        (false, _) => [None, None],
+    }
+}
+
+#[async_trait]
+impl Store for SteppedStore {
+    fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
+        self.store.list(folder).await
+    }
+
+    async fn children(&self, folder: &str) -> Result<Vec<Child>, StoreError> {
+        self.store.children(folder).await
+    }
+
+    async fn length(&self, path: &str) -> Result<Option<u64>, StoreError> {
+        self.store.length(path).await
+    }
+
+    async fn mend(&self, path: &str) -> Result<Option<u64>, StoreError> {
+        self.store.mend(path).await
+    }
+
+    async fn read(&self, path: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.store.read(path, range).await
+    }
+
+    async fn create(&self, path: &str) -> Result<Box<dyn StoreFile>, StoreError> {
+        pass(
+            &self.steps,
+            (!is_manifest(path)).then_some(Step::Create),
+            path,
+        )?;
+        Ok(Box::new(SteppedFile {
+            file: self.store.create(path).await?,
+            steps: Arc::clone(&self.steps),
+            path: path.to_owned(),
+        }))
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> Result<Moved, StoreError> {
+        let [before, after] = renames(from, to);
+        pass(&self.steps, before, from)?;
+        let moved = self.store.rename(from, to).await?;
+        pass(&self.steps, after, from)?;
+        Ok(moved)
+    }
+
+    async fn publish(&self, from: &str, to: &str) -> Result<Moved, StoreError> {
+        let [before, after] = renames(from, to);
+        pass(&self.steps, before, from)?;
+        let moved = self.store.publish(from, to).await?;
+        pass(&self.steps, after, from)?;
+        Ok(moved)
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), StoreError> {
+        self.store.delete(path).await
+    }
+
+    async fn delete_folder(&self, path: &str) -> Result<(), StoreError> {
+        self.store.delete_folder(path).await
+    }
+}
+
+struct SteppedFile {
+    file: Box<dyn StoreFile>,
+    steps: Arc<dyn Steps>,
+    path: String,
+}
+
+impl SteppedFile {
+    fn is_fence(&self) -> bool {
+        self.path.contains("/fence-")
+    }
+}
+
+#[async_trait]
+impl StoreFile for SteppedFile {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let step = (!is_manifest(&self.path)).then_some(Step::Write);
+        pass(&self.steps, step, &self.path)?;
+        self.file.write(bytes).await
+    }
+
+    async fn close(&mut self) -> Result<(), StoreError> {
+        let manifest = is_manifest(&self.path);
+        pass(&self.steps, (!manifest).then_some(Step::Close), &self.path)?;
+        self.file.close().await?;
+        let staged = manifest && !self.is_fence();
+        pass(&self.steps, staged.then_some(Step::Staged), &self.path)
+    }
+}
