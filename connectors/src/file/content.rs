@@ -154,7 +154,7 @@ fn io_error(error: StoreError) -> Error {
         StoreFault::Denied => ErrorKind::PermissionDenied,
         StoreFault::Full => ErrorKind::StorageFull,
         StoreFault::Unreachable => ErrorKind::NotConnected,
-        StoreFault::Other => ErrorKind::Other,
+        StoreFault::NoContainer | StoreFault::Unfit | StoreFault::Other => ErrorKind::Other,
     };
     Error::new(kind, error)
 }
