@@ -315,11 +315,14 @@ class Azure(ObjectStore):
 
     def files(self):
         """The file system, as pyarrow has it."""
+        host = self.endpoint.split("/")[2]
         return pyarrow.fs.AzureFileSystem(
             account_name=self.account,
             account_key=self.secret,
-            blob_storage_authority=self.endpoint.split("/")[2],
+            blob_storage_authority=host,
             blob_storage_scheme="http",
+            dfs_storage_authority=host,
+            dfs_storage_scheme="http",
         )
 
 

@@ -1,7 +1,7 @@
 //! An object being written: in one put when it is small, in parts when it is not.
 //!
-//! Invariant: nothing is there before the object is closed, and then all of it. A file holds less than two parts; one that gets no
-//! more bytes holds them only as long as there is room for what waits.
+//! Invariant: nothing is there before the object is closed, and then all of it; after a request that failed nothing more is asked
+//! for. A file holds less than two parts; one that gets no more bytes holds them only as long as there is room for what waits.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -26,7 +26,16 @@ pub(super) struct ObjectFile {
     sent_bytes: u64,
     /// The parts, from the second on. Never locked: it can be sent to another thread, and not be shared with one.
     upload: Mutex<Option<Box<dyn MultipartUpload>>>,
-    is_closed: bool,
+    state: State,
+}
+
+/// How far a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Closed,
+    /// Bytes of it are lost.
+    Broken,
 }
 
 impl ObjectFile {
@@ -38,7 +47,7 @@ impl ObjectFile {
             tail_bytes: 0,
             sent_bytes: 0,
             upload: Mutex::new(None),
-            is_closed: false,
+            state: State::Open,
         }
     }
 
@@ -69,6 +78,12 @@ impl ObjectFile {
     fn let_go(&mut self, bytes: usize) {
         self.tail_bytes -= bytes;
         self.folder.waiting.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn over(&self, action: &'static str) -> StoreError {
+        let shown = self.folder.shown_path(&self.path);
+        let detail = "It is closed, or a request for it failed before.";
+        StoreError::new(action, shown, StoreFault::Other, detail)
     }
 
     fn failed(&self, action: &'static str, error: &object_store::Error) -> StoreError {
@@ -134,11 +149,15 @@ impl ObjectFile {
 #[async_trait]
 impl StoreFile for ObjectFile {
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        if self.state != State::Open {
+            return Err(self.over("write"));
+        }
         self.hold(bytes);
         let part = self.folder.parts.part_bytes;
         // The last part is kept: what is whole in one needs no parts.
         while self.tail_bytes > part {
-            self.send_part(part).await?;
+            let sent = self.send_part(part).await;
+            sent.inspect_err(|_| self.state = State::Broken)?;
         }
         Ok(())
     }
@@ -152,11 +171,16 @@ impl StoreFile for ObjectFile {
     }
 
     async fn close(&mut self) -> Result<(), StoreError> {
-        if !self.is_closed {
-            self.finish().await?;
-            self.is_closed = true;
+        match self.state {
+            State::Closed => Ok(()),
+            State::Broken => Err(self.over("close")),
+            State::Open => {
+                self.state = State::Broken;
+                self.finish().await?;
+                self.state = State::Closed;
+                Ok(())
+            }
         }
-        Ok(())
     }
 }
 
