@@ -70,6 +70,9 @@ const FENCES: [(&str, &[&str]); 7] = [
     ),
 ];
 
+/// Files that a program wrote: nobody reads them from top to end, and cutting them would only make their next version differ more.
+const GENERATED: [&str; 1] = ["connectors/tests/thrift2/hbase.rs"];
+
 const TOP_LEVEL: [&str; 21] = [
     ".ci",
     ".gitignore",
@@ -206,7 +209,8 @@ fn is_test(path: &str) -> bool {
 fn files_and_functions_stay_short() {
     let mut breaches = Vec::new();
     let mut watched = Vec::new();
-    for file in rust_files() {
+    let by_hand = |file: &File| !GENERATED.contains(&file.path.as_str());
+    for file in rust_files().into_iter().filter(by_hand) {
         let lines = file.text.lines().count();
         if lines > FILE_LINES_MAX {
             breaches.push(format!(

@@ -6,6 +6,13 @@ mod reader;
 mod request;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thrift2_tests;
+/// HBase's interface as the Thrift compiler has it.
+#[cfg(test)]
+#[rustfmt::skip]
+#[path = "../../../tests/thrift2/hbase.rs"]
+mod interface;
 
 pub(super) use reader::{Field, Kind, Reader, Span, Verdict};
 pub(super) use request::{Out, encode};

@@ -2,9 +2,8 @@
 
 use proptest::prelude::*;
 use thrift::protocol::{
-    TBinaryInputProtocol, TBinaryOutputProtocol, TCompactInputProtocol, TCompactOutputProtocol,
-    TFieldIdentifier, TInputProtocol, TListIdentifier, TMapIdentifier, TMessageIdentifier,
-    TMessageType, TOutputProtocol, TStructIdentifier, TType,
+    TBinaryOutputProtocol, TCompactOutputProtocol, TFieldIdentifier, TListIdentifier,
+    TMapIdentifier, TMessageIdentifier, TMessageType, TOutputProtocol, TStructIdentifier, TType,
 };
 
 use super::{Kind, MessageKind, Protocol, Reader, Verdict, WireError};
@@ -271,106 +270,5 @@ fn http_is_another_protocol() {
             message_length(b"HTTP/1.1 400 Bad Request\r\n", protocol),
             Err(WireError::WrongProtocol)
         );
-    }
-}
-
-/// A condition goes before its put, without a value when there must be no cell.
-#[test]
-fn a_checked_put_is_what_the_thrift_crate_reads() {
-    use crate::hbase::request::{Call, CheckedPut, NewCell, Put, TableName};
-    let table = TableName::parse("t").expect("a name");
-    for expected in [None, Some(b"7".to_vec())] {
-        let checked = CheckedPut {
-            family: b"c".to_vec(),
-            qualifier: b"writer".to_vec(),
-            expected: expected.clone(),
-            put: Put {
-                row: b"r".to_vec(),
-                cells: vec![NewCell {
-                    family: b"c".to_vec(),
-                    qualifier: b"marker".to_vec(),
-                    value: b"v".to_vec(),
-                }],
-                timestamp: 3,
-            },
-        };
-        let frame = Call::PutIf(&table, &checked)
-            .encode(Protocol::Binary, 1)
-            .expect("memory");
-        let mut input = TBinaryInputProtocol::new(&frame[..], true);
-        let head = input.read_message_begin().expect("a head");
-        assert_eq!(head.name, "checkAndPut");
-        input.read_struct_begin().expect("arguments");
-        let texts = [
-            (1, Some(b"t".to_vec())),
-            (2, Some(b"r".to_vec())),
-            (3, Some(b"c".to_vec())),
-            (4, Some(b"writer".to_vec())),
-            (5, expected),
-        ];
-        for (id, text) in texts.into_iter().filter(|(_, text)| text.is_some()) {
-            assert_eq!(input.read_field_begin().expect("a field").id, Some(id));
-            assert_eq!(input.read_bytes().ok(), text);
-        }
-        assert_eq!(input.read_field_begin().expect("the put").id, Some(6));
-        input.read_struct_begin().expect("the put");
-        assert_eq!(input.read_field_begin().expect("row").id, Some(1));
-        assert_eq!(input.read_bytes().expect("row"), b"r");
-    }
-}
-
-/// Requests as the `thrift` crate's own readers see them.
-#[test]
-fn requests_are_what_the_thrift_crate_reads() {
-    use crate::hbase::request::{Call, NewCell, Put, TableName};
-    let table = TableName::parse("ns:t").expect("a name");
-    let puts: Vec<Put> = (0..20)
-        .map(|n| Put {
-            row: vec![n; 3],
-            cells: vec![NewCell {
-                family: b"f".to_vec(),
-                qualifier: b"q".to_vec(),
-                value: vec![0xff; 200],
-            }],
-            timestamp: -5,
-        })
-        .collect();
-    for protocol in [Protocol::Compact, Protocol::Binary] {
-        let frame = Call::Put(&table, &puts)
-            .encode(protocol, 9)
-            .expect("memory");
-        let (mut compact, mut binary);
-        let input: &mut dyn TInputProtocol = match protocol {
-            Protocol::Compact => {
-                compact = TCompactInputProtocol::new(&frame[..]);
-                &mut compact
-            }
-            Protocol::Binary => {
-                binary = TBinaryInputProtocol::new(&frame[..], true);
-                &mut binary
-            }
-        };
-        let head = input.read_message_begin().expect("a head");
-        assert_eq!(
-            (head.name.as_str(), head.sequence_number),
-            ("putMultiple", 9)
-        );
-        input.read_struct_begin().expect("arguments");
-        assert_eq!(input.read_field_begin().expect("table").id, Some(1));
-        assert_eq!(input.read_bytes().expect("table"), b"ns:t");
-        assert_eq!(input.read_field_begin().expect("puts").id, Some(2));
-        assert_eq!(input.read_list_begin().expect("puts").size, 20);
-        input.read_struct_begin().expect("a put");
-        assert_eq!(input.read_field_begin().expect("row").id, Some(1));
-        assert_eq!(input.read_bytes().expect("row"), [0, 0, 0]);
-        assert_eq!(input.read_field_begin().expect("cells").id, Some(2));
-        assert_eq!(input.read_list_begin().expect("cells").size, 1);
-        input.read_struct_begin().expect("a cell");
-        for expected in [b"f".to_vec(), b"q".to_vec(), vec![0xff; 200]] {
-            input.read_field_begin().expect("bytes");
-            assert_eq!(input.read_bytes().expect("bytes"), expected);
-        }
-        assert_eq!(input.read_field_begin().expect("timestamp").id, Some(4));
-        assert_eq!(input.read_i64().expect("timestamp"), -5);
     }
 }
