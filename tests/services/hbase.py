@@ -1,13 +1,17 @@
-"""HBase on an HDFS of its own: ZooKeeper, master and two region servers in one JVM, and Thrift2 gateways in one JVM each.
+"""HBase on an HDFS of its own: ZooKeeper, master and two region servers in one JVM, and Thrift2 gateways in one JVM each, over
+HTTP and HTTPS too when they are wanted.
 
 Invariant: `up` returns only after every gateway answered a request that goes through to the master.
 """
 
+import secrets
+import subprocess
 from pathlib import Path
 
 import hbase_wire
 import hdfs
 import jvm
+import maven
 from instance import Instance, free_ports
 
 START_TIMEOUT_S = 120.0
@@ -27,6 +31,9 @@ OPTIONS = [
     "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
 ]  # fmt: skip
 
+# Gateways that speak HTTP, with and without TLS.
+WEB = ("http_gateway", "https_gateway")
+
 LOGGING = """\
 appender.console.type=Console
 appender.console.name=console
@@ -43,7 +50,7 @@ def up(instance: Instance, cache: Path, arguments) -> None:
         if not all(instance.running(role) for role in instance.state["roles"]):
             restart(instance, cache)
         return
-    gateways = [gateway_name(number) for number in range(arguments.gateways)]
+    gateways = [gateway_name(number) for number in range(arguments.gateways)] + (list(WEB) if arguments.web else [])
     instance.save(service="hbase", roles=[*gateways, "server", *hdfs.ROLES])
     hdfs.make(instance, cache)
 
@@ -64,16 +71,43 @@ def values(instance: Instance) -> dict[str, str]:
     """What a test needs to know."""
     ports = instance.state["hbase_ports"]
     gateways = [f"127.0.0.1:{ports[role]}" for role in instance.state["roles"] if role.startswith("gateway")]
-    return {"HBASE_THRIFT": ",".join(gateways), **hdfs.values(instance)}
+    found = {"HBASE_THRIFT": ",".join(gateways)}
+    if WEB[0] in ports:
+        found |= {"HBASE_HTTP": f"http://127.0.0.1:{ports[WEB[0]]}/", "HBASE_HTTPS": f"https://127.0.0.1:{ports[WEB[1]]}/"}
+        found["HBASE_CA"] = str(certificate(instance))
+    return {**found, **hdfs.values(instance)}
+
+
+def certificate(instance: Instance) -> Path:
+    """The certificate of the gateway that speaks HTTPS, which signs itself."""
+    return instance.folder / "https_gateway.pem"
+
+
+def make_certificate(instance: Instance, password: str) -> Path:
+    """Makes it, and the key store with its key."""
+    store = instance.folder / "https_gateway.p12"
+    store.unlink(missing_ok=True)
+    known = ["-alias", "gateway", "-keystore", str(store), "-storepass", password]
+    keytool(
+        "-genkeypair", *known, "-keypass", password, "-storetype", "PKCS12", "-keyalg", "RSA", "-keysize", "2048",
+        "-validity", "2", "-dname", "CN=localhost", "-ext", "san=ip:127.0.0.1",
+    )  # fmt: skip
+    certificate(instance).write_text(keytool("-exportcert", "-rfc", *known))
+    return store
+
+
+def keytool(*arguments: str) -> str:
+    """Runs the JDK's tool for keys; what it prints."""
+    tool = Path(maven.java()).resolve().with_name("keytool")
+    result = subprocess.run([tool, *arguments], capture_output=True, text=True)
+    if result.returncode != 0:
+        raise jvm.StartFailed(f"keytool failed: {result.stdout}{result.stderr}")
+    return result.stdout
 
 
 def configure(instance: Instance, gateways: list[str]) -> None:
     """Writes the configuration folder, for new ports."""
     ports = dict(zip(("zookeeper", *gateways), free_ports(1 + len(gateways))))
-    conf = instance.folder / "hbase-conf"
-    conf.mkdir(exist_ok=True)
-    (conf / "log4j2.properties").write_text(LOGGING.replace("{level}", "INFO"))
-    (conf / "client-log4j2.properties").write_text(LOGGING.replace("{level}", "ERROR"))
     namenode = f"hdfs://127.0.0.1:{instance.state['hdfs_ports']['namenode']}"
     properties = {
         "hbase.cluster.distributed": "false",
@@ -102,8 +136,28 @@ def configure(instance: Instance, gateways: list[str]) -> None:
         "dfs.replication": 1,
         "dfs.client.read.shortcircuit": "false",
     }
-    (conf / "hbase-site.xml").write_text(jvm.site(properties))
+    write(instance.folder / "hbase-conf", properties)
+    if WEB[0] in gateways:
+        password = secrets.token_hex(12)
+        over_http = {**properties, "hbase.regionserver.thrift.http": "true"}
+        over_https = {
+            **over_http,
+            "hbase.thrift.ssl.enabled": "true",
+            "hbase.thrift.ssl.keystore.store": make_certificate(instance, password),
+            "hbase.thrift.ssl.keystore.password": password,
+            "hbase.thrift.ssl.keystore.keypassword": password,
+        }
+        write(instance.folder / f"{WEB[0]}-conf", over_http)
+        write(instance.folder / f"{WEB[1]}-conf", over_https)
     instance.save(hbase_ports=ports)
+
+
+def write(conf: Path, properties: dict) -> None:
+    """A configuration folder."""
+    conf.mkdir(exist_ok=True)
+    (conf / "log4j2.properties").write_text(LOGGING.replace("{level}", "INFO"))
+    (conf / "client-log4j2.properties").write_text(LOGGING.replace("{level}", "ERROR"))
+    (conf / "hbase-site.xml").write_text(jvm.site(properties))
 
 
 def start(instance: Instance, cache: Path) -> None:
@@ -117,7 +171,7 @@ def start(instance: Instance, cache: Path) -> None:
             port = ports["zookeeper"]
             jvm.start(instance, "server", "HBase", command, lambda: hbase_wire.listens(port), START_TIMEOUT_S)
         for role in instance.state["roles"]:
-            if role.startswith("gateway") and not instance.running(role):
+            if "gateway" in role and not instance.running(role):
                 start_gateway(instance, cache, role)
     except BaseException:
         for role in instance.state["roles"]:
@@ -128,11 +182,13 @@ def start(instance: Instance, cache: Path) -> None:
 
 def start_gateway(instance: Instance, cache: Path, role: str) -> None:
     """Runs one gateway."""
-    conf = instance.folder / "hbase-conf"
+    conf = instance.folder / (f"{role}-conf" if role in WEB else "hbase-conf")
     port = instance.state["hbase_ports"][role]
+    authority = certificate(instance) if role == WEB[1] else None
     main = ["org.apache.hadoop.hbase.thrift2.ThriftServer", "-b", "127.0.0.1", "-p", str(port), "--infoport", "-1", "-f", "-c"]
     command = jvm.command("hbase", cache, conf, ["-Xmx256m", *OPTIONS], *main)
-    jvm.start(instance, role, "the Thrift2 gateway", command, lambda: hbase_wire.ready(port), START_TIMEOUT_S)
+    answers = (lambda: hbase_wire.ready_over_http(port, authority)) if role in WEB else (lambda: hbase_wire.ready(port))
+    jvm.start(instance, role, "the Thrift2 gateway", command, answers, START_TIMEOUT_S)
 
 
 def restart(instance: Instance, cache: Path, role: str | None = None) -> None:

@@ -1,10 +1,13 @@
-"""The one Thrift2 request that tells whether a gateway serves, framed and compact.
+"""The one Thrift2 request that tells whether a gateway serves: framed and compact, or in the binary protocol over HTTP.
 
 Invariant: written from the protocol's description and independent of the code under test.
 """
 
+import http.client
 import socket
+import ssl
 import struct
+from pathlib import Path
 
 NAME = b"listNamespaces"
 CALL, REPLY = 1, 2
@@ -32,6 +35,27 @@ def ready(port: int, timeout_s: float = 20.0) -> bool:
         return False
     # Field 0 is the result, a list (type 9) of strings (element type 8); an exception would be field 1.
     return body[header : header + 2] == b"\x09\x00" and body[header + 2] & 0x0F == 8
+
+
+def ready_over_http(port: int, authority: Path | None = None, timeout_s: float = 20.0) -> bool:
+    """The same of a gateway that speaks HTTP, over TLS when its certificate's authority is given."""
+    if authority is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+    else:
+        context = ssl.create_default_context(cafile=authority)
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout_s, context=context)
+    head = struct.pack(">HHi", 0x8001, CALL, len(NAME)) + NAME + struct.pack(">i", 1)
+    try:
+        connection.request("POST", "/", head + b"\0", {"Content-Type": "application/x-thrift"})
+        answer = connection.getresponse()
+        body = answer.read()
+    except http.client.HTTPException:
+        return False
+    finally:
+        connection.close()
+    expected = struct.pack(">HHi", 0x8001, REPLY, len(NAME)) + NAME + struct.pack(">i", 1)
+    # Field 0 of type 15 is the list.
+    return answer.status == 200 and body.startswith(expected + b"\x0f\0\0")
 
 
 def exactly(sock: socket.socket, count: int) -> bytes:

@@ -193,12 +193,13 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--parent-pid", type=int, help="stop the service when this process ends")
     verb.add_argument("--secure", action="store_true", help="listen with SCRAM and TLS too; prints addresses and credentials")
     verb.add_argument("--gateways", type=int, default=1, choices=range(1, 5), help="how many Thrift2 gateways HBase gets")
+    verb.add_argument("--web", action="store_true", help="HBase gets gateways over HTTP and HTTPS too; prints their URLs and certificate")
     verb.set_defaults(action=up)
     for name, action in (("kill", kill), ("pause", pause), ("resume", resume), ("restart", restart)):
         verb = verbs.add_parser(name, help=action.__doc__)
         verb.add_argument("service", nargs="?")
         verb.add_argument("--run")
-        verb.add_argument("--role", help="one process of the service: namenode, datanode, server, gateway, gateway2")
+        verb.add_argument("--role", help="one process of the service: namenode, datanode, server, gateway, gateway2, http_gateway, https_gateway")
         verb.set_defaults(action=action)
     for name, action in (("down", down), ("status", status)):
         verb = verbs.add_parser(name, help=action.__doc__)

@@ -116,9 +116,13 @@ class HBase(Service):
         return answers
 
     def test_life_of_hbase(self):
-        folder, values = self.start("hbase", "--gateways", "2")
+        folder, values = self.start("hbase", "--gateways", "2", "--web")
         first, second = (int(address.split(":")[1]) for address in values["HBASE_THRIFT"].split(","))
         self.assertTrue(hbase_wire.ready(first) and hbase_wire.ready(second))
+        over_http, over_https = (int(values[name].rstrip("/").rsplit(":")[-1]) for name in ("HBASE_HTTP", "HBASE_HTTPS"))
+        self.assertTrue(hbase_wire.ready_over_http(over_http))
+        self.assertTrue(hbase_wire.ready_over_http(over_https, values["HBASE_CA"]))
+        self.assertRaises(OSError, hbase_wire.ready_over_http, over_https)
         rows = ["61 d 71 7631 1000 Put", "7a d 71 7632 2000 Put", "ok"]
         made = self.client(folder, "create t d 1 6d", "put t 61 d 71 7631 1000", "put t 7a d 71 7632 2000", "scan t", "regions t")
         self.assertEqual(made[:4], [["ok"], ["ok"], ["ok"], rows])
@@ -143,9 +147,9 @@ class HBase(Service):
         self.assertEqual(self.client(folder, "scan t"), [rows], "acknowledged rows survive kill -9 of everything")
 
         pids = [Instance(folder).state[role]["pid"] for role in Instance(folder).roles()]
-        self.assertEqual(len(pids), 5)
+        self.assertEqual(len(pids), 7)
         verb("down", "--run", folder)
-        self.assertEqual([started_at(pid) for pid in pids], [None] * 5)
+        self.assertEqual([started_at(pid) for pid in pids], [None] * 7)
         self.assertFalse(folder.exists())
 
 

@@ -286,7 +286,8 @@ const NOT_NEGATIVE: OptionKind = OptionKind::Integer(0, i64::MAX);
 #[rustfmt::skip] // a table: one option is one line
 pub const OPTIONS: &[OptionSpec] = &[
     // --- hbase tables
-    OptionSpec::new("thrift.servers", HBASE, OptionKind::List, "list of Thrift2 gateways, host:port").required(),
+    OptionSpec::new("thrift.servers", HBASE, OptionKind::List, "list of Thrift2 gateways, host:port or http://host:port/ or https://host:port/").required(),
+    OptionSpec::new("thrift.ssl.ca.pem", HBASE, OptionKind::Text, "certificates, as PEM text, of whom gateways over https must be signed by"),
     OptionSpec::new("thrift.transport", HBASE, OptionKind::Enum(&["framed", "unframed"]), "how the gateways tell messages apart").default("framed"),
     OptionSpec::new("thrift.protocol", HBASE, OptionKind::Enum(&["compact", "binary"]), "encoding that the gateways speak").default("compact"),
     OptionSpec::new("table", HBASE, OptionKind::Text, "name of the table in HBase").required(),

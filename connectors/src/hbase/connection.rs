@@ -9,10 +9,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::endpoint::{Endpoint, Way};
 use super::error::Failure;
+use super::http::HttpLink;
 use super::limits::{CONNECT_TIMEOUT, REPLY_BYTES_MAX};
 use super::reply::{Answer, Refusal, decode, message_length};
 use super::request::Call;
+use super::tls::Trust;
 use super::wire::{Protocol, WireError};
 
 /// How messages are told apart on the stream.
@@ -24,7 +27,7 @@ pub(super) enum Transport {
     Unframed,
 }
 
-/// What a gateway was started with.
+/// What a gateway was started with that is spoken to without HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Dialect {
     pub(super) transport: Transport,
@@ -34,9 +37,22 @@ pub(super) struct Dialect {
 /// An open connection that no call is under way on.
 #[derive(Debug)]
 pub(super) struct Connection {
+    link: Link,
+    protocol: Protocol,
+    sequence: i32,
+}
+
+#[derive(Debug)]
+enum Link {
+    Raw(RawLink),
+    Http(HttpLink),
+}
+
+/// A connection on which messages follow each other.
+#[derive(Debug)]
+struct RawLink {
     stream: TcpStream,
     dialect: Dialect,
-    sequence: i32,
 }
 
 /// `TThriftServerType.TWO`.
@@ -45,13 +61,18 @@ const READ_BYTES: usize = 64 << 10;
 
 impl Connection {
     /// Connects, and asks whether a Thrift2 gateway is at the other end, which it answers without HBase.
-    pub(super) async fn open(address: &str, dialect: Dialect) -> Result<Self, Failure> {
+    pub(super) async fn open(
+        endpoint: &Endpoint,
+        dialect: Dialect,
+        trust: Option<&Trust>,
+    ) -> Result<Self, Failure> {
         let greet = async {
-            let stream = TcpStream::connect(address).await.map_err(broken)?;
-            stream.set_nodelay(true).map_err(broken)?;
             let mut connection = Self {
-                stream,
-                dialect,
+                link: Link::open(endpoint, dialect, trust).await?,
+                protocol: match endpoint.way() {
+                    Way::Raw => dialect.protocol,
+                    Way::Http { .. } => Protocol::Binary,
+                },
                 sequence: 0,
             };
             connection.check_server().await?;
@@ -79,6 +100,9 @@ impl Connection {
             }
             // An older gateway with another encoding hangs up, as does one whose machine stops.
             Err(Failure::BadReply(error)) => Err(Failure::WrongEndpoint(error.to_string())),
+            Err(Failure::Closed) if matches!(self.link, Link::Http(_)) => Err(Failure::Broken(
+                "it hangs up on HTTP, as a gateway does that speaks Thrift alone".into(),
+            )),
             Err(failure) => Err(failure),
         }
     }
@@ -92,14 +116,56 @@ impl Connection {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
         let request = call
-            .encode(self.dialect.protocol, sequence)
+            .encode(self.protocol, sequence)
             .map_err(|error| Failure::Broken(error.to_string()))?;
-        self.send(&request).await?;
-        let reply = match self.dialect.transport {
-            Transport::Framed => self.read_frame().await?,
-            Transport::Unframed => self.read_message().await?,
+        let reply = match &mut self.link {
+            Link::Raw(link) => link.exchange(&request).await?,
+            Link::Http(link) => link.post(request).await?,
         };
-        decode(reply, self.dialect.protocol, sequence).map_err(Failure::BadReply)
+        decode(reply, self.protocol, sequence).map_err(Failure::BadReply)
+    }
+}
+
+impl Link {
+    async fn open(
+        endpoint: &Endpoint,
+        dialect: Dialect,
+        trust: Option<&Trust>,
+    ) -> Result<Self, Failure> {
+        let address = endpoint.address();
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(|error| broken(&error))?;
+        stream.set_nodelay(true).map_err(|error| broken(&error))?;
+        match (endpoint.way(), trust) {
+            (Way::Raw, _) => Ok(Link::Raw(RawLink { stream, dialect })),
+            (Way::Http { path, tls: None }, _) => {
+                HttpLink::over(stream, address, path).await.map(Link::Http)
+            }
+            (
+                Way::Http {
+                    path,
+                    tls: Some(name),
+                },
+                Some(trust),
+            ) => {
+                let stream = trust.secure(stream, name.clone()).await?;
+                HttpLink::over(stream, address, path).await.map(Link::Http)
+            }
+            (Way::Http { tls: Some(_), .. }, None) => {
+                Err(Failure::Untrusted("nobody is trusted".to_owned()))
+            }
+        }
+    }
+}
+
+impl RawLink {
+    async fn exchange(&mut self, request: &[u8]) -> Result<Vec<u8>, Failure> {
+        self.send(request).await?;
+        match self.dialect.transport {
+            Transport::Framed => self.read_frame().await,
+            Transport::Unframed => self.read_message().await,
+        }
     }
 
     async fn send(&mut self, request: &[u8]) -> Result<(), Failure> {
@@ -110,17 +176,25 @@ impl Connection {
             let mut framed = Vec::with_capacity(request.len() + 4);
             framed.extend_from_slice(&length.to_be_bytes());
             framed.extend_from_slice(request);
-            return self.stream.write_all(&framed).await.map_err(broken);
+            return self
+                .stream
+                .write_all(&framed)
+                .await
+                .map_err(|error| broken(&error));
         }
-        self.stream.write_all(request).await.map_err(broken)
+        self.stream
+            .write_all(request)
+            .await
+            .map_err(|error| broken(&error))
     }
 
     async fn read_frame(&mut self) -> Result<Vec<u8>, Failure> {
         let mut head = [0; 4];
-        self.stream.read_exact(&mut head).await.map_err(broken)?;
-        if &head == b"HTTP" {
-            return Err(Failure::WrongEndpoint("it speaks HTTP".into()));
-        }
+        self.stream
+            .read_exact(&mut head)
+            .await
+            .map_err(|error| broken(&error))?;
+        not_the_web(&head)?;
         let length = usize::try_from(i32::from_be_bytes(head))
             .ok()
             .filter(|length| *length <= REPLY_BYTES_MAX)
@@ -129,7 +203,12 @@ impl Connection {
         let mut frame = Vec::with_capacity(length.min(READ_BYTES));
         let mut limited = (&mut self.stream).take(length as u64);
         while frame.len() < length {
-            if limited.read_buf(&mut frame).await.map_err(broken)? == 0 {
+            if limited
+                .read_buf(&mut frame)
+                .await
+                .map_err(|error| broken(&error))?
+                == 0
+            {
                 return Err(Failure::Broken("the connection broke off".into()));
             }
         }
@@ -140,12 +219,19 @@ impl Connection {
         let mut bytes = Vec::with_capacity(READ_BYTES);
         loop {
             bytes.reserve(READ_BYTES);
-            if self.stream.read_buf(&mut bytes).await.map_err(broken)? == 0 {
+            if self
+                .stream
+                .read_buf(&mut bytes)
+                .await
+                .map_err(|error| broken(&error))?
+                == 0
+            {
                 return Err(match bytes.is_empty() {
                     true => Failure::Closed,
                     false => Failure::Broken("the connection broke off".into()),
                 });
             }
+            not_the_web(&bytes)?;
             match message_length(&bytes, self.dialect.protocol).map_err(Failure::BadReply)? {
                 Some(length) if length == bytes.len() => return Ok(bytes),
                 // There is one call at a time, so nothing can follow.
@@ -159,7 +245,19 @@ impl Connection {
     }
 }
 
-fn broken(error: io::Error) -> Failure {
+/// Refuses an answer that begins as those of HTTP and of TLS do: of a gateway that was given without its `http` or `https`.
+fn not_the_web(head: &[u8]) -> Result<(), Failure> {
+    /// A record of TLS that is an alert, and the first half of every version.
+    const ALERT: &[u8] = &[0x15, 0x03];
+    let speaks = match head {
+        head if head.starts_with(b"HTTP") => "HTTP",
+        head if head.starts_with(ALERT) => "TLS",
+        _ => return Ok(()),
+    };
+    Err(Failure::WrongEndpoint(format!("it speaks {speaks}")))
+}
+
+pub(super) fn broken(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::UnexpectedEof
         | io::ErrorKind::ConnectionReset

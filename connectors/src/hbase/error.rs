@@ -26,6 +26,22 @@ pub enum HbaseError {
         /// What it did.
         detail: String,
     },
+    /// A gateway's certificate is not of an authority that is trusted, or of another server.
+    #[error("could not verify the certificate of Thrift gateway {server}")]
+    Untrusted {
+        /// The address.
+        server: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A gateway serves nobody that does not say who he is.
+    #[error("Thrift gateway {server} denied access")]
+    Denied {
+        /// The address.
+        server: String,
+        /// What it said.
+        detail: String,
+    },
     /// A gateway lives and HBase does not answer in time.
     #[error("HBase table \"{table}\" did not answer in time")]
     Timeout {
@@ -162,7 +178,8 @@ impl HbaseError {
     /// SQLSTATE of this error.
     pub fn sqlstate(&self) -> &'static str {
         match self {
-            HbaseError::Unreachable { .. } => "08001",
+            HbaseError::Unreachable { .. } | HbaseError::Untrusted { .. } => "08001",
+            HbaseError::Denied { .. } => "28000",
             HbaseError::WrongEndpoint { .. } | HbaseError::BadReply { .. } => "08P01",
             HbaseError::Timeout { .. } => "58030",
             HbaseError::TableMissing { .. } => "42P01",
@@ -186,6 +203,8 @@ impl HbaseError {
         match self {
             HbaseError::Unreachable { detail, .. }
             | HbaseError::WrongEndpoint { detail, .. }
+            | HbaseError::Untrusted { detail, .. }
+            | HbaseError::Denied { detail, .. }
             | HbaseError::FamilyMissing { detail, .. }
             | HbaseError::RowRefused { detail, .. }
             | HbaseError::Remote { detail, .. }
@@ -205,7 +224,13 @@ impl HbaseError {
                 "Check thrift.servers, and that the gateways run and reach HBase."
             }
             HbaseError::WrongEndpoint { .. } => {
-                "Check thrift.transport and thrift.protocol against the gateway's start options: -f is framed, -c is compact. Thrift1, REST and HTTP ports do not serve."
+                "Check thrift.transport and thrift.protocol against the gateway's start options: -f is framed, -c is compact. A gateway that speaks HTTP is http://host:port/ in thrift.servers, with TLS https://host:port/. Thrift1 and REST do not serve."
+            }
+            HbaseError::Untrusted { .. } => {
+                "Set thrift.ssl.ca.pem to the certificate of the authority that signed it, and name the gateway in thrift.servers as its certificate does."
+            }
+            HbaseError::Denied { .. } => {
+                "Kerberos is not built yet: use a gateway, or a proxy before it, that serves this machine without a login."
             }
             HbaseError::Timeout { .. } => {
                 "Look at the region servers; the statement can be repeated."
@@ -264,6 +289,10 @@ pub(super) enum Failure {
     BadReply(WireError),
     /// The server does not know the interface.
     WrongEndpoint(String),
+    /// The server's certificate is not trusted.
+    Untrusted(String),
+    /// The server wants to know who is asking.
+    Denied(String),
 }
 
 impl Failure {
@@ -275,7 +304,20 @@ impl Failure {
             Failure::Silent => format!("{server} accepts connections and does not answer"),
             Failure::Late => format!("{server} did not answer in time"),
             Failure::BadReply(error) => format!("{server}: {error}"),
-            Failure::WrongEndpoint(why) => format!("{server}: {why}"),
+            Failure::WrongEndpoint(why) | Failure::Untrusted(why) | Failure::Denied(why) => {
+                format!("{server}: {why}")
+            }
+        }
+    }
+
+    /// The error, when neither another try nor another gateway is to make up for it: somebody has set something wrong.
+    pub(super) fn finally(&self, server: &str) -> Option<HbaseError> {
+        let server = server.to_owned();
+        match self.clone() {
+            Failure::WrongEndpoint(detail) => Some(HbaseError::WrongEndpoint { server, detail }),
+            Failure::Untrusted(detail) => Some(HbaseError::Untrusted { server, detail }),
+            Failure::Denied(detail) => Some(HbaseError::Denied { server, detail }),
+            _ => None,
         }
     }
 }

@@ -12,10 +12,12 @@ use tokio::time::{sleep, timeout};
 
 use super::breaker::Breaker;
 use super::connection::{Connection, Dialect};
+use super::endpoint::Endpoint;
 use super::error::{Consequence, Failure, HbaseError, judge};
 use super::limits::{CALL_TIMEOUT, CONNECTIONS_PER_GATEWAY, REMOTE_PAUSE, SIGN_OF_LIFE, SILENCE};
 use super::reply::Answer;
 use super::request::Call;
+use super::tls::Trust;
 use super::wire::{Protocol, WireError};
 use crate::context::Deadline;
 
@@ -25,13 +27,14 @@ pub(super) struct Gateways {
     servers: String,
     gateways: Vec<Gateway>,
     dialect: Dialect,
+    trust: Option<Trust>,
     /// Pauses are measured from here.
     started: Instant,
 }
 
 #[derive(Debug)]
 struct Gateway {
-    address: String,
+    endpoint: Endpoint,
     idle: Mutex<Vec<Connection>>,
     slots: Semaphore,
     breaker: Mutex<Breaker>,
@@ -42,23 +45,25 @@ impl Gateway {
     fn spread(&self) -> u32 {
         let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(16_777_619);
         let seed = std::process::id().wrapping_mul(2_654_435_761);
-        self.address.bytes().fold(seed, mix) % 101
+        self.endpoint.text().bytes().fold(seed, mix) % 101
     }
 }
 
 impl Gateways {
-    /// No connection is made before the first call.
-    pub(super) fn new(addresses: &[String], dialect: Dialect) -> Self {
-        let gateway = |address: &String| Gateway {
-            address: address.clone(),
+    /// No connection is made before the first call. Without `trust` none is made over TLS.
+    pub(super) fn new(endpoints: &[Endpoint], dialect: Dialect, trust: Option<Trust>) -> Self {
+        let gateway = |endpoint: &Endpoint| Gateway {
+            endpoint: endpoint.clone(),
             idle: Mutex::default(),
             slots: Semaphore::new(CONNECTIONS_PER_GATEWAY),
             breaker: Mutex::default(),
         };
+        let texts: Vec<&str> = endpoints.iter().map(Endpoint::text).collect();
         Self {
-            servers: addresses.join(", "),
-            gateways: addresses.iter().map(gateway).collect(),
+            servers: texts.join(", "),
+            gateways: endpoints.iter().map(gateway).collect(),
             dialect,
+            trust,
             started: Instant::now(),
         }
     }
@@ -91,7 +96,7 @@ impl Gateways {
                         Ok(value) => return Ok(value),
                         Err(refusal) => refusal,
                     };
-                    match judge(&refusal, call, &gateway.address) {
+                    match judge(&refusal, call, gateway.endpoint.text()) {
                         Consequence::Final(error) => return Err(error),
                         Consequence::Again(error) if deadline.left() <= REMOTE_PAUSE => {
                             return Err(error);
@@ -104,15 +109,13 @@ impl Gateways {
                         table: call.table().to_owned(),
                     });
                 }
-                Err(Failure::WrongEndpoint(detail)) => {
-                    return Err(HbaseError::WrongEndpoint {
-                        server: gateway.address.clone(),
-                        detail,
-                    });
-                }
                 Err(failure) => {
-                    last = failure.text(&gateway.address);
-                    tracing::debug!(gateway = %gateway.address, call = call.name(), %last, "gateway call failed");
+                    let server = gateway.endpoint.text();
+                    if let Some(error) = failure.finally(server) {
+                        return Err(error);
+                    }
+                    last = failure.text(server);
+                    tracing::debug!(gateway = %server, call = call.name(), %last, "gateway call failed");
                     let now = self.started.elapsed();
                     gateway.breaker.lock().failed(began, now, gateway.spread());
                 }
@@ -163,7 +166,7 @@ impl Gateways {
                 }
             }
         }
-        let opening = Connection::open(&gateway.address, self.dialect);
+        let opening = Connection::open(&gateway.endpoint, self.dialect, self.trust.as_ref());
         let mut connection = timeout(deadline.left(), opening)
             .await
             .unwrap_or(Err(Failure::Silent))?;
@@ -194,7 +197,7 @@ impl Gateways {
     async fn silence(&self, gateway: &Gateway) {
         loop {
             sleep(SILENCE).await;
-            let asked = Connection::open(&gateway.address, self.dialect);
+            let asked = Connection::open(&gateway.endpoint, self.dialect, self.trust.as_ref());
             if !matches!(timeout(SIGN_OF_LIFE, asked).await, Ok(Ok(_))) {
                 return;
             }

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::client::Client;
 use super::connection::{Dialect, Transport};
+use super::endpoint::Endpoint;
 use super::error::HbaseError;
 use super::gateways::Gateways;
 use super::key::KeyRange;
@@ -234,8 +235,8 @@ fn field(out: &mut dyn TOutputProtocol, field_type: TType, id: i16) -> thrift::R
 }
 
 fn client(addresses: &[&str], dialect: Dialect) -> Client {
-    let addresses: Vec<String> = addresses.iter().map(|one| (*one).to_owned()).collect();
-    Client::new(Gateways::new(&addresses, dialect))
+    let endpoints: Option<Vec<_>> = addresses.iter().map(|one| Endpoint::parse(one)).collect();
+    Client::new(Gateways::new(&endpoints.expect("addresses"), dialect, None))
 }
 
 fn within(seconds: u64) -> Deadline {

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use super::connection::{Dialect, Transport};
+use super::endpoint::Endpoint;
 use super::request::TableName;
+use super::tls::Trust;
 use super::value::Encoding;
 use super::wire::Protocol;
 use crate::error::ConnectorError;
@@ -70,8 +72,10 @@ pub(super) struct Creation {
 /// All of them.
 #[derive(Debug, Clone)]
 pub(super) struct TableOptions {
-    pub(super) servers: Vec<String>,
+    pub(super) servers: Vec<Endpoint>,
     pub(super) dialect: Dialect,
+    /// Of gateways that speak TLS; `None` when there are none.
+    pub(super) trust: Option<Trust>,
     pub(super) table: TableName,
     pub(super) family: Option<String>,
     pub(super) mapped: Vec<Mapped>,
@@ -112,8 +116,15 @@ impl TableOptions {
         })?;
         let page_bytes = bytes(options, "scan.page.bytes", 4 << 20, 64 << 20)?;
         let batch_bytes = bytes(options, "write.batch.bytes", 1 << 20, 64 << 20)?;
+        let servers = servers(options.required("thrift.servers")?)?;
+        let authorities = options.text("thrift.ssl.ca.pem");
         Ok(Self {
-            servers: servers(options.required("thrift.servers")?)?,
+            // A text that nobody needs is read all the same, for its faults.
+            trust: match authorities.is_some() || servers.iter().any(Endpoint::is_tls) {
+                true => Some(Trust::new(authorities)?),
+                false => None,
+            },
+            servers,
             dialect: dialect(options)?,
             table,
             family: options.text("family").map(str::to_owned),
@@ -177,17 +188,13 @@ fn word<T: Copy>(
     }
 }
 
-fn servers(text: &str) -> Result<Vec<String>, ConnectorError> {
-    let servers: Vec<String> = text.split(',').map(|one| one.trim().to_owned()).collect();
-    let good = |server: &String| {
-        server.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
-        })
-    };
-    match servers.iter().all(good) && servers.len() <= 64 {
-        true => Ok(servers),
-        false => Err(ConnectorError::option(
+fn servers(text: &str) -> Result<Vec<Endpoint>, ConnectorError> {
+    let servers: Option<Vec<Endpoint>> = text.split(',').map(Endpoint::parse).collect();
+    match servers {
+        Some(servers) if servers.len() <= 64 => Ok(servers),
+        _ => Err(ConnectorError::option_hint(
             "option \"thrift.servers\" must be host:port, several with commas between",
+            "A gateway that speaks HTTP is http://host:port/ or https://host:port/.",
         )),
     }
 }

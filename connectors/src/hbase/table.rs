@@ -132,6 +132,7 @@ impl HbaseTable {
             client: Arc::new(Client::new(Gateways::new(
                 &options.servers,
                 options.dialect,
+                options.trust.clone(),
             ))),
             layout: Arc::new(layout),
             options,

@@ -5,6 +5,7 @@ Invariant: nothing started here outlives the tests: the server is killed on exit
 
 import json
 import os
+import pathlib
 import pwd
 import queue
 import shutil
@@ -127,17 +128,19 @@ class Unavailable(Exception):
 
 
 class HBase:
-    """A real HBase with two Thrift2 gateways, and its Java client as the independent reader and writer."""
+    """A real HBase with two Thrift2 gateways, one over HTTP and one over HTTPS, and its Java client as the independent reader and writer."""
 
     def __init__(self):
         self.folder = tempfile.mkdtemp(prefix="thalweg-hbase-")
-        arguments = ["hbase", "--run", self.folder, "--gateways", "2", "--parent-pid", str(os.getpid())]
+        arguments = ["hbase", "--run", self.folder, "--gateways", "2", "--web", "--parent-pid", str(os.getpid())]
         result = subprocess.run([SERVICES / "up", *arguments], capture_output=True, text=True)
         if result.returncode == 2:
             raise Unavailable(result.stderr.strip())
         assert result.returncode == 0, result.stderr
         values = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
         self.servers = values["HBASE_THRIFT"]
+        self.http, self.https = values["HBASE_HTTP"], values["HBASE_HTTPS"]
+        self.certificate = pathlib.Path(values["HBASE_CA"]).read_text()
         self.java = subprocess.Popen(
             [SERVICES / "hbase_client", "--run", self.folder],
             stdin=subprocess.PIPE,

@@ -307,6 +307,87 @@ def test_other_servers_are_told_apart(sql, hbase):
         web.shutdown()
 
 
+def test_gateways_over_http_and_https_serve_as_the_others_do(sql, hbase):
+    trusting = {"thrift.ssl.ca.pem": hbase.certificate}
+    for name, servers, options in [
+        ("over_http", hbase.http, {}),
+        ("over_https", hbase.https, trusting),
+        ("over_all", f"{hbase.servers},{hbase.http},{hbase.https}", trusting),
+    ]:
+        given = {"thrift.servers": servers, "family": "d", "create": "if-missing", **options}
+        define(sql, hbase, name, "k bigint PRIMARY KEY, v text, w int", **given)
+        assert sql(f"INSERT INTO {name} SELECT n, repeat('x', 200) || n, n FROM generate_series(1, 5000) n") == 5000
+        assert sql(f"SELECT k, w FROM {name} WHERE k = 7") == [(7, 7)]
+        assert sql(f"SELECT count(*), sum(w), max(length(v)) FROM {name}") == [(5000, 12502500, 204)]
+        assert sql(f"UPDATE {name} SET w = -w WHERE k <= 3") == 3
+        assert sql(f"DELETE FROM {name} WHERE k > 10") == 4990
+        assert sql(f"SELECT sum(w) FROM {name}") == [(43,)]
+        # Three cells of each row, the marker among them.
+        assert len(hbase.ask(f"scan {name}")) == 30
+        sql(f"CREATE TABLE {name}_in (k bigint PRIMARY KEY, v text, w int)")
+        sql(f"CREATE SINK {name}_sink INTO {name} AS SELECT k, v, w FROM {name}_in")
+        sql(f"INSERT INTO {name}_in VALUES (11, 'eleven', 11), (12, NULL, 12)")
+        process.until(lambda name=name: sql(f"SELECT v, w FROM {name} WHERE k > 10 ORDER BY k") == [("eleven", 11), (None, 12)], "the sink has written")
+
+
+def test_a_gateway_over_http_that_dies_is_left_and_comes_back(sql, hbase):
+    servers = f"{hbase.http},{hbase.https}"
+    options = {"thrift.ssl.ca.pem": hbase.certificate, "lookup.timeout": "30 s"}
+    define(sql, hbase, "web_kept", "k bigint PRIMARY KEY, v int", family="d", create="if-missing", **{"thrift.servers": servers, **options})
+    assert sql("INSERT INTO web_kept SELECT n, n FROM generate_series(1, 2000) n") == 2000
+    for role in ("http_gateway", "https_gateway"):
+        hbase.verb("kill", role)
+        assert sql("SELECT count(*) FROM web_kept") == [(2000,)]
+        assert sql("INSERT INTO web_kept VALUES (0, 0)") == 1
+        assert sql("DELETE FROM web_kept WHERE k = 0") == 1
+        hbase.verb("restart", role)
+    assert sql("SELECT count(*) FROM web_kept") == [(2000,)]
+
+
+def test_what_is_wrong_with_a_gateway_over_http_is_said(sql, hbase):
+    class Web(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_error(int(self.path[1:]))
+
+        def log_message(self, *_):
+            pass
+
+    def told(servers, certificate=None):
+        """SQLSTATE, detail and hint."""
+        given = {"thrift.servers": servers, "table": "t", "family": "d", "lookup.timeout": "1 s"}
+        given |= {"thrift.ssl.ca.pem": certificate} if certificate else {}
+        listed = ", ".join(f"{key} = '{value}'" for key, value in given.items())
+        with pytest.raises(psycopg.Error) as error:
+            sql(f"CREATE TABLE elsewhere (k text PRIMARY KEY, v int) WITH (connector = 'hbase', {listed})")
+        return error.value.sqlstate, error.value.diag.message_detail or "", error.value.diag.message_hint or ""
+
+    raw = hbase.servers.split(",")[0]
+    bare_http, bare_https = hbase.http.split("/")[2], hbase.https.split("/")[2]
+    port = bare_https.split(":")[1]
+    for servers, certificate, state, detail, hint in [
+        # Nobody whom this machine trusts has signed it, and it has another name.
+        (hbase.https, None, "08001", "UnknownIssuer", "thrift.ssl.ca.pem"),
+        (f"https://localhost:{port}/", hbase.certificate, "08001", "localhost", "as its certificate does"),
+        # One way of speaking for the other.
+        (bare_http, None, "08P01", "it speaks HTTP", "http://host:port/"),
+        (bare_https, None, "08P01", "it speaks TLS", "https://host:port/"),
+        (f"https://{bare_http}/", hbase.certificate, "08P01", "does not speak TLS", "http://host:port/"),
+        (f"http://{bare_https}/", None, "08P01", "is no HTTP", "https://host:port/"),
+        (f"http://{raw}/", None, "08001", "it hangs up on HTTP", "thrift.servers"),
+        (f"https://{raw}/", hbase.certificate, "08001", "it hangs up on TLS", "thrift.servers"),
+        ("https://gw1:9090/", "no certificate", "22023", "", "PEM text"),
+        ("http://gw1:9090/?user=me", None, "22023", "", "http://host:port/"),
+    ]:
+        found = told(servers, certificate)
+        assert found[0] == state and detail in found[1] and hint in found[2], (servers, found)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        for status, state in [(401, "28000"), (403, "28000"), (404, "08P01"), (503, "08001")]:
+            found = told(f"http://127.0.0.1:{web.server_port}/{status}")
+            assert found[0] == state and f"HTTP status {status}" in found[1], found
+        web.shutdown()
+
+
 def test_a_crash_of_the_region_servers_costs_time_and_nothing_else(sql, hbase):
     define(sql, hbase, "crashed", "k int PRIMARY KEY, v int", family="d", create="if-missing", **{"lookup.timeout": "60 s"})
     sql("INSERT INTO crashed SELECT n, n FROM generate_series(1, 3000) n")
