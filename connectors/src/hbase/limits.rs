@@ -29,6 +29,10 @@ pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub(super) const REMOTE_PAUSE: Duration = Duration::from_millis(250);
 /// Rows of one get or put request.
 pub(super) const BATCH_ROWS_MAX: usize = 1_000;
+/// Requests of one write that are under way at once.
+pub(super) const WRITES_MAX: usize = 8;
+/// Time to ask where regions begin before a large write, which does without when it takes longer.
+pub(super) const BORDERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Rows of one get request of a lookup join, so that several are under way at once.
 pub(super) const LOOKUP_ROWS_MAX: usize = 250;
 /// Rows of the first page of a scan, and of any.

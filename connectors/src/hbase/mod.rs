@@ -9,6 +9,7 @@ mod client;
 mod commit;
 mod committed;
 mod connection;
+mod deliveries;
 mod endpoint;
 mod error;
 mod filter;

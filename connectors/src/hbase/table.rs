@@ -17,6 +17,7 @@ use thalweg_catalog::Column;
 use super::access::{Access, Condition, decide};
 use super::client::Client;
 use super::committed::{Committed, versions};
+use super::deliveries::Borders;
 use super::error::HbaseError;
 use super::filter::of_cells;
 use super::gateways::Gateways;
@@ -48,6 +49,7 @@ pub struct HbaseTable {
     /// Timestamp of the last write, milliseconds.
     last_ms: Mutex<i64>,
     committed: Arc<Committed>,
+    borders: Arc<Borders>,
 }
 
 /// How a query reads the table.
@@ -139,6 +141,7 @@ impl HbaseTable {
             clock: Arc::clone(&context.clock),
             last_ms: Mutex::new(0),
             committed: Arc::default(),
+            borders: Arc::default(),
         })
     }
 
@@ -449,6 +452,7 @@ impl HbaseTable {
         Writer {
             client: Arc::clone(&self.client),
             layout: Arc::clone(&self.layout),
+            borders: Arc::clone(&self.borders),
             batch_bytes: self.options.batch_bytes,
             timeout: self.options.timeout,
         }

@@ -5,15 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::{Array, AsArray};
 use arrow::record_batch::RecordBatch;
 use tokio::task::JoinSet;
 
 use super::client::Client;
+use super::deliveries::{Borders, Starts, deliveries, is_large};
 use super::error::HbaseError;
 use super::layout::{CellColumn, Layout};
-use super::limits::{BATCH_ROWS_MAX, REQUEST_BYTES_MAX};
+use super::limits::{BORDERS_TIMEOUT, WRITES_MAX};
 use super::options::{CellEncoding, NullMode};
 use super::request::{Delete, NewCell, Put};
 use super::scalar::Scalar;
@@ -82,7 +84,17 @@ impl Mutation {
         }
     }
 
-    fn bytes(&self) -> usize {
+    /// The row key.
+    pub(super) fn key(&self) -> &[u8] {
+        match (&self.put, &self.delete) {
+            (Some(put), _) => &put.row,
+            (None, Some(delete)) => &delete.row,
+            (None, None) => &[],
+        }
+    }
+
+    /// About what it takes in requests.
+    pub(super) fn bytes(&self) -> usize {
         self.put.as_ref().map_or(0, Put::bytes) + self.delete.as_ref().map_or(0, Delete::bytes)
     }
 }
@@ -219,12 +231,7 @@ pub(super) fn mutations(
     for row in 0..batch.num_rows() {
         match mutation(layout, batch, row, change, timestamp(row)) {
             Ok(mutation) => {
-                let key = match (&mutation.put, &mutation.delete) {
-                    (Some(put), _) => put.row.clone(),
-                    (None, Some(delete)) => delete.row.clone(),
-                    (None, None) => continue,
-                };
-                by_key.insert(key, mutation);
+                by_key.insert(mutation.key().to_vec(), mutation);
             }
             Err(ConnectorError::Hbase(error)) if error.is_of_the_row() => {
                 refused.push(RefusedRow { row, error });
@@ -235,47 +242,19 @@ pub(super) fn mutations(
     Ok((by_key.into_values().collect(), refused))
 }
 
-/// Cuts mutations, which are in key order, into deliveries of about `batch_bytes`.
-fn deliveries(
-    mutations: Vec<Mutation>,
-    batch_bytes: usize,
-    refused: &mut Vec<RefusedRow>,
-) -> Vec<Vec<Mutation>> {
-    let row_bytes_max = batch_bytes.max(REQUEST_BYTES_MAX);
-    let (mut done, mut batch, mut size) = (Vec::new(), Vec::new(), 0);
-    for mutation in mutations {
-        let bytes = mutation.bytes();
-        if bytes > row_bytes_max {
-            refused.push(RefusedRow {
-                row: mutation.row,
-                error: HbaseError::RowTooLarge { bytes },
-            });
-            continue;
-        }
-        if batch.len() == BATCH_ROWS_MAX || (size + bytes > batch_bytes && !batch.is_empty()) {
-            done.push(std::mem::take(&mut batch));
-            size = 0;
-        }
-        size += bytes;
-        batch.push(mutation);
-    }
-    if !batch.is_empty() {
-        done.push(batch);
-    }
-    done
-}
-
 /// What every delivery needs.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     pub(super) client: Arc<Client>,
     pub(super) layout: Arc<Layout>,
+    pub(super) borders: Arc<Borders>,
     pub(super) batch_bytes: usize,
     pub(super) timeout: std::time::Duration,
 }
 
 impl Writer {
-    /// Writes mutations in key order, several deliveries at once. Must be called in a tokio runtime.
+    /// Writes mutations, several deliveries at once and those of different regions first. Of one row there is one mutation. Must be
+    /// called in a tokio runtime.
     ///
     /// # Errors
     /// What keeps HBase from taking any row. Rows may have been written then, and may be written again.
@@ -284,11 +263,13 @@ impl Writer {
         mutations: Vec<Mutation>,
         mut refused: Vec<RefusedRow>,
     ) -> Result<Written, ConnectorError> {
-        let mut waiting = deliveries(mutations, self.batch_bytes, &mut refused).into_iter();
+        let starts = self.starts(&mutations).await;
+        let waiting = deliveries(mutations, &starts, self.batch_bytes, &mut refused);
+        let mut waiting = waiting.into_iter();
         let mut written = Written { rows: 0, refused };
         let mut under_way = JoinSet::new();
         loop {
-            while under_way.len() < self.client.capacity().min(8) {
+            while under_way.len() < self.client.capacity().min(WRITES_MAX) {
                 let Some(batch) = waiting.next() else { break };
                 let writer = self.clone();
                 under_way.spawn(async move { writer.deliver(batch).await });
@@ -299,7 +280,10 @@ impl Writer {
                     written.rows += part.rows;
                     written.refused.extend(part.refused);
                 }
-                Some(Ok(Err(error))) => return Err(error.into()),
+                Some(Ok(Err(error))) => {
+                    self.borders.forget();
+                    return Err(error.into());
+                }
                 Some(Err(lost)) => {
                     return Err(ConnectorError::Internal(format!(
                         "a write to HBase broke off: {lost}"
@@ -307,6 +291,24 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Where regions begin, as far as it is of use. Nobody who knows is no reason not to write.
+    async fn starts(&self, mutations: &[Mutation]) -> Starts {
+        if !is_large(mutations, self.batch_bytes) {
+            return Starts::default();
+        }
+        let now = Instant::now();
+        if let Some(known) = self.borders.known(now) {
+            return known;
+        }
+        let deadline = Deadline::after(self.timeout.min(BORDERS_TIMEOUT));
+        let found = self.client.regions(&self.layout.table, deadline).await;
+        let starts = found
+            .unwrap_or_default()
+            .into_iter()
+            .map(|region| region.start);
+        self.borders.learned(starts.collect(), now)
     }
 
     /// One delivery. When HBase refuses it because of a row, halves of it are tried, down to that row: the answer does not name

@@ -5,6 +5,7 @@
 mod filter;
 mod laws;
 mod wire;
+mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
@@ -53,6 +54,8 @@ struct State {
     tables: BTreeMap<String, Table>,
     faults: VecDeque<Fault>,
     calls: Vec<String>,
+    /// Row keys of each request that puts rows.
+    puts: Vec<Vec<Vec<u8>>>,
 }
 
 /// The server. It lives as long as the process.
@@ -108,6 +111,18 @@ impl Twin {
         if let Some(table) = self.state().tables.get_mut(name) {
             table.disabled = disabled;
         }
+    }
+
+    /// Has regions begin elsewhere.
+    pub(crate) fn split(&self, name: &str, borders: &[&[u8]]) {
+        if let Some(table) = self.state().tables.get_mut(name) {
+            table.borders = borders.iter().map(|border| border.to_vec()).collect();
+        }
+    }
+
+    /// Row keys of the requests that put rows, since this was asked last.
+    pub(crate) fn take_puts(&self) -> Vec<Vec<Vec<u8>>> {
+        std::mem::take(&mut self.state().puts)
     }
 
     /// Names of the calls so far, but for greetings.
@@ -227,6 +242,8 @@ impl State {
                 Some(Value::List(self.served(table)?.scan(&scan, most)))
             }
             "putMultiple" => {
+                let rows = list(2).iter().map(|put| put.fields()[&1].bytes());
+                self.puts.push(rows.collect());
                 let table = self.served(table)?;
                 for put in list(2) {
                     table.put(&put.fields())?;

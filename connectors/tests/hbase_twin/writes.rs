@@ -1,0 +1,123 @@
+//! Large writes against a twin whose regions are known to the test.
+//!
+//! Invariant: what goes together depends on the regions, what is there afterwards does not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, StringViewArray};
+use thalweg_catalog::SqlType;
+use thalweg_connectors::HbaseTable;
+
+use super::Twin;
+use crate::{column, context};
+
+fn declare(twin: &Twin) -> HbaseTable {
+    let columns = [
+        column("k", SqlType::Text, true),
+        column("v", SqlType::Text, false),
+    ];
+    let options = [
+        ("thrift.servers", twin.address.as_str()),
+        ("table", "t"),
+        ("family", "d"),
+        ("value.encoding", "string"),
+        ("write.batch.bytes", "32kB"),
+    ];
+    let options = BTreeMap::from(options.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    HbaseTable::new(&columns, &[0], &options, &context().1).expect("a table")
+}
+
+/// 100 rows of a kilobyte for each letter.
+fn rows(table: &HbaseTable, letters: &str, value: &str) -> RecordBatch {
+    let keys = letters
+        .chars()
+        .flat_map(|letter| (0..100).map(move |n| format!("{letter}{n:02}")));
+    let keys: StringViewArray = keys.map(Some).collect();
+    let value = value.repeat(1000);
+    let values: StringViewArray = (0..letters.len() * 100).map(|_| Some(&value)).collect();
+    RecordBatch::try_new(table.schema(), vec![Arc::new(keys), Arc::new(values)]).expect("a batch")
+}
+
+fn times_asked(twin: &Twin) -> usize {
+    let calls = twin.calls();
+    let asked = calls.iter().filter(|name| *name == "getAllRegionLocations");
+    asked.count()
+}
+
+/// The first and last letters of each request, sorted.
+fn spans(twin: &Twin) -> Vec<String> {
+    let letter = |key: Option<&Vec<u8>>| key.and_then(|key| key.first()).map(|byte| *byte as char);
+    let puts = twin.take_puts();
+    let mut spans: Vec<String> = puts
+        .iter()
+        .map(|keys| {
+            [letter(keys.first()), letter(keys.last())]
+                .iter()
+                .flatten()
+                .collect()
+        })
+        .collect();
+    spans.sort();
+    spans
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_writes_go_region_by_region_and_borders_are_learned_anew() {
+    let twin = Twin::start();
+    twin.create("t", &["d"], &[b"b", b"m"]);
+    let table = declare(&twin);
+    let written = table.insert(&rows(&table, "amx", "1")).await;
+    assert_eq!(written.expect("written").rows, 300);
+    assert_eq!(times_asked(&twin), 1);
+    // Of 32 kB each, so four for each letter: m and x are of one region and share one.
+    assert_eq!(
+        spans(&twin),
+        [
+            "aa", "aa", "aa", "aa", "mm", "mm", "mm", "mx", "xx", "xx", "xx"
+        ]
+    );
+
+    // Borders that are out of date cost no row, and nobody asks as long as all goes well.
+    twin.split("t", &[b"m", b"x"]);
+    table
+        .insert(&rows(&table, "amx", "2"))
+        .await
+        .expect("written");
+    assert_eq!(times_asked(&twin), 1);
+    assert!(spans(&twin).contains(&"mx".to_owned()));
+
+    twin.set_disabled("t", true);
+    table
+        .insert(&rows(&table, "a", "3"))
+        .await
+        .expect_err("disabled");
+    twin.set_disabled("t", false);
+    twin.take_puts();
+    let deleted = table.delete(&rows(&table, "amx", "4")).await;
+    assert_eq!(deleted.expect("deleted").rows, 300);
+    table
+        .insert(&rows(&table, "amx", "5"))
+        .await
+        .expect("written");
+    assert_eq!(times_asked(&twin), 2);
+    assert!(
+        spans(&twin)
+            .iter()
+            .all(|span| ["aa", "mm", "xx"].contains(&&span[..]))
+    );
+
+    // What is small goes in one request, and nobody is asked for it.
+    let small = rows(&table, "a", "6").slice(99, 1);
+    table.insert(&small).await.expect("written");
+    assert_eq!(
+        (times_asked(&twin), spans(&twin)),
+        (2, vec!["aa".to_owned()])
+    );
+    let mut found = table.read(&table.plan(&[0], &[], None));
+    let mut count = 0;
+    while let Some(batch) = found.next().await {
+        count += batch.expect("read").num_rows();
+    }
+    assert_eq!(count, 300);
+}
