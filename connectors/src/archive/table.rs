@@ -469,9 +469,13 @@ impl ArchiveTable {
 
     /// How far its source was in the archive that it was attached to: its own deliveries begin there.
     pub fn inherited<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
-        let attached = self.attach && self.fed;
-        let before = snapshot.filled_before(&self.name).filter(|_| attached)?;
-        Some(before.1)
+        let before = snapshot.filled_before(&self.name);
+        Some(before.filter(|_| self.is_attached())?.1)
+    }
+
+    /// True when its own deliveries may begin where another archive ended.
+    pub fn is_attached(&self) -> bool {
+        self.attach && self.fed
     }
 
     /// Asks whether a source of this name can go on after what is in the folder.

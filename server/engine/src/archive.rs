@@ -118,6 +118,11 @@ impl Archive {
         self.table.reached(snapshot)
     }
 
+    /// Whether it may go on where another archive ended.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.table.is_attached()
+    }
+
     /// How far its source was in the archive that it was attached to.
     pub(crate) fn inherited<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
         self.table.inherited(snapshot)

@@ -146,7 +146,8 @@ impl Attached {
     /// 55000 when it is not known where the source goes on, and what the archive's store reports.
     pub(crate) fn of(shared: &Shared, job: &Job) -> Result<Option<Self>, EngineError> {
         let known = shared.archives.read().get(&job.oid).cloned();
-        let Some(archive) = known else {
+        // Nobody else waits for the store.
+        let Some(archive) = known.filter(|archive| archive.is_attached()) else {
             return Ok(None);
         };
         let snapshot = shared.batch.handle().block_on(archive.snapshot())?;

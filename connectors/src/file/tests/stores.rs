@@ -106,7 +106,7 @@ fn a_store_that_fails_at_any_call_delays_and_falsifies_nothing() {
         ("_half.json", b"{\"n\":9}\n".to_vec()),
         (".hidden.json", b"{\"n\":9}\n".to_vec()),
         ("a.csv", b"t,n\n\"x\ny\",1\nz,2\n".to_vec()),
-        ("b.csv", b"n;t\nbad\n".to_vec()),
+        ("b.csv", b"n,t\nbad,\n".to_vec()),
         ("a.parquet", bytes_of(&numbered(0..300), 120, zstd())),
         ("sub/b.parquet", bytes_of(&numbered(300..310), 5, zstd())),
         ("sub/c.parquet", b"PAR1 nothing".to_vec()),
