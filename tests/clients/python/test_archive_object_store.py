@@ -102,6 +102,7 @@ def test_rows_come_back_and_other_programs_read_them(server, store):
     assert refused(server, create + ")").sqlstate == "42710"
     run(server, create + ", attach = 'true')")
     assert by_us(server, "lake_all") == list(range(5001))
+    run(server, "DROP ARCHIVE lake_all")
 
 
 def test_no_secret_is_shown(server, store):

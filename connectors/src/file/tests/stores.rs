@@ -109,7 +109,7 @@ fn a_store_that_fails_at_any_call_delays_and_falsifies_nothing() {
         ("b.csv", b"n,t\nbad,\n".to_vec()),
         ("a.parquet", bytes_of(&numbered(0..300), 120, zstd())),
         ("sub/b.parquet", bytes_of(&numbered(300..310), 5, zstd())),
-        ("sub/c.parquet", b"PAR1 nothing".to_vec()),
+        ("sub/c.parquet", b"no Parquet at all".repeat(9)),
     ] {
         files.damage(name, Some(bytes));
     }
