@@ -553,6 +553,8 @@ impl Worker {
                 job.cancel();
             }
             self.shared.relations.write().remove(oid);
+            // From here on its folder is nobody's to look after.
+            self.shared.archives.write().remove(oid);
             self.shared
                 .dead
                 .write()
