@@ -23,18 +23,13 @@ VERSION = "2021-12-02"
 
 def up(instance: Instance, cache: Path, arguments) -> None:
     """Starts a server in a fresh folder, unless one runs there."""
-    if instance.running():
-        return
-    if "address" in instance.state:
-        restart(instance, cache)
-        return
-    instance.save(service="azure", azure_access_key=base64.b64encode(os.urandom(64)).decode())
 
-    def attempt() -> None:
-        instance.save(address=f"127.0.0.1:{free_ports(1)[0]}")
+    def first() -> None:
+        key = base64.b64encode(os.urandom(64)).decode()
+        instance.save(service="azure", address=f"127.0.0.1:{free_ports(1)[0]}", azure_access_key=key)
         start(instance, cache)
 
-    jvm.again(attempt)
+    jvm.up(instance, first, lambda: restart(instance, cache))
 
 
 def values(instance: Instance) -> dict[str, str]:
@@ -82,6 +77,4 @@ def make_container(instance: Instance) -> bool:
 
 def restart(instance: Instance, cache: Path, role: str | None = None) -> None:
     """Stops the server if it runs, then starts it on the same blobs and the same port."""
-    for each in instance.roles(role):
-        instance.stop(each)
-    jvm.again(lambda: start(instance, cache), wait_s=1.0)
+    jvm.restart(instance, role, lambda: start(instance, cache))

@@ -58,6 +58,22 @@ def again(attempt: Callable[[], None], wait_s: float = 0.0) -> None:
             time.sleep(wait_s)
 
 
+def up(instance: Instance, first: Callable[[], None], once_more: Callable[[], None]) -> None:
+    """Starts a server of one process: `first` in a fresh folder, `once_more` when it has stopped there."""
+    if not instance.running():
+        if "address" in instance.state:
+            once_more()
+        else:
+            again(first)
+
+
+def restart(instance: Instance, role: str | None, start: Callable[[], None]) -> None:
+    """Stops the server if it runs, then starts it on the port that clients hold, which may have to become free."""
+    for each in instance.roles(role):
+        instance.stop(each)
+    again(start, wait_s=1.0)
+
+
 def log_size(instance: Instance, log: str) -> int:
     """Where the next start's lines will begin."""
     path = instance.folder / log

@@ -50,19 +50,14 @@ def java_command(cache: Path, folder: Path, *arguments: str) -> list[str]:
 
 def up(instance: Instance, cache: Path, arguments) -> None:
     """Starts a broker in a fresh folder, unless one runs there. With `--secure` it also listens with SCRAM and TLS."""
-    if instance.running():
-        return
-    if "address" in instance.state:
-        restart(instance, cache)
-        return
     instance.folder.mkdir(parents=True, exist_ok=True)
 
-    def attempt() -> None:
+    def first() -> None:
         broker, controller = free_ports(2)
         configure(instance, cache, broker, controller, arguments.secure)
         start(instance, cache)
 
-    jvm.again(attempt)
+    jvm.up(instance, first, lambda: restart(instance, cache))
 
 
 def values(instance: Instance) -> dict[str, str]:
@@ -104,7 +99,4 @@ def start(instance: Instance, cache: Path) -> None:
 
 def restart(instance: Instance, cache: Path, role: str | None = None) -> None:
     """Stops the broker if it runs, then starts it on the same data and the same port."""
-    for each in instance.roles(role):
-        instance.stop(each)
-    # The address is what clients hold, so it cannot change: wait for the port instead.
-    jvm.again(lambda: start(instance, cache), wait_s=1.0)
+    jvm.restart(instance, role, lambda: start(instance, cache))

@@ -7,7 +7,7 @@ import secrets
 import subprocess
 from pathlib import Path
 
-import maven
+import fetched
 
 USER = "alice"
 
@@ -77,6 +77,6 @@ def run(*command: str) -> None:
     try:
         result = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise maven.Unavailable(f"{command[0]} is not installed") from error
+        raise fetched.Unavailable(f"{command[0]} is not installed") from error
     if result.returncode != 0:
         raise OSError(f"{command[0]} failed: {result.stderr[-500:]}")

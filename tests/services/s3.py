@@ -20,17 +20,12 @@ EVERYTHING = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Actio
 
 def up(instance: Instance, cache: Path, arguments) -> None:
     """Starts a server in a fresh folder, unless one runs there."""
-    if instance.running():
-        return
-    if "address" in instance.state:
-        restart(instance, cache)
-        return
 
-    def attempt() -> None:
+    def first() -> None:
         instance.save(service="s3", address=f"127.0.0.1:{free_ports(1)[0]}")
         start(instance, cache)
 
-    jvm.again(attempt)
+    jvm.up(instance, first, lambda: restart(instance, cache))
 
 
 def values(instance: Instance) -> dict[str, str]:
@@ -73,6 +68,4 @@ def ask(instance: Instance, service: str, method: str, path: str, body: bytes | 
 
 def restart(instance: Instance, cache: Path, role: str | None = None) -> None:
     """Stops the server if it runs, then starts an empty one on the same port."""
-    for each in instance.roles(role):
-        instance.stop(each)
-    jvm.again(lambda: start(instance, cache), wait_s=1.0)
+    jvm.restart(instance, role, lambda: start(instance, cache))

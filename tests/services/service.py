@@ -19,7 +19,7 @@ import hdfs
 import jvm
 import kafka
 import kafka_wire
-import maven
+import fetched
 import s3
 from instance import Instance, await_end_of
 
@@ -234,7 +234,7 @@ def main() -> None:
     arguments = parser().parse_args()
     try:
         arguments.action(arguments)
-    except maven.Unavailable as error:
+    except fetched.Unavailable as error:
         fail(str(error), 2)
     except (jvm.StartFailed, kafka_wire.KafkaError, OSError) as error:
         fail(str(error))

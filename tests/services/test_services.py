@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import hbase_wire  # noqa: E402
 import kafka_wire  # noqa: E402
+import fetched  # noqa: E402
 import maven  # noqa: E402
 from instance import Instance, free_ports, started_at  # noqa: E402
 
@@ -233,9 +234,9 @@ class Scripts(unittest.TestCase):
         self.assertEqual(len(set(free_ports(50))), 50)
 
     def test_one_pom_per_service(self):
-        self.assertIn("<artifactId>kafka_2.13</artifactId>", maven.pom("kafka", maven.coordinates("kafka")))
-        self.assertEqual(maven.pom("hbase", maven.coordinates("hbase")).count("<exclusion>"), 1)
-        self.assertRaises(maven.Unavailable, maven.coordinates, "nothing")
+        self.assertIn("<artifactId>kafka_2.13</artifactId>", maven.pom("kafka", fetched.coordinates("kafka")))
+        self.assertEqual(maven.pom("hbase", fetched.coordinates("hbase")).count("<exclusion>"), 1)
+        self.assertRaises(fetched.Unavailable, fetched.coordinates, "nothing")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pytest
 import process
 
 sys.path.insert(0, str(process.SERVICES))
+import fetched  # noqa: E402
 import maven  # noqa: E402
 
 CLIENTS = process.ROOT / "tests" / "clients"
@@ -50,13 +51,10 @@ def modules() -> Path:
 def jars(name: str) -> Path:
     """A folder with a driver's jars."""
     folder = CACHE / f"{name}-{JARS[name][0].rsplit(':', 1)[1]}"
-    lib = folder / "lib"
     try:
-        if not lib.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            maven.fetch(name, JARS[name], folder, lib)
+        lib = fetched.complete(folder / "lib", lambda part: maven.fetch(name, JARS[name], part))
         maven.java()
-    except maven.Unavailable as error:
+    except fetched.Unavailable as error:
         unavailable(str(error))
     return lib
 
