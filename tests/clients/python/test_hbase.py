@@ -200,7 +200,7 @@ def test_declarations_survive_and_lost_gateways_are_made_up_for(server, hbase):
 
 def test_rows_find_what_is_there_when_they_come(sql, server, hbase):
     columns = "id int PRIMARY KEY, name text, age int NOT NULL"
-    define(sql, hbase, "people", columns, family="d", create="if-missing", **{"lookup.cache.ttl": "1 ms", "lookup.timeout": "5 s"})
+    define(sql, hbase, "people", columns, family="d", create="if-missing", **{"lookup.cache.ttl": "1 ms", "lookup.timeout": "60 s"})
     sql("INSERT INTO people SELECT n, 'p' || n, n % 50 FROM generate_series(1, 2000) n")
     sql("CREATE TABLE buys (buy int PRIMARY KEY, person int, amount int)")
     sql("INSERT INTO buys SELECT n, n % 2500, n FROM generate_series(1, 5000) n")
@@ -267,6 +267,7 @@ def test_rows_find_what_is_there_when_they_come(sql, server, hbase):
     server.start()
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
         again = lambda text: connection.execute(text).fetchall()
+        connection.execute("WAIT FOR bought")
         assert again("SELECT count(*), count(name) FROM bought") == [(4606, 3604)]
         connection.execute("DELETE FROM buys")
         assert again("SELECT count(*) FROM bought") == [(0,)]
