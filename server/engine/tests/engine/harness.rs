@@ -44,15 +44,19 @@ impl Folder {
     }
 
     fn runs(&self) -> Vec<PathBuf> {
-        let files = std::fs::read_dir(self.path.join("runs")).expect("a folder of runs");
-        let mut files: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
-        files.sort();
-        files
+        files_in(&self.path.join("runs"))
     }
 
     fn open(&self) -> Result<DataDir, StateError> {
         DataDir::open(Arc::clone(&self.disk), &self.path, self.points.clone())
     }
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder).expect("a folder");
+    let mut files: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
+    files.sort();
+    files
 }
 
 /// A database on disk with an engine over it.
@@ -121,6 +125,11 @@ impl Db {
             catalog: self.catalog,
             config: self.config,
         }
+    }
+
+    /// The files of state that does not fit into memory.
+    pub(crate) fn spilled_files(&self) -> Vec<PathBuf> {
+        files_in(&self.folder.path.join("spill"))
     }
 
     pub(crate) fn reopen(self) -> Db {

@@ -3,6 +3,7 @@
 //!
 //! The source is a folder of files that come and go; a table that no one takes rows from says what there ever was.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -169,6 +170,60 @@ fn what_a_source_has_lost_stays_delivered() {
             assert_eq!(kept == 0, only_rows, "{name} keeps {kept} runs");
         }
     });
+}
+
+/// A query whose state is damaged on disk goes back to its checkpoint. What it gave after that and no checkpoint has staged is void,
+/// and comes once with what follows, though its source has lost what the checkpoint had.
+#[test]
+fn a_query_that_fails_gives_once_what_was_not_staged() {
+    const KEYS: i64 = 20_000;
+    let (files, world) = (tempfile::tempdir().expect("a folder"), World::default());
+    let mut db = Db::with(EngineConfig {
+        file_root: files.path().to_path_buf(),
+        // Most groups have to be on disk.
+        memory_max: 3 << 19,
+        sink_part_rows_max: 100_000,
+        ..World::config_of(vec![("out", world.clone())])
+    });
+    db.ok("CREATE SOURCE s (k BIGINT) WITH (connector = 'file', path = 'part_*.json', follow = 'true')");
+    db.ok("CREATE SINK out AS SELECT k, count(*) AS n FROM s GROUP BY k WITH (connector = 'kafka', delivery = 'exactly_once', primary_key = 'k')");
+    let mut counts = BTreeMap::new();
+    let mut add = |file: i64, keys: i64| {
+        let rows: String = (0..keys).map(|k| format!("{{\"k\": {k}}}\n")).collect();
+        std::fs::write(files.path().join(format!("part_{file}.json")), rows).expect("writes");
+        (0..keys).for_each(|k| *counts.entry(k).or_insert(0) += 1);
+        let row = |(k, n): (&i64, &i64)| (format!("{k}|{n}"), 1);
+        counts.iter().map(row).collect::<BTreeMap<_, i64>>()
+    };
+    let all = add(0, KEYS);
+    db.ok("WAIT FOR out");
+    assert_eq!(world.seen(), all);
+    db.engine.checkpoint().expect("saves");
+    std::fs::remove_dir_all(files.path()).expect("removes");
+    std::fs::create_dir(files.path()).expect("makes a folder");
+    add(1, 500);
+    db.ok("WAIT FOR s");
+    let epoch = db.engine.latest().epoch;
+    db.until("that the query has the rows", |status| {
+        sink(status).epoch >= Some(epoch)
+    });
+    assert!(
+        sink(&db.engine.status()).staged < Some(epoch),
+        "it is not staged"
+    );
+    let spilled = db.spilled_files();
+    assert!(!spilled.is_empty(), "nothing is on disk");
+    for file in spilled {
+        let bytes = std::fs::metadata(&file).expect("is there").len();
+        std::fs::write(&file, vec![0; bytes as usize]).expect("writes");
+    }
+    let all = add(2, KEYS / 2);
+    db.until_ok("WAIT FOR out");
+    assert_eq!(world.seen(), all);
+    let errors = db.engine.status().errors;
+    let mut errors = errors.iter();
+    assert!(errors.any(|error| error.message.contains("checksum")));
+    assert_eq!(anew(&db), Vec::<String>::new());
 }
 
 /// Nobody takes deliveries over several restarts: what was staged meanwhile comes once and in order, when somebody does.
