@@ -3,22 +3,20 @@
 //! Invariant: credentials of the environment go to Azure's own hosts only: an endpoint that is written needs credentials that are
 //! written too.
 
-use std::sync::Arc;
-
-use object_store::ClientConfigKey;
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 
-use super::client::{
-    CONNECT_TIMEOUT, PATIENCE, TIMEOUT, check_endpoint, check_file_bytes, is_name, retries, root_of,
-};
-use super::error::told;
-use super::{ObjectFolder, PART_BYTES, Parts, WAITING_BYTES_MAX};
+use super::ObjectFolder;
+use super::client::{Kind, check_endpoint, folder, is_name, retries, root_of};
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::options::Options;
 
 const EXAMPLE: &str = "abfss://container@account.dfs.core.windows.net/folder";
-const REFUSED: &str = "Let the owner of the credentials that begin with azure, or of those that the server runs with, list the container and read, write and delete blobs below the path.";
+const KIND: Kind = Kind {
+    client: "an Azure",
+    look: "Look at the options that begin with azure, and at the AZURE variables of the server.",
+    refused: "Let the owner of the credentials that begin with azure, or of those that the server runs with, list the container and read, write and delete blobs below the path.",
+};
 /// Hosts of accounts.
 const HOSTS: [&str; 2] = ["dfs.core.windows.net", "blob.core.windows.net"];
 
@@ -50,40 +48,16 @@ pub(crate) fn azure_store(
     options: Options<'_>,
     context: &ConnectorContext,
 ) -> Result<ObjectFolder, ConnectorError> {
-    let text = options.required("path")?;
-    let place = place(text)?;
-    for name in ["rollover.size", "compaction.target.size"] {
-        check_file_bytes(name, options.u64(name)?)?;
-    }
+    let place = place(options.required("path")?)?;
     let builder = builder(options, &place)?;
-    let client = |timeout: &str| {
-        let timeouts = [
-            (ClientConfigKey::Timeout, timeout),
-            (ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT),
-        ];
-        let builder = timeouts
+    folder(&KIND, options, context, place.root, |settings| {
+        let builder = settings
             .into_iter()
             .fold(builder.clone(), |builder, (key, value)| {
                 builder.with_config(AzureConfigKey::Client(key), value)
             });
-        let client = builder.build().map_err(|error| {
-            ConnectorError::option_hint(
-                format!("could not make an Azure client: {}", told(&error).detail),
-                "Look at the options that begin with azure, and at the AZURE variables of the server.",
-            )
-        })?;
-        Ok::<_, ConnectorError>(Arc::new(client))
-    };
-    Ok(ObjectFolder::of(Parts {
-        client: client(TIMEOUT)?,
-        patient: client(PATIENCE)?,
-        root: place.root,
-        shown: text.trim_end_matches('/').to_owned(),
-        process: context.process,
-        refused: REFUSED,
-        part_bytes: PART_BYTES,
-        waiting_bytes_max: WAITING_BYTES_MAX,
-    }))
+        builder.build()
+    })
 }
 
 fn builder(
@@ -191,6 +165,7 @@ fn place(text: &str) -> Result<Place<'_>, ConnectorError> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use super::*;
     use crate::context::SystemClock;

@@ -2,19 +2,73 @@
 //!
 //! Invariant: an error here names the option and never repeats a value that may be secret.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::{BackoffConfig, RetryConfig};
+use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 
+use super::error::told;
+use super::{ObjectFolder, PART_BYTES, Parts, WAITING_BYTES_MAX};
+use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
+use crate::options::Options;
 
 /// Time for one request, as the client's options write it: for most, and for those that the store works on for long.
-pub(super) const TIMEOUT: &str = "30 seconds";
-pub(super) const PATIENCE: &str = "3 minutes";
+const TIMEOUT: &str = "30 seconds";
+const PATIENCE: &str = "3 minutes";
 /// Time for a connection.
-pub(super) const CONNECT_TIMEOUT: &str = "5 seconds";
+const CONNECT_TIMEOUT: &str = "5 seconds";
 /// Bytes of the largest file: more than this no store copies in one request.
-pub(super) const FILE_BYTES_MAX: u64 = 4 << 30;
+const FILE_BYTES_MAX: u64 = 4 << 30;
+
+/// What tells one kind of object store from another.
+pub(super) struct Kind {
+    /// What clients of it are called, with the article.
+    pub(super) client: &'static str,
+    /// Where to look when no client can be made.
+    pub(super) look: &'static str,
+    /// What to do when the store refuses a request.
+    pub(super) refused: &'static str,
+}
+
+/// The folder below `root` of the store whose clients `build` makes, each with the settings it is given. Contacts nobody.
+///
+/// # Errors
+/// 22023 for an option that cannot work.
+pub(super) fn folder<C: ObjectStore>(
+    kind: &Kind,
+    options: Options<'_>,
+    context: &ConnectorContext,
+    root: String,
+    build: impl Fn([(ClientConfigKey, &'static str); 2]) -> object_store::Result<C>,
+) -> Result<ObjectFolder, ConnectorError> {
+    for name in ["rollover.size", "compaction.target.size"] {
+        check_file_bytes(name, options.u64(name)?)?;
+    }
+    let client = |timeout| {
+        let built = build([
+            (ClientConfigKey::Timeout, timeout),
+            (ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT),
+        ]);
+        built.map(Arc::new).map_err(|error| {
+            let detail = told(&error).detail;
+            ConnectorError::option_hint(
+                format!("could not make {} client: {detail}", kind.client),
+                kind.look,
+            )
+        })
+    };
+    Ok(ObjectFolder::of(Parts {
+        client: client(TIMEOUT)?,
+        patient: client(PATIENCE)?,
+        root,
+        shown: options.required("path")?.trim_end_matches('/').to_owned(),
+        process: context.process,
+        refused: kind.refused,
+        part_bytes: PART_BYTES,
+        waiting_bytes_max: WAITING_BYTES_MAX,
+    }))
+}
 
 /// How often a request is repeated: for seconds, since whoever waits longer says so himself.
 pub(super) fn retries() -> RetryConfig {
@@ -94,7 +148,7 @@ pub(super) fn check_endpoint(
 }
 
 /// Checks a size that files may come to.
-pub(super) fn check_file_bytes(option: &str, bytes: Option<u64>) -> Result<(), ConnectorError> {
+fn check_file_bytes(option: &str, bytes: Option<u64>) -> Result<(), ConnectorError> {
     match bytes {
         Some(bytes) if bytes > FILE_BYTES_MAX => Err(ConnectorError::option_hint(
             format!("option \"{option}\" is more than an object store copies in one request"),

@@ -2,22 +2,21 @@
 //!
 //! Invariant: keys that are written are the ones that are used, and are never mixed with those of the environment.
 
-use std::sync::Arc;
-
 use object_store::ClientConfigKey;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 
-use super::client::{
-    CONNECT_TIMEOUT, PATIENCE, TIMEOUT, check_endpoint, check_file_bytes, is_name, retries, root_of,
-};
-use super::error::told;
-use super::{ObjectFolder, PART_BYTES, Parts, WAITING_BYTES_MAX};
+use super::ObjectFolder;
+use super::client::{Kind, check_endpoint, folder, is_name, retries, root_of};
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::options::Options;
 
 const EXAMPLE: &str = "s3://bucket/folder";
-const REFUSED: &str = "Let the owner of s3.access.key.id, or of the AWS credentials that the server runs with, list the bucket and read, write and delete objects below the path.";
+const KIND: Kind = Kind {
+    client: "an S3",
+    look: "Look at the options that begin with s3, and at the AWS variables of the server.",
+    refused: "Let the owner of s3.access.key.id, or of the AWS credentials that the server runs with, list the bucket and read, write and delete objects below the path.",
+};
 
 /// The folder that option `path` names. Contacts nobody.
 ///
@@ -27,40 +26,16 @@ pub(crate) fn s3_store(
     options: Options<'_>,
     context: &ConnectorContext,
 ) -> Result<ObjectFolder, ConnectorError> {
-    let text = options.required("path")?;
-    let (bucket, root) = place(text)?;
-    for name in ["rollover.size", "compaction.target.size"] {
-        check_file_bytes(name, options.u64(name)?)?;
-    }
+    let (bucket, root) = place(options.required("path")?)?;
     let builder = builder(options, bucket)?;
-    let client = |timeout: &str| {
-        let timeouts = [
-            (ClientConfigKey::Timeout, timeout),
-            (ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT),
-        ];
-        let builder = timeouts
+    folder(&KIND, options, context, root, |settings| {
+        let builder = settings
             .into_iter()
             .fold(builder.clone(), |builder, (key, value)| {
                 builder.with_config(AmazonS3ConfigKey::Client(key), value)
             });
-        let client = builder.build().map_err(|error| {
-            ConnectorError::option_hint(
-                format!("could not make an S3 client: {}", told(&error).detail),
-                "Look at the options that begin with s3, and at the AWS variables of the server.",
-            )
-        })?;
-        Ok::<_, ConnectorError>(Arc::new(client))
-    };
-    Ok(ObjectFolder::of(Parts {
-        client: client(TIMEOUT)?,
-        patient: client(PATIENCE)?,
-        root,
-        shown: text.trim_end_matches('/').to_owned(),
-        process: context.process,
-        refused: REFUSED,
-        part_bytes: PART_BYTES,
-        waiting_bytes_max: WAITING_BYTES_MAX,
-    }))
+        builder.build()
+    })
 }
 
 fn builder(options: Options<'_>, bucket: &str) -> Result<AmazonS3Builder, ConnectorError> {
@@ -149,6 +124,7 @@ fn place(text: &str) -> Result<(&str, String), ConnectorError> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use super::*;
     use crate::context::SystemClock;
