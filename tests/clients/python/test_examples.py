@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 import process
+import topics
 
 PARTITIONS = 2
 
@@ -26,7 +27,7 @@ def run_example(server, kafka, name):
 
 def produce(kafka, topic, rows):
     """Sends JSON rows."""
-    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap})
+    producer = topics.producer(kafka.bootstrap)
     for number, row in enumerate(rows):
         producer.produce(topic, json.dumps(row).encode(), partition=number % PARTITIONS)
     assert producer.flush(60) == 0

@@ -9,11 +9,11 @@ import random
 import shutil
 import threading
 
-import confluent_kafka
 import psycopg
 import pytest
 
 import process
+import topics
 
 
 @pytest.fixture()
@@ -522,7 +522,7 @@ def test_the_shop_keeps_its_days_while_gateways_die(hbase, kafka):
             connection.execute(text)
             sql = lambda text: connection.execute(text).fetchall()
             connection.execute("INSERT INTO customers SELECT n, 'customer ' || n, CASE WHEN n % 3 = 0 THEN 'NL' ELSE 'DE' END FROM generate_series(0, 399) n")
-            producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 20})
+            producer = topics.producer(kafka.bootstrap, linger_ms=20)
             expected = {}
             for part in range(kills + 1):
                 for number in range(part * count // (kills + 1), (part + 1) * count // (kills + 1)):

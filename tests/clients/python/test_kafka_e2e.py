@@ -11,12 +11,12 @@ import os
 import threading
 from collections import Counter
 
-import confluent_kafka
 import psycopg
 import pytest
 
 import drivers
 import process
+import topics
 
 EVENTS = int(os.environ.get("THALWEG_E2E_EVENTS", "300000"))
 PARTITIONS = 4
@@ -74,7 +74,7 @@ def event(number):
 
 def produce(bootstrap, truth, numbers, topic="events"):
     """Sends events, each to a fixed partition; returns when all are acknowledged."""
-    producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5, "message.timeout.ms": 120000, "log_level": 2})
+    producer = topics.producer(bootstrap, linger_ms=5, message_timeout_ms=120000)
     for number in numbers:
         malformed, payload = event(number)
         report = lambda error, message, number=number, malformed=malformed: truth.note(number, malformed, error, message)

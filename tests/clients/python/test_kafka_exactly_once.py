@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 import process
+import topics
 from topics import PARTITIONS, Topic
 
 WAIT_S = 120.0
@@ -143,7 +144,7 @@ def test_what_the_topic_has_lost_stays_delivered(kafka, server, session):
         "CREATE SINK per_key AS SELECT key, count(*) AS n, min(seq) AS first, max(seq) AS last FROM fleeting GROUP BY key"
         f" {options(kafka, 'per_key', ', primary_key = ' + repr('key'))} FORMAT UPSERT ENCODE JSON"
     )
-    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap})
+    producer = topics.producer(kafka.bootstrap)
     each, per_key = Topic(kafka.bootstrap, "each"), Topic(kafka.bootstrap, "per_key")
     for round in range(4):
         for seq in range(round * 50, round * 50 + 50):
@@ -172,8 +173,7 @@ class Feed:
     """Writes numbered rows to a topic, each key to one partition, until told to stop. `after` says how many rows each key has."""
 
     def __init__(self, bootstrap, topic, after=()):
-        # Without idempotence a producer that tries again may write a row twice by itself.
-        self.producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "enable.idempotence": True})
+        self.producer = topics.producer(bootstrap, linger_ms=5)
         self.topic, self.next, self.stop = topic, Counter(after), threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()

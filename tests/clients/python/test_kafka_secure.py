@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 import process
+import topics
 
 ROWS = 200
 
@@ -26,7 +27,7 @@ def secure():
         pytest.skip(f"SKIPPED, no secure Kafka here: {error}")
     try:
         broker.topic("numbers", 2)
-        producer = confluent_kafka.Producer({"bootstrap.servers": broker.bootstrap})
+        producer = topics.producer(broker.bootstrap)
         for number in range(ROWS):
             producer.produce("numbers", f'{{"n": {number}}}'.encode())
         assert producer.flush(60) == 0

@@ -7,11 +7,11 @@ rows a count made here.
 import json
 from collections import Counter
 
-import confluent_kafka
 import psycopg
 import pytest
 
 import process
+import topics
 from topics import PARTITIONS, Topic
 
 WAIT_S = 120.0
@@ -118,7 +118,7 @@ def test_broker_and_server_die_and_nothing_is_lost(kafka, server, session):
 def test_rows_of_a_source_are_appended(kafka, server, session):
     kafka.topic("events_in", PARTITIONS)
     kafka.topic("events_out", PARTITIONS)
-    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap})
+    producer = topics.producer(kafka.bootstrap)
     for number in range(3000):
         producer.produce("events_in", json.dumps({"id": number, "at": "2024-03-01T00:00:00Z"}).encode(), partition=number % PARTITIONS)
     assert producer.flush(60) == 0

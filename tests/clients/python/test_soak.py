@@ -8,11 +8,10 @@ import json
 import os
 import time
 
-import confluent_kafka
 import pytest
 
 import process
-from topics import PARTITIONS, Topic
+from topics import PARTITIONS, Topic, producer
 
 WAIT_S = 120.0
 SOAK_S = float(os.environ.get("THALWEG_SOAK_S", "3"))
@@ -47,7 +46,7 @@ class Feed:
     """Writes rows; knows the total of each key."""
 
     def __init__(self, kafka):
-        self.producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5})
+        self.producer = producer(kafka.bootstrap, linger_ms=5)
         self.rows = 0
 
     def write(self):

@@ -1,10 +1,16 @@
-"""What is in a topic, read by confluent-kafka, which shares no code with the server."""
+"""Topics, written and read by confluent-kafka, which shares no code with the server."""
 
 import json
 
 import confluent_kafka
 
 PARTITIONS = 3
+
+
+def producer(bootstrap, **settings):
+    """A producer that writes a message once, also when it has to try again. Settings have underscores for dots."""
+    always = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "log_level": 2}
+    return confluent_kafka.Producer(always | {name.replace("_", "."): value for name, value in settings.items()})
 
 
 class Topic:
