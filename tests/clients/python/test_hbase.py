@@ -41,8 +41,8 @@ def explained(sql, text):
 
 
 def define(sql, hbase, name, columns, **options):
-    """Declares a table."""
-    given = {"thrift.servers": hbase.servers, "table": name, **options}
+    """Declares a table; a machine that is busy with other tests is waited for."""
+    given = {"thrift.servers": hbase.servers, "table": name, "lookup.timeout": "60 s", **options}
     listed = ", ".join(f"{key} = '{value}'" for key, value in given.items())
     sql(f"CREATE TABLE {name} ({columns}) WITH (connector = 'hbase', {listed})")
 
@@ -181,7 +181,7 @@ def test_declarations_survive_and_lost_gateways_are_made_up_for(server, hbase):
             cursor = connection.execute(text)
             return cursor.fetchall() if cursor.description else cursor.rowcount
 
-    define(session, hbase, "kept", "k int PRIMARY KEY, v int", family="d", create="if-missing", **{"lookup.timeout": "30 s"})
+    define(session, hbase, "kept", "k int PRIMARY KEY, v int", family="d", create="if-missing")
     session("INSERT INTO kept SELECT n, n FROM generate_series(0, 4999) n")
     server.kill()
     server.start()
@@ -200,7 +200,7 @@ def test_declarations_survive_and_lost_gateways_are_made_up_for(server, hbase):
 
 def test_rows_find_what_is_there_when_they_come(sql, server, hbase):
     columns = "id int PRIMARY KEY, name text, age int NOT NULL"
-    define(sql, hbase, "people", columns, family="d", create="if-missing", **{"lookup.cache.ttl": "1 ms", "lookup.timeout": "60 s"})
+    define(sql, hbase, "people", columns, family="d", create="if-missing", **{"lookup.cache.ttl": "1 ms", "lookup.timeout": "15 s"})
     sql("INSERT INTO people SELECT n, 'p' || n, n % 50 FROM generate_series(1, 2000) n")
     sql("CREATE TABLE buys (buy int PRIMARY KEY, person int, amount int)")
     sql("INSERT INTO buys SELECT n, n % 2500, n FROM generate_series(1, 5000) n")
@@ -355,7 +355,7 @@ def test_what_is_wrong_with_a_gateway_over_http_is_said(sql, hbase):
 
     def told(servers, certificate=None):
         """SQLSTATE, detail and hint."""
-        given = {"thrift.servers": servers, "table": "t", "family": "d", "lookup.timeout": "1 s"}
+        given = {"thrift.servers": servers, "table": "t", "family": "d", "lookup.timeout": "3 s"}
         given |= {"thrift.ssl.ca.pem": certificate} if certificate else {}
         listed = ", ".join(f"{key} = '{value}'" for key, value in given.items())
         with pytest.raises(psycopg.Error) as error:
@@ -390,7 +390,7 @@ def test_what_is_wrong_with_a_gateway_over_http_is_said(sql, hbase):
 
 
 def test_a_crash_of_the_region_servers_costs_time_and_nothing_else(sql, hbase):
-    define(sql, hbase, "crashed", "k int PRIMARY KEY, v int", family="d", create="if-missing", **{"lookup.timeout": "60 s"})
+    define(sql, hbase, "crashed", "k int PRIMARY KEY, v int", family="d", create="if-missing")
     sql("INSERT INTO crashed SELECT n, n FROM generate_series(1, 3000) n")
     sql("CREATE TABLE changes (k int PRIMARY KEY, v int)")
     define(sql, hbase, "crashed_sums", "k int PRIMARY KEY, v bigint", family="d", create="if-missing", **{"lookup.timeout": "10 s"})
@@ -466,7 +466,7 @@ def test_two_servers_on_one_data_dir_do_not_take_turns(hbase):
 
 def test_a_sink_keeps_a_table_equal_to_its_query(sql, hbase):
     columns = "person int, day date, n bigint, spent numeric(12, 2), note text, PRIMARY KEY (person, day)"
-    define(sql, hbase, "daily", columns, family="d", create="if-missing", **{"lookup.timeout": "5 s"})
+    define(sql, hbase, "daily", columns, family="d", create="if-missing", **{"lookup.timeout": "15 s"})
     sql("CREATE TABLE paid (id int PRIMARY KEY, person int, day date, amount numeric(12, 2), note text)")
     query = "SELECT person, day, count(*) AS n, sum(amount) AS spent, max(note) AS note FROM paid GROUP BY person, day"
     sql(f"CREATE SINK to_daily INTO daily AS {query}")
