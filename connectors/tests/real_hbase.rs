@@ -7,6 +7,7 @@ mod hbase_commit;
 mod hbase_lookups;
 mod hbase_reads;
 mod hbase_twin;
+mod hbase_writes;
 mod services;
 
 use std::collections::BTreeMap;
@@ -578,39 +579,6 @@ async fn scans_and_writes_outlive_gateways_splits_and_moves() {
             role => service.script("restart", role),
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_at_fault_do_not_keep_their_neighbours_out() {
-    let Some(service) = service() else { return };
-    service.java("create fault d 1");
-    let options = [("family", "d"), ("write.batch.bytes", "64MB")];
-    let table = declare(service, "fault", &profiles(), &[0], &options);
-    table.check().await.expect("there");
-    // A cell over hbase.client.keyvalue.maxsize (10 MB), and one over every request.
-    let (large, huge) = ("x".repeat(11 << 20), "x".repeat(65 << 20));
-    let names: Vec<String> = (0..40).map(|row| format!("row{row:02}")).collect();
-    let rows_of: Vec<(&str, Option<&str>, Option<i32>)> = names
-        .iter()
-        .enumerate()
-        .map(|(row, name)| match row {
-            7 => (name.as_str(), Some(large.as_str()), None),
-            23 => (name.as_str(), Some(huge.as_str()), None),
-            _ => (name.as_str(), Some("fine"), Some(1)),
-        })
-        .collect();
-    let written = table
-        .insert(&profile_rows(&rows_of))
-        .await
-        .expect("written");
-    let refused: Vec<usize> = written.refused.iter().map(|one| one.row).collect();
-    assert_eq!((written.rows, refused), (38, vec![23, 7]));
-    assert!(matches!(
-        written.first_refused().map(|one| &one.error),
-        Some(HbaseError::RowRefused { .. })
-    ));
-    let (found, _) = rows(&table, &[0], &[], None).await.expect("read");
-    assert_eq!(found.num_rows(), 38);
 }
 
 #[tokio::test(flavor = "multi_thread")]

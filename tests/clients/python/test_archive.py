@@ -16,7 +16,6 @@ import pyarrow.parquet
 import pytest
 
 import process
-from test_kafka_exactly_once import Feed
 
 SEED = int(os.environ.get("THALWEG_SEED", "7"))
 KILLS = int(os.environ.get("THALWEG_ARCHIVE_KILLS", "3"))
@@ -48,9 +47,9 @@ def explained(server, text):
     return [row[0] for row in run(server, "EXPLAIN " + text) if row[0].startswith("Archive ")]
 
 
-def rows_of(read, listed, columns=("id",)):
-    """Rows in the files that the manifests name, in order; of one column its values. `read` gives the bytes of a path."""
-    rows, files = [], {}
+def tables_of(read, listed):
+    """What is in the files that the manifests name. `read` gives the bytes of a path."""
+    files = {}
     for number in range(1, 1_000_000):
         name = f"_manifest/{number:020}.json"
         if name not in listed:
@@ -65,6 +64,13 @@ def rows_of(read, listed, columns=("id",)):
         assert len(content) == file["bytes"], file["path"]
         table = pyarrow.parquet.read_table(io.BytesIO(content), partitioning=None)
         assert table.num_rows == file["rows"], file["path"]
+        yield table
+
+
+def rows_of(read, listed, columns=("id",)):
+    """The rows in the files that the manifests name, in order; of one column its values."""
+    rows = []
+    for table in tables_of(read, listed):
         values = [table.column(name).to_pylist() for name in columns]
         rows += values[0] if len(values) == 1 else zip(*values)
     return sorted(rows)
@@ -267,57 +273,3 @@ def test_no_kill_of_hdfs_or_the_server_loses_or_doubles_a_row(server, hdfs):
     assert found[0] == -1
     writer.check(found[found.count(-1) :])
     assert [row[0] for row in run(server, "SELECT id FROM shaken ORDER BY id")] == found
-
-
-def test_kafka_to_hdfs_loses_and_doubles_nothing(server, hdfs, kafka):
-    print(f"seed {SEED}")
-    chance = random.Random(SEED)
-    kafka.topic("history", 3)
-    run(
-        server,
-        "CREATE SOURCE history (key bigint, seq bigint, sum bigint) "
-        f"WITH (connector = 'kafka', topic = 'history', properties.bootstrap.server = '{kafka.bootstrap}') FORMAT PLAIN ENCODE JSON",
-    )
-    options = f"connector = 'hdfs', path = '{hdfs.url}/lake/history', user = '{os.environ.get('USER', 'root')}', rollover.interval = '1 s'"
-    run(server, f"CREATE ARCHIVE kept FROM history PARTITION BY (key % 4 AS part) WITH ({options})")
-    produced = {}
-
-    def both():
-        return run(server, "SELECT count(*), count(DISTINCT key * 1000000 + seq) FROM HYBRID(kept, history)")[0]
-
-    views = []
-    for victim in ["server", "namenode", "datanode"] * (KILLS // 3 or 1):
-        feed = Feed(kafka.bootstrap, "history", produced)
-        # It begins while rows come, and in the middle of what happens next.
-        views.append(f"since_{len(views)}")
-        query = "SELECT count(*) AS n, count(DISTINCT key * 1000000 + seq) AS ids FROM HYBRID(kept, history)"
-        run(server, f"CREATE MATERIALIZED VIEW {views[-1]} AS {query}")
-        time.sleep(1 + chance.random())
-        kill(server, hdfs, victim)
-        time.sleep(chance.random())
-        produced = feed.end()
-        total = sum(produced.values())
-        # Whatever of it is in the archive by now.
-        process.until(lambda: both() == (total, total), f"{total} rows in archive and source", 120)
-        for view in views:
-            process.until(lambda: run(server, f"SELECT n, ids FROM {view}") == [(total, total)], f"{total} rows in {view}", 120)
-    process.until(lambda: run(server, "SELECT error FROM sys.sinks WHERE name = 'kept'") == [(None,)], "the archive goes on", 120)
-    run(server, "WAIT FOR kept")
-    expected = [(key, seq) for key, last in sorted(produced.items()) for seq in range(1, last + 1)]
-    folder = "/lake/history"
-
-    def archived():
-        listed = {path.removeprefix(folder + "/") for path in hdfs.files(folder)}
-        return rows_of(lambda path: hdfs.ask(f"{folder}/{path}", "OPEN"), listed, ("key", "seq"))
-
-    assert archived() == expected
-    files = run(server, "SELECT count(*) FROM sys.archive_files WHERE archive = 'kept'")[0][0]
-    run(server, "VACUUM ARCHIVE kept")
-    assert run(server, "SELECT count(*) FROM sys.archive_files WHERE archive = 'kept'") == [(4,)] and files > 4
-    assert archived() == expected
-    visible = [path for path in hdfs.files(folder) if path.endswith(".parquet") and "/_" not in path]
-    assert len(visible) == 4
-    tables = [pyarrow.parquet.read_table(io.BytesIO(hdfs.ask(path, "OPEN")), columns=["key", "seq"]) for path in visible]
-    assert sorted(row for table in tables for row in zip(*table.to_pydict().values())) == expected
-    assert both() == run(server, "SELECT count(*), count(DISTINCT key * 1000000 + seq) FROM kept")[0] == (total, total)
-    assert run(server, "SELECT part, count(*) FROM kept WHERE part <> key % 4 GROUP BY part") == []

@@ -1,54 +1,29 @@
 """Spark reads the folders of an archive as they lie, with partition discovery, after every kill and after VACUUM.
 
-Spark is 500 MB, so it is no part of the other clients: THALWEG_SPARK names a Python that has pyspark 4, and without it these are skipped.
+Without a Spark (`spark.py`) these are skipped.
 """
 
-import ast
-import os
-import subprocess
 import time
 
 import pytest
 
 import process
+import spark
 from test_archive import SEED, run, vacuuming
 
-# Reads a folder for each line of its input: rows, different ids, their sum; then rows by region.
-SCRIPT = """
-import sys
-from pyspark.sql import SparkSession
-
-settings = {"spark.ui.enabled": "false", "spark.driver.memory": "600m", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-builder = SparkSession.builder.master("local[1]")
-for name, value in settings.items():
-    builder = builder.config(name, value)
-session = builder.getOrCreate()
-for line in sys.stdin:
-    rows = session.read.parquet(line.strip())
-    totals = rows.selectExpr("count(*)", "count(DISTINCT id)", "sum(id)").collect()[0]
-    regions = {str(row[0]): row[1] for row in rows.groupBy("region").count().collect()}
-    print("ANSWER", (tuple(totals), regions), flush=True)
-"""
+TOTALS = ["count(*)", "count(DISTINCT id)", "sum(id)"]
 
 
 @pytest.fixture(scope="module")
-def spark():
+def reader():
     """A function that tells what Spark finds in a folder."""
-    python = os.environ.get("THALWEG_SPARK")
-    if not python:
+    running = spark.here()
+    if not running:
         pytest.skip("SKIPPED, no Spark here: THALWEG_SPARK names no Python that has pyspark")
-    child = subprocess.Popen([python, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-    def read(folder):
-        print(folder, file=child.stdin, flush=True)
-        answer = next(line for line in child.stdout if line.startswith("ANSWER "))
-        return ast.literal_eval(answer.removeprefix("ANSWER "))
-
     try:
-        yield read
+        yield lambda folder: running.read(folder, TOTALS, "region")
     finally:
-        child.stdin.close()
-        child.wait(60)
+        running.close()
 
 
 def ledger(server):
@@ -56,7 +31,7 @@ def ledger(server):
     return totals, {str(region): rows for region, rows in run(server, "SELECT region, count(*) FROM lake GROUP BY region")}
 
 
-def test_spark_finds_every_row_once(server, spark):
+def test_spark_finds_every_row_once(server, reader):
     print(f"seed {SEED}")
     run(
         server,
@@ -78,6 +53,6 @@ def test_spark_finds_every_row_once(server, spark):
         run(server, f"INSERT INTO lake VALUES ({first}, 'last', now())")
         first += 1
         assert ledger(server)[0] == (first, first, sum(range(first)))
-        process.until(lambda: spark(folder) == ledger(server), "Spark finds the same after a kill")
+        process.until(lambda: reader(folder) == ledger(server), "Spark finds the same after a kill")
         run(server, "VACUUM ARCHIVE lake")
-        process.until(lambda: spark(folder) == ledger(server), "Spark finds the same after VACUUM")
+        process.until(lambda: reader(folder) == ledger(server), "Spark finds the same after VACUUM")
