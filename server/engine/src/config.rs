@@ -59,7 +59,7 @@ pub struct EngineConfig {
     pub errors_max: usize,
     /// A checkpoint is made this often, when anything has changed.
     pub checkpoint_interval: Duration,
-    /// Runs are merged only as long as the disk of the data dir keeps this many bytes free.
+    /// Larger runs are merged only as long as the disk of the data dir keeps this many bytes free; below an eighth of it rows wait.
     pub disk_reserve: u64,
     /// Where a test makes this process fail.
     pub crash_points: CrashPoints,

@@ -96,7 +96,7 @@ impl History {
         &mut self,
         over: &dyn Fn() -> bool,
     ) -> Result<Option<RecordBatch>, EngineError> {
-        while self.shared.memory.is_full() && !over() {
+        while self.shared.held_back().is_some() && !over() {
             std::thread::park_timeout(PACE_CHECK);
         }
         if over() {

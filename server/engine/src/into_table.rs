@@ -78,7 +78,7 @@ impl TableOutlet {
             None => appended(&target, table, &changes, held)?,
         };
         if !effect.entries.is_empty() {
-            shared.memory.admit(&target, &effect.deltas)?;
+            shared.admit(&target, &effect.deltas)?;
             let mut change = table_change(&target, effect.deltas)?;
             change.sink = Some(self.ledger.applied(&effect.entries));
             send(shared, &target, change, guard).await?;

@@ -19,6 +19,7 @@ mod consolidate;
 mod create;
 mod dataflow;
 mod dead;
+mod disk;
 mod early;
 mod engine;
 mod error;

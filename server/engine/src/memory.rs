@@ -17,6 +17,7 @@ use thalweg_connectors::Delta;
 
 pub(crate) use self::count::{Counted, heap_bytes};
 pub(crate) use self::queries::QueryMemory;
+use crate::disk;
 use crate::error::EngineError;
 use crate::job::Job;
 use crate::shared::{Shared, Stored};
@@ -272,14 +273,18 @@ fn index_bytes(relation: &Stored) -> usize {
     key.map_or(0, |key| key.bytes())
 }
 
-/// Adds memory up now and then, and acts on it, until the engine stops.
+/// Adds memory up now and then, looks at the disk too, and acts on both, until the engine stops.
 pub(crate) fn watch(shared: &Shared) {
     let memory = &shared.memory;
     let mut wait = LOOK_CLOSELY;
     while shared.checkpoints.pause(wait) {
+        disk::look(shared);
         look(shared);
         let close = memory.used.load(Ordering::SeqCst) > memory.limit / 4 * 3;
-        wait = if close { LOOK_CLOSELY } else { LOOK };
+        wait = match close {
+            true => LOOK_CLOSELY,
+            false => shared.disk.wait(LOOK_CLOSELY, LOOK),
+        };
     }
 }
 

@@ -211,7 +211,7 @@ impl<'a> Scan<'a> {
                 .as_mut()
                 .map_or(rows_max, |pace| pace.rows(Instant::now()));
             // A query's scan is bounded by the query's own memory.
-            let held = self.shared.memory.is_full() && matches!(patience, Patience::Endless);
+            let held = self.shared.held_back().is_some() && matches!(patience, Patience::Endless);
             if allowed == 0 || held {
                 std::thread::park_timeout(PACE_CHECK);
                 continue;

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::datatypes::SchemaRef;
 use parking_lot::{Condvar, Mutex, RwLock};
 use thalweg_catalog::Oid;
-use thalweg_connectors::{Clock, ConnectorContext, Epoch, EpochInfo};
+use thalweg_connectors::{Clock, ConnectorContext, Delta, Epoch, EpochInfo};
 use thalweg_planner::Planner;
-use thalweg_state::{Runs, Store};
+use thalweg_state::{Runs, Store, disk_floor};
 use tokio::sync::watch;
 
 use crate::archive::Archive;
@@ -23,6 +23,7 @@ use crate::choose::Range;
 use crate::chunk::RowCodec;
 use crate::config::EngineConfig;
 use crate::dead::DeadLog;
+use crate::disk::DiskRoom;
 use crate::error::EngineError;
 use crate::external::External;
 use crate::inbox::Inbox;
@@ -148,6 +149,7 @@ pub(crate) struct Shared {
     pub(crate) wires: tokio::runtime::Handle,
     pub(crate) batch: BatchRuntime,
     pub(crate) memory: Memory,
+    pub(crate) disk: DiskRoom,
     pub(crate) relations: RwLock<BTreeMap<Oid, Arc<Stored>>>,
     pub(crate) sources: RwLock<BTreeMap<Oid, Arc<Source>>>,
     /// Tables that outside systems keep.
@@ -185,6 +187,7 @@ impl Shared {
         let batch = BatchRuntime::new(&config)?;
         Ok(Self {
             memory: Memory::new(config.memory_max, config.state_memory_max),
+            disk: DiskRoom::new(disk_floor(config.disk_reserve)),
             config,
             store,
             checkpoints: Checkpoints::new(runs)?,
@@ -302,6 +305,23 @@ impl Shared {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Why sources stand still, if they do.
+    pub(crate) fn held_back(&self) -> Option<&'static str> {
+        if self.fatal.lock().is_some() {
+            return Some("the log cannot be written, see the server's log");
+        }
+        if self.disk.is_low() {
+            return Some("the disk of the data dir is nearly full");
+        }
+        self.memory.is_full().then_some("memory_limit is reached")
+    }
+
+    /// Refuses a change of a table while there is no room for it, in memory or on disk.
+    pub(crate) fn admit(&self, stored: &Stored, deltas: &[Delta]) -> Result<(), EngineError> {
+        self.disk.admit(stored, deltas)?;
+        self.memory.admit(stored, deltas)
     }
 
     /// Why a relation cannot be read: itself or something under it is in state ERROR.

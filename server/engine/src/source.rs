@@ -508,7 +508,10 @@ impl Driver {
                 Some(pace) => pace.rows(Instant::now()).min(budget.rows),
                 None => budget.rows,
             };
-            if rows == 0 || self.source.hold.holds(&self.shared) || self.shared.memory.is_full() {
+            if rows == 0
+                || self.source.hold.holds(&self.shared)
+                || self.shared.held_back().is_some()
+            {
                 std::thread::park_timeout(PACE_CHECK);
                 continue;
             }

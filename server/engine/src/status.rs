@@ -174,7 +174,7 @@ pub struct SourceStatus {
     pub oid: Oid,
     /// Name of the object.
     pub name: String,
-    /// `IDLE` when nothing reads it, `PAUSED`, `RUNNING`, `BACKFILLING`, `HELD` for want of memory, `DEGRADED` or `ERROR`.
+    /// `IDLE` when nothing reads it, `PAUSED`, `RUNNING`, `BACKFILLING`, `HELD` for want of memory or disk, `DEGRADED` or `ERROR`.
     pub health: &'static str,
     /// What is wrong.
     pub detail: Option<String>,
@@ -286,7 +286,7 @@ pub(crate) fn status(shared: &Shared) -> EngineStatus {
             .collect(),
         sources: sources
             .iter()
-            .map(|source| source_status(source, &jobs, shared.memory.is_full()))
+            .map(|source| source_status(source, &jobs, shared.held_back()))
             .chain(idle_sources)
             .collect(),
         memory_bytes: relations.iter().map(|relation| relation.bytes).sum(),
@@ -344,7 +344,7 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
     let mut roots = Vec::new();
     shared.roots(relation.oid, &mut roots);
     let sources = shared.sources.read();
-    let held = shared.memory.is_full() && roots.iter().any(|root| sources.contains_key(root));
+    let held = shared.held_back().is_some() && roots.iter().any(|root| sources.contains_key(root));
     drop(sources);
     // A paused view is seen at later epochs than the one it is of.
     let through = job.stands_at().or(through);
@@ -435,7 +435,7 @@ fn failed_source(relation: &Stored) -> SourceStatus {
     }
 }
 
-fn source_status(source: &Source, jobs: &[Arc<Job>], full: bool) -> SourceStatus {
+fn source_status(source: &Source, jobs: &[Arc<Job>], held: Option<&str>) -> SourceStatus {
     let begins = |job: &Arc<Job>| {
         let reads = job.inputs.iter().any(|input| input.oid == source.oid);
         reads && !job.backfill.lock().is_empty()
@@ -448,7 +448,7 @@ fn source_status(source: &Source, jobs: &[Arc<Job>], full: bool) -> SourceStatus
         (None, Some(SourceHealth::Degraded(reason))) => ("DEGRADED", Some(reason.clone())),
         (None, _) if source.hold.is_paused() => ("PAUSED", None),
         (None, _) if state.consumers.is_empty() => ("IDLE", None),
-        (None, _) if full => ("HELD", Some("memory_limit is reached".to_owned())),
+        (None, _) if held.is_some() => ("HELD", held.map(str::to_owned)),
         (None, _) if state.obstacle().is_some() => {
             ("DEGRADED", state.obstacle().map(str::to_owned))
         }

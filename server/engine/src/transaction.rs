@@ -278,7 +278,7 @@ async fn run(
         if net.is_empty() {
             continue;
         }
-        shared.memory.admit(&table.stored, &net)?;
+        shared.admit(&table.stored, &net)?;
         let change = table_change(&table.stored, net)?;
         if table.created {
             fresh.insert(oid, change);

@@ -116,7 +116,7 @@ async fn write_now(
     let returned = change.returning(&shared.planner, returning)?;
     let affected = change.affected();
     let deltas = change.into_deltas();
-    shared.memory.admit(&stored, &deltas)?;
+    shared.admit(&stored, &deltas)?;
     let epoch = if deltas.is_empty() {
         pinned.epoch
     } else {

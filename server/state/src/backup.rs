@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, Key, ReadTransaction, ReadableTable, TableDefinition, TableHandle, Value};
+use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, TableHandle, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StateError;
-use crate::folder::{DATABASE_FILE, FORMAT, FORMAT_FILE, RUNS_FOLDER, format_text};
-use crate::io::{DatabaseFile, Disk, DiskFile, folder_of, read_all};
+use crate::folder::{DATABASE_FILE, FORMAT, FORMAT_FILE, RUNS_FOLDER, database, format_text};
+use crate::io::{Disk, DiskFile, folder_of, read_all};
 use crate::point::{CrashPoints, Point};
 use crate::run::{run_number, run_path};
 
@@ -148,9 +148,7 @@ impl Target<'_> {
         self.hit(Point::BackupDatabase)?;
         let path = self.folder.join(DATABASE_FILE_COPY);
         let file = self.disk.create(&path).map_err(failed("create", &path))?;
-        let database = Database::builder()
-            .create_with_backend(DatabaseFile(file))
-            .map_err(redb::Error::from)?;
+        let database = database(file)?;
         let to = database.begin_write().map_err(redb::Error::from)?;
         let copying = Copying {
             from,

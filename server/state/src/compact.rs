@@ -34,6 +34,23 @@ const WASTE_ROWS_MIN: u64 = 65_536;
 /// A merge lets go of batches when this many are waiting for rows picked from them.
 const BATCHES_HELD_MAX: usize = 2 * MERGE_MAX;
 
+/// A merge of at most so many bytes goes on below the reserve: without it files pile up by the second.
+const SMALL_MERGE_BYTES: u64 = 64 << 20;
+
+/// Bytes of `disk_reserve` that rows which come never use: they are for what makes room.
+pub const fn disk_floor(disk_reserve: u64) -> u64 {
+    disk_reserve / 8
+}
+
+/// Whether a merge of `bytes` may begin where `free` bytes are free. At worst nothing cancels, and old and new are there together.
+pub(crate) fn has_room(bytes: u64, free: u64, disk_reserve: u64) -> bool {
+    let reserve = match bytes <= SMALL_MERGE_BYTES {
+        true => disk_floor(disk_reserve),
+        false => disk_reserve,
+    };
+    free.saturating_sub(bytes) >= reserve
+}
+
 /// Runs to merge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Choice {
@@ -242,6 +259,28 @@ mod tests {
             net,
             level: (number % 3) as u8,
             buckets: (0, 63),
+        }
+    }
+
+    #[test]
+    fn small_merges_go_on_when_the_reserve_is_used_up() {
+        const MB: u64 = 1 << 20;
+        // (bytes of the runs, free, whether they are merged), with a reserve of 2 GB
+        let cases = [
+            (1_000 * MB, 3_072 * MB, true),
+            (1_000 * MB, 3_000 * MB, false),
+            (64 * MB, 1_000 * MB, true),
+            (65 * MB, 1_000 * MB, false),
+            (64 * MB, 320 * MB, true),
+            (64 * MB, 319 * MB, false),
+            (MB, 0, false),
+        ];
+        for (bytes, free, merged) in cases {
+            assert_eq!(
+                has_room(bytes, free, 2_048 * MB),
+                merged,
+                "{bytes} of {free}"
+            );
         }
     }
 

@@ -11,7 +11,7 @@ use redb::Database;
 
 use crate::backup::{LIST_FILE, RESTORING_FILE};
 use crate::error::StateError;
-use crate::io::{DatabaseFile, Disk, folder_of, read_all};
+use crate::io::{DatabaseFile, Disk, DiskFile, folder_of, read_all};
 use crate::point::{CrashPoints, Point};
 
 /// The format this version writes, and the newest it reads.
@@ -22,6 +22,8 @@ const FORMAT_BYTES_MAX: u64 = 1024;
 pub(crate) const DATABASE_FILE: &str = "thalweg.redb";
 pub(crate) const RUNS_FOLDER: &str = "runs";
 const SPILL_FOLDER: &str = "spill";
+/// Pages of the database that stay in memory: beside the log it holds catalog and manifest, which are small.
+const DATABASE_CACHE_BYTES: usize = 64 << 20;
 
 /// An open data dir.
 #[derive(Clone)]
@@ -63,9 +65,7 @@ impl DataDir {
         let storage = disk
             .open(&file)
             .map_err(StateError::file(format!("open {}", file.display())))?;
-        let database = Database::builder()
-            .create_with_backend(DatabaseFile(storage))
-            .map_err(redb::Error::from)?;
+        let database = database(storage)?;
         // Names that a start made which ended before this step are not durable yet, and what follows relies on them.
         disk.sync_folder(path)
             .map_err(StateError::file(format!("sync {label}")))?;
@@ -164,6 +164,14 @@ fn write_format(disk: &dyn Disk, file: &Path, points: &CrashPoints) -> io::Resul
     disk.sync_folder(&folder_of(file))
 }
 
+/// The database in a file, which is made when the file is empty.
+pub(crate) fn database(file: Box<dyn DiskFile>) -> Result<Database, StateError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(DATABASE_CACHE_BYTES);
+    let database = builder.create_with_backend(DatabaseFile(file));
+    Ok(database.map_err(redb::Error::from)?)
+}
+
 /// Makes an empty database under another name, so that a file with the right name is always a whole one.
 fn create_database(disk: &dyn Disk, path: &Path, points: &CrashPoints) -> Result<(), StateError> {
     let (file, fresh) = (
@@ -173,10 +181,7 @@ fn create_database(disk: &dyn Disk, path: &Path, points: &CrashPoints) -> Result
     let failed = || StateError::file(format!("create {}", file.display()));
     let storage = disk.create(&fresh).map_err(failed())?;
     points.hit(Point::DatabaseCreate).map_err(failed())?;
-    let database = Database::builder()
-        .create_with_backend(DatabaseFile(storage))
-        .map_err(redb::Error::from)?;
-    drop(database);
+    drop(database(storage)?);
     let moved = || -> io::Result<()> {
         disk.open(&fresh)?.sync()?;
         points.hit(Point::DatabaseRename)?;

@@ -22,6 +22,7 @@ mod store;
 
 pub use backup::{Backup, BackupFile, Copying, restore};
 pub use codec::{Multiplicity, WeightedBatch, decode_batches, encode_batches};
+pub use compact::disk_floor;
 pub use error::{StateError, hint};
 pub use folder::{DataDir, FORMAT};
 pub use hash::{BUCKETS, HASH_VERSION, bucket, hash};

@@ -136,6 +136,14 @@ impl Runs {
         })
     }
 
+    /// Bytes that are free on the disk they are on.
+    ///
+    /// # Errors
+    /// What the disk reports.
+    pub fn free_bytes(&self) -> Result<u64, StateError> {
+        self.inner.free_bytes()
+    }
+
     /// Where state goes that does not fit into memory, until the process ends.
     pub fn spill(&self) -> Arc<SpillFolder> {
         Arc::clone(&self.spill)
@@ -511,13 +519,18 @@ impl Inner {
         }
     }
 
-    fn has_room(&self, choice: &Choice, disk_reserve: u64) -> Result<bool, StateError> {
-        let free = self
-            .disk
+    fn free_bytes(&self) -> Result<u64, StateError> {
+        self.disk
             .free_bytes(&self.folder)
-            .map_err(StateError::file("ask for free space"))?;
-        // At worst nothing cancels, and old and new are there together.
-        Ok(free.saturating_sub(choice.bytes) >= disk_reserve)
+            .map_err(StateError::file("ask for free space"))
+    }
+
+    fn has_room(&self, choice: &Choice, disk_reserve: u64) -> Result<bool, StateError> {
+        Ok(compact::has_room(
+            choice.bytes,
+            self.free_bytes()?,
+            disk_reserve,
+        ))
     }
 
     fn merge(

@@ -4,6 +4,7 @@
 mod beginnings;
 mod checkpoints;
 mod columns;
+mod disks;
 mod exactly_once;
 mod harness;
 mod memory;
@@ -12,7 +13,6 @@ mod random;
 mod restart;
 mod resume;
 mod sinks_go_on;
-mod slow_disk;
 mod sources;
 mod subscriptions;
 mod tables;
