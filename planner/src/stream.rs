@@ -288,11 +288,6 @@ impl StreamNode {
         }
     }
 
-    /// True when some rows are looked up in a table that an outside system keeps.
-    pub fn looks_up(&self) -> bool {
-        matches!(self, StreamNode::Lookup { .. }) || self.inputs().into_iter().any(Self::looks_up)
-    }
-
     /// True when the engine keeps the query by recomputing it.
     pub fn is_recompute(&self) -> bool {
         matches!(self, StreamNode::Recompute { .. })

@@ -183,6 +183,16 @@ impl HbaseLookup {
         }
     }
 
+    /// The bytes of rows, whose wanted columns these are: the opposite of [`HbaseLookup::decode`].
+    ///
+    /// # Errors
+    /// When the columns are of another lookup.
+    pub fn encode(&self, columns: &[ArrayRef]) -> Result<Vec<Arc<[u8]>>, ConnectorError> {
+        let rows = self.asking.codec.convert_columns(columns);
+        let rows = rows.map_err(internal)?;
+        Ok(rows.iter().map(|row| Arc::from(row.data())).collect())
+    }
+
     /// Rows from their bytes.
     ///
     /// # Errors

@@ -32,6 +32,10 @@ impl RowCodec {
         })
     }
 
+    pub(crate) fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
     pub(crate) fn encode(&self, columns: &[ArrayRef]) -> Result<Rows, ArrowError> {
         self.converter.convert_columns(columns)
     }

@@ -137,4 +137,9 @@ impl KeyedRows for Finder {
         let decoded = self.lookup.decode(rows.iter().copied());
         Ok(decoded.map_err(|error| error.report())?)
     }
+
+    fn encode(&self, columns: &[ArrayRef]) -> Result<Vec<Arc<[u8]>>, EngineError> {
+        let encoded = self.lookup.encode(columns);
+        Ok(encoded.map_err(|error| error.report())?)
+    }
 }

@@ -11,7 +11,6 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use thalweg_catalog::Oid;
 use thalweg_connectors::{Delta, Offsets};
-use thalweg_planner::StreamNode;
 use thalweg_state::{JobRecord, NewRun, RunShape, Save, StatePart, WeightedBatch, hash};
 
 use super::record::Record;
@@ -112,9 +111,7 @@ impl Saving {
         keeps_content: bool,
     ) -> Result<Option<Self>, EngineError> {
         let hidden_query = job.oid == job.relation.oid && job.oid.0 >= HIDDEN_OIDS;
-        // What was found outside for a row has to be remembered, and is not among the state tables.
-        let looks_up = job.stateful.as_ref().is_some_and(StreamNode::looks_up);
-        if hidden_query || !keeps_content || job.uses_now || looks_up {
+        if hidden_query || !keeps_content || job.uses_now {
             return Ok(None);
         }
         let mut schemas = vec![job.relation.schema()];

@@ -1,10 +1,12 @@
 //! Joins each row with the row of an outside table that its key names, as that table is when the row comes.
 //!
 //! Invariant: what a row found is decided once, when it comes; when it goes, exactly that is taken back, whatever the table holds
-//! by then. Found rows are remembered only while their rows may still go; when all rows have gone, nothing is remembered.
+//! by then, and whether the server was restarted in between. Found rows are remembered only while their rows may still go; when all
+//! rows have gone, nothing is remembered.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+mod memory;
+mod saved;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -16,12 +18,11 @@ use datafusion::physical_expr::PhysicalExpr;
 use thalweg_catalog::Oid;
 use thalweg_connectors::{Delta, FoundRow};
 
+use self::memory::{Memory, NetRow};
 use super::linear::batch_of;
 use super::signs::{is_added, take_rows, taken, weighted};
 use super::{Operator, StateFigures, StepContext};
-use crate::chunk::RowCodec;
 use crate::error::EngineError;
-use crate::memory::heap_bytes;
 
 /// A table that rows are found in by their keys.
 pub(crate) trait KeyedRows: Debug + Send + Sync {
@@ -30,6 +31,9 @@ pub(crate) trait KeyedRows: Debug + Send + Sync {
 
     /// Columns of found rows.
     fn decode(&self, rows: &[&[u8]]) -> Result<RecordBatch, EngineError>;
+
+    /// Found rows of their columns: the opposite.
+    fn encode(&self, columns: &[ArrayRef]) -> Result<Vec<Arc<[u8]>>, EngineError>;
 }
 
 /// Where lookups find their tables.
@@ -61,6 +65,8 @@ pub(super) struct Lookup {
     table: Arc<dyn KeyedRows>,
     /// `None` when rows are never taken back.
     memory: Option<Memory>,
+    /// Of what is remembered.
+    state_schema: Option<SchemaRef>,
 }
 
 impl Lookup {
@@ -71,10 +77,12 @@ impl Lookup {
         table: Arc<dyn KeyedRows>,
         memory: Option<SchemaRef>,
     ) -> Result<Self, EngineError> {
+        let found = table.decode(&[])?.schema();
         Ok(Self {
             input,
             spec,
             table,
+            state_schema: memory.as_ref().map(|input| saved::schema(input, &found)),
             memory: memory.map(Memory::new).transpose()?,
         })
     }
@@ -98,15 +106,18 @@ impl Lookup {
         for (index, delta) in input.iter().enumerate() {
             let of_delta = || net.iter().filter(|change| change.delta == index);
             let going = of_delta().filter(|change| change.weight < 0);
-            let (mut rows, mut weights, mut found) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut rows, mut weights) = (Vec::new(), Vec::new());
+            let (mut found, mut turns) = (Vec::new(), Vec::new());
             for change in going {
-                for (row, count) in memory.forget(&change.row_bytes, -change.weight)? {
+                for gone in memory.forget(&change.row_bytes, -change.weight)? {
                     rows.push(change.row);
-                    weights.push(-count);
-                    found.push(row);
+                    weights.push(-gone.count);
+                    found.push(gone.row);
+                    turns.push(gone.turn);
                 }
             }
             if let Some(gone) = weighted(take_rows(&delta.batch, &rows)?, weights) {
+                memory.note(self.table.as_ref(), &gone, &found, turns)?;
                 out.extend(self.spec.joined(self.table.as_ref(), &gone, &found)?);
             }
             let coming: Vec<&NetRow> = of_delta().filter(|change| change.weight > 0).collect();
@@ -114,9 +125,12 @@ impl Lookup {
             let weights = coming.iter().map(|change| change.weight).collect();
             if let Some(come) = weighted(take_rows(&delta.batch, &rows)?, weights) {
                 let found = self.spec.find(cx, self.table.as_ref(), &come)?;
-                for (change, row) in coming.iter().zip(&found) {
-                    memory.remember(&change.row_bytes, row.clone(), change.weight);
-                }
+                let changes = coming.iter().zip(&found);
+                let turns = changes.map(|(change, row)| {
+                    memory.remember(&change.row_bytes, row.clone(), change.weight)
+                });
+                let turns = turns.collect();
+                memory.note(self.table.as_ref(), &come, &found, turns)?;
                 out.extend(self.spec.joined(self.table.as_ref(), &come, &found)?);
             }
         }
@@ -237,149 +251,5 @@ impl LookupSpec {
             });
         }
         Ok(columns)
-    }
-}
-
-/// What becomes of a row of the input in one step.
-#[derive(Debug)]
-struct NetRow {
-    row_bytes: Box<[u8]>,
-    /// The delta in which it stands, and its position there.
-    delta: usize,
-    row: u32,
-    weight: i64,
-}
-
-/// What a row found, as often as it came with that.
-#[derive(Debug)]
-enum Remembered {
-    One(FoundRow, i64),
-    /// The row came again after the table had changed.
-    Several(Vec<(FoundRow, i64)>),
-}
-
-/// What the rows that are there have found.
-#[derive(Debug)]
-struct Memory {
-    codec: RowCodec,
-    rows: HashMap<Box<[u8]>, Remembered>,
-    entries: usize,
-    row_bytes: usize,
-}
-
-impl Memory {
-    fn new(schema: SchemaRef) -> Result<Self, EngineError> {
-        Ok(Self {
-            codec: RowCodec::new(schema)?,
-            rows: HashMap::new(),
-            entries: 0,
-            row_bytes: 0,
-        })
-    }
-
-    /// The net change of each row, in the order in which rows first occur: an order of coming and going within a step means
-    /// nothing.
-    fn net(&self, input: &[Delta]) -> Result<Vec<NetRow>, EngineError> {
-        let mut net: Vec<NetRow> = Vec::new();
-        let mut places: HashMap<Box<[u8]>, usize> = HashMap::new();
-        for (index, delta) in input.iter().enumerate() {
-            let rows = match delta.batch.num_columns() {
-                0 => None,
-                _ => Some(self.codec.encode(delta.batch.columns())?),
-            };
-            for row in 0..delta.num_rows() {
-                let bytes = rows.as_ref().map(|rows| rows.row(row));
-                let bytes: Box<[u8]> = bytes.map_or_else(Box::default, |row| row.data().into());
-                let weight = delta.weights.at(row);
-                match places.entry(bytes) {
-                    Entry::Occupied(at) => net[*at.get()].weight += weight,
-                    Entry::Vacant(free) => {
-                        net.push(NetRow {
-                            row_bytes: free.key().clone(),
-                            delta: index,
-                            row: row as u32,
-                            weight,
-                        });
-                        free.insert(net.len() - 1);
-                    }
-                }
-            }
-        }
-        Ok(net)
-    }
-
-    fn remember(&mut self, row: &[u8], found: FoundRow, count: i64) {
-        let held = found.as_ref().map_or(0, |found| found.len());
-        let Some(known) = self.rows.get_mut(row) else {
-            self.entries += 1;
-            self.row_bytes += heap_bytes(row.len()) + heap_bytes(held);
-            self.rows.insert(row.into(), Remembered::One(found, count));
-            return;
-        };
-        let list = match known {
-            Remembered::One(same, weight) if *same == found => {
-                *weight += count;
-                return;
-            }
-            Remembered::One(other, weight) => {
-                *known = Remembered::Several(vec![(other.take(), *weight)]);
-                match known {
-                    Remembered::Several(list) => list,
-                    Remembered::One(..) => return,
-                }
-            }
-            Remembered::Several(list) => list,
-        };
-        // The last come is the first to go, so what came in between stays in between.
-        match list.last_mut().filter(|(same, _)| *same == found) {
-            Some((_, weight)) => *weight += count,
-            None => {
-                self.entries += 1;
-                self.row_bytes += heap_bytes(held);
-                list.push((found, count));
-            }
-        }
-    }
-
-    /// Takes `count` of a row away; returns what they had found, with how many of them did.
-    fn forget(&mut self, row: &[u8], count: i64) -> Result<Vec<(FoundRow, i64)>, EngineError> {
-        let too_many =
-            || EngineError::internal("more rows were taken from a lookup than had come to it");
-        let known = self.rows.get_mut(row).ok_or_else(too_many)?;
-        let mut list = match known {
-            Remembered::One(found, weight) => vec![(found.clone(), *weight)],
-            Remembered::Several(list) => std::mem::take(list),
-        };
-        let mut left = count;
-        let mut gone = Vec::new();
-        while left > 0 {
-            let (found, weight) = list.last_mut().ok_or_else(too_many)?;
-            let taken = left.min(*weight);
-            gone.push((found.clone(), taken));
-            *weight -= taken;
-            left -= taken;
-            if *weight == 0 {
-                self.entries -= 1;
-                self.row_bytes -= heap_bytes(found.as_ref().map_or(0, |found| found.len()));
-                list.pop();
-            }
-        }
-        match list.len() {
-            0 => {
-                self.row_bytes -= heap_bytes(row.len());
-                self.rows.remove(row);
-            }
-            _ => *known = Remembered::Several(list),
-        }
-        Ok(gone)
-    }
-
-    fn figures(&self) -> StateFigures {
-        let slot = size_of::<Box<[u8]>>() + size_of::<Remembered>() + 1;
-        StateFigures {
-            entries: self.entries,
-            bytes: self.rows.capacity() * slot + self.row_bytes,
-            spilled: 0,
-        }
     }
 }

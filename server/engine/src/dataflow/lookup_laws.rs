@@ -1,7 +1,8 @@
 //! Laws of lookup joins, over random changes of the input and of the table that is looked up in.
 //!
 //! Invariant: the content is what each row found when it came, until it goes; how changes are cut alters it only where the table
-//! changed in between, and when all rows have gone nothing is left. `LOOKUP_SEED` and `LOOKUP_PROGRAMS` choose.
+//! changed in between, a dataflow that is built of what another one saved goes on as that one would, and when all rows have gone nothing
+//! is left. `LOOKUP_SEED` and `LOOKUP_PROGRAMS` choose.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -86,6 +87,11 @@ impl KeyedRows for Shown {
             Some(Arc::from(encoded.row(0).data()))
         };
         Ok(keys.iter().map(find).collect())
+    }
+
+    fn encode(&self, columns: &[ArrayRef]) -> Result<Vec<Arc<[u8]>>, EngineError> {
+        let rows = self.codec.convert_columns(columns)?;
+        Ok(rows.iter().map(|row| Arc::from(row.data())).collect())
     }
 
     fn decode(&self, rows: &[&[u8]]) -> Result<RecordBatch, EngineError> {
@@ -194,6 +200,8 @@ struct Flow {
     codec: Arc<RowCodec>,
     content: Version,
     shelf: Arc<Shelf>,
+    /// The state tables as they were saved last.
+    saved: Vec<Version>,
 }
 
 impl Flow {
@@ -205,14 +213,52 @@ impl Flow {
         let schema = Arc::new(Schema::new(fields));
         let codec = Arc::new(RowCodec::new(Arc::clone(&schema)).expect("a row form"));
         let shelf = Arc::new(Shelf::default());
-        let tables: Arc<dyn OutsideTables> = Arc::new(Arc::clone(&shelf));
-        let dataflow = Dataflow::new(planner, &view.stream.root, schema, 2, tables, None);
+        let mut dataflow = Flow::dataflow(planner, view, &codec, &shelf);
+        let tables = dataflow.state_tables().expect("can be saved").into_iter();
+        let empty = |schema| Version::empty(Arc::new(RowCodec::new(schema).expect("a row form")));
         Flow {
-            dataflow: dataflow.expect("compiles"),
+            dataflow,
             content: Version::empty(Arc::clone(&codec)),
             codec,
             shelf,
+            saved: tables.map(empty).collect(),
         }
+    }
+
+    fn dataflow(
+        planner: &Planner,
+        view: &ViewPlan,
+        codec: &RowCodec,
+        shelf: &Arc<Shelf>,
+    ) -> Dataflow {
+        let tables: Arc<dyn OutsideTables> = Arc::new(Arc::clone(shelf));
+        Dataflow::new(planner, &view.stream.root, codec.schema(), 2, tables, None)
+            .expect("compiles")
+    }
+
+    /// Saves the state, whole or what has changed.
+    fn save(&mut self) -> Result<(), EngineError> {
+        let taken = self.dataflow.take_changes()?;
+        for (table, changes) in self.saved.iter_mut().zip(taken.tables) {
+            if taken.whole {
+                *table = table.with(&table.diff_to_content(Vec::new())?)?;
+            }
+            *table = table.with(&changes)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on as a dataflow that knows nothing but what was saved.
+    fn restart(&mut self, planner: &Planner, view: &ViewPlan) -> Result<(), EngineError> {
+        let mut dataflow = Flow::dataflow(planner, view, &self.codec, &self.shelf);
+        for (at, table) in self.saved.iter().enumerate() {
+            for rows in table.content()? {
+                dataflow.restore(at, &rows)?;
+            }
+        }
+        dataflow.restored()?;
+        self.dataflow = dataflow;
+        Ok(())
     }
 
     fn step(&mut self, changes: &[(Input, i64)]) -> Result<(), EngineError> {
@@ -337,7 +383,8 @@ fn run(planner: &Planner, seed: u64) -> Result<(), String> {
     let random = &mut ChaCha8Rng::seed_from_u64(seed);
     let queries = queries();
     let (sql, over_one, expected) = &queries[random.random_range(0..queries.len())];
-    let mut flow = Flow::new(planner, &view(planner, sql, false));
+    let view = view(planner, sql, false);
+    let mut flow = Flow::new(planner, &view);
     // Rows that are there, oldest first, with what they found.
     let mut there: Vec<(Input, Option<Value>)> = Vec::new();
     let mut all: BTreeMap<Input, i64> = BTreeMap::new();
@@ -390,12 +437,22 @@ fn run(planner: &Planner, seed: u64) -> Result<(), String> {
                 "step {step}: {sql}\n  dataflow {rows:?}\n  model    {expected:?}"
             ));
         }
+        if random.random_bool(0.5) {
+            flow.save()
+                .map_err(|error| format!("step {step}: saves: {error}"))?;
+            if random.random_bool(0.6) {
+                flow.restart(planner, &view)
+                    .map_err(|error| format!("step {step}: restarts: {error}"))?;
+            }
+        }
     }
     let back: Vec<(Input, i64)> = all.into_iter().map(|(row, count)| (row, -count)).collect();
     let asked = flow.shelf.asked.load(Ordering::SeqCst);
     flow.step(&back).map_err(|error| error.to_string())?;
-    let left = (flow.rows(), flow.dataflow.state().entries);
-    if left != (Vec::new(), 0) {
+    flow.save().map_err(|error| error.to_string())?;
+    let saved: i64 = flow.saved.iter().map(Version::net_rows).sum();
+    let left = (flow.rows(), flow.dataflow.state().entries, saved);
+    if left != (Vec::new(), 0, 0) {
         return Err(format!("{sql}: left are {left:?}"));
     }
     match flow.shelf.asked.load(Ordering::SeqCst) == asked {

@@ -104,9 +104,13 @@ impl Operator {
     fn each(&mut self, visit: &mut Visit<'_>) -> Result<(), EngineError> {
         match self {
             Operator::Scan { .. } => Ok(()),
-            Operator::Lookup(_) => Err(EngineError::internal(
-                "what a lookup join remembers has no state tables",
-            )),
+            Operator::Lookup(lookup) => {
+                lookup.input_mut().each(visit)?;
+                match lookup.remembers() {
+                    true => visit(lookup.as_mut()),
+                    false => Ok(()),
+                }
+            }
             Operator::Filter { input, .. }
             | Operator::Project { input, .. }
             | Operator::Unnest { input, .. } => input.each(visit),
