@@ -290,6 +290,11 @@ impl Job {
         self.log.get().is_some_and(|log| log.is_full())
     }
 
+    /// A table that it looks up in does not answer: it may be long until it moves, and others are saved without it.
+    pub(crate) fn waits_outside(&self) -> bool {
+        self.looks_up && self.relation.failure.lock().is_some()
+    }
+
     /// Kept by changes, not by recomputation.
     pub(crate) fn is_incremental(&self) -> bool {
         self.linear || self.stateful.is_some()

@@ -198,7 +198,7 @@ def test_declarations_survive_and_lost_gateways_are_made_up_for(server, hbase):
     process.until(lambda: session("SELECT count(*) FROM kept") == [(5000,)], "all gateways are back")
 
 
-def test_rows_find_what_is_there_when_they_come(sql, server, hbase):
+def test_rows_find_what_is_there_when_they_come(sql, server, hbase, kafka):
     columns = "id int PRIMARY KEY, name text, age int NOT NULL"
     define(sql, hbase, "people", columns, family="d", create="if-missing", **{"lookup.cache.ttl": "1 ms", "lookup.timeout": "15 s"})
     sql("INSERT INTO people SELECT n, 'p' || n, n % 50 FROM generate_series(1, 2000) n")
@@ -248,7 +248,14 @@ def test_rows_find_what_is_there_when_they_come(sql, server, hbase):
     assert sql("UPDATE buys SET amount = 1 WHERE buy = 6001") == 1
     assert sql("SELECT count(*), count(name) FROM bought") == [(4604, 3602)]
     assert sql("SELECT sum(n) FROM per_age") == [(4604,)]
-    # Without HBase the view waits and says why; others go on.
+    # Without HBase the view waits and says why; others go on, and a sink of what it reads delivers.
+    kafka.topic("few_out", 1)
+    sql("CREATE MATERIALIZED VIEW few AS SELECT buy, person FROM buys WHERE buy > 6000")
+    sql("CREATE MATERIALIZED VIEW named AS SELECT f.buy, p.name FROM few f LEFT JOIN people FOR SYSTEM_TIME AS OF PROCTIME() AS p ON p.id = f.person")
+    sql("CREATE MATERIALIZED VIEW names AS SELECT count(name) AS n FROM named")
+    target = f"connector = 'kafka', topic = 'few_out', properties.bootstrap.server = '{kafka.bootstrap}', primary_key = 'buy'"
+    sql(f"CREATE SINK few_out FROM few WITH ({target}) FORMAT UPSERT ENCODE JSON")
+    sql("WAIT FOR few_out")
     for role in ("gateway", "gateway2"):
         hbase.verb("kill", role)
     sql("INSERT INTO buys VALUES (7001, 400, 0), (7002, 401, 0)")
@@ -256,6 +263,8 @@ def test_rows_find_what_is_there_when_they_come(sql, server, hbase):
     waiting = process.until(lambda: [row for row in states() if row[0] == "bought" and row[2]], "the view says what it waits for")
     assert "could not reach HBase" in waiting[0][2]
     assert sql("SELECT n FROM others") == [(4606,)]
+    process.until(lambda: sql("SELECT error FROM sys.jobs WHERE name = 'named' AND error IS NOT NULL"), "another one says so too")
+    sql("WAIT FOR few_out")
     assert sql("SELECT count(*) > 0 FROM sys.errors WHERE object = 'bought'") == [(True,)]
     for role in ("gateway", "gateway2"):
         hbase.verb("restart", role)
@@ -273,7 +282,9 @@ def test_rows_find_what_is_there_when_they_come(sql, server, hbase):
         connection.execute("WAIT FOR bought")
         assert again("SELECT count(*), count(name) FROM bought") == [(4606, 3604)]
         assert again("SELECT name FROM bought WHERE buy = 6004") == [("p300",)]
+        assert again("SELECT n FROM names") == [(4,)]
         assert again("SELECT message FROM sys.errors WHERE reason = '01000'") == []
+        connection.execute("DROP SINK few_out")
         connection.execute("DELETE FROM buys")
         assert again("SELECT count(*) FROM bought") == [(0,)]
         assert again("SELECT count(*) FROM per_age") == [(0,)]

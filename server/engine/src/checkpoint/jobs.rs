@@ -260,6 +260,7 @@ impl Job {
             && !self.has_failed()
             && !self.is_held()
             && !self.is_away()
+            && !self.waits_outside()
             && !self.is_left_out()
             && self.is_there_or_will_be(shared)
             && self

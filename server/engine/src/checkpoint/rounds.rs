@@ -91,9 +91,10 @@ impl Round {
     }
 }
 
-/// From when on a job that cannot be saved because its sink's log is full, or because it is paused, holds the logs of the tables that it reads.
+/// From when on a job that cannot be saved because its sink's log is full, because it is paused, or because a table outside does not
+/// answer, holds the logs of the tables that it reads.
 fn note_the_held(shared: &Shared) {
-    let waits = |job: &&Arc<Job>| job.is_held() || job.is_away();
+    let waits = |job: &&Arc<Job>| job.is_held() || job.is_away() || job.waits_outside();
     for job in shared.jobs.read().values().filter(waits) {
         if let Some(saving) = job.saving() {
             let mut state = saving.state.lock();
