@@ -7,6 +7,8 @@ import ast
 import json
 import os
 import subprocess
+import tempfile
+import threading
 
 # Reads a folder for each line of its input: what some expressions over all rows give, and the rows by one column.
 SCRIPT = """
@@ -30,20 +32,32 @@ for line in sys.stdin:
 """
 
 
+# Seconds that Spark may think.
+PATIENCE_S = 300
+
+
 class Spark:
     """A Spark of its own process."""
 
     def __init__(self, python: str):
         user = {"HADOOP_USER_NAME": os.environ.get("USER", "root")}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.log = tempfile.TemporaryFile("w+")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log}
         self.child = subprocess.Popen([python, "-c", SCRIPT], text=True, env=os.environ | user, **pipes)
 
     def read(self, folder, totals, by):
-        """The values of `totals` over the rows of a folder, and how many rows there are by a column."""
+        """The values of `totals` over the rows of a folder, and how many rows there are by a column; or why it cannot be read."""
         print(json.dumps({"folder": str(folder), "totals": totals, "by": by}), file=self.child.stdin, flush=True)
-        answer = ast.literal_eval(next(line for line in self.child.stdout if line.startswith("ANSWER ")).removeprefix("ANSWER "))
-        assert isinstance(answer, tuple), answer
-        return answer
+        late = threading.Timer(PATIENCE_S, self.child.kill)
+        late.start()
+        answer = next((line for line in self.child.stdout if line.startswith("ANSWER ")), None)
+        late.cancel()
+        assert answer, f"Spark ended or took longer than {PATIENCE_S} s:\n{self.tail()}"
+        return ast.literal_eval(answer.removeprefix("ANSWER "))
+
+    def tail(self):
+        self.log.seek(0)
+        return "".join(self.log.readlines()[-20:])
 
     def close(self):
         self.child.stdin.close()

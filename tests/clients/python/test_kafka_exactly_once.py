@@ -25,6 +25,8 @@ WAIT_S = 120.0
 KILLS = int(os.environ.get("THALWEG_KILLS", "6"))
 SEED = int(os.environ.get("THALWEG_KILL_SEED", "1"))
 RATE = int(os.environ.get("THALWEG_KILL_RATE", "2000"))
+# Rows that our own reader of a topic takes a second, at least.
+READ_A_SECOND = 10_000
 
 # The server's own words say what a kill interrupts.
 TRACE = "info,thalweg_engine=trace,thalweg_connectors=trace"
@@ -169,12 +171,19 @@ def test_what_the_topic_has_lost_stays_delivered(kafka, server, session):
     assert session("SELECT message FROM sys.errors WHERE reason = '01000'") == []
 
 
+def checksum(key, seq):
+    """What a numbered row carries."""
+    return zlib.crc32(f"{key}/{seq}".encode())
+
+
 class Feed:
     """Writes numbered rows to a topic, each key to one partition, until told to stop. `after` says how many rows each key has."""
 
     def __init__(self, bootstrap, topic, after=()):
         self.producer = topics.producer(bootstrap, linger_ms=5)
         self.topic, self.next, self.stop = topic, Counter(after), threading.Event()
+        # How many rows the broker has for certain.
+        self.acknowledged, self.failed = sum(self.next.values()), 0
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
@@ -183,15 +192,28 @@ class Feed:
         while not self.stop.wait(40 / RATE):
             for key in range(40):
                 self.next[key] += 1
-                row = {"key": key, "seq": self.next[key], "sum": zlib.crc32(f"{key}/{self.next[key]}".encode())}
-                self.producer.produce(self.topic, json.dumps(row).encode(), partition=key % PARTITIONS)
+                row = {"key": key, "seq": self.next[key], "sum": checksum(key, self.next[key])}
+                self.write(json.dumps(row).encode(), key % PARTITIONS)
             self.producer.poll(0)
+
+    def write(self, payload, partition):
+        """Waits for room when the broker is slower than we are."""
+        while True:
+            try:
+                return self.producer.produce(self.topic, payload, partition=partition, on_delivery=self.note)
+            except BufferError:
+                self.producer.poll(0.05)
+
+    def note(self, error, _):
+        self.failed += error is not None
+        self.acknowledged += error is None
 
     def end(self):
         """How many rows each key has."""
         self.stop.set()
         self.thread.join()
-        assert self.producer.flush(60) == 0
+        assert self.producer.flush(60) == 0 and self.failed == 0
+        assert self.acknowledged == sum(self.next.values())
         return self.next
 
 
@@ -272,8 +294,9 @@ def test_kills_lose_double_and_reorder_nothing(kafka, server, session):
     for sink in ("ledger", "sums_out", "keeps"):
         session(f"WAIT FOR {sink}")
     print(f"{KILLS} kills over {total} rows fell into: {dict(fell)}")
-    rows = {key: (n, top) for key, n, top in session("SELECT key, n, top FROM sums")}
-    wrong = {key: (rows.get(key), count) for key, count in produced.items() if rows.get(key) != (count, count)}
+    rows = {key: (n, top, int(sums)) for key, n, top, sums in session("SELECT key, n, top, total FROM sums")}
+    expected = {key: (count, count, sum(checksum(key, seq) for seq in range(1, count + 1))) for key, count in produced.items()}
+    wrong = {key: (rows.get(key), row) for key, row in expected.items() if rows.get(key) != row}
     assert not wrong and len(rows) == 40, f"{wrong} after {story(log)}"
     for view in late:
         # Whether it was created is for its killed statement to know.
@@ -282,11 +305,11 @@ def test_kills_lose_double_and_reorder_nothing(kafka, server, session):
     assert session("SELECT count(*) FROM kept") == [(total,)]
     assert session("SELECT key, seq FROM kept GROUP BY key, seq HAVING count(*) <> 1") == []
     ledger = Topic(kafka.bootstrap, "ledger")
-    process.until(lambda: len(ledger.read()) >= total, "the ledger", WAIT_S)
+    process.until(lambda: len(ledger.read()) >= total, "the ledger", WAIT_S + total / READ_A_SECOND)
     last = Counter()
     for _, _, value in ledger.read():
         row = json.loads(value)
-        assert row["sum"] == zlib.crc32(f"{row['key']}/{row['seq']}".encode()), row
+        assert row["sum"] == checksum(row["key"], row["seq"]), row
         assert row["seq"] == last[row["key"]] + 1, f"{row} after {last[row['key']]}"
         last[row["key"]] = row["seq"]
     assert last == produced
@@ -295,7 +318,7 @@ def test_kills_lose_double_and_reorder_nothing(kafka, server, session):
     held = lambda: {row["key"]: (row["n"], row["top"]) for row in sums.newest().values()}
     process.until(lambda: held() == wanted, "the sums", WAIT_S)
     unread = Topic(kafka.bootstrap, "ledger", "read_uncommitted")
-    process.until(lambda: len(unread.read()) >= total, "the ledger with what was aborted", WAIT_S)
+    process.until(lambda: len(unread.read()) >= total, "the ledger with what was aborted", WAIT_S + total / READ_A_SECOND)
     print(f"{len(unread.messages) - total} messages of aborted transactions")
     # On a machine that has little time for us a few kills may come too late for their windows.
     if KILLS >= 50:
