@@ -211,6 +211,9 @@ fn a_query_that_fails_gives_once_what_was_not_staged() {
         sink(&db.engine.status()).staged < Some(epoch),
         "it is not staged"
     );
+    db.until("that groups are on disk", |status| {
+        status.memory.iter().any(|part| part.spilled > 0)
+    });
     let spilled = db.spilled_files();
     assert!(!spilled.is_empty(), "nothing is on disk");
     for file in spilled {
