@@ -129,6 +129,16 @@ def test_keys_ranges_and_filters_are_pushed_down(sql, hbase):
             assert [row[column] for row in rows] == [row[name] for row in ordered[skip : skip + most]], query
         else:
             assert len(rows) == most
+    # Of a pattern only its beginning is a range of keys: what follows it is applied before rows are counted.
+    define(sql, hbase, "visits", "k text PRIMARY KEY, n int", family="d", create="if-missing")
+    sql("INSERT INTO visits SELECT 'user_' || n, n FROM generate_series(1, 300) n")
+    patterns = [("user_2%", 4), (r"user\_2%", 4), ("user_200", 1), ("user_%9", 4), (r"user\_2_", 4), (r"user\_2_7", 4), ("%99", 3)]
+    for pattern, count in patterns:
+        found = sorted(row[0] for row in sql(f"SELECT k FROM visits WHERE k LIKE '{pattern}'"))
+        rows = [row[0] for row in sql(f"SELECT k FROM visits WHERE k LIKE '{pattern}' LIMIT 4")]
+        assert len(rows) == count and set(rows) <= set(found), pattern
+        last = f"SELECT k FROM visits WHERE k LIKE '{pattern}' ORDER BY k DESC LIMIT 4"
+        assert [row[0] for row in sql(last)] == found[::-1][:4], pattern
     # Together with what we keep ourselves.
     sql("CREATE TABLE names (id bigint PRIMARY KEY, name text)")
     sql("INSERT INTO names VALUES (1, 'one'), (2, 'two')")

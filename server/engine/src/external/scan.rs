@@ -27,7 +27,7 @@ use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use thalweg_connectors::{Comparison, Condition, HbaseScan, KeyOrder};
 
 use super::External;
-use super::condition::condition;
+use super::condition::{Known, known};
 use super::lookup::{LookupTable, looked_up};
 use crate::batch::with_relations;
 use crate::error::EngineError;
@@ -96,13 +96,17 @@ impl Provider {
         let external = &self.external;
         let all = || (0..external.schema.fields().len()).collect();
         let wanted: Vec<usize> = projection.cloned().unwrap_or_else(all);
-        let found = filters.iter().map(|one| condition(one, &external.schema));
-        let conditions: Vec<Condition> = found.flatten().collect();
-        // A filter that is no condition must be applied before rows are counted.
-        let known = conditions.len() == filters.len();
-        let limit = limit.filter(|_| known);
+        let found = filters.iter().map(|one| known(one, &external.schema));
+        let found: Vec<Option<Known>> = found.collect();
+        // A filter that says more than its condition must be applied before rows are counted.
+        let same = found
+            .iter()
+            .all(|one| one.as_ref().is_some_and(|one| one.same));
+        let conditions = found.into_iter().flatten().map(|one| one.condition);
+        let conditions: Vec<Condition> = conditions.collect();
+        let limit = limit.filter(|_| same);
         let mut scan = external.table.plan(&wanted, &conditions, limit);
-        let exact = known && scan.exact().iter().all(|exact| *exact);
+        let exact = same && scan.exact().iter().all(|exact| *exact);
         if let Some(wish) = &self.wish {
             if let Some(order) = wish.order {
                 scan = scan.in_key_order(order, Some(wish.rows));
@@ -137,8 +141,8 @@ impl Provider {
 
 /// What a plan asks outside systems for.
 pub(crate) fn explain(shared: &Shared, plan: &LogicalPlan) -> Result<Vec<String>, EngineError> {
-    let known = shared.external.read().clone();
-    if known.is_empty() {
+    let tables = shared.external.read().clone();
+    if tables.is_empty() {
         return Ok(Vec::new());
     }
     let bound = plan.clone().transform_up_with_subqueries(|node| {
@@ -146,7 +150,7 @@ pub(crate) fn explain(shared: &Shared, plan: &LogicalPlan) -> Result<Vec<String>
             LogicalPlan::TableScan(scan) => scan
                 .source
                 .downcast_ref::<thalweg_planner::RelationScan>()
-                .and_then(|leaf| known.get(&leaf.oid)),
+                .and_then(|leaf| tables.get(&leaf.oid)),
             _ => None,
         };
         match leaf {
@@ -338,7 +342,7 @@ impl TableProvider for Provider {
         &self,
         filters: &[&Expr],
     ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
-        let answer = |filter: &&Expr| match condition(filter, &self.external.schema) {
+        let answer = |filter: &&Expr| match known(filter, &self.external.schema) {
             Some(_) => TableProviderFilterPushDown::Inexact,
             None => TableProviderFilterPushDown::Unsupported,
         };
@@ -371,6 +375,8 @@ impl TableProvider for Provider {
                 },
             }))
         });
+        // Rows that a filter leaves out above do not count.
+        let limit = limit.filter(|_| asked.exact);
         let rows = Rows {
             external: Arc::clone(&self.external),
             schema: Arc::clone(&schema),
@@ -407,5 +413,91 @@ impl PartitionStream for Rows {
             Arc::clone(&self.schema),
             batches,
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use datafusion::prelude::{DataFrame, SessionContext, col, lit};
+    use thalweg_catalog::{Column, ColumnRole, SqlType};
+    use thalweg_connectors::{ConnectorContext, HbaseTable, SystemClock};
+    use tokio::runtime::Handle;
+
+    use super::*;
+
+    /// A table of a text key that nobody serves.
+    fn table() -> DataFrame {
+        let column = |name: &str, not_null| Column {
+            name: name.into(),
+            attnum: 1,
+            ty: SqlType::Text,
+            not_null,
+            default: None,
+            generated: None,
+            role: ColumnRole::Data,
+        };
+        let options = [("thrift.servers", "h:1"), ("table", "t"), ("family", "d")];
+        let options = options.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let context = ConnectorContext::new(Arc::new(SystemClock));
+        let columns = [column("k", true), column("v", false)];
+        let table = HbaseTable::new(&columns, &[0], &BTreeMap::from(options), &context);
+        let table = Arc::new(table.expect("a table"));
+        let external = External {
+            name: "t".into(),
+            schema: table.schema(),
+            key: vec![0],
+            table,
+            wires: Handle::current(),
+        };
+        let session = SessionContext::new();
+        session
+            .read_table(provider(&Arc::new(external)))
+            .expect("a table to read")
+    }
+
+    fn asked(query: DataFrame) -> Vec<String> {
+        let plan = query.into_optimized_plan().and_then(wished).expect("plans");
+        let mut lines = Vec::new();
+        describe(&plan, &mut lines).expect("describes");
+        lines
+    }
+
+    /// Rows are counted in HBase only when no filter above can leave one of them out.
+    #[tokio::test]
+    async fn a_limit_goes_along_with_patterns_that_are_beginnings_alone() {
+        for (pattern, range, limited) in [
+            ("p%", "1 ranges of row keys", true),
+            (r"user\_1%", "1 ranges of row keys", true),
+            ("abc", "1 row keys", true),
+            ("p%x", "1 ranges of row keys", false),
+            ("a_c", "1 ranges of row keys", false),
+            (r"user\_1%x", "1 ranges of row keys", false),
+            ("%x", "all rows", false),
+        ] {
+            let filtered = table()
+                .filter(col("k").like(lit(pattern)))
+                .expect("filters");
+            let limit = if limited { ", at most 3 rows" } else { "" };
+            let any = filtered.clone().limit(0, Some(3)).expect("limits");
+            assert_eq!(
+                asked(any),
+                [format!("HBase t: {range}{limit}")],
+                "{pattern}"
+            );
+            let sorted = filtered.sort(vec![col("k").sort(false, false)]);
+            let last = sorted.and_then(|sorted| sorted.limit(0, Some(3)));
+            // A key that is given needs no order.
+            let order = match range.contains("ranges") || range == "all rows" {
+                true => ", last key first",
+                false => "",
+            };
+            assert_eq!(
+                asked(last.expect("limits")),
+                [format!("HBase t: {range}{order}{limit}")],
+                "{pattern}"
+            );
+        }
     }
 }
