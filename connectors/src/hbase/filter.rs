@@ -132,9 +132,10 @@ fn operator(
             _ => None,
         };
     }
-    let ordered = |op| (encoding.keeps_order(ty) && !is_float && !is_padded(ty)).then_some(op);
+    let one_spelling = has_one_spelling(value, ty, encoding);
+    let ordered = |op| (encoding.keeps_order(ty) && one_spelling && !is_float).then_some(op);
     match comparison {
-        Comparison::Equal => (has_one_spelling(value, ty, encoding)).then_some(Compare::Equal),
+        Comparison::Equal => one_spelling.then_some(Compare::Equal),
         // Bytes hold one value: those of this one hold no other.
         Comparison::NotEqual => Some(Compare::NotEqual),
         Comparison::Less => ordered(Compare::Less),
@@ -181,7 +182,7 @@ fn has_one_spelling(value: Scalar<'_>, ty: &SqlType, encoding: Encoding) -> bool
         (Encoding::Bytes, Scalar::Numeric(_) | Scalar::Bool(_)) => false,
         (Encoding::Bytes, _) => true,
         (Encoding::Text, Scalar::Text(_) | Scalar::Bytes(_)) => true,
-        // `7`, `+7` and `007` are one number.
+        // `7`, `+7` and `007` are one number, and a UUID may be in capitals.
         (Encoding::Text, _) => false,
     }
 }
@@ -363,6 +364,15 @@ mod tests {
                 Text,
                 Greater,
                 Some(Compare::Greater),
+            ),
+            (Scalar::Uuid([0xab; 16]), SqlType::Uuid, Text, Less, None),
+            (Scalar::Uuid([0xab; 16]), SqlType::Uuid, Text, Equal, None),
+            (
+                Scalar::Uuid([0xab; 16]),
+                SqlType::Uuid,
+                Bytes,
+                Less,
+                Some(Compare::Less),
             ),
             (
                 Scalar::Text("a"),

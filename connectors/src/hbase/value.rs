@@ -32,7 +32,7 @@ impl Encoding {
         }
     }
 
-    /// Whether bytes sort as values do, NULLs apart.
+    /// Whether the bytes that we write sort as values do, NULLs apart.
     pub(super) fn keeps_order(self, ty: &SqlType) -> bool {
         match self {
             Encoding::Ordered => true,
