@@ -47,7 +47,7 @@ pub use file::FileSource;
 pub use format::{JsonRows, canonical_json};
 pub use hbase::{
     Comparison, Condition, FoundRow, HbaseCommitter, HbaseError, HbaseLookup, HbaseRows, HbaseScan,
-    HbaseSink, HbaseTable, KeyOrder, RefusedRow, Written,
+    HbaseSink, HbaseSinkPlace, HbaseTable, KeyOrder, RefusedRow, Written,
 };
 pub use kafka::{KafkaSink, KafkaSource, fill_with_nexmark};
 pub use nexmark::{NexmarkSource, NexmarkText};

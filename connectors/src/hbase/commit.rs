@@ -6,7 +6,8 @@
 //!
 //! HBase has no transactions over rows: readers may see a part of a delivery while it is under way, each row whole, and never a
 //! delivery twice. The control row of a sink is in table `thalweg_commits`: `c:writer`, the number of its newest writer,
-//! `c:marker`, `epoch/part/more` or `epoch/part/last`, and `c:stamp`, the timestamp of its cells.
+//! `c:marker`, `epoch/part/more` or `epoch/part/last`, and `c:stamp`, the timestamp of its cells; before the first delivery begins, a
+//! timestamp before it without a marker.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use async_trait::async_trait;
 
 use super::client::Client;
+use super::committed::{HbaseSinkPlace, before};
 use super::error::HbaseError;
 use super::request::{CheckedPut, NewCell, NewTable, Projection, Put, TableName};
 use super::table::HbaseTable;
@@ -46,6 +48,8 @@ const AHEAD_MAX_MS: i64 = 60_000;
 pub struct HbaseCommitter {
     table: Arc<HbaseTable>,
     sink: u32,
+    /// Readers know of the sink as long as it has a writer.
+    _place: HbaseSinkPlace,
     clock: Arc<dyn Clock>,
     /// Row of the control table.
     row: Vec<u8>,
@@ -54,6 +58,8 @@ pub struct HbaseCommitter {
     /// Cells written to the control row.
     written: i64,
     committed: Option<Marker>,
+    /// The control row has a timestamp.
+    is_stamped: bool,
     refused: Vec<ConnectorError>,
 }
 
@@ -62,14 +68,26 @@ pub struct HbaseCommitter {
 struct Control {
     writer: Option<i64>,
     marker: Option<Marker>,
-    /// Timestamp of the delivery that the marker is of.
+    /// Timestamp of the delivery that the marker is of, or before the first.
     stamp_ms: Option<i64>,
+}
+
+impl Control {
+    /// Timestamp up to which there are whole deliveries alone; `None` when none has ever begun.
+    fn whole_ms(&self) -> Option<i64> {
+        match self.marker {
+            // Further parts are to come.
+            Some(Marker { last: false, .. }) => self.stamp_ms.map(before),
+            _ => self.stamp_ms,
+        }
+    }
 }
 
 impl HbaseCommitter {
     /// The sink with this object number. Contacts nobody.
     pub fn new(table: Arc<HbaseTable>, sink: u32, context: &ConnectorContext) -> Self {
         Self {
+            _place: table.sink_place(sink),
             table,
             sink,
             clock: Arc::clone(&context.clock),
@@ -77,6 +95,7 @@ impl HbaseCommitter {
             writer: None,
             written: 0,
             committed: None,
+            is_stamped: false,
             refused: Vec::new(),
         }
     }
@@ -172,6 +191,20 @@ impl HbaseCommitter {
         Ok(done.await?)
     }
 
+    /// Writes the next cells of the control row, as the writer that has taken over.
+    async fn put_next(
+        &mut self,
+        writer: i64,
+        cells: &[(&[u8], String)],
+    ) -> Result<(), ConnectorError> {
+        self.written += 1;
+        let at = self.time_of(writer, self.written)?;
+        match self.put_control(Some(writer), cells, at).await? {
+            true => Ok(()),
+            false => Err(self.shut_out()),
+        }
+    }
+
     /// The next writer of this server may do better.
     fn fenced(&self) -> ConnectorError {
         ConnectorError::Fenced {
@@ -260,10 +293,11 @@ impl CommittingSink for HbaseCommitter {
                 .put_control(control.writer, &cell, self.time_of(next, 0)?)
                 .await?
             {
-                let stamp_ms = control.marker.and(control.stamp_ms);
-                self.table.committed().taken_over(self.sink, stamp_ms);
+                let whole_ms = control.whole_ms();
+                self.table.committed().taken_over(self.sink, whole_ms);
                 (self.writer, self.written) = (Some(next), 0);
                 self.committed = control.marker;
+                self.is_stamped = control.stamp_ms.is_some();
                 return Ok(control.marker);
             }
         }
@@ -282,20 +316,21 @@ impl CommittingSink for HbaseCommitter {
             return Err(self.shut_out());
         }
         let (there, gone) = self.split(&staged.changes)?;
+        if !self.is_stamped {
+            // Without a marker nothing else would tell the next process that there may be a part of it.
+            let cell = [(STAMP, before(staged.stamp_ms).to_string())];
+            self.put_next(writer, &cell).await?;
+        }
         self.table.committed().begin(self.sink, staged.stamp_ms);
         let written = self.table.deliver(&there, &gone, staged.stamp_ms).await?;
         let refused = written.refused.into_iter().take(TOLD_MAX);
         self.refused
             .extend(refused.map(|row| ConnectorError::Hbase(row.error)));
-        self.written += 1;
         let cells = [
             (MARKER, text(staged.marker)),
             (STAMP, staged.stamp_ms.to_string()),
         ];
-        let at = self.time_of(writer, self.written)?;
-        if !self.put_control(Some(writer), &cells, at).await? {
-            return Err(self.shut_out());
-        }
+        self.put_next(writer, &cells).await?;
         // Of a delivery of several parts readers see all or nothing.
         if staged.marker.last {
             self.table.committed().end(self.sink, staged.stamp_ms);

@@ -144,6 +144,14 @@ pub enum HbaseError {
         /// The table.
         table: String,
     },
+    /// The sink has not said which deliveries are whole.
+    #[error(
+        "sink into HBase table \"{table}\" has not taken over yet, so no read sees whole deliveries of it"
+    )]
+    SinkUnknown {
+        /// The table.
+        table: String,
+    },
     /// Another server has taken over the sink.
     #[error("another server has taken over the sink into HBase")]
     ShutOut {
@@ -188,6 +196,7 @@ impl HbaseError {
             | HbaseError::NoVersions { .. }
             | HbaseError::Overtaken { .. }
             | HbaseError::SeveralSinks { .. }
+            | HbaseError::SinkUnknown { .. }
             | HbaseError::ShutOut { .. } => "55000",
             HbaseError::FamilyMissing { .. } => "42703",
             HbaseError::RowRefused { .. } | HbaseError::Remote { .. } => "58000",
@@ -250,6 +259,9 @@ impl HbaseError {
                 "Try again; with more VERSIONS of its families reads may take longer."
             }
             HbaseError::SeveralSinks { .. } => "Use scan.consistency = 'latest'.",
+            HbaseError::SinkUnknown { .. } => {
+                "SHOW SINKS says what it waits for. A part of a delivery may be there; scan.consistency = 'latest' shows it."
+            }
             HbaseError::ShutOut { .. } => {
                 "Stop the other server; ALTER SINK ... RESUME has this one go on."
             }

@@ -38,6 +38,7 @@ mod write;
 
 pub use access::{Comparison, Condition};
 pub use commit::HbaseCommitter;
+pub use committed::HbaseSinkPlace;
 pub use error::HbaseError;
 pub use lookup::{FoundRow, HbaseLookup};
 pub use read::{HbaseRows, KeyOrder};

@@ -121,22 +121,11 @@ pub(super) fn read(
     request: Request,
 ) -> HbaseRows {
     let (sender, batches) = mpsc::channel(WAITING);
-    let view = match &committed {
-        Some(committed) => committed.view(layout.table.text()),
-        None => Ok(None),
-    };
-    let (view, refused) = match view {
-        Ok(view) => (view, None),
-        Err(error) => (None, Some(error)),
-    };
     let received = Arc::new(AtomicU64::new(0));
-    let shared = Arc::new(Shared {
-        projection: Projection {
-            until_ms: view.map(|view| view.until_ms),
-            ..layout.projection(&request.wanted, request.filter.as_ref())
-        },
+    let mut shared = Shared {
+        projection: layout.projection(&request.wanted, request.filter.as_ref()),
         committed,
-        view,
+        view: None,
         client,
         layout,
         request,
@@ -144,13 +133,15 @@ pub(super) fn read(
         received: Arc::clone(&received),
         given: AtomicUsize::new(0),
         unfiltered: AtomicBool::new(false),
-    });
+    };
     let mut tasks = JoinSet::new();
-    match refused {
-        None => drop(tasks.spawn(lead(shared, sender))),
-        // There is room for it, and nobody but the reader to miss it.
-        Some(error) => drop(sender.try_send(Err(error.into()))),
-    }
+    tasks.spawn(async move {
+        match shared.choose_view().await {
+            Ok(()) => lead(Arc::new(shared), sender).await,
+            // A reader that is gone needs no error.
+            Err(error) => drop(sender.send(Err(error.into())).await),
+        }
+    });
     HbaseRows {
         batches,
         received,
@@ -225,6 +216,18 @@ impl Shared {
         limit.saturating_sub(self.given.load(Ordering::Relaxed))
     }
 
+    /// Finds out which deliveries the read sees.
+    async fn choose_view(&mut self) -> Result<(), HbaseError> {
+        let Some(committed) = &self.committed else {
+            return Ok(());
+        };
+        let wait = self.request.timeout;
+        let view = committed.view(self.layout.table.text(), wait).await?;
+        self.projection.until_ms = view.until_ms;
+        self.view = Some(view);
+        Ok(())
+    }
+
     /// Fails when what the read began with may be gone.
     fn still_there(&self) -> Result<(), HbaseError> {
         match (&self.committed, self.view) {
@@ -235,7 +238,8 @@ impl Shared {
 
     /// Finds out how long cells stay, once.
     async fn learn_versions(&self) -> Result<(), ConnectorError> {
-        let (Some(committed), Some(_)) = (&self.committed, self.view) else {
+        let bounded = self.view.is_some_and(|view| view.until_ms.is_some());
+        let Some(committed) = self.committed.as_ref().filter(|_| bounded) else {
             return Ok(());
         };
         let table = &self.layout.table;

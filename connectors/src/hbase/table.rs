@@ -16,7 +16,7 @@ use thalweg_catalog::Column;
 
 use super::access::{Access, Condition, decide};
 use super::client::Client;
-use super::committed::{Committed, versions};
+use super::committed::{Committed, HbaseSinkPlace, versions};
 use super::deliveries::Borders;
 use super::error::HbaseError;
 use super::filter::of_cells;
@@ -427,6 +427,11 @@ impl HbaseTable {
 
     pub(super) fn layout(&self) -> &Arc<Layout> {
         &self.layout
+    }
+
+    /// Holds a place for the sink with this object number, which is to write to the table.
+    pub fn sink_place(&self, sink: u32) -> HbaseSinkPlace {
+        HbaseSinkPlace::new(&self.committed, sink)
     }
 
     /// What the sinks of this server say of their deliveries.

@@ -55,8 +55,8 @@ async fn a_read_of_whole_deliveries_sees_no_part_of_one() {
     };
     let mut writer = open(&table, 103);
     writer.check().await.expect("has what it needs");
-    assert_eq!(seen().await.expect("read"), Vec::<i64>::new());
     writer.take_over().await.expect("takes over");
+    assert_eq!(seen().await.expect("read"), Vec::<i64>::new());
     let first = staged(whole(10), &[1, 2]);
     writer.deliver(&first).await.expect("delivers");
     assert_eq!(seen().await.expect("read"), [1, 2]);

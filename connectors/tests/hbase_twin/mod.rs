@@ -4,6 +4,7 @@
 
 mod filter;
 mod laws;
+mod whole;
 mod wire;
 mod writes;
 
@@ -27,6 +28,8 @@ pub(crate) enum Fault {
     Moving,
     /// It answers late.
     Slow(Duration),
+    /// It refuses for good.
+    Refusing,
 }
 
 /// A cell of a row.
@@ -146,6 +149,9 @@ impl Twin {
             let answer = match fault {
                 Some(Fault::Before) => return,
                 Some(Fault::Moving) => Err(Refused(moving.to_owned())),
+                Some(Fault::Refusing) => Err(Refused(
+                    "NoSuchColumnFamilyException: it is altered".to_owned(),
+                )),
                 Some(Fault::Slow(wait)) => {
                     std::thread::sleep(wait);
                     self.state().call(&name, &arguments)

@@ -70,7 +70,10 @@ impl External {
     /// Opens writers that commit what checkpoints stage for a sink into the table.
     pub(crate) fn committer(&self, sink: Oid, context: ConnectorContext) -> Open {
         let table = Arc::clone(&self.table);
+        // Between two writers, and before the first, the sink is there all the same.
+        let place = table.sink_place(sink.0);
         Box::new(move || {
+            let _held = &place;
             let table = Arc::clone(&table);
             Ok(Box::new(HbaseCommitter::new(table, sink.0, &context)))
         })
