@@ -1,7 +1,7 @@
 //! Where the columns of a table are in HBase: the row key, cells, and the marker cell.
 //!
 //! Invariant: each cell belongs to at most one column; every row that we write has the marker, so a row whose columns are all NULL
-//! is still there.
+//! is still there. Whatever is asked for, the cells that say whether a row is there are among it.
 
 use std::sync::Arc;
 
@@ -53,6 +53,8 @@ pub(super) struct Layout {
     /// In the order in which HBase keeps cells.
     pub(super) cells: Vec<CellColumn>,
     pub(super) marker_family: Vec<u8>,
+    /// Of `cells`, the one of the NOT NULL column declared first. A row without it and without the marker is not there.
+    pub(super) witness: Option<usize>,
     /// The column that says when the newest cell of a row was written.
     pub(super) stamp: Option<usize>,
     pub(super) null_mode: NullMode,
@@ -84,8 +86,11 @@ impl Layout {
                 column.ty.field(&column.name, nullable)
             })
             .collect();
+        let never_null = cells.iter().enumerate().filter(|(_, cell)| cell.not_null);
+        let witness = never_null.min_by_key(|(_, cell)| cell.column);
         let layout = Self {
             table: options.table.clone(),
+            witness: witness.map(|(index, _)| index),
             key: key_codec(columns, key, options)?,
             key_columns: key.to_vec(),
             cells,
@@ -140,42 +145,44 @@ impl Layout {
 
     /// Every cell a row can have.
     pub(super) fn all_cells(&self) -> Vec<ColumnName> {
+        self.with_marker(self.cells.iter())
+    }
+
+    fn with_marker<'a>(&self, cells: impl Iterator<Item = &'a CellColumn>) -> Vec<ColumnName> {
         let (family, qualifier) = self.marker();
         let marker = ColumnName {
             family: family.to_vec(),
             qualifier: Some(qualifier.to_vec()),
         };
-        let cells = self.cells.iter().map(CellColumn::name);
-        cells.chain([marker]).collect()
+        cells.map(CellColumn::name).chain([marker]).collect()
     }
 
     /// What to ask for when these columns of the table are wanted, of the rows that pass a filter.
     ///
-    /// A row is there when it has any of its cells, and other programs write no marker. So all cells are asked for, unless a
-    /// wanted one is in every row. When only keys are wanted, HBase is told to send one cell per row, without its value.
+    /// HBase sends no row of which it has none of the cells that are asked for, and other programs write no marker. So that the
+    /// same rows are there whatever is wanted, all cells are asked for, unless the witness tells. When only keys are wanted, HBase
+    /// is told to send one cell per row, without its value.
     pub(super) fn projection(&self, wanted: &[usize], filter: Option<&CellFilter>) -> Projection {
         // The newest of all cells is wanted.
         let stamped = self.stamp.is_some_and(|stamp| wanted.contains(&stamp));
         let filtered = filter.map_or(&[][..], |filter| &filter.columns);
-        let wanted: Vec<&CellColumn> = self
-            .cells
-            .iter()
-            .filter(|cell| wanted.contains(&cell.column) || filtered.contains(&cell.column))
-            .collect();
-        if wanted.is_empty() && !stamped {
-            return Projection {
-                columns: self.all_cells(),
-                filter: Some(super::filter::first_key_only()),
-                until_ms: None,
-            };
-        }
-        let columns = match wanted.iter().any(|cell| cell.not_null) && !stamped {
-            true => wanted.iter().map(|cell| cell.name()).collect(),
-            false => self.all_cells(),
+        let is_wanted =
+            |cell: &CellColumn| wanted.contains(&cell.column) || filtered.contains(&cell.column);
+        let filter = match self.cells.iter().any(is_wanted) || stamped {
+            true => filter.map(|filter| filter.bytes.clone()),
+            false => Some(super::filter::first_key_only()),
+        };
+        let columns = match self.witness.filter(|_| !stamped) {
+            Some(witness) => {
+                let cells = self.cells.iter().enumerate();
+                let cells = cells.filter(|(index, cell)| *index == witness || is_wanted(cell));
+                self.with_marker(cells.map(|(_, cell)| cell))
+            }
+            None => self.all_cells(),
         };
         Projection {
             columns,
-            filter: filter.map(|filter| filter.bytes.clone()),
+            filter,
             until_ms: None,
         }
     }
@@ -418,6 +425,33 @@ mod tests {
         assert_eq!(layout.projection(&[3], None).columns.len(), 4, "every cell");
         assert!(layout.projection(&[3], None).filter.is_none());
         assert!(layout.projection(&[0, 1], None).filter.is_some());
+    }
+
+    #[test]
+    fn few_cells_are_asked_for_where_a_column_is_never_null() {
+        let never_null = |name| Column {
+            not_null: true,
+            ..column(name, SqlType::Text)
+        };
+        let columns = [
+            column("k", SqlType::Text),
+            column("z", SqlType::Text),
+            never_null("y"),
+            never_null("x"),
+        ];
+        let options = options(&[("family", "d")]).expect("good");
+        let layout = Layout::new(&columns, &[0], &options).expect("good");
+        let asked = |wanted: &[usize]| -> Vec<String> {
+            let columns = layout.projection(wanted, None).columns.into_iter();
+            let names = columns.map(|column| column.qualifier.unwrap_or_default());
+            names
+                .map(|name| String::from_utf8_lossy(&name).into_owned())
+                .collect()
+        };
+        assert_eq!(asked(&[0]), ["y", "_"]);
+        assert_eq!(asked(&[0, 1]), ["y", "z", "_"]);
+        assert_eq!(asked(&[2]), ["y", "_"]);
+        assert_eq!(asked(&[3]), ["x", "y", "_"], "always the same one");
     }
 
     #[test]

@@ -316,7 +316,7 @@ impl Shared {
             self.received.fetch_add(there(&found), Ordering::Relaxed);
             next = self.after(&part, &scan, &found);
             let inside = |row: &Row<'_>| row.key().is_some_and(|key| part.range.holds(key));
-            let wanted = found.rows().filter(inside).take(self.left());
+            let wanted = found.rows().filter(inside);
             // Only a read of everything is sure to want the next page; HBase finds it while this one is taken apart.
             let ahead = next.as_ref().filter(|part| !part.range.is_empty());
             let ahead = ahead.filter(|_| self.wants_all());
@@ -393,7 +393,12 @@ impl Shared {
         sender: &mpsc::Sender<Result<RecordBatch, ConnectorError>>,
     ) -> Result<bool, ConnectorError> {
         let mut builder = RowsBuilder::new(&self.layout, &self.request.wanted)?;
+        let most = self.left();
         for row in rows {
+            // Only those that are there count.
+            if builder.len() == most {
+                break;
+            }
             builder.append(&row)?;
         }
         if builder.len() == 0 {

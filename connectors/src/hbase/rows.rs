@@ -1,6 +1,7 @@
 //! Rows of HBase to record batches.
 //!
-//! Invariant: a row becomes one row of the batch, or the read fails and names the column; nothing is skipped.
+//! Invariant: a row that is there becomes one row of the batch, or the read fails and names the column. Which rows are there does
+//! not depend on the columns that are wanted.
 
 use std::sync::Arc;
 
@@ -176,10 +177,13 @@ impl RowsBuilder {
         self.rows
     }
 
-    /// Appends a row. After an error the builder is of no use.
+    /// Appends a row, if it is there. After an error the builder is of no use.
     pub(super) fn append(&mut self, row: &Row<'_>) -> Result<(), HbaseError> {
         let Some(key) = row.key() else { return Ok(()) };
-        let (layout, found) = (&self.layout, &mut self.found);
+        let Some(newest) = self.find(row) else {
+            return Ok(());
+        };
+        let (layout, found) = (&self.layout, &self.found);
         let (columns, of_part) = (&mut self.columns, &self.of_part);
         let decoded = layout.key.decode(key, |part, value| {
             let place = of_part.get(part).copied().flatten();
@@ -199,26 +203,6 @@ impl RowsBuilder {
                 ),
             });
         }
-        found.clear();
-        found.resize(layout.cells.len(), None);
-        let (mut next, mut newest) = (0, None);
-        for (index, cell) in row.cells().enumerate() {
-            newest = newest.max(Some(cell.timestamp));
-            let is = |column: &CellColumn| {
-                column.qualifier == cell.qualifier && column.family == cell.family
-            };
-            // Cells come in the order of the layout; search only where they do not.
-            let at = match layout.cells.get(next).is_some_and(is) {
-                true => Some(next),
-                false => layout.cells.iter().position(is),
-            };
-            if let Some(at) = at {
-                next = at + 1;
-                if let Some(place) = found.get_mut(at) {
-                    *place = Some(index);
-                }
-            }
-        }
         let bytes = |index: usize| {
             let cell = found.get(index).copied().flatten();
             cell.and_then(|at| row.cell(at)).map(|cell| cell.value)
@@ -237,6 +221,37 @@ impl RowsBuilder {
         }
         self.rows += 1;
         Ok(())
+    }
+
+    /// Finds the cells of a row, and the time of the newest. `None` when the row is not there: some of its cells came because they
+    /// were asked for, and neither the marker nor the witness among them.
+    fn find(&mut self, row: &Row<'_>) -> Option<Option<i64>> {
+        let (layout, found) = (&self.layout, &mut self.found);
+        found.clear();
+        found.resize(layout.cells.len(), None);
+        let mut is_there = layout.witness.is_none();
+        let (mut next, mut newest) = (0, None);
+        for (index, cell) in row.cells().enumerate() {
+            newest = newest.max(Some(cell.timestamp));
+            let is = |column: &CellColumn| {
+                column.qualifier == cell.qualifier && column.family == cell.family
+            };
+            // Cells come in the order of the layout; search only where they do not.
+            let at = match layout.cells.get(next).is_some_and(is) {
+                true => Some(next),
+                false => layout.cells.iter().position(is),
+            };
+            if let Some(at) = at {
+                next = at + 1;
+                is_there |= layout.witness == Some(at);
+                if let Some(place) = found.get_mut(at) {
+                    *place = Some(index);
+                }
+            } else {
+                is_there |= layout.marker() == (cell.family, cell.qualifier);
+            }
+        }
+        is_there.then_some(newest)
     }
 
     /// The batch of the rows so far; the builder is empty afterwards.

@@ -3,6 +3,7 @@
 //! Invariant: it answers as the real one does. A random program, run against both, checks that; it prints its seed.
 
 mod filter;
+mod foreign;
 mod laws;
 mod whole;
 mod wire;
