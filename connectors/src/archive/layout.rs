@@ -260,6 +260,21 @@ impl Layout {
         Ok(folder)
     }
 
+    /// True for a path that a file of rows can have: one folder for each partition column, which begins with its name. Another
+    /// archive's files, in a folder below, have other paths.
+    pub(crate) fn is_path_of_rows(&self, path: &str) -> bool {
+        let folders: Vec<&str> = match path.rsplit_once('/') {
+            Some((folders, _)) => folders.split('/').collect(),
+            None => Vec::new(),
+        };
+        let names = &self.shape.partition_by;
+        let of_column = |(folder, name): (&&str, &String)| {
+            let value = folder.strip_prefix(&escaped(name));
+            value.is_some_and(|value| value.starts_with('='))
+        };
+        folders.len() == names.len() && folders.iter().zip(names).all(of_column)
+    }
+
     /// When the days that are the folders of a partition end, in milliseconds since the Unix epoch; `None` without days.
     pub(crate) fn days_end_ms(&self, key: &[Option<String>]) -> Option<i64> {
         let days = self
@@ -471,6 +486,34 @@ mod tests {
         ] {
             assert_eq!(widens(from, to), expected, "{from} to {to}");
         }
+    }
+
+    #[test]
+    fn rows_are_in_one_folder_for_each_partition_column() {
+        let columns = [
+            Column::data("id", 1, SqlType::Int8),
+            Column::data("a b", 2, SqlType::Text),
+            Column::data("c:d", 3, SqlType::Text),
+        ];
+        let layout = Layout::new(&columns, &[1, 2]).expect("a layout");
+        let plain = Layout::new(&columns, &[]).expect("a layout");
+        for (path, parted, whole) in [
+            ("x.parquet", false, true),
+            ("a b=1/c%3Ad=2/x.parquet", true, false),
+            ("a b=/c%3Ad=/x.parquet", true, false),
+            ("a b=1/x.parquet", false, false),
+            ("a b=1/c%3Ad=2/e=3/x.parquet", false, false),
+            ("c%3Ad=2/a b=1/x.parquet", false, false),
+            ("a bc=1/c%3Ad=2/x.parquet", false, false),
+            ("other/a b=1/c%3Ad=2/x.parquet", false, false),
+            ("other/x.parquet", false, false),
+        ] {
+            let found = [&layout, &plain].map(|layout| layout.is_path_of_rows(path));
+            assert_eq!(found, [parted, whole], "{path}");
+        }
+        let key = Key(vec![Some("x/y".to_owned()), None]);
+        let folder = layout.folder(&key).expect("a folder");
+        assert!(layout.is_path_of_rows(&format!("{folder}x.parquet")));
     }
 
     #[test]

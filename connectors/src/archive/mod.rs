@@ -9,6 +9,7 @@ mod encode;
 mod error;
 mod layout;
 mod manifest;
+mod place;
 mod recover;
 mod sink;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use decide::Head;
 pub use error::ArchiveError;
 pub use layout::Layout;
 pub use manifest::DataFile;
+pub use place::{Overlap, Place};
 pub use sink::ArchiveSink;
 pub use snapshot::{Bounds, Reached, Snapshot};
 pub use table::ArchiveTable;

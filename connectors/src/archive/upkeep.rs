@@ -252,7 +252,7 @@ impl ArchiveTable {
             let Some(made_by) = own_data_generation(path) else {
                 continue;
             };
-            if live.contains(path) {
+            if live.contains(path) || !self.layout().is_path_of_rows(path) {
                 continue;
             }
             let aside = replaced(path);

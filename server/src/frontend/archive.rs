@@ -1,12 +1,12 @@
 //! CREATE ARCHIVE: what fills it, what its columns and folders are, and whether its place is free.
 //!
-//! Invariant: an archive is in the catalog only after its folder was taken for it, and no two archives of ours are in one folder.
+//! Invariant: an archive is in the catalog only after its folder was taken for it, and no folder of one is in that of another.
 //! What fills an archive takes no row back.
 
 use thalweg_catalog::{
     ArchiveSpec, Catalog, Change, Column, Feed, Oid, Relation, RelationKind, SqlType, option,
 };
-use thalweg_connectors::{ArchiveTable, ConnectorError};
+use thalweg_connectors::{ArchiveTable, ConnectorContext, ConnectorError, Overlap, Place};
 use thalweg_planner::ViewPlan;
 use thalweg_sql::{CreateArchive, ObjectKind, Partition, Report, Statement, ast};
 
@@ -52,15 +52,7 @@ impl Session {
         })?;
         let context = self.server.connector_context();
         let table = ArchiveTable::new(&archive, &context).map_err(|error| error.report())?;
-        if let Some(other) = in_same_folder(&scope.catalog, &archive) {
-            return Err(Report {
-                hint: Some("Name a folder of its own.".into()),
-                ..Report::new(
-                    "42710",
-                    format!("archive \"{}\" is in the same folder", other.name),
-                )
-            });
-        }
+        require_own_folder(&scope.catalog, &archive, &context)?;
         if let Some(fed) = fed.as_ref().filter(|_| claim && attaches(&archive)) {
             let source = only_source(&scope.catalog, &fed.plan)?;
             let checked = table.check_place(&source.name).await;
@@ -153,21 +145,34 @@ impl Session {
     }
 }
 
-fn in_same_folder<'a>(catalog: &'a Catalog, archive: &Relation) -> Option<&'a Relation> {
-    /// What tells stores of one connector apart.
-    const STORES: [&str; 3] = ["s3.endpoint", "azure.account", "azure.endpoint"];
-    fn folder(relation: &Relation) -> Option<(&str, &str, [Option<&String>; 3])> {
-        let RelationKind::Archive(spec) = &relation.kind else {
-            return None;
-        };
-        let path = spec.options.get("path")?.trim_end_matches('/');
-        let store = STORES.map(|name| spec.options.get(name));
-        Some((&spec.connector, path.trim_start_matches("./"), store))
-    }
-    let own = folder(archive);
-    catalog
-        .relations()
-        .find(|other| own.is_some() && folder(other) == own)
+/// Refuses a folder that another archive is in, or that lies above or below its folder: upkeep and programs that list folders
+/// would take the files of one for those of the other.
+fn require_own_folder(
+    catalog: &Catalog,
+    archive: &Relation,
+    context: &ConnectorContext,
+) -> Result<(), Report> {
+    let place = |relation: &Relation| match &relation.kind {
+        RelationKind::Archive(spec) => Place::of(spec, context),
+        _ => None,
+    };
+    let Some(own) = place(archive) else {
+        return Ok(());
+    };
+    let mut others = catalog.relations();
+    let taken = others.find_map(|other| Some((other, place(other)?.overlap(&own)?)));
+    let Some((other, overlap)) = taken else {
+        return Ok(());
+    };
+    let is = match overlap {
+        Overlap::Same => "the same folder",
+        Overlap::Above => "a folder above",
+        Overlap::Below => "a folder below",
+    };
+    Err(Report {
+        hint: Some("Name a folder of its own, beside those of other archives.".into()),
+        ..Report::new("42710", format!("archive \"{}\" is in {is}", other.name))
+    })
 }
 
 fn attaches(archive: &Relation) -> bool {
