@@ -66,7 +66,8 @@ pub trait CommittingSink: Send + Sync {
     /// is committed outside; `None` when there has been none.
     ///
     /// # Errors
-    /// What the outside system answers, or does not.
+    /// What the outside system answers, or does not. A sink that was just opened may refuse, with an error that
+    /// [shuts out](ConnectorError::shuts_out), when another server has taken over from the last writer of this process.
     async fn take_over(&mut self) -> Result<Option<Marker>, ConnectorError>;
 
     /// Takes one delivery. The newest marker that is committed after the call; an older one (or `None`) while the sink gathers

@@ -182,7 +182,11 @@ impl ConnectorError {
 
     /// Whether another writer has taken over for good, so that taking over again is for the owner to decide.
     pub fn shuts_out(&self) -> bool {
-        matches!(self, ConnectorError::Hbase(HbaseError::ShutOut { .. }))
+        matches!(
+            self,
+            ConnectorError::Hbase(HbaseError::ShutOut { .. })
+                | ConnectorError::Archive(ArchiveError::Fenced { .. })
+        )
     }
 
     /// The error as a client sees it.

@@ -153,7 +153,7 @@ impl ArchiveError {
                 "Look whether the rows are there before you insert them again."
             }
             ArchiveError::Fenced { .. } => {
-                "Let one server write to a folder. To take over from the other one, restart this server."
+                "Let one server write to a folder. To take over from the other one, restart this server, or write ALTER ARCHIVE ... RESUME where a source or view fills the archive."
             }
             ArchiveError::Interrupted { .. } => {
                 "Try again: the next writer finds out what is there."

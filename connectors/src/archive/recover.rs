@@ -27,14 +27,19 @@ struct Found {
     manifest: Option<Manifest>,
 }
 
-/// Takes over; `now_us` tells this writer's files apart from those of one that takes over at the same time.
+/// Takes over; `now_us` tells this writer's files apart from those of one that takes over at the same time. After the writer of
+/// generation `last` nobody else may have taken over.
 pub(crate) async fn take_over(
     store: &dyn Store,
     shape: &Shape,
     now_us: i64,
+    last: Option<u64>,
 ) -> Result<Snapshot, ArchiveError> {
     for attempt in 0..TRIES {
         let mut snapshot = Snapshot::load(store).await?;
+        if last.is_some_and(|last| snapshot.head().generation > last) {
+            break;
+        }
         let found = survey(store, snapshot.head()).await?;
         let candidates: Vec<Candidate> = found.iter().map(|found| found.candidate).collect();
         match next_step(snapshot.head(), &candidates) {

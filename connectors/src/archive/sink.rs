@@ -85,7 +85,11 @@ impl CommittingSink for ArchiveSink {
         self.gathered = None;
         self.committed = None;
         self.table.care().gathers([]);
-        let (writer, snapshot) = self.table.open().await?;
+        if self.writer.get_mut().take().is_some() {
+            // Whoever has this sink take over again wants it back from the one that may have shut it out.
+            self.table.give_way();
+        }
+        let (writer, snapshot) = self.table.open_again().await?;
         *self.writer.get_mut() = Some(writer);
         let reached = self.table.delivered(&snapshot);
         Ok(reached.map(|reached| reached.marker))
@@ -133,7 +137,12 @@ impl CommittingSink for ArchiveSink {
             frontier: gathered.frontier,
         };
         let manifest = self.table.commit_rows(writer, progress).await;
-        let manifest = manifest.map_err(|failure| failure.error)?;
+        let manifest = manifest.map_err(|failure| {
+            if matches!(failure.error, ArchiveError::Fenced { .. }) {
+                self.table.give_way();
+            }
+            failure.error
+        })?;
         self.table.follow(manifest);
         self.table.care().gathers([]);
         self.committed = Some(gathered.marker);

@@ -86,6 +86,7 @@ on_every_store! {
     the_contract_of_sinks_that_commit,
     rows_are_gathered_until_they_are_old_or_a_file_is_full,
     another_writers_marker_is_not_taken_for_ones_own,
+    who_is_fenced_takes_over_only_when_asked_again,
 }
 
 async fn no_failure_of_the_store_loses_or_doubles_a_delivery(kind: Kind) {
@@ -215,6 +216,61 @@ async fn another_writers_marker_is_not_taken_for_ones_own(kind: Kind) {
     // What it is told is behind that, it adds, whatever the folder holds: the engine decides what is missing.
     assert_eq!(back.deliver(&staged(1)).await, Ok(None));
     assert_eq!(back.commit(Due::Now).await, Ok(Some(marker(1))));
+}
+
+async fn who_is_fenced_takes_over_only_when_asked_again(kind: Kind) {
+    /// How the first one finds out: when it commits, by a commit of VACUUM, or when it begins again after a failure.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Finds {
+        Commit,
+        Beside,
+        Anew,
+    }
+    for finds in [Finds::Commit, Finds::Beside, Finds::Anew] {
+        let store = ScriptedStore::of(kind);
+        let layout = Layout::new(&columns(), &[1]).expect("a layout");
+        let fed = |store: &ScriptedStore| {
+            let parts = parts(store, layout.clone(), None);
+            Arc::new(ArchiveTable::of(Parts { fed: true, ..parts }))
+        };
+        let (first, second) = (fed(&store), fed(&store.shared()));
+        first.claim().await.expect("a claim");
+        let mut ours = ArchiveSink::new(Arc::clone(&first));
+        ours.take_over().await.expect("a take-over");
+        for number in [1, 2] {
+            ours.deliver(&staged(number)).await.expect("rows");
+            ours.commit(Due::Now).await.expect("a commit");
+        }
+        let mut theirs = ArchiveSink::new(Arc::clone(&second));
+        assert_eq!(theirs.take_over().await, Ok(Some(marker(2))));
+        let failed = match finds {
+            Finds::Commit => {
+                ours.deliver(&staged(3)).await.expect("rows");
+                ours.commit(Due::Now).await.map(drop)
+            }
+            Finds::Beside => {
+                let vacuumed = first.vacuum().await.map_err(|error| error.sqlstate());
+                assert_eq!(vacuumed, Err("55000"));
+                ours.deliver(&staged(3)).await.expect("rows");
+                ours.commit(Due::Now).await.map(drop)
+            }
+            Finds::Anew => {
+                ours = ArchiveSink::new(Arc::clone(&first));
+                ours.take_over().await.map(drop)
+            }
+        };
+        let failed = failed.expect_err("another one writes");
+        assert!(failed.shuts_out(), "{finds:?}: {failed}");
+        assert_eq!(theirs.deliver(&staged(3)).await, Ok(None));
+        assert_eq!(theirs.commit(Due::Now).await, Ok(Some(marker(3))));
+        check(&store, &format!("{finds:?}")).await;
+        // Its owner wants it back.
+        let mut ours = ArchiveSink::new(first);
+        assert_eq!(ours.take_over().await, Ok(Some(marker(3))), "{finds:?}");
+        theirs.deliver(&staged(4)).await.expect("rows");
+        let failed = theirs.commit(Due::Now).await.expect_err("it is fenced");
+        assert!(failed.shuts_out(), "{finds:?}: {failed}");
+    }
 }
 
 /// The archive of another writer that attaches to the folder.

@@ -368,9 +368,26 @@ impl ArchiveTable {
     }
 
     /// A writer that has shut out all others, and what it found.
-    pub(super) async fn open(&self) -> Result<(Writer, Arc<Snapshot>), ArchiveError> {
-        let now_us = self.clock.now_us();
-        let snapshot = take_over(self.store.as_ref(), self.layout.shape(), now_us).await?;
+    async fn open(&self) -> Result<(Writer, Arc<Snapshot>), ArchiveError> {
+        self.open_after(None).await
+    }
+
+    /// As [`Self::open`] for deliveries, and refused once when another server has taken over from the last writer of this one.
+    /// Whoever asks again wants to take over from that server.
+    pub(super) async fn open_again(&self) -> Result<(Writer, Arc<Snapshot>), ArchiveError> {
+        // From here on the newest generation may be ours without our knowing it.
+        let last = self.lineage.write().take();
+        self.open_after(last.map(|last| last.generation())).await
+    }
+
+    /// Has the next writer take over, whoever writes.
+    pub(super) fn give_way(&self) {
+        self.lineage.write().take();
+    }
+
+    async fn open_after(&self, last: Option<u64>) -> Result<(Writer, Arc<Snapshot>), ArchiveError> {
+        let (store, now_us) = (self.store.as_ref(), self.clock.now_us());
+        let snapshot = take_over(store, self.layout.shape(), now_us, last).await?;
         let lineage = Lineage::new(snapshot.head());
         *self.lineage.write() = Some(Arc::clone(&lineage));
         let snapshot = self.keep(snapshot);

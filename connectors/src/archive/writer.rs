@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -32,6 +32,8 @@ pub(crate) struct Lineage {
     generation: u64,
     /// The newest commit; `None` while one is made, and for good when it did not end well.
     head: Mutex<Option<Head>>,
+    /// A number was taken by another writer.
+    fenced: AtomicBool,
     /// Number of the next file.
     next_file: AtomicU64,
 }
@@ -42,8 +44,14 @@ impl Lineage {
         Arc::new(Self {
             generation: head.generation,
             head: Mutex::new(Some(head)),
+            fenced: AtomicBool::new(false),
             next_file: AtomicU64::new(0),
         })
+    }
+
+    /// Which writer it is.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The newest commit, after which no other is being made; `None` once a commit did not end well, and nothing can be committed
@@ -332,9 +340,8 @@ impl Writer {
         }
         let sealed = seal(store, &staged, number, &text).await;
         if sealed.map_err(begun)? == Verdict::Fenced {
-            return Err(begun(ArchiveError::Fenced {
-                archive: self.store.describe(),
-            }));
+            lineage.fenced.store(true, Ordering::SeqCst);
+            return Err(begun(self.broken()));
         }
         self.full = false;
         self.touched.clear();
@@ -351,8 +358,10 @@ impl Writer {
     }
 
     fn broken(&self) -> ArchiveError {
-        ArchiveError::Interrupted {
-            archive: self.store.describe(),
+        let archive = self.store.describe();
+        match self.lineage.fenced.load(Ordering::SeqCst) {
+            true => ArchiveError::Fenced { archive },
+            false => ArchiveError::Interrupted { archive },
         }
     }
 }

@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use thalweg_catalog::{Relation, Report};
-use thalweg_connectors::{AnySink, CommittingSink, ConnectorContext, Delta, Due, Marker, Staged};
+use thalweg_connectors::{
+    AnySink, CommittingSink, ConnectorContext, ConnectorError, Delta, Due, Marker, Staged,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -71,7 +73,11 @@ pub(crate) async fn deliver(shared: Arc<Shared>, job: Arc<Job>, log: Arc<SinkLog
 fn shut_out(sink: &Stored) -> Report {
     Report {
         detail: Some(
-            "It runs on a copy of this data dir. The one that was started last goes on.".into(),
+            match sink.kind {
+                "archive" => "It runs on a copy of this data dir, or has an archive in the same folder. The one that took over last goes on.",
+                _ => "It runs on a copy of this data dir. The one that was started last goes on.",
+            }
+            .into(),
         ),
         hint: Some(format!(
             "Stop the other server, then have this one go on: ALTER {} {} RESUME.",
@@ -97,7 +103,10 @@ impl Writer<'_> {
             self.wait_for_resume(shut_out(&self.job.relation)).await?;
         }
         let mut sink = open()?;
-        let outside = sink.take_over().await.map_err(|error| error.report())?;
+        let outside = sink
+            .take_over()
+            .await
+            .map_err(|error| self.failed(&error))?;
         loop {
             match self.log.take_over(outside) {
                 Verdict::After(_) => break,
@@ -132,7 +141,10 @@ impl Writer<'_> {
                 false => Due::IfRipe,
             };
             if !self.job.is_paused() {
-                let committed = sink.commit(due).await.map_err(|error| error.report())?;
+                let committed = sink
+                    .commit(due)
+                    .await
+                    .map_err(|error| self.failed(&error))?;
                 self.committed(committed);
             }
             tokio::select! {
@@ -162,13 +174,7 @@ impl Writer<'_> {
             let rows = staged.changes.iter().map(Delta::num_rows).sum::<usize>();
             let refused = sink.take_refused();
             record_refused(self.shared, self.job, staged.marker.epoch, refused);
-            let committed = committed.map_err(|error| {
-                if error.shuts_out() {
-                    self.log.shut_out();
-                    self.shared.checkpoints.ask();
-                }
-                error.report()
-            })?;
+            let committed = committed.map_err(|error| self.failed(&error))?;
             self.committed(committed);
             let rows_delivered = &self.job.rows_delivered;
             rows_delivered.fetch_add(rows as u64, Ordering::SeqCst);
@@ -176,6 +182,15 @@ impl Writer<'_> {
         }
         crate::batch::joined(reading.await)??;
         Ok(handed)
+    }
+
+    /// What a call of the sink failed with; who was shut out by it stays out.
+    fn failed(&self, error: &ConnectorError) -> EngineError {
+        if error.shuts_out() {
+            self.log.shut_out();
+            self.shared.checkpoints.ask();
+        }
+        error.report().into()
     }
 
     /// Reads an entry on a thread that may block, a part ahead of its delivery.

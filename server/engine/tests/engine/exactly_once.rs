@@ -13,7 +13,9 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use thalweg_catalog::{Relation, RelationKind};
-use thalweg_connectors::{CommittingSink, ConnectorError, Due, Form, HbaseError, Marker, Staged};
+use thalweg_connectors::{
+    ArchiveError, CommittingSink, ConnectorError, Due, Form, HbaseError, Marker, Staged,
+};
 use thalweg_engine::{EngineConfig, EngineStatus, SessionFloor, Writers};
 
 use crate::checkpoints::never_saved;
@@ -43,6 +45,8 @@ pub(crate) struct Outside {
     pub(crate) faults: VecDeque<Fault>,
     /// Deliveries that wait for a commit.
     pub(crate) gathers: bool,
+    /// Whoever finds another writer is shut out for good.
+    strict: bool,
     parts: u32,
 }
 
@@ -112,6 +116,10 @@ impl Scripted {
     /// Takes what was gathered.
     fn settle(&mut self) -> Result<Option<Marker>, ConnectorError> {
         let mut outside = self.world.lock();
+        if outside.writer != self.writer && outside.strict {
+            let archive = "w".to_owned();
+            return Err(ArchiveError::Fenced { archive }.into());
+        }
         if outside.writer != self.writer {
             return Err(ConnectorError::Fenced { writer: "w".into() });
         }
@@ -225,6 +233,17 @@ fn grouped(world: &World) -> Db {
     let mut db = Db::with(world.config());
     db.ok(TABLE);
     db.ok(&format!("CREATE SINK out AS {GROUPS} {KEYED}"));
+    db
+}
+
+/// As [`grouped`], with a log that is full as soon as anything waits in it.
+fn small_log(world: &World) -> Db {
+    let mut db = Db::with(world.config());
+    db.ok(TABLE);
+    db.ok(&format!(
+        "CREATE SINK out AS {GROUPS} {}",
+        KEYED.replace(')', ", sink_log.max_bytes = '1')")
+    ));
     db
 }
 
@@ -417,6 +436,54 @@ fn a_writer_that_was_shut_out_stays_out() {
     db.ok("INSERT INTO t VALUES (4, 4, 4)");
     wait(&mut db);
     assert_eq!(world.seen(), wanted(&db, GROUPS));
+}
+
+/// Of two servers that write to one place the one that took over last goes on and the other stops, whether it finds out with a
+/// delivery or with a commit; neither takes over again by itself.
+#[test]
+fn two_servers_do_not_take_over_from_each_other_in_turn() {
+    let says = |status: &EngineStatus| {
+        let error = sink(status).error.as_ref();
+        error.is_some_and(|error| error.contains("another server delivers"))
+    };
+    for gathers in [false] {
+        let world = World::default();
+        world.lock().strict = true;
+        world.lock().gathers = gathers;
+        let resume = |db: &Db| {
+            // What the other one has delivered is not what this one compares with.
+            world.lock().marker = None;
+            world.lock().stamps.clear();
+            db.engine.resume_sink(db.oid("out")).expect("is a sink");
+        };
+        let shut_out = |db: &Db| {
+            db.until("that it is shut out", |status| {
+                db.engine.checkpoint().expect("saves");
+                says(status)
+            });
+        };
+        let mut first = small_log(&world);
+        first.ok("INSERT INTO t VALUES (1, 1, 1)");
+        wait(&mut first);
+        let mut second = small_log(&world);
+        second.until("what it finds", |status| sink(status).error.is_some());
+        resume(&second);
+        second.ok("INSERT INTO t VALUES (1, 2, 1)");
+        wait(&mut second);
+        let took_over = world.lock().writer;
+        for id in 2..5 {
+            first.ok(&format!("INSERT INTO t VALUES ({id}, {id}, 1)"));
+            shut_out(&first);
+            second.ok(&format!("INSERT INTO t VALUES ({id}, 2, {id})"));
+            wait(&mut second);
+            assert_eq!(world.lock().writer, took_over, "{gathers}");
+        }
+        resume(&first);
+        wait(&mut first);
+        second.ok("INSERT INTO t VALUES (7, 2, 7)");
+        shut_out(&second);
+        assert_eq!(world.lock().writer, took_over + 1, "{gathers}");
+    }
 }
 
 /// At its limit only the sink's job waits; it goes on when the log is delivered.
