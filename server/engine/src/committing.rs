@@ -136,7 +136,8 @@ impl Writer<'_> {
                 asked = needed;
                 self.shared.checkpoints.ask();
             }
-            let due = match self.log.is_wanted() {
+            // The job is held while the log is full: what waits for a commit is all that could empty it.
+            let due = match self.log.is_wanted() || self.log.is_full() {
                 true => Due::Now,
                 false => Due::IfRipe,
             };

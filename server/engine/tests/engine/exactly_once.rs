@@ -446,7 +446,7 @@ fn two_servers_do_not_take_over_from_each_other_in_turn() {
         let error = sink(status).error.as_ref();
         error.is_some_and(|error| error.contains("another server delivers"))
     };
-    for gathers in [false] {
+    for gathers in [false, true] {
         let world = World::default();
         world.lock().strict = true;
         world.lock().gathers = gathers;
@@ -517,6 +517,22 @@ fn a_full_log_holds_up_its_own_sink_only() {
     world.lock().faults.clear();
     wait(&mut db);
     assert_eq!(world.seen(), wanted(&db, GROUPS));
+}
+
+/// A sink that gathers deliveries for large commits commits when its log is full: nothing else would ever empty it.
+#[test]
+fn a_full_log_is_committed_whatever_the_sink_waits_for() {
+    let world = World::default();
+    let mut db = small_log(&world);
+    wait(&mut db);
+    world.lock().gathers = true;
+    for id in 1..4 {
+        db.ok(&format!("INSERT INTO t VALUES ({id}, {id}, 1)"));
+        db.until("a commit", |_| {
+            db.engine.checkpoint().expect("saves");
+            world.seen().contains_key(&format!("{id}|1|1"))
+        });
+    }
 }
 
 /// What was delivered is merged, what waits is not, and a restart finds both.
