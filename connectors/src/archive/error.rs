@@ -83,6 +83,10 @@ pub enum ArchiveError {
     PartitionTooLong {
         /// The column.
         column: String,
+        /// Length of the name, in bytes.
+        bytes: usize,
+        /// The longest that every store takes, in bytes.
+        bytes_max: usize,
     },
     /// A value that has no text which reads back.
     #[error("value \"{value}\" of partition column \"{column}\" cannot name a folder")]
@@ -133,6 +137,9 @@ impl ArchiveError {
             | ArchiveError::Damaged { detail, .. }
             | ArchiveError::Misfit { detail, .. }
             | ArchiveError::NoPlace { detail, .. } => Some(detail.clone()),
+            ArchiveError::PartitionTooLong { bytes, bytes_max, .. } => Some(format!(
+                "The name would have {bytes} bytes, and {bytes_max} are allowed."
+            )),
             ArchiveError::Fenced { .. } => {
                 Some("It committed after this server did, so this server writes no more.".into())
             }

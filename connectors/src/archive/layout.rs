@@ -142,17 +142,14 @@ impl Layout {
         }
     }
 
-    /// Parts a batch of the archive's columns by partition. Rows of a partition keep their order.
-    ///
-    /// # Errors
-    /// 22001 for a value that is too long for the name of a folder.
-    pub(crate) fn split(
-        &self,
-        batch: &RecordBatch,
-    ) -> Result<Vec<(Key, RecordBatch)>, ArchiveError> {
+    /// Parts a batch of the archive's columns by partition. Rows of a partition keep their order. Rows with a value that cannot
+    /// name a folder are in no part.
+    pub(crate) fn split(&self, batch: &RecordBatch) -> Result<Split, ArchiveError> {
         let in_file = self.file_columns(batch)?;
+        let mut refused = Vec::new();
         if self.partition.is_empty() {
-            return Ok(vec![(Key(Vec::new()), in_file)]);
+            let parts = vec![(Key(Vec::new()), in_file)];
+            return Ok(Split { parts, refused });
         }
         let texts: Result<Vec<StringArray>, ArchiveError> = self
             .partition
@@ -179,7 +176,10 @@ impl Layout {
                 Some(at) => at,
                 None => {
                     let key = Key(texts.iter().map(|text| value(text, row)).collect());
-                    self.check(&key)?;
+                    if let Err(error) = self.check(&key) {
+                        refused.push(error);
+                        continue;
+                    }
                     let next = parts.len();
                     let at = *known.entry(key.clone()).or_insert(next);
                     if at == next {
@@ -193,8 +193,8 @@ impl Layout {
                 part.1.push(row);
             }
         }
-        let whole = parts.len() == 1;
-        parts
+        let whole = parts.len() == 1 && refused.is_empty();
+        let parts: Result<_, ArchiveError> = parts
             .into_iter()
             .map(|(key, rows)| match whole {
                 true => Ok((key, in_file.clone())),
@@ -204,7 +204,11 @@ impl Layout {
                     Ok((key, part))
                 }
             })
-            .collect()
+            .collect();
+        Ok(Split {
+            parts: parts?,
+            refused,
+        })
     }
 
     /// Refuses values that would not name a folder, or not come back from the manifest as they were.
@@ -252,6 +256,8 @@ impl Layout {
             if part.len() > FOLDER_BYTES_MAX {
                 return Err(ArchiveError::PartitionTooLong {
                     column: name.clone(),
+                    bytes: part.len(),
+                    bytes_max: FOLDER_BYTES_MAX,
                 });
             }
             folder.push_str(&part);
@@ -316,6 +322,14 @@ impl Layout {
             None => Ok(values),
         }
     }
+}
+
+/// A batch by partition.
+pub(crate) struct Split {
+    /// Rows of each partition, in the columns of files.
+    pub(crate) parts: Vec<(Key, RecordBatch)>,
+    /// Why a row is in none of them: one error for each such row.
+    pub(crate) refused: Vec<ArchiveError>,
 }
 
 /// Values of the partition columns, as text.

@@ -24,6 +24,9 @@ use crate::error::ConnectorError;
 use crate::sink::Form;
 use crate::source::Offsets;
 
+/// Rows of one delivery that are told of when they are left out.
+const TOLD_MAX: usize = 100;
+
 /// The writing end of an archive, for deliveries.
 #[derive(Debug)]
 pub struct ArchiveSink {
@@ -33,6 +36,8 @@ pub struct ArchiveSink {
     /// The newest of this writer's own commits.
     committed: Option<Marker>,
     gathered: Option<Gathered>,
+    /// Why rows were left out.
+    refused: Vec<ConnectorError>,
 }
 
 /// What is written and not committed.
@@ -51,6 +56,7 @@ impl ArchiveSink {
             writer: Mutex::new(None),
             committed: None,
             gathered: None,
+            refused: Vec::new(),
         }
     }
 
@@ -103,9 +109,10 @@ impl CommittingSink for ArchiveSink {
         };
         for delta in &staged.changes {
             let now_us = self.table.now_us();
-            writer
-                .push(insertions(delta)?, staged.marker.epoch, now_us)
-                .await?;
+            let refused = writer.push(insertions(delta)?, staged.marker.epoch, now_us);
+            let room = TOLD_MAX.saturating_sub(self.refused.len());
+            let refused = refused.await?.into_iter().take(room);
+            self.refused.extend(refused.map(ConnectorError::from));
         }
         self.table.care().gathers(writer.partitions().cloned());
         let since_us = match &self.gathered {
@@ -147,6 +154,10 @@ impl CommittingSink for ArchiveSink {
         self.table.care().gathers([]);
         self.committed = Some(gathered.marker);
         Ok(self.committed)
+    }
+
+    fn take_refused(&mut self) -> Vec<ConnectorError> {
+        std::mem::take(&mut self.refused)
     }
 }
 

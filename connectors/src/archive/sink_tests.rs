@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::AsArray;
+use arrow::array::{ArrayRef, AsArray, Int64Array, StringViewArray};
 use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::FutureExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -16,6 +17,7 @@ use super::sink::ArchiveSink;
 use super::snapshot::Reached;
 use super::table::{ArchiveTable, Parts};
 use super::tests::{columns, ids, on_every_store, orphans, parts, rows, table};
+use super::vacuum_tests::ids_at;
 use crate::commit::{CommittingSink, Due, Marker, Staged};
 use crate::context::ManualClock;
 use crate::delta::{Delta, Weights};
@@ -87,6 +89,7 @@ on_every_store! {
     rows_are_gathered_until_they_are_old_or_a_file_is_full,
     another_writers_marker_is_not_taken_for_ones_own,
     who_is_fenced_takes_over_only_when_asked_again,
+    a_row_that_no_folder_can_hold_is_left_out_and_told,
 }
 
 async fn no_failure_of_the_store_loses_or_doubles_a_delivery(kind: Kind) {
@@ -271,6 +274,55 @@ async fn who_is_fenced_takes_over_only_when_asked_again(kind: Kind) {
         let failed = theirs.commit(Due::Now).await.expect_err("it is fenced");
         assert!(failed.shuts_out(), "{finds:?}: {failed}");
     }
+}
+
+async fn a_row_that_no_folder_can_hold_is_left_out_and_told(kind: Kind) {
+    let store = ScriptedStore::of(kind);
+    let columns = [
+        Column::data("n", 1, SqlType::Int8),
+        Column::data("part", 2, SqlType::Text),
+    ];
+    let layout = Layout::new(&columns, &[1]).expect("a layout");
+    let archive = Arc::new(ArchiveTable::of(parts(&store, layout.clone(), None)));
+    archive.claim().await.expect("a claim");
+    let long = "x".repeat(300);
+    let batch = |rows: &[(i64, &str)]| {
+        let numbers = Int64Array::from_iter_values(rows.iter().map(|row| row.0));
+        let texts = StringViewArray::from_iter_values(rows.iter().map(|row| row.1));
+        let arrays: Vec<ArrayRef> = vec![Arc::new(numbers), Arc::new(texts)];
+        RecordBatch::try_new(layout.schema(), arrays).expect("a batch")
+    };
+    let mut sink = ArchiveSink::new(Arc::clone(&archive));
+    sink.take_over().await.expect("a take-over");
+    let delivery = Staged {
+        changes: vec![
+            Delta::insert(batch(&[(1, "a"), (2, &long), (3, "a"), (4, &long)])),
+            Delta::insert(batch(&[(5, &long)])),
+            Delta::insert(batch(&[(6, "b")])),
+        ],
+        ..staged(1)
+    };
+    sink.deliver(&delivery).await.expect("the others");
+    assert_eq!(sink.commit(Due::Now).await, Ok(Some(marker(1))));
+    let snapshot = archive.snapshot().await.expect("a snapshot");
+    assert_eq!(snapshot.files().iter().map(|file| file.rows).sum::<u64>(), 3);
+    assert_eq!(ids_at(&archive, &snapshot).await, [1, 3, 6]);
+    let refused = sink.take_refused();
+    assert_eq!((refused.len(), sink.take_refused().len()), (3, 0));
+    for error in refused {
+        let report = error.report();
+        let detail = report.detail.expect("a limit");
+        assert_eq!(report.sqlstate, "22001");
+        assert!(report.message.contains("\"part\""), "{}", report.message);
+        assert!(detail.contains("305 bytes, and 240"), "{detail}");
+    }
+    // A statement is refused as a whole.
+    let archive = ArchiveTable::of(parts(&store.shared(), layout.clone(), None));
+    let rows = [batch(&[(7, "c")]), batch(&[(8, "c"), (9, &long)])];
+    let refused = archive.insert(&rows, 9).await.expect_err("too long");
+    assert_eq!(refused.sqlstate(), "22001");
+    let snapshot = archive.snapshot().await.expect("a snapshot");
+    assert_eq!(ids_at(&archive, &snapshot).await, [1, 3, 6]);
 }
 
 /// The archive of another writer that attaches to the folder.

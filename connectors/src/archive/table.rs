@@ -264,7 +264,7 @@ impl ArchiveTable {
     /// Adds rows of the archive's columns in one commit.
     ///
     /// # Errors
-    /// An [`ArchiveError`]; only after [`ArchiveError::Unknown`] the rows may be there.
+    /// 22001 and 22023 for a value that cannot name a folder, or another [`ArchiveError`]; only after [`ArchiveError::Unknown`] the rows may be there.
     pub async fn insert(&self, rows: &[RecordBatch], epoch: u64) -> Result<(), ArchiveError> {
         if rows.iter().all(|batch| batch.num_rows() == 0) {
             return Ok(());
@@ -275,7 +275,10 @@ impl ArchiveTable {
         *slot = Slot::Vacant(Some(generation));
         for batch in rows {
             // What was staged is swept by the next writer.
-            writer.push(batch.clone(), epoch, self.now_us()).await?;
+            let refused = writer.push(batch.clone(), epoch, self.now_us()).await?;
+            if let Some(error) = refused.into_iter().next() {
+                return Err(error);
+            }
         }
         match self.commit_rows(&mut writer, Progress::default()).await {
             Ok(manifest) => {

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use super::decide::{Head, Verdict};
 use super::encode::{Encoder, Encoding};
 use super::error::ArchiveError;
-use super::layout::{Key, Layout, internal};
+use super::layout::{Key, Layout, Split, internal};
 use super::manifest::{DataFile, Manifest, StoredMarker, staged_data, staged_manifest};
 use super::recover::{place, seal};
 use super::vacuum::exchange;
@@ -155,20 +155,21 @@ impl Writer {
         self.lineage.generation
     }
 
-    /// Writes rows of the archive's columns, that are of this epoch and come now.
+    /// Writes rows of the archive's columns, that are of this epoch and come now. Tells for each row that no partition can hold
+    /// why it was left out.
     pub(crate) async fn push(
         &mut self,
         batch: RecordBatch,
         epoch: u64,
         now_us: i64,
-    ) -> Result<(), ArchiveError> {
+    ) -> Result<Vec<ArchiveError>, ArchiveError> {
         let layout = Arc::clone(&self.layout);
-        let parts = blocking(move || layout.split(&batch)).await?;
+        let Split { parts, refused } = blocking(move || layout.split(&batch)).await?;
         for (key, rows) in parts.into_iter().filter(|(_, rows)| rows.num_rows() > 0) {
             self.write(&key, rows, (epoch, epoch)).await?;
             self.touched.insert(key, now_us);
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// The partitions that rows came to since the last commit.
