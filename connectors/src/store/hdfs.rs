@@ -235,6 +235,28 @@ fn told(error: &HdfsError) -> (StoreFault, String) {
     }
 }
 
+/// What is to be done after a rename that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AfterFailure {
+    /// A file has the new name: this one, or another.
+    Taken,
+    /// The new name's folder was removed since it was made.
+    MakeFolder,
+    /// Nothing; the fault says whether there is anything to rename.
+    Failed(StoreFault),
+}
+
+/// From the fault that was told, and whether there is a file under the old and the new name.
+fn after_failure(fault: StoreFault, source: bool, target: bool) -> AfterFailure {
+    match (source, target, fault) {
+        (_, true, _) => AfterFailure::Taken,
+        (false, false, _) => AfterFailure::Failed(StoreFault::Missing),
+        // The file itself is there.
+        (true, false, StoreFault::Missing) => AfterFailure::MakeFolder,
+        (true, false, fault) => AfterFailure::Failed(fault),
+    }
+}
+
 #[async_trait]
 impl Store for HdfsStore {
     fn describe(&self) -> String {
@@ -353,26 +375,36 @@ impl Store for HdfsStore {
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<Moved, StoreError> {
-        self.make_parents(to).await?;
         let (source, target) = (self.full(from), self.full(to));
-        let Err(error) = self.client.rename(&source, &target, false).await else {
-            return Ok(Moved::Done);
-        };
-        // A folder that was made may be gone again.
-        self.made.lock().clear();
-        match told(&error).0 {
-            StoreFault::Exists => Ok(Moved::Taken),
-            StoreFault::Denied => Err(self.error("rename", from, &error)),
+        let mut again = true;
+        loop {
+            self.make_parents(to).await?;
+            let Err(error) = self.client.rename(&source, &target, false).await else {
+                return Ok(Moved::Done);
+            };
+            // A folder that was made may be gone again.
+            self.made.lock().clear();
+            let mut failure = self.error("rename", from, &error);
+            match failure.fault {
+                StoreFault::Exists => return Ok(Moved::Taken),
+                StoreFault::Denied => return Err(failure),
+                _ => {}
+            }
             // It may have happened: the answer was lost, or was that of a second attempt.
-            _ => match (self.find(from).await, self.find(to).await) {
-                (Ok(_), Ok(Some(_))) => Ok(Moved::Taken),
-                (Ok(None), Ok(None)) => {
-                    let mut missing = self.error("rename", from, &error);
-                    missing.fault = StoreFault::Missing;
-                    Err(missing)
+            let (Ok(found), Ok(placed)) = (self.find(from).await, self.find(to).await) else {
+                failure.fault = StoreFault::Unreachable;
+                return Err(failure);
+            };
+            failure.fault = match after_failure(failure.fault, found.is_some(), placed.is_some()) {
+                AfterFailure::Taken => return Ok(Moved::Taken),
+                AfterFailure::MakeFolder if again => {
+                    again = false;
+                    continue;
                 }
-                _ => Err(self.error("rename", from, &error)),
-            },
+                AfterFailure::MakeFolder => StoreFault::Other,
+                AfterFailure::Failed(fault) => fault,
+            };
+            return Err(failure);
         }
     }
 
@@ -441,6 +473,29 @@ mod tests {
         // An archive has a folder of its own.
         let options = BTreeMap::from([("path".to_owned(), "hdfs://ns1/".to_owned())]);
         assert!(HdfsStore::new(Options(&options)).is_err());
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_is_not_taken_for_a_file_that_was_moved() {
+        use AfterFailure::{Failed, MakeFolder, Taken};
+        for fault in [
+            StoreFault::Missing,
+            StoreFault::Unreachable,
+            StoreFault::Other,
+        ] {
+            let here = match fault {
+                StoreFault::Missing => MakeFolder,
+                fault => Failed(fault),
+            };
+            for (source, target, expected) in [
+                (true, false, here),
+                (false, false, Failed(StoreFault::Missing)),
+                (false, true, Taken),
+                (true, true, Taken),
+            ] {
+                assert_eq!(after_failure(fault, source, target), expected, "{fault:?}");
+            }
+        }
     }
 
     #[test]
