@@ -15,7 +15,7 @@ use super::vacuum::finish_exchanges;
 use crate::store::{Moved, Store, StoreFault};
 
 /// Files renamed or removed at the same time.
-const MOVES: usize = 32;
+pub(super) const MOVES: usize = 32;
 /// Others who take over in the same moment are given way this often.
 const TRIES: usize = 64;
 

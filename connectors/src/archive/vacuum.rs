@@ -11,12 +11,13 @@ use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use futures::StreamExt;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::error::ArchiveError;
 use super::layout::{Key, internal};
 use super::manifest::{DataFile, STAGING, replaced};
-use super::recover::place;
+use super::recover::{MOVES, place};
 use super::snapshot::Snapshot;
 use super::table::ArchiveTable;
 use super::writer::{Progress, Writer, blocking};
@@ -173,14 +174,20 @@ pub(crate) async fn exchange(
     gone: &[String],
     new: &[DataFile],
 ) -> Result<(), ArchiveError> {
-    for path in gone {
+    let moves = gone.iter().map(|path| async move {
         match store.rename(path, &replaced(path)).await {
-            Ok(Moved::Done) => {}
+            Ok(Moved::Done) => Ok(()),
             // Names are never used again: it is there already.
-            Ok(Moved::Taken) => store.delete(path).await?,
-            Err(error) if error.fault == StoreFault::Missing => {}
-            Err(error) => return Err(error.into()),
+            Ok(Moved::Taken) => store.delete(path).await,
+            Err(error) if error.fault == StoreFault::Missing => Ok(()),
+            Err(error) => Err(error),
         }
+    });
+    let moves: Vec<_> = moves.collect();
+    // Nobody commits meanwhile.
+    let mut moves = futures::stream::iter(moves).buffer_unordered(MOVES);
+    while let Some(moved) = moves.next().await {
+        moved?;
     }
     place(store, generation, new).await
 }

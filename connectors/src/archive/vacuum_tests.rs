@@ -14,7 +14,7 @@ use super::sink::ArchiveSink;
 use super::snapshot::Snapshot;
 use super::table::{ArchiveTable, Parts};
 use super::tests::{columns, on_every_store, orphans, parts, rows};
-use super::vacuum::Vacuumed;
+use super::vacuum::{Vacuumed, exchange};
 use crate::commit::{CommittingSink, Due, Staged};
 use crate::context::ManualClock;
 use crate::store::scripted::{Fault, Kind, ScriptedStore};
@@ -97,6 +97,33 @@ on_every_store! {
     small_files_become_one_in_each_partition,
     no_failure_of_the_store_loses_or_doubles_a_row,
     a_vacuum_beside_a_sink_keeps_what_both_commit,
+}
+
+#[tokio::test]
+async fn files_are_moved_aside_at_the_same_time() {
+    let store = ScriptedStore::default();
+    let gone: Vec<String> = (0..8).map(|at| format!("a/part-{at}.parquet")).collect();
+    for path in &gone {
+        store.damage(path, Some(b"rows".to_vec()));
+    }
+    let aside = |store: &ScriptedStore| {
+        let content = store.content().into_keys();
+        content.filter(|path| path.starts_with(REPLACED)).count()
+    };
+    let others = store.clone();
+    store.pause_at(0, move || {
+        // The first one is slow, and none of the others waits for it.
+        let until = async move {
+            while aside(&others) < 7 {
+                tokio::task::yield_now().await;
+            }
+        };
+        until.boxed()
+    });
+    let moved = exchange(&store, 1, &gone, &[]);
+    let moved = tokio::time::timeout(Duration::from_secs(20), moved).await;
+    moved.expect("no file waits").expect("an exchange");
+    assert_eq!(aside(&store), 8);
 }
 
 async fn small_files_become_one_in_each_partition(kind: Kind) {
