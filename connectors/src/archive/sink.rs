@@ -60,7 +60,7 @@ impl ArchiveSink {
         }
     }
 
-    /// Whether a file is full, rows are old, or a partition gets no more of them. Rows of a delivery's first parts wait for the last, which is never far.
+    /// Whether a file is full, many files wait, rows are old, or a partition gets no more of them. Rows of a delivery's first parts wait for the last, which is never far.
     fn is_ripe(&mut self) -> bool {
         let Some(gathered) = self.gathered.as_ref().filter(|all| all.marker.last) else {
             return false;
@@ -107,13 +107,12 @@ impl CommittingSink for ArchiveSink {
                 "rows are delivered to an archive before it was taken over".into(),
             ));
         };
-        for delta in &staged.changes {
-            let now_us = self.table.now_us();
-            let refused = writer.push(insertions(delta)?, staged.marker.epoch, now_us);
-            let room = TOLD_MAX.saturating_sub(self.refused.len());
-            let refused = refused.await?.into_iter().take(room);
-            self.refused.extend(refused.map(ConnectorError::from));
-        }
+        let batches: Result<Vec<RecordBatch>, ArchiveError> =
+            staged.changes.iter().map(insertions).collect();
+        let now_us = self.table.now_us();
+        let refused = writer.push(batches?, staged.marker.epoch, now_us).await?;
+        let refused = refused.into_iter().take(TOLD_MAX);
+        self.refused.extend(refused.map(ConnectorError::from));
         self.table.care().gathers(writer.partitions().cloned());
         let since_us = match &self.gathered {
             Some(gathered) => gathered.since_us,

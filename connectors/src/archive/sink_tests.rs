@@ -305,7 +305,10 @@ async fn a_row_that_no_folder_can_hold_is_left_out_and_told(kind: Kind) {
     sink.deliver(&delivery).await.expect("the others");
     assert_eq!(sink.commit(Due::Now).await, Ok(Some(marker(1))));
     let snapshot = archive.snapshot().await.expect("a snapshot");
-    assert_eq!(snapshot.files().iter().map(|file| file.rows).sum::<u64>(), 3);
+    assert_eq!(
+        snapshot.files().iter().map(|file| file.rows).sum::<u64>(),
+        3
+    );
     assert_eq!(ids_at(&archive, &snapshot).await, [1, 3, 6]);
     let refused = sink.take_refused();
     assert_eq!((refused.len(), sink.take_refused().len()), (3, 0));
@@ -323,6 +326,41 @@ async fn a_row_that_no_folder_can_hold_is_left_out_and_told(kind: Kind) {
     assert_eq!(refused.sqlstate(), "22001");
     let snapshot = archive.snapshot().await.expect("a snapshot");
     assert_eq!(ids_at(&archive, &snapshot).await, [1, 3, 6]);
+}
+
+/// Rows of many partitions in turn, as a key with many values gives them.
+#[tokio::test]
+async fn hundreds_of_partitions_make_a_file_each_and_few_are_open() {
+    let store = ScriptedStore::default();
+    let layout = Layout::new(&columns(), &[0]).expect("a layout");
+    let archive = Arc::new(ArchiveTable::of(Parts {
+        fed: true,
+        ..parts(&store, layout, None)
+    }));
+    archive.claim().await.expect("a claim");
+    let mut sink = ArchiveSink::new(Arc::clone(&archive));
+    sink.take_over().await.expect("a take-over");
+    let ids: Vec<i64> = (0..300).collect();
+    let delivery = |number| Staged {
+        changes: (0..3).map(|_| Delta::insert(rows(&ids))).collect(),
+        ..staged(number)
+    };
+    assert_eq!(sink.deliver(&delivery(1)).await, Ok(None));
+    assert_eq!(sink.commit(Due::Now).await, Ok(Some(marker(1))));
+    let snapshot = archive.snapshot().await.expect("a snapshot");
+    assert_eq!(snapshot.files().len(), 300);
+    // Files that wait make a commit due before there are too many.
+    assert_eq!(sink.deliver(&delivery(2)).await, Ok(Some(marker(1))));
+    assert_eq!(sink.deliver(&delivery(3)).await, Ok(Some(marker(3))));
+    let snapshot = archive.snapshot().await.expect("a snapshot");
+    assert!((600..900).contains(&snapshot.files().len()));
+    let done = archive.vacuum().await.expect("a vacuum");
+    assert_eq!(done.written, 300);
+    let snapshot = archive.snapshot().await.expect("a snapshot");
+    assert_eq!(snapshot.files().len(), 300);
+    let held: u64 = snapshot.files().iter().map(|file| file.rows).sum();
+    assert_eq!(held, 300 * 9);
+    assert!(store.open_most() <= 100, "{} at once", store.open_most());
 }
 
 /// The archive of another writer that attaches to the folder.

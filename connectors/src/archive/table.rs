@@ -273,12 +273,10 @@ impl ArchiveTable {
         let mut writer = self.take(&mut slot).await?;
         let generation = writer.generation();
         *slot = Slot::Vacant(Some(generation));
-        for batch in rows {
-            // What was staged is swept by the next writer.
-            let refused = writer.push(batch.clone(), epoch, self.now_us()).await?;
-            if let Some(error) = refused.into_iter().next() {
-                return Err(error);
-            }
+        // What was staged is swept by the next writer.
+        let refused = writer.push(rows.to_vec(), epoch, self.now_us()).await?;
+        if let Some(error) = refused.into_iter().next() {
+            return Err(error);
         }
         match self.commit_rows(&mut writer, Progress::default()).await {
             Ok(manifest) => {

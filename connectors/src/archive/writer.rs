@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use super::decide::{Head, Verdict};
 use super::encode::{Encoder, Encoding};
 use super::error::ArchiveError;
-use super::layout::{Key, Layout, Split, internal};
+use super::layout::{Key, Layout, internal};
 use super::manifest::{DataFile, Manifest, StoredMarker, staged_data, staged_manifest};
 use super::recover::{place, seal};
 use super::vacuum::exchange;
@@ -23,8 +23,12 @@ use crate::store::{Store, StoreFile};
 
 /// Files written at the same time; the one that waited longest is finished before another is opened.
 const OPEN_MAX: usize = 64;
+/// Files that wait to be closed, at most, but for those that a commit ends: each keeps a descriptor or a pipeline of blocks.
+const UNCLOSED_MAX: usize = 32;
 /// Files closed at the same time.
 const CLOSES: usize = 64;
+/// Files that wait for a commit, at which it is due.
+const FILES_DUE: usize = 400;
 
 /// What the writers of one generation share: of two that commit at the same time one comes first.
 #[derive(Debug)]
@@ -76,12 +80,17 @@ pub(crate) struct Writer {
     /// Counts batches, to find the file that waited longest.
     turn: u64,
     open: BTreeMap<Key, Open>,
-    done: Vec<Done>,
+    done: Vec<DataFile>,
+    /// Files of those that were not closed yet.
+    unclosed: Vec<Box<dyn StoreFile>>,
     /// When rows last came to each partition since the last commit, in microseconds since the Unix epoch.
     touched: BTreeMap<Key, i64>,
     /// A file has reached its size since the last commit.
     full: bool,
 }
+
+/// Rows by partition.
+type Parts = BTreeMap<Key, Vec<RecordBatch>>;
 
 struct Open {
     path: String,
@@ -91,11 +100,6 @@ struct Open {
     first_epoch: u64,
     last_epoch: u64,
     turn: u64,
-}
-
-struct Done {
-    data: DataFile,
-    file: Box<dyn StoreFile>,
 }
 
 impl std::fmt::Debug for Writer {
@@ -140,6 +144,7 @@ impl Writer {
             turn: 0,
             open: BTreeMap::new(),
             done: Vec::new(),
+            unclosed: Vec::new(),
             touched: BTreeMap::new(),
             full: false,
         }
@@ -155,18 +160,23 @@ impl Writer {
         self.lineage.generation
     }
 
-    /// Writes rows of the archive's columns, that are of this epoch and come now. Tells for each row that no partition can hold
-    /// why it was left out.
+    /// Writes rows of the archive's columns, that are of this epoch and come now, partition by partition. Tells for each row that
+    /// no partition can hold why it was left out.
     pub(crate) async fn push(
         &mut self,
-        batch: RecordBatch,
+        batches: Vec<RecordBatch>,
         epoch: u64,
         now_us: i64,
     ) -> Result<Vec<ArchiveError>, ArchiveError> {
         let layout = Arc::clone(&self.layout);
-        let Split { parts, refused } = blocking(move || layout.split(&batch)).await?;
-        for (key, rows) in parts.into_iter().filter(|(_, rows)| rows.num_rows() > 0) {
-            self.write(&key, rows, (epoch, epoch)).await?;
+        let (parts, refused) = blocking(move || by_partition(&layout, &batches)).await?;
+        // Files that are open get their rows before others take their places.
+        let is_open = |(key, _): &(Key, _)| self.open.contains_key(key);
+        let (open, other): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_open);
+        for (key, batches) in open.into_iter().chain(other) {
+            for rows in batches {
+                self.write(&key, rows, (epoch, epoch)).await?;
+            }
             self.touched.insert(key, now_us);
         }
         Ok(refused)
@@ -223,7 +233,7 @@ impl Writer {
         if let Some(open) = self.open.remove(key) {
             self.finish(key.clone(), open).await?;
             if let Some(done) = self.done.last_mut() {
-                done.data.since_ms = since_ms;
+                done.since_ms = since_ms;
             }
         }
         Ok(())
@@ -257,8 +267,17 @@ impl Writer {
         })
     }
 
-    /// Writes the end of a file; it is closed with all others when they are committed.
+    /// Writes the end of a file, and closes it with others when so many wait for that.
     async fn finish(&mut self, key: Key, open: Open) -> Result<(), ArchiveError> {
+        self.end(key, open).await?;
+        if self.unclosed.len() >= UNCLOSED_MAX {
+            close(std::mem::take(&mut self.unclosed)).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the end of a file.
+    async fn end(&mut self, key: Key, open: Open) -> Result<(), ArchiveError> {
         let Open {
             path,
             encoder,
@@ -271,25 +290,23 @@ impl Writer {
         let encoded = blocking(move || encoder.finish()).await?;
         let bytes = bytes + append(&mut file, encoded.tail).await?;
         file.end().await?;
-        self.done.push(Done {
-            data: DataFile {
-                path,
-                rows: encoded.rows,
-                bytes,
-                partition: key.0,
-                first_epoch,
-                last_epoch,
-                columns: encoded.columns,
-                since_ms: None,
-            },
-            file,
+        self.unclosed.push(file);
+        self.done.push(DataFile {
+            path,
+            rows: encoded.rows,
+            bytes,
+            partition: key.0,
+            first_epoch,
+            last_epoch,
+            columns: encoded.columns,
+            since_ms: None,
         });
         Ok(())
     }
 
-    /// True when a file has reached its size since the last commit.
+    /// True when a file has reached its size since the last commit, or many files wait for the next.
     pub(crate) fn is_full(&self) -> bool {
-        self.full
+        self.full || self.done.len() >= FILES_DUE
     }
 
     /// Commits what was written, and tells its manifest.
@@ -310,7 +327,7 @@ impl Writer {
     ) -> Result<Manifest, CommitFailure> {
         let before = |error| CommitFailure { error, begun: None };
         while let Some((key, open)) = self.open.pop_first() {
-            self.finish(key, open).await.map_err(before)?;
+            self.end(key, open).await.map_err(before)?;
         }
         let lineage = Arc::clone(&self.lineage);
         let mut head = lineage.head.lock().await;
@@ -321,11 +338,8 @@ impl Writer {
             begun: Some(number),
         };
         let mut manifest = Manifest::new(number, last.generation, at_ms);
-        let (data, files): (Vec<_>, Vec<_>) = std::mem::take(&mut self.done)
-            .into_iter()
-            .map(|done| (done.data, done.file))
-            .unzip();
-        manifest.add = data;
+        manifest.add = std::mem::take(&mut self.done);
+        let files = std::mem::take(&mut self.unclosed);
         manifest.marker = progress.marker;
         manifest.frontier = progress.frontier;
         manifest.replaces(gone);
@@ -367,16 +381,40 @@ impl Writer {
     }
 }
 
-/// Makes all files of a commit whole, its manifest `own` among them.
+/// The rows of all batches, by partition, and why rows are in none.
+fn by_partition(
+    layout: &Layout,
+    batches: &[RecordBatch],
+) -> Result<(Parts, Vec<ArchiveError>), ArchiveError> {
+    let (mut parts, mut refused) = (Parts::new(), Vec::new());
+    for batch in batches {
+        let split = layout.split(batch)?;
+        refused.extend(split.refused);
+        for (key, rows) in split
+            .parts
+            .into_iter()
+            .filter(|(_, rows)| rows.num_rows() > 0)
+        {
+            parts.entry(key).or_default().push(rows);
+        }
+    }
+    Ok((parts, refused))
+}
+
+/// Makes all files of a commit whole that are not, its manifest `own` among them.
 async fn settle(
     mut own: Box<dyn StoreFile>,
     text: &[u8],
     files: Vec<Box<dyn StoreFile>>,
 ) -> Result<(), ArchiveError> {
     own.write(Bytes::copy_from_slice(text)).await?;
-    // A close is slow where the store confirms it, and many take no longer than one.
-    let closes = files.into_iter().chain([own]);
-    let closes: Vec<_> = closes
+    close(files.into_iter().chain([own]).collect()).await
+}
+
+/// Closes files together: that is slow where the store confirms it, and many take no longer than one.
+async fn close(files: Vec<Box<dyn StoreFile>>) -> Result<(), ArchiveError> {
+    let closes: Vec<_> = files
+        .into_iter()
         .map(|mut file| async move { file.close().await })
         .collect();
     let mut closes = futures::stream::iter(closes).buffer_unordered(CLOSES);

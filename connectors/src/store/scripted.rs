@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -89,6 +90,8 @@ pub(crate) struct ScriptedStore {
     late: Arc<Mutex<Vec<(usize, Late)>>>,
     script: Arc<Mutex<Script>>,
     kind: Kind,
+    /// Files that were open at the same time, at most.
+    open_most: Arc<AtomicUsize>,
 }
 
 impl Debug for ScriptedStore {
@@ -141,6 +144,11 @@ impl ScriptedStore {
         self.script.lock().done
     }
 
+    /// Files that were open at the same time, at most.
+    pub(crate) fn open_most(&self) -> usize {
+        self.open_most.load(Ordering::SeqCst)
+    }
+
     /// The same files for another process, after the one that wrote them is gone.
     pub(crate) fn restarted(&self) -> Self {
         for content in self.files.lock().values_mut() {
@@ -160,6 +168,7 @@ impl ScriptedStore {
             late: Arc::clone(&self.late),
             script: Arc::default(),
             kind: self.kind,
+            open_most: Arc::default(),
         }
     }
 
@@ -332,6 +341,8 @@ impl Store for ScriptedStore {
                 return Err(StoreFault::Exists);
             }
             files.insert(path.to_owned(), Content::default());
+            let open = files.values().filter(|content| !content.closed).count();
+            self.open_most.fetch_max(open, Ordering::SeqCst);
             Ok(())
         })
         .await?;
