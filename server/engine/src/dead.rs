@@ -44,6 +44,12 @@ pub(crate) struct DeadLog {
 
 type Key = Arc<[u8]>;
 
+/// Topic and partition.
+type Split = (String, i32);
+
+/// Begins the key of a record that says how far the letters of a split have left. No topic's name is that long.
+const LEFT: [u8; 4] = u32::MAX.to_le_bytes();
+
 /// The letters kept, in the orders in which they leave.
 #[derive(Debug, Default)]
 struct Letters {
@@ -53,9 +59,9 @@ struct Letters {
     /// By the time they were recorded: they expire.
     by_recording: BTreeSet<(i64, Key)>,
     bytes: usize,
-    /// Highest offset with a letter, by topic and partition. Readers come in order of offset, so a letter below it was recorded
-    /// once, and if it is not kept it has left for good.
-    seen: HashMap<(String, i32), i64>,
+    /// Highest offset of a letter that has left, by topic and partition: one at or below it that is not kept has left too. Letters
+    /// do not come in order, as history is scanned beside the reader that follows, but the oldest leave first.
+    left: HashMap<Split, i64>,
 }
 
 #[derive(Debug)]
@@ -97,18 +103,19 @@ impl Letters {
 
     /// True when the letter left retention before. A gap is found anew by each reader, below what others have read.
     fn has_left(&self, letter: &DeadLetter) -> bool {
-        let split = (letter.topic.clone(), letter.partition);
-        letter.reason != "gap"
-            && self
-                .seen
-                .get(&split)
-                .is_some_and(|seen| letter.offset <= *seen)
+        let left = self.left.get(&split(letter));
+        letter.reason != "gap" && left.is_some_and(|left| letter.offset <= *left)
     }
 
-    fn see(&mut self, letter: &DeadLetter) {
-        let split = (letter.topic.clone(), letter.partition);
-        let seen = self.seen.entry(split).or_insert(letter.offset);
-        *seen = letter.offset.max(*seen);
+    /// Notes that a letter leaves; the split, when that is news of it.
+    fn leave(&mut self, letter: &DeadLetter) -> Option<Split> {
+        let split = split(letter);
+        let left = self.left.get(&split);
+        let news = letter.reason != "gap" && left.is_none_or(|left| letter.offset > *left);
+        news.then(|| {
+            self.left.insert(split.clone(), letter.offset);
+            split
+        })
     }
 
     /// The letter that has to leave first.
@@ -124,11 +131,18 @@ impl Letters {
     }
 }
 
+fn split(letter: &DeadLetter) -> Split {
+    (letter.topic.clone(), letter.partition)
+}
+
 /// What an epoch does to an errors relation.
 #[derive(Debug, Default)]
 pub(crate) struct DeadChange {
     pub(crate) deltas: Vec<Delta>,
+    /// Letters that came.
     pub(crate) records: Vec<DeadRecord>,
+    /// How far letters have left, of the splits where one did.
+    pub(crate) left: Vec<DeadRecord>,
     pub(crate) expired: Vec<Vec<u8>>,
 }
 
@@ -148,15 +162,20 @@ impl DeadLog {
     /// XX001 naming the source when a record cannot be decoded.
     pub(crate) fn restore(&self, records: &[DeadRecord]) -> Result<Vec<Delta>, EngineError> {
         let mut letters = self.letters.lock();
+        let corrupt = || EngineError::Storage {
+            sqlstate: "XX001",
+            message: format!(
+                "a dead letter of {} is corrupt: it ends too early",
+                self.relation.label()
+            ),
+        };
         for record in records {
-            let kept = decode(&record.value).ok_or_else(|| EngineError::Storage {
-                sqlstate: "XX001",
-                message: format!(
-                    "a dead letter of {} is corrupt: it ends too early",
-                    self.relation.label()
-                ),
-            })?;
-            letters.see(&kept.letter);
+            if record.key.starts_with(&LEFT) {
+                let (split, offset) = decode_left(record).ok_or_else(corrupt)?;
+                letters.left.insert(split, offset);
+                continue;
+            }
+            let kept = decode(&record.value).ok_or_else(corrupt)?;
             letters.insert(record.key.as_slice().into(), kept);
         }
         let rows: Vec<&Kept> = letters.kept.values().map(AsRef::as_ref).collect();
@@ -164,12 +183,12 @@ impl DeadLog {
         Ok(batches.into_iter().map(Delta::insert).collect())
     }
 
-    /// True when letters have to leave even if none arrive.
     /// Bytes of the letters that are kept beside their relation.
     pub(crate) fn bytes(&self) -> usize {
         self.letters.lock().bytes
     }
 
+    /// True when letters have to leave even if none arrive.
     pub(crate) fn is_due(&self, now_us: i64) -> bool {
         self.letters
             .lock()
@@ -195,7 +214,6 @@ impl DeadLog {
             if letters.kept.contains_key(&key) {
                 continue;
             }
-            letters.see(&letter);
             let kept = Kept {
                 letter,
                 epoch,
@@ -204,18 +222,24 @@ impl DeadLog {
             letters.insert(Arc::clone(&key), kept);
             added.insert(key);
         }
-        let mut died = Vec::new();
+        let (mut died, mut left) = (Vec::new(), BTreeSet::new());
         let mut change = DeadChange::default();
         while let Some(key) = letters.surplus(self.retention, now_us) {
             let Some(kept) = letters.remove(&key) else {
                 break;
             };
-            // Letters that come and go within the epoch leave no trace.
+            left.extend(letters.leave(&kept.letter));
+            // Letters that come and go within the epoch leave no other trace.
             if !added.remove(&key) {
                 change.expired.push(key.to_vec());
                 died.push(kept);
             }
         }
+        let marks = left.iter().filter_map(|split| {
+            let offset = *letters.left.get(split)?;
+            Some(encode_left(self.source, split, offset))
+        });
+        change.left.extend(marks);
         let born: Vec<(&Key, &Kept)> = added
             .iter()
             .filter_map(|key| Some((key, letters.kept.get(key)?.as_ref())))
@@ -320,6 +344,26 @@ fn key(letter: &DeadLetter) -> Vec<u8> {
     out.extend_from_slice(&letter.offset.to_be_bytes());
     put(&mut out, letter.reason.as_bytes());
     out
+}
+
+fn encode_left(source: Oid, (topic, partition): &Split, offset: i64) -> DeadRecord {
+    let mut key = LEFT.to_vec();
+    key.extend_from_slice(&partition.to_be_bytes());
+    key.extend_from_slice(topic.as_bytes());
+    DeadRecord {
+        source: source.0,
+        key,
+        value: offset.to_le_bytes().to_vec(),
+    }
+}
+
+/// The inverse of [`encode_left`]; `None` for any other bytes.
+fn decode_left(record: &DeadRecord) -> Option<(Split, i64)> {
+    let rest = record.key.strip_prefix(&LEFT)?;
+    let (partition, topic) = rest.split_first_chunk::<4>()?;
+    let topic = String::from_utf8(topic.to_vec()).ok()?;
+    let offset = i64::from_le_bytes(record.value.as_slice().try_into().ok()?);
+    Some(((topic, i32::from_be_bytes(*partition)), offset))
 }
 
 fn encode(kept: &Kept) -> Vec<u8> {
@@ -480,10 +524,39 @@ mod tests {
         assert_eq!(change.records.len(), 199);
         assert!(change.deltas.iter().all(|delta| delta.num_rows() <= 64));
         let second = log(retention);
-        let rows = second.restore(&change.records).expect("restores");
+        let stored = [change.records, change.left].concat();
+        let rows = second.restore(&stored).expect("restores");
         assert_eq!(rows.iter().map(Delta::num_rows).sum::<usize>(), 199);
         assert!(rows.len() >= 4);
         let again = second.add(vec![letter(5, 5, 1)], 2, 11).expect("adds");
         assert_eq!(figures(&again), (0, 0));
+    }
+
+    /// History is scanned beside the reader that follows: what it finds is older than what that one has recorded, and new.
+    #[test]
+    fn letters_of_a_scan_come_after_a_later_one_of_the_reader_that_follows() {
+        let retention = Retention {
+            rows_max: 3,
+            ..KEPT
+        };
+        let first = log(retention);
+        let add = |log: &DeadLog, offsets: &[i64]| {
+            let fresh = offsets.iter().map(|at| letter(*at, *at, 1)).collect();
+            log.add(fresh, 1, 10).expect("adds")
+        };
+        let mut stored = add(&first, &[1005]).records;
+        assert_eq!(figures(&add(&first, &[10])), (1, 0));
+        stored.extend(add(&first, &[20]).records);
+        // The same after a restart in between, where only the letter at 10 is not on disk yet.
+        let second = log(retention);
+        second.restore(&stored).expect("restores");
+        assert_eq!(figures(&add(&second, &[10, 20])), (1, 0));
+        // Now there is no room: the oldest gives way, and another scan does not bring it back.
+        for log in [&first, &second] {
+            let change = add(log, &[30]);
+            assert_eq!(figures(&change), (1, 1));
+            assert_eq!(change.left.len(), 1);
+            assert_eq!(figures(&add(log, &[10, 20, 30])), (0, 0));
+        }
     }
 }

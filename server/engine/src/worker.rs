@@ -345,6 +345,7 @@ impl Worker {
                             .extend(change.deltas);
                     }
                     draft.entry.dead.extend(change.records);
+                    draft.entry.dead.extend(change.left);
                     draft
                         .entry
                         .dead_expired

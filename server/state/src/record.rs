@@ -27,12 +27,12 @@ pub struct EpochEntry {
     pub forgotten: Vec<u32>,
 }
 
-/// One dead letter: what makes it unique, and its content.
+/// One dead letter: what makes it unique, and its content; or what the engine remembers of those that have left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadRecord {
     /// The source it came from.
     pub source: u32,
-    /// Bytes of (topic, partition, offset, reason).
+    /// Bytes of (topic, partition, offset, reason) of a letter.
     pub key: Vec<u8>,
     /// Opaque content.
     pub value: Vec<u8>,

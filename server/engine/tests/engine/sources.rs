@@ -241,3 +241,39 @@ fn broken_rows_are_dead_letters_once() {
     assert_eq!(db.rows("SELECT n FROM v"), ["90"]);
     assert_eq!(db.rows(letters), ["10|constraint|3|93"]);
 }
+
+/// A view over old bad records shows them all as letters, though the reader that follows the source has found newer ones by then.
+#[test]
+fn bad_records_of_history_are_letters_beside_newer_ones() {
+    let files = tempfile::tempdir().expect("a scratch folder");
+    let path = files.path().join("s.json");
+    let line = |n: i64| match n % 100 {
+        50 => format!("bad {n}\n"),
+        _ => format!("{{\"id\": {n}}}\n"),
+    };
+    let old: String = (0..600).map(line).collect();
+    std::fs::write(&path, &old).expect("writes");
+    let mut db = Db::with(EngineConfig {
+        file_root: files.path().to_owned(),
+        ..EngineConfig::default()
+    });
+    db.ok(
+        "CREATE SOURCE s (id BIGINT) WITH (connector = 'file', path = 's.json', follow = 'true', \
+           source_rate_limit = 200)",
+    );
+    db.ok("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM s");
+    let end = old.len() as u64;
+    db.until("the source to be followed", |status| {
+        status.sources[0].offsets.get("s.json") == Some(&end)
+    });
+    let mut file = std::fs::File::options().append(true).open(&path);
+    let file = file.as_mut().expect("a file");
+    std::io::Write::write_all(file, b"worse\n").expect("appends");
+    let newest = format!("SELECT count(*) FROM s_errors WHERE \"offset\" >= {end}");
+    db.until("the newest bad record to be a letter", |_| {
+        db.rows(&newest) == ["1"]
+    });
+    db.ok("WAIT FOR v");
+    assert_eq!(db.rows("SELECT n FROM v"), ["594"]);
+    assert_eq!(db.rows("SELECT count(*) FROM s_errors"), ["7"]);
+}
