@@ -25,7 +25,7 @@ use crate::job::Job;
 use crate::memory::Counted;
 use crate::relation::Version;
 use crate::run::{Outcome, positive_content};
-use crate::scan::{Patience, Scan, ScanProgress, join};
+use crate::scan::{Patience, Scan, ScanProgress, join, newest_place};
 use crate::shared::{Shared, Stored};
 use crate::sink_log::{EarlyRuns, insertions};
 use crate::source::Source;
@@ -436,6 +436,9 @@ impl Backfill<'_> {
         source: &Arc<Source>,
         from: &Offsets,
     ) -> Result<bool, EngineError> {
+        if self.job.looks_up {
+            return self.scan_alone(oid, source, from);
+        }
         let scan = join(self.shared, source, from, self.job.columns_read(oid))?;
         self.job.backfill.lock().push(Arc::clone(&scan.progress));
         let (job, shared) = (self.job, self.shared);
@@ -449,6 +452,20 @@ impl Backfill<'_> {
         };
         self.places.streams.insert(oid, place);
         Ok(scan.progress.had_dead())
+    }
+
+    /// The same without others.
+    fn scan_alone(
+        &mut self,
+        oid: Oid,
+        source: &Arc<Source>,
+        from: &Offsets,
+    ) -> Result<bool, EngineError> {
+        let (epoch, offsets) = newest_place(source)?;
+        let had_dead = self.scan_between(oid, source, from, &offsets)?;
+        let place = StreamPlace { epoch, offsets };
+        self.places.streams.insert(oid, place);
+        Ok(had_dead)
     }
 
     /// An epoch after everything that has been sent to the worker.
@@ -528,27 +545,32 @@ impl Backfill<'_> {
             self.feed(&changes)?;
         }
         for (oid, from, to) in behind {
-            self.scan_between(oid, &from, &to)?;
+            let source = self.shared.sources.read().get(&oid).cloned();
+            let source = source.ok_or(EngineError::Unknown(oid))?;
+            self.scan_between(oid, &source, &from, &to)?;
         }
         self.places = places;
         Ok(())
     }
 
-    /// Takes in what a source held between two epochs, for this view alone.
-    fn scan_between(&mut self, oid: Oid, from: &Offsets, to: &Offsets) -> Result<(), EngineError> {
-        let source = self.shared.sources.read().get(&oid).cloned();
-        let Some(source) = source else {
-            return Err(EngineError::Unknown(oid));
-        };
+    /// Takes in what a source held between two epochs, for this view alone; tells whether it had dead letters.
+    fn scan_between(
+        &mut self,
+        oid: Oid,
+        source: &Source,
+        from: &Offsets,
+        to: &Offsets,
+    ) -> Result<bool, EngineError> {
         let (job, shared) = (self.job, self.shared);
-        let scan = Scan::new(shared, &source, from, to, job.columns_read(oid));
+        let scan = Scan::new(shared, source, from, to, job.columns_read(oid));
         let progress: Arc<ScanProgress> = scan.progress();
-        job.backfill.lock().push(progress);
+        job.backfill.lock().push(Arc::clone(&progress));
         let over = || job.is_dropped();
         let rows_max = shared.config.epoch_rows_max / 2;
         scan.run(rows_max, &Patience::Endless, &over, &mut |rows| {
             self.feed(&BTreeMap::from([(oid, vec![Delta::insert(rows)])]))?;
             Ok(true)
-        })
+        })?;
+        Ok(progress.had_dead())
     }
 }

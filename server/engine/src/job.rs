@@ -96,8 +96,8 @@ pub(crate) struct Job {
     pub(crate) delivered: AtomicU64,
     /// Why the sink does not accept changes.
     pub(crate) delivery_failure: Mutex<Option<String>>,
-    /// Rows are looked up in tables of outside systems.
-    looks_up: bool,
+    /// Rows are looked up in tables of outside systems, which may let it wait for as long as they like.
+    pub(crate) looks_up: bool,
     dropped: Arc<AtomicBool>,
     pub(crate) state: Mutex<JobState>,
     pub(crate) stateless: Mutex<Option<Stateless>>,

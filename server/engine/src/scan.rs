@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is handed over are the rows between the offsets, all of them and nothing else, as the live reader would have
 //! given them. Views that begin together, and those that go on from one place, share one scan: records are fetched and decoded once
-//! for all of them.
+//! for all of them. A view that looks rows up in outside systems scans alone, because the others would wait for its answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -430,9 +430,7 @@ pub(crate) fn join(
             _here: Arc::clone(&open.here),
         });
     }
-    let (epoch, ends) = source.newest_place().ok_or_else(|| {
-        EngineError::internal("a source is scanned before it is known where it ends")
-    })?;
+    let (epoch, ends) = newest_place(source)?;
     let progress = ScanProgress::new(source, from, &ends);
     let here = Arc::new(());
     let (scanned_shared, scanned) = (Arc::clone(shared), Arc::clone(source));
@@ -459,6 +457,14 @@ pub(crate) fn join(
     })
 }
 
+/// Where a scan of everything ends now, and at which epoch that is.
+pub(crate) fn newest_place(source: &Source) -> Result<(u64, Offsets), EngineError> {
+    let place = source.newest_place();
+    place.ok_or_else(|| {
+        EngineError::internal("a source is scanned before it is known where it ends")
+    })
+}
+
 /// Gives others the time to take part.
 fn wait_for_readers(shared: &Shared, source: &Source, from: &Offsets) {
     let readers = || {
@@ -482,7 +488,7 @@ fn wait_for_readers(shared: &Shared, source: &Source, from: &Offsets) {
 fn coming(shared: &Shared, source: &Source, from: &Offsets) -> usize {
     let jobs: Vec<_> = shared.jobs.read().values().cloned().collect();
     let latest = shared.latest();
-    let back = jobs.iter().filter(|job| {
+    let back = jobs.iter().filter(|job| !job.looks_up).filter(|job| {
         // Whoever publishes notes the place while it holds the history, so the place is let go of before the history is asked.
         let is_there = job
             .stands

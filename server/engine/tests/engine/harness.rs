@@ -285,23 +285,16 @@ impl Db {
         let Statement::CreateTable(create) = statement else {
             panic!("{statement} creates no table");
         };
+        let kind = match create.with.is_empty() {
+            true => RelationKind::Table,
+            false => RelationKind::External(connector(&create.with)),
+        };
         let elements = Some(&create.elements);
-        self.build(&last(&create.name), RelationKind::Table, elements, &[], &[])
+        self.build(&last(&create.name), kind, elements, &[], &[])
     }
 
     fn create_source(&mut self, create: &thalweg_sql::CreateSource) -> Result<(), Report> {
-        let mut options = options(&create.with);
-        let connector = options.remove("connector").unwrap_or_default();
-        let spec = ConnectorSpec {
-            connector,
-            options,
-            format: "PLAIN".into(),
-            encode: "NATIVE".into(),
-            encode_options: Default::default(),
-            start: Default::default(),
-            watermark: None,
-        };
-        let kind = RelationKind::Source(spec);
+        let kind = RelationKind::Source(connector(&create.with));
         let source = self.build(&last(&create.name), kind, Some(&create.elements), &[], &[])?;
         self.add(source.clone(), None)?;
         let mut oids = OidAllocator::new(&self.catalog);
@@ -665,6 +658,19 @@ fn columns(plan: &ViewPlan) -> Vec<Column> {
         .iter()
         .map(|column| Column::data(&column.name, 0, column.ty.clone()))
         .collect()
+}
+
+fn connector(with: &[WithOption]) -> ConnectorSpec {
+    let mut options = options(with);
+    ConnectorSpec {
+        connector: options.remove("connector").unwrap_or_default(),
+        options,
+        format: "PLAIN".into(),
+        encode: "NATIVE".into(),
+        encode_options: Default::default(),
+        start: Default::default(),
+        watermark: None,
+    }
 }
 
 fn options(with: &[WithOption]) -> std::collections::BTreeMap<String, String> {

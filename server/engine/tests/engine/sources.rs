@@ -277,3 +277,39 @@ fn bad_records_of_history_are_letters_beside_newer_ones() {
     assert_eq!(db.rows("SELECT n FROM v"), ["594"]);
     assert_eq!(db.rows("SELECT count(*) FROM s_errors"), ["7"]);
 }
+
+/// A view that waits for answers of an outside system holds up no other that begins at the same place of the same source.
+#[test]
+fn a_view_that_waits_for_an_outside_system_scans_alone() {
+    let mut db = Db::with(EngineConfig {
+        epoch_rows_max: 100,
+        ..never_saved()
+    });
+    generator(&mut db);
+    // Nobody listens there.
+    db.ok("CREATE TABLE h (k BIGINT PRIMARY KEY, found TEXT) \
+           WITH (connector = 'hbase', thrift.servers = '127.0.0.1:1', table = 'h', family = 'd')");
+    let count = |db: &mut Db, name: &str| {
+        db.ok(&format!(
+            "CREATE MATERIALIZED VIEW {name} AS SELECT count(*) AS n FROM s"
+        ));
+    };
+    let others = ["a", "b", "c", "d", "e", "f", "g", "i"];
+    others[..4].iter().for_each(|name| count(&mut db, name));
+    db.ok(
+        "CREATE MATERIALIZED VIEW waits AS SELECT s.id, h.found FROM s \
+           LEFT JOIN h FOR SYSTEM_TIME AS OF PROCTIME() ON h.k = s.id",
+    );
+    others[4..].iter().for_each(|name| count(&mut db, name));
+    // All begin at once.
+    let db = db.reopen();
+    let reached = |status: &thalweg_engine::EngineStatus, name: &str| {
+        let mut jobs = status.jobs.iter();
+        jobs.any(|job| job.name == name && job.epoch.is_some())
+    };
+    db.until("the other views to have begun", |status| {
+        others.iter().all(|name| reached(status, name))
+    });
+    assert_eq!(db.rows("SELECT a.n + e.n FROM a, e"), ["10000"]);
+    assert!(!reached(&db.engine.status(), "waits"));
+}
