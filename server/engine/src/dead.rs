@@ -73,14 +73,18 @@ struct Kept {
 
 impl Kept {
     fn bytes(&self) -> usize {
-        let letter = &self.letter;
-        let optional = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
-        letter.message.len()
-            + optional(&letter.key)
-            + optional(&letter.payload)
-            + letter.headers.as_ref().map_or(0, String::len)
-            + 128
+        letter_bytes(&self.letter)
     }
+}
+
+/// About how many bytes a letter takes.
+pub(crate) fn letter_bytes(letter: &DeadLetter) -> usize {
+    let optional = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+    letter.message.len()
+        + optional(&letter.key)
+        + optional(&letter.payload)
+        + letter.headers.as_ref().map_or(0, String::len)
+        + 128
 }
 
 impl Letters {

@@ -1,7 +1,7 @@
 //! What waits for the next epoch.
 //!
 //! Invariant: table changes wait for nothing; source rows wait at most the linger time, and a driver stops reading while more
-//! than an epoch's worth of its rows is waiting.
+//! than an epoch's worth of its rows is waiting, as a scan does while many of its dead letters are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,11 +13,15 @@ use thalweg_connectors::{ColumnsRead, DeadLetter, Delta, EpochInfo, SourceBatch}
 use tokio::sync::oneshot;
 
 use crate::config::EngineConfig;
+use crate::dead::letter_bytes;
 use crate::error::EngineError;
 use crate::job::Job;
 use crate::relation::Version;
 use crate::shared::Stored;
 use crate::source::Source;
+
+/// A scan waits while this many dead letters of scans are queued.
+const LETTERS_MAX: usize = 4_000;
 
 /// What happens to one table at an epoch.
 #[derive(Debug)]
@@ -142,6 +146,8 @@ impl Work {
 struct Waiting {
     work: Work,
     rows: BTreeMap<Oid, usize>,
+    /// Dead letters of scans.
+    letters: usize,
     total_rows: usize,
     total_bytes: usize,
     first_row: Option<Instant>,
@@ -180,9 +186,26 @@ impl Inbox {
         self.add(|work| work.tick = true)
     }
 
-    /// Dead letters of an ad-hoc read.
-    pub(crate) fn dead(&self, source: Oid, letters: Vec<DeadLetter>) -> Result<(), EngineError> {
+    /// Dead letters of a scan; waits up to `wait` while too many are queued. Returns them when there is still no room.
+    pub(crate) fn dead(
+        &self,
+        source: Oid,
+        letters: Vec<DeadLetter>,
+        wait: Duration,
+    ) -> Result<(), Vec<DeadLetter>> {
+        let deadline = Instant::now() + wait;
         let mut waiting = self.waiting.lock();
+        while waiting.letters >= LETTERS_MAX && !waiting.closed {
+            if self.taken.wait_until(&mut waiting, deadline).timed_out() {
+                return Err(letters);
+            }
+        }
+        if waiting.closed {
+            return Ok(());
+        }
+        waiting.letters += letters.len();
+        waiting.total_rows += letters.len();
+        waiting.total_bytes += letters.iter().map(letter_bytes).sum::<usize>();
         waiting.first_row.get_or_insert_with(Instant::now);
         waiting.work.dead.push((source, letters));
         self.arrived.notify_one();
@@ -222,7 +245,8 @@ impl Inbox {
         let rows = delivery.batch.rows.num_rows() + delivery.batch.dead.len();
         *waiting.rows.entry(delivery.source).or_default() += rows;
         waiting.total_rows += rows;
-        waiting.total_bytes += delivery.batch.rows.get_array_memory_size();
+        let letters = delivery.batch.dead.iter().map(letter_bytes);
+        waiting.total_bytes += delivery.batch.rows.get_array_memory_size() + letters.sum::<usize>();
         waiting.first_row.get_or_insert_with(Instant::now);
         waiting.work.deliveries.push(delivery);
         self.arrived.notify_one();
@@ -254,6 +278,7 @@ impl Inbox {
         }
         let work = std::mem::take(&mut waiting.work);
         waiting.rows.clear();
+        waiting.letters = 0;
         waiting.total_rows = 0;
         waiting.total_bytes = 0;
         waiting.first_row = None;
@@ -261,7 +286,7 @@ impl Inbox {
         Some(work)
     }
 
-    /// Bytes of the rows that wait.
+    /// Bytes of the rows and dead letters that wait.
     pub(crate) fn bytes(&self) -> usize {
         let waiting = self.waiting.lock();
         let submissions = waiting.work.submissions.iter();
@@ -297,5 +322,50 @@ impl Inbox {
         self.waiting.lock().closed = true;
         self.arrived.notify_all();
         self.taken.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letters(count: i64) -> Vec<DeadLetter> {
+        let letter = |offset| DeadLetter {
+            reason: "decode".into(),
+            message: "invalid".into(),
+            topic: "t".into(),
+            partition: 0,
+            offset,
+            key: None,
+            payload: Some(vec![7; 1_000]),
+            headers: None,
+            at_us: 0,
+        };
+        (0..count).map(letter).collect()
+    }
+
+    /// A scan of bad records alone is held back like one of rows, and what it has found counts as memory.
+    #[test]
+    fn letters_of_a_scan_are_counted_and_wait_for_room() {
+        let inbox = Inbox::default();
+        let dead = |count| inbox.dead(Oid(1), letters(count), Duration::ZERO);
+        assert!(dead(3_999).is_ok() && dead(3_999).is_ok());
+        assert!(inbox.bytes() > 7_998 * 1_000);
+        assert_eq!(dead(2).expect_err("no room").len(), 2);
+        let config = EngineConfig {
+            linger: Duration::from_secs(3_600),
+            epoch_rows_max: 5_000,
+            ..EngineConfig::default()
+        };
+        // So many are an epoch, however long it would linger.
+        let work = inbox.take(&config, Duration::from_secs(3_600));
+        assert_eq!(work.expect("is open").dead.len(), 2);
+        assert_eq!(inbox.bytes(), 0);
+        assert!(dead(2).is_ok());
+        inbox.close();
+        assert!(
+            dead(5_000).is_ok(),
+            "nobody waits for a worker that has ended"
+        );
     }
 }

@@ -14,7 +14,9 @@ use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
-use thalweg_connectors::{Budget, ColumnsRead, Offsets, SourceBatch, SourceHealth, SourceReader};
+use thalweg_connectors::{
+    Budget, ColumnsRead, DeadLetter, Offsets, SourceBatch, SourceHealth, SourceReader,
+};
 
 use crate::config::STACK_BYTES;
 use crate::error::EngineError;
@@ -231,7 +233,7 @@ impl<'a> Scan<'a> {
                 last_progress = Instant::now();
                 *self.progress.obstacle.lock() = None;
             }
-            let (rows, offsets) = self.rows_of(batch, patience)?;
+            let (rows, offsets) = self.rows_of(batch, patience, over)?;
             at.extend(offsets);
             *self.progress.at.lock() = at.clone();
             if rows.num_rows() > 0 && !take(rows).map_err(Stop::Final)? {
@@ -291,6 +293,7 @@ impl<'a> Scan<'a> {
         &self,
         batch: SourceBatch,
         patience: &Patience,
+        over: &dyn Fn() -> bool,
     ) -> Result<(RecordBatch, Offsets), Stop> {
         let arrow = |error: ArrowError| Stop::Final(error.into());
         let endless = matches!(patience, Patience::Endless);
@@ -321,12 +324,23 @@ impl<'a> Scan<'a> {
                 OnError::Ignore => {}
                 OnError::DeadLetter => {
                     self.progress.dead.store(true, Ordering::SeqCst);
-                    drop(self.shared.inbox.dead(self.source.oid, dead));
+                    self.bury(dead, over);
                 }
                 OnError::Fail => return Err(stop("22000", self.source.stopped_at(first))),
             }
         }
         Ok((shaped.rows, batch.offsets))
+    }
+
+    /// Hands dead letters to the worker, as soon as it has room for them.
+    fn bury(&self, dead: Vec<DeadLetter>, over: &dyn Fn() -> bool) {
+        let mut dead = dead;
+        while let Err(back) = self.shared.inbox.dead(self.source.oid, dead, POLL) {
+            if over() {
+                return;
+            }
+            dead = back;
+        }
     }
 }
 
