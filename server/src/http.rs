@@ -13,7 +13,7 @@ use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use thalweg_engine::{EngineStatus, MemoryPart};
+use thalweg_engine::{EngineStatus, JobPhase, MemoryPart};
 
 use crate::frontend::Server;
 use crate::machine;
@@ -183,7 +183,7 @@ fn render(server: &Server) -> Result<String, prometheus::Error> {
         rows.with_label_values(&[job.name.as_str()]).set(job.rows);
         healthy
             .with_label_values(&[job.name.as_str()])
-            .set(i64::from(job.error.is_none()));
+            .set(i64::from(job.phase != JobPhase::Error));
     }
     memory(&registry, server, &status.memory)?;
     merges(&registry, &status)?;

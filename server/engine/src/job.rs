@@ -329,6 +329,12 @@ impl Job {
         self.state.lock().retry_at = None;
     }
 
+    /// When it is tried again, after a failure of itself or of what keeps the rows that it reads.
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        let own = self.state.lock().retry_at;
+        own.or_else(|| self.keepers.iter().find_map(|keeper| keeper.retry_at()))
+    }
+
     pub(crate) fn end(&self) {
         self.state.lock().running = false;
     }

@@ -97,6 +97,8 @@ pub(crate) struct SourceState {
     pub(crate) counted: Offsets,
     pub(crate) high: Offsets,
     pub(crate) health: Option<SourceHealth>,
+    /// Why the last reader that followed it was given up, and when the next one begins; until one reads again.
+    pub(crate) given_up: Option<(String, Instant)>,
     pub(crate) records: u64,
     pub(crate) dead: u64,
     pub(crate) skipped: u64,
@@ -112,6 +114,14 @@ impl SourceState {
             _ if self.started || self.consumers.is_empty() => None,
             Some(SourceHealth::Degraded(reason)) => Some(reason),
             _ => self.target_failure.as_deref(),
+        }
+    }
+
+    /// What keeps it from being read, which may end by itself.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        match (&self.given_up, &self.health) {
+            (Some((reason, _)), _) | (None, Some(SourceHealth::Degraded(reason))) => Some(reason),
+            (None, _) => self.obstacle(),
         }
     }
 
@@ -248,6 +258,7 @@ impl Source {
         let mut state = self.state.lock();
         state.generation += 1;
         state.health = None;
+        state.given_up = None;
         state.driver.take()
     }
 }
@@ -389,7 +400,7 @@ async fn learn_target(shared: Arc<Shared>, source: Arc<Source>, generation: u64)
                 let _ = shared.inbox.tick();
                 return;
             }
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => reason(&error),
             Err(_) => "the end of the source is not known in time".to_string(),
         };
         source.state.lock().target_failure = Some(failure);
@@ -441,6 +452,15 @@ impl Pace {
     }
 }
 
+/// What went wrong, in one line.
+fn reason(error: &ConnectorError) -> String {
+    let report = error.report();
+    match report.detail {
+        Some(detail) => format!("{}: {detail}", report.message),
+        None => report.message,
+    }
+}
+
 struct Driver {
     shared: Arc<Shared>,
     source: Arc<Source>,
@@ -481,13 +501,13 @@ impl Driver {
             });
             let error = match std::panic::catch_unwind(run) {
                 Ok(Ok(())) => return,
-                Ok(Err(error)) => error.to_string(),
+                Ok(Err(error)) => reason(&error),
                 Err(_) => "the reader stopped at a broken invariant".to_string(),
             };
             if self.source.state.lock().records > records {
                 backoff = self.shared.config.backoff_min;
             }
-            self.report(error);
+            self.report(error, Instant::now() + backoff);
             self.pause(backoff);
             backoff = (backoff * 2).min(self.shared.config.backoff_max);
         }
@@ -526,6 +546,9 @@ impl Driver {
                 let mut state = self.source.state.lock();
                 if state.generation != self.generation {
                     return Ok(());
+                }
+                if moved || health == SourceHealth::Running {
+                    state.given_up = None;
                 }
                 state.health = Some(health);
                 state.high = high;
@@ -587,12 +610,13 @@ impl Driver {
         self.shared.is_stopping() || self.source.is_stale(self.generation)
     }
 
-    fn report(&self, error: String) {
+    fn report(&self, error: String, retry_at: Instant) {
         let mut state = self.source.state.lock();
         if state.generation != self.generation {
             return;
         }
         state.health = Some(SourceHealth::Degraded(error.clone()));
+        state.given_up = Some((error.clone(), retry_at));
         drop(state);
         tracing::warn!(source = %self.source.history.name, error, "source reader failed, reopening");
         self.shared.record_error(ErrorRecord::of(

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thalweg_catalog::Oid;
 use thalweg_connectors::{Epoch, EpochInfo, Offsets, SourceHealth};
@@ -13,6 +13,7 @@ use thalweg_state::{CheckpointInfo, Merged};
 
 use crate::job::Job;
 use crate::memory::{MemoryPart, parts};
+use crate::scan::ScanProgress;
 use crate::shared::{Shared, Stored};
 use crate::source::Source;
 
@@ -145,8 +146,10 @@ pub struct JobStatus {
     pub lag_epochs: u64,
     /// Milliseconds between the newest epoch and the one it reflects.
     pub lag_ms: i64,
-    /// Why it is in state ERROR.
+    /// Why it is in state ERROR, or what keeps a source that it reads from being read.
     pub error: Option<String>,
+    /// When it is tried again, or its source is, microseconds since the Unix epoch.
+    pub retry_at_us: Option<i64>,
     /// Rows it holds.
     pub rows: i64,
     /// How it is kept up to date: `incremental` or `recompute`; `none` when it could not be started.
@@ -176,7 +179,7 @@ pub struct SourceStatus {
     pub name: String,
     /// `IDLE` when nothing reads it, `PAUSED`, `RUNNING`, `BACKFILLING`, `HELD` for want of memory or disk, `DEGRADED` or `ERROR`.
     pub health: &'static str,
-    /// What is wrong.
+    /// What is wrong, or what it waits for.
     pub detail: Option<String>,
     /// Next offset per split, as of the newest epoch.
     pub offsets: Offsets,
@@ -343,14 +346,23 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
         .reduce(|a, b| (a.0 + b.0, a.1 + b.1));
     let mut roots = Vec::new();
     shared.roots(relation.oid, &mut roots);
-    let sources = shared.sources.read();
-    let held = shared.held_back().is_some() && roots.iter().any(|root| sources.contains_key(root));
-    drop(sources);
+    let sources: Vec<Arc<Source>> = {
+        let all = shared.sources.read();
+        roots
+            .iter()
+            .filter_map(|oid| all.get(oid).cloned())
+            .collect()
+    };
+    let held = shared.held_back().is_some() && !sources.is_empty();
+    let trouble = Trouble::of(&sources, &scans);
+    let given_up = trouble.retry_at.filter(|_| error.is_none());
+    let retry_at = error.as_ref().and_then(|_| job.retry_at()).or(given_up);
     // A paused view is seen at later epochs than the one it is of.
     let through = job.stands_at().or(through);
     let phase = match (&error, through) {
         _ if job.is_paused() => JobPhase::Paused,
         (Some(_), _) => JobPhase::Error,
+        _ if given_up.is_some() => JobPhase::Error,
         _ if held => JobPhase::Held,
         (None, Some(_)) => JobPhase::Running,
         (None, None) if backfill.is_some() => JobPhase::Backfilling,
@@ -368,7 +380,8 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
         epoch: through.map(Epoch),
         lag_epochs: latest.epoch.0.saturating_sub(through.unwrap_or(0)),
         lag_ms: reached_ms.map_or(0, |at_ms| latest.at_ms - at_ms),
-        error,
+        error: error.or(trouble.reason),
+        retry_at_us: retry_at.map(|at| wall_clock_us(shared, at)),
         rows: rows(job),
         mode: if job.is_incremental() {
             "incremental"
@@ -383,6 +396,41 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
         waiting_bytes: log.map(|log| log.bytes()),
         backfill,
     }
+}
+
+/// What keeps the sources of a job from being read, itself without fault.
+#[derive(Default)]
+struct Trouble {
+    reason: Option<String>,
+    /// When a reader that was given up is opened again.
+    retry_at: Option<Instant>,
+}
+
+impl Trouble {
+    fn of(sources: &[Arc<Source>], scans: &[Arc<ScanProgress>]) -> Self {
+        for source in sources {
+            let state = source.state.lock();
+            if let Some(reason) = state.trouble() {
+                return Self {
+                    reason: Some(reason.to_owned()),
+                    retry_at: state.given_up.as_ref().map(|(_, at)| *at),
+                };
+            }
+        }
+        Self {
+            reason: scans.iter().find_map(|scan| scan.obstacle()),
+            retry_at: None,
+        }
+    }
+}
+
+/// A moment as microseconds since the Unix epoch.
+fn wall_clock_us(shared: &Shared, at: Instant) -> i64 {
+    let now = Instant::now();
+    let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+    let away =
+        micros(at.saturating_duration_since(now)) - micros(now.saturating_duration_since(at));
+    shared.clock.now_us().saturating_add(away)
 }
 
 /// Rows of the content; where none is kept, those that were delivered.
@@ -405,6 +453,7 @@ fn failed_job(relation: &Stored, latest: EpochInfo) -> JobStatus {
         lag_epochs: latest.epoch.0,
         lag_ms: 0,
         error: relation.failure.lock().clone(),
+        retry_at_us: None,
         rows: 0,
         mode: "none",
         state_bytes: 0,
@@ -445,7 +494,7 @@ fn source_status(source: &Source, jobs: &[Arc<Job>], held: Option<&str>) -> Sour
     let failure = source.history.failure.lock().clone();
     let (health, detail) = match (&failure, &state.health) {
         (Some(reason), _) => ("ERROR", Some(reason.clone())),
-        (None, Some(SourceHealth::Degraded(reason))) => ("DEGRADED", Some(reason.clone())),
+        (None, Some(SourceHealth::Degraded(_))) => ("DEGRADED", state.trouble().map(str::to_owned)),
         (None, _) if source.hold.is_paused() => ("PAUSED", None),
         (None, _) if state.consumers.is_empty() => ("IDLE", None),
         (None, _) if held.is_some() => ("HELD", held.map(str::to_owned)),

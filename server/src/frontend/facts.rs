@@ -54,7 +54,7 @@ fn job(job: &JobStatus) -> JobFacts {
         state: job.phase.as_str().to_owned(),
         epoch: job.epoch.map(|epoch| epoch.0),
         error: job.error.clone(),
-        retry_at_us: None,
+        retry_at_us: job.retry_at_us,
         backfill_done: job.backfill.map(|(done, _)| done),
         backfill_total: job.backfill.map(|(_, total)| total),
         kept_by: job.mode,
@@ -75,6 +75,10 @@ fn source(source: &SourceStatus) -> SourceFacts {
     SourceFacts {
         oid: source.oid.0,
         state: source.health.to_owned(),
+        error: match source.health {
+            "DEGRADED" | "ERROR" => source.detail.clone(),
+            _ => None,
+        },
         rows: source.records.saturating_sub(source.dead + source.skipped),
         bytes: 0,
         errors: source.dead,

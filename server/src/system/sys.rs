@@ -12,7 +12,7 @@ use thalweg_engine::ArchiveFile;
 /// `audit_log` have their columns but no rows yet.
 pub(crate) const SCHEMA: &str = "\
 sys.jobs 14001 v 0 id:oid! schema_name:name! name:name! kind:text! state:text! epoch:int8 error:text retry_at:timestamptz kept_by:text! state_bytes:int8!
-sys.sources 14002 v 0 id:oid! schema_name:name! name:name! connector:text! format:text! encode:text! state:text! splits:int4! rows:int8! bytes:int8! errors:int8! watermark:timestamptz
+sys.sources 14002 v 0 id:oid! schema_name:name! name:name! connector:text! format:text! encode:text! state:text! splits:int4! rows:int8! bytes:int8! errors:int8! watermark:timestamptz error:text
 sys.source_lag 14003 v 0 source:name! split:text! offset:int8 end_offset:int8 lag:int8 watermark:timestamptz
 sys.epochs 14004 v 0 epoch:int8! at:timestamptz! durable:bool! rows:int8
 sys.backfill_progress 14005 v 0 id:oid! schema_name:name! name:name! done_rows:int8! total_rows:int8 fraction:float8 state:text!
@@ -37,7 +37,7 @@ pub struct JobFacts {
     pub state: String,
     /// Newest complete epoch.
     pub epoch: Option<u64>,
-    /// Last error.
+    /// Why it is in `ERROR`, or what keeps a source that it reads from being read.
     pub error: Option<String>,
     /// When it is tried again, microseconds since the Unix epoch.
     pub retry_at_us: Option<i64>,
@@ -64,8 +64,10 @@ pub struct JobFacts {
 pub struct SourceFacts {
     /// OID of the source.
     pub oid: u32,
-    /// `RUNNING`, `IDLE` (nothing reads it), `ERROR`.
+    /// `RUNNING`, `IDLE` (nothing reads it), `DEGRADED`, `ERROR`.
     pub state: String,
+    /// Why it is `DEGRADED` or `ERROR`.
+    pub error: Option<String>,
     /// Rows decoded since start.
     pub rows: u64,
     /// Bytes read since start.
@@ -346,6 +348,10 @@ fn sources(facts: &SystemFacts, rows: &mut Rows) {
             ("bytes", running.map_or(0, |source| source.bytes).into()),
             ("errors", running.map_or(0, |source| source.errors).into()),
             ("watermark", watermark.into()),
+            (
+                "error",
+                running.and_then(|source| source.error.clone()).into(),
+            ),
         ]);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use thalweg_engine::EngineConfig;
+use thalweg_connectors::{Clock, SystemClock};
+use thalweg_engine::{EngineConfig, JobPhase};
 
 use crate::checkpoints::never_saved;
 use crate::harness::Db;
@@ -312,4 +313,69 @@ fn a_view_that_waits_for_an_outside_system_scans_alone() {
     });
     assert_eq!(db.rows("SELECT a.n + e.n FROM a, e"), ["10000"]);
     assert!(!reached(&db.engine.status(), "waits"));
+}
+
+/// A reader that has to be given up is a reason that its source and its views show, with the time of the next try; what was read stays
+/// readable, and reading goes on by itself.
+#[test]
+fn a_source_that_cannot_be_read_says_why_and_so_do_its_views() {
+    let files = tempfile::tempdir().expect("a scratch folder");
+    let path = files.path().join("s.json");
+    let lines =
+        |count: i64| -> String { (0..count).map(|n| format!("{{\"id\": {n}}}\n")).collect() };
+    std::fs::write(&path, lines(10)).expect("writes");
+    let mut db = Db::with(EngineConfig {
+        file_root: files.path().to_owned(),
+        ..EngineConfig::default()
+    });
+    db.ok(
+        "CREATE SOURCE s (id BIGINT) WITH (connector = 'file', path = 's.json', follow = 'true')",
+    );
+    db.ok("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM s; WAIT FOR v");
+    db.ok("CREATE MATERIALIZED VIEW above AS SELECT n + 1 AS n FROM v; WAIT FOR above");
+    // It cannot be read on from where it was.
+    std::fs::write(&path, lines(3)).expect("writes");
+    let said = |reason: &Option<String>| {
+        let reason = reason.as_deref().unwrap_or_default();
+        reason.contains("had") && reason.contains("before")
+    };
+    db.until("the reason to be told", |status| {
+        let source = &status.sources[0];
+        let mut jobs = status.jobs.iter();
+        source.health == "DEGRADED"
+            && said(&source.detail)
+            && jobs.all(|job| job.phase == JobPhase::Error && said(&job.error))
+    });
+    let status = db.engine.status();
+    let earliest = SystemClock.now_us() - 60_000_000;
+    let due = |job: &thalweg_engine::JobStatus| job.retry_at_us.is_some_and(|at| at > earliest);
+    assert!(status.jobs.iter().all(due), "{status:#?}");
+    assert_eq!(db.rows("SELECT n FROM above"), ["11"]);
+    std::fs::write(&path, lines(12)).expect("writes");
+    db.until("the source to be read again", |status| {
+        let mut jobs = status.jobs.iter();
+        let well = |job: &thalweg_engine::JobStatus| {
+            job.phase == JobPhase::Running && job.error.is_none() && job.retry_at_us.is_none()
+        };
+        status.sources[0].health == "RUNNING" && jobs.all(well)
+    });
+    db.until("the rows to have come", |_| {
+        db.rows("SELECT n FROM above") == ["13"]
+    });
+}
+
+/// A source that has never been reached tells why its views have not begun; they have not failed.
+#[test]
+fn a_view_that_waits_for_its_source_tells_why() {
+    let mut db = Db::new();
+    db.ok("CREATE SOURCE s (id BIGINT) \
+           WITH (connector = 'file', path = 'hdfs://127.0.0.1:1/s.json', follow = 'true')");
+    db.ok("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM s");
+    db.until("the reason to be told", |status| {
+        let (source, job) = (&status.sources[0], &status.jobs[0]);
+        source.health == "DEGRADED"
+            && source.detail.is_some()
+            && job.error == source.detail
+            && job.phase == JobPhase::Creating
+    });
 }
