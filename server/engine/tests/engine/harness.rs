@@ -86,6 +86,11 @@ impl Db {
     }
 
     pub(crate) fn with(config: EngineConfig) -> Db {
+        Db::with_functions(config, Functions::default())
+    }
+
+    /// A database that knows functions of the test's own.
+    pub(crate) fn with_functions(config: EngineConfig, functions: Functions) -> Db {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let folder = Folder {
             path: scratch.path().to_path_buf(),
@@ -93,9 +98,9 @@ impl Db {
             disk: Arc::new(SystemDisk),
             _scratch: Some(Arc::new(scratch)),
         };
-        Closed::new(folder, Arc::new(Catalog::empty()), config)
-            .open()
-            .expect("opens")
+        let mut closed = Closed::new(folder, Arc::new(Catalog::empty()), config);
+        closed.planner = Arc::new(Planner::new(functions));
+        closed.open().expect("opens")
     }
 
     /// A database in a folder that stays, with the log of its catalog.

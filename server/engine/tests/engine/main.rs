@@ -8,6 +8,7 @@ mod disks;
 mod exactly_once;
 mod harness;
 mod memory;
+mod panics;
 mod pause;
 mod random;
 mod restart;
