@@ -98,6 +98,16 @@ pub enum ConnectorError {
         /// What the broker said.
         detail: String,
     },
+    /// The topic that says how far exactly-once sinks have come forgets it.
+    #[error("topic \"{topic}\" on Kafka broker {brokers} does not keep how far sinks have come")]
+    MarkersExpire {
+        /// The topic.
+        topic: String,
+        /// `properties.bootstrap.server` as given.
+        brokers: String,
+        /// Its `cleanup.policy`.
+        policy: String,
+    },
     /// The brokers know no transactions, or not for us.
     #[error("Kafka broker {brokers} does not take transactions")]
     NoTransactions {
@@ -171,7 +181,7 @@ impl ConnectorError {
             ConnectorError::Store(error) => error.sqlstate(),
             ConnectorError::MarkerTopic { .. } => "42501",
             ConnectorError::NoTransactions { .. } => "0A000",
-            ConnectorError::Fenced { .. } => "55000",
+            ConnectorError::MarkersExpire { .. } | ConnectorError::Fenced { .. } => "55000",
             ConnectorError::NullKey => "23502",
             ConnectorError::Gap { .. } => "58030",
             ConnectorError::Hbase(error) => error.sqlstate(),
@@ -227,6 +237,12 @@ impl ConnectorError {
                 Some(format!(
                     "Create topic \"{topic}\" with one partition and cleanup.policy=compact and grant READ and WRITE on it, or use delivery = 'at_least_once'."
                 )),
+            ),
+            ConnectorError::MarkersExpire { topic, policy, .. } => (
+                Some(format!(
+                    "Its cleanup.policy is \"{policy}\", with a bound on age or size: the marker of a sink that is quiet for long is removed, and its rows would be delivered again."
+                )),
+                Some(format!("Set cleanup.policy=compact on topic \"{topic}\".")),
             ),
             ConnectorError::NoTransactions { detail, .. } => (
                 Some(detail.clone()),

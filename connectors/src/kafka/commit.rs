@@ -19,7 +19,7 @@ use thalweg_catalog::{Relation, SinkSpec};
 
 use super::client::{Cluster, client_error};
 use super::encoding::Encoding;
-use super::marker::{self, MARKER_TOPIC, stopped};
+use super::marker::{self, MARKER_PARTITION, MARKER_TOPIC, stopped};
 use super::options::KafkaOptions;
 use super::sink::{Quiet, explain};
 use crate::commit::{CommittingSink, Due, Marker, Staged};
@@ -216,30 +216,23 @@ impl Transaction {
 
     fn fill(&self, marker: Marker, changes: &[Delta]) -> Result<(), ConnectorError> {
         let mut sent = 0;
-        let mut send = |topic: &str, key: Option<&[u8]>, value: Option<&[u8]>| {
+        messages(&self.encoding, changes, |message| {
             sent += 1;
             if sent % POLL_EVERY == 0 {
                 self.producer.poll(Duration::ZERO);
             }
-            self.send(topic, key, value)
-        };
-        let topic = &self.options.topic;
-        messages(&self.encoding, changes, |message| {
-            send(topic, message.key.as_deref(), message.value.as_deref())
+            let mut record = BaseRecord::to(&self.options.topic);
+            record.key = message.key.as_deref();
+            record.payload = message.value.as_deref();
+            self.send(record)
         })?;
         let value = marker::encode(marker);
-        send(MARKER_TOPIC, Some(self.writer.as_bytes()), Some(&value))
+        let record = BaseRecord::to(MARKER_TOPIC).partition(MARKER_PARTITION);
+        self.send(record.key(self.writer.as_bytes()).payload(value.as_slice()))
     }
 
-    fn send(
-        &self,
-        topic: &str,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-    ) -> Result<(), ConnectorError> {
-        let mut record = BaseRecord::<[u8], [u8]>::to(topic);
-        record.key = key;
-        record.payload = value;
+    fn send(&self, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), ConnectorError> {
+        let mut record = record;
         loop {
             if let Some(error) = self.producer.context().refused.lock().take() {
                 return Err(self.meaning(&error));

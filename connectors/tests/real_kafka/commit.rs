@@ -2,9 +2,13 @@
 //!
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
@@ -16,7 +20,7 @@ use thalweg_connectors::{
 };
 
 use super::committing::{changed, conforms, staged, whole};
-use super::{broker, relation, topic};
+use super::{Broker, broker, relation, topic};
 
 const WAIT: Duration = Duration::from_secs(60);
 const INSTALLATION: [u8; 16] = [7; 16];
@@ -141,4 +145,106 @@ async fn what_a_dead_writer_left_open_is_undone() {
         .expect("delivers");
     assert_eq!(rows(broker, "left").await, [2]);
     drop(tokio::task::spawn_blocking(move || drop(dead)));
+}
+
+const MARKERS: &str = "_thalweg_commits";
+
+/// A topic of markers that somebody made with three partitions and the policy that topics have when nobody says another.
+async fn foreign_markers(broker: &str) -> AdminClient<DefaultClientContext> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", broker)
+        .create()
+        .expect("a client");
+    let topic =
+        NewTopic::new(MARKERS, 3, TopicReplication::Fixed(-1)).set("cleanup.policy", "delete");
+    let made = admin.create_topics([&topic], &AdminOptions::new()).await;
+    assert_eq!(made.expect("answers"), [Ok(MARKERS.to_owned())]);
+    admin
+}
+
+/// Where a partition of the topic of markers ends.
+fn end(broker: &str, partition: i32) -> i64 {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", broker)
+        .create()
+        .expect("a consumer");
+    let (_, end) = consumer
+        .fetch_watermarks(MARKERS, partition, WAIT)
+        .expect("answers");
+    end
+}
+
+/// Markers as an older version wrote them: where the key leads to.
+fn older_markers(broker: &str, oid: u32) {
+    let name = format!("{}/{oid}/0", uuid::Uuid::from_bytes(INSTALLATION));
+    let producer = super::producer(broker, None);
+    for (partition, epoch) in [(0, 3), (2, 5)] {
+        let value = format!("{{\"epoch\":{epoch},\"part\":0,\"last\":true}}");
+        let record = BaseRecord::to(MARKERS)
+            .partition(partition)
+            .key(name.as_str());
+        producer
+            .send(record.payload(value.as_str()))
+            .expect("is taken");
+    }
+    producer.flush(WAIT).expect("arrives");
+}
+
+/// Markers are found in a topic of several partitions, and one that loses them is refused. On a broker of its own: the topic is one
+/// for all sinks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn markers_are_found_in_a_topic_of_several_partitions() {
+    let Some(own) = tokio::task::spawn_blocking(Broker::start)
+        .await
+        .expect("runs")
+    else {
+        return;
+    };
+    let broker: &str = &own.address;
+    topic(broker, "many", 2, false);
+    let admin = foreign_markers(broker).await;
+    let mut writer = sink(broker, "many", "UPSERT", 110);
+    for refused in [writer.check().await, writer.take_over().await.map(drop)] {
+        let refused = refused.expect_err("loses markers").report();
+        assert_eq!(refused.sqlstate, "55000");
+        let hint = refused.hint.unwrap_or_default();
+        assert!(
+            hint.contains("cleanup.policy=compact on topic \"_thalweg_commits\""),
+            "{hint}"
+        );
+    }
+    let compact =
+        AlterConfig::new(ResourceSpecifier::Topic(MARKERS)).set("cleanup.policy", "compact");
+    let altered = admin.alter_configs([&compact], &AdminOptions::new()).await;
+    assert!(altered.expect("answers").iter().all(Result::is_ok));
+    // A broker says yes before all of it knows.
+    let begun = Instant::now();
+    while let Err(error) = writer.check().await {
+        assert!(begun.elapsed() < WAIT, "{error}");
+    }
+    for oid in 110..116 {
+        let mut writer = sink(broker, "many", "UPSERT", oid);
+        writer.check().await.expect("is there");
+        assert_eq!(writer.take_over().await.expect("takes over"), None);
+        let delivered = writer.deliver(&staged(whole(1), &[oid.into()])).await;
+        delivered.expect("delivers");
+        let mut next = sink(broker, "many", "UPSERT", oid);
+        let found = next.take_over().await.expect("takes over");
+        assert_eq!(found, Some(whole(1)), "sink {oid}");
+    }
+    let elsewhere = tokio::task::block_in_place(|| [1, 2].map(|partition| end(broker, partition)));
+    assert_eq!(elsewhere, [0, 0], "all markers are in partition 0");
+    older_markers(broker, 120);
+    let mut writer = sink(broker, "many", "UPSERT", 120);
+    assert_eq!(
+        writer.take_over().await.expect("takes over"),
+        Some(whole(5))
+    );
+    // What was accepted with RESUME after a restore counts from there on.
+    writer
+        .deliver(&staged(whole(4), &[120]))
+        .await
+        .expect("delivers");
+    let mut next = sink(broker, "many", "UPSERT", 120);
+    assert_eq!(next.take_over().await.expect("takes over"), Some(whole(4)));
 }
