@@ -26,6 +26,11 @@ impl Client {
         self.gateways.capacity()
     }
 
+    /// Bytes of the longest reply with several rows; more is [`HbaseError::ReplyTooLarge`].
+    pub(super) fn rows_bytes_max(&self) -> usize {
+        self.gateways.rows_bytes_max()
+    }
+
     /// The regions of a table, in key order.
     pub(super) async fn regions(
         &self,

@@ -86,7 +86,7 @@ impl Connection {
     async fn check_server(&mut self) -> Result<(), Failure> {
         let call = Call::ServerType;
         let answer = self
-            .call(&call, |frame, protocol, sequence| {
+            .call(&call, REPLY_BYTES_MAX, |frame, protocol, sequence| {
                 decode(&frame, protocol, call.name(), sequence, |reader, field| {
                     reader.i32(field)
                 })
@@ -100,6 +100,7 @@ impl Connection {
             }
             // An older gateway with another encoding hangs up, as does one whose machine stops.
             Err(Failure::BadReply(error)) => Err(Failure::WrongEndpoint(error.to_string())),
+            Err(Failure::TooLarge(_)) => Err(Failure::WrongEndpoint(WireError::Length.to_string())),
             Err(Failure::Closed) if matches!(self.link, Link::Http(_)) => Err(Failure::Broken(
                 "it hangs up on HTTP, as a gateway does that speaks Thrift alone".into(),
             )),
@@ -107,10 +108,11 @@ impl Connection {
         }
     }
 
-    /// Makes a call; `decode` is given the reply and its sequence number.
+    /// Makes a call whose reply has at most `bytes_max` bytes; `decode` is given the reply and its sequence number.
     pub(super) async fn call<T>(
         &mut self,
         call: &Call<'_>,
+        bytes_max: usize,
         decode: impl FnOnce(Vec<u8>, Protocol, i32) -> Result<Answer<T>, WireError>,
     ) -> Result<Answer<T>, Failure> {
         self.sequence = self.sequence.wrapping_add(1);
@@ -119,8 +121,8 @@ impl Connection {
             .encode(self.protocol, sequence)
             .map_err(|error| Failure::Broken(error.to_string()))?;
         let reply = match &mut self.link {
-            Link::Raw(link) => link.exchange(&request).await?,
-            Link::Http(link) => link.post(request).await?,
+            Link::Raw(link) => link.exchange(&request, bytes_max).await?,
+            Link::Http(link) => link.post(request, bytes_max).await?,
         };
         decode(reply, self.protocol, sequence).map_err(Failure::BadReply)
     }
@@ -160,11 +162,11 @@ impl Link {
 }
 
 impl RawLink {
-    async fn exchange(&mut self, request: &[u8]) -> Result<Vec<u8>, Failure> {
+    async fn exchange(&mut self, request: &[u8], bytes_max: usize) -> Result<Vec<u8>, Failure> {
         self.send(request).await?;
         match self.dialect.transport {
-            Transport::Framed => self.read_frame().await,
-            Transport::Unframed => self.read_message().await,
+            Transport::Framed => self.read_frame(bytes_max).await,
+            Transport::Unframed => self.read_message(bytes_max).await,
         }
     }
 
@@ -188,7 +190,7 @@ impl RawLink {
             .map_err(|error| broken(&error))
     }
 
-    async fn read_frame(&mut self) -> Result<Vec<u8>, Failure> {
+    async fn read_frame(&mut self, bytes_max: usize) -> Result<Vec<u8>, Failure> {
         let mut head = [0; 4];
         self.stream
             .read_exact(&mut head)
@@ -196,9 +198,10 @@ impl RawLink {
             .map_err(|error| broken(&error))?;
         not_the_web(&head)?;
         let length = usize::try_from(i32::from_be_bytes(head))
-            .ok()
-            .filter(|length| *length <= REPLY_BYTES_MAX)
-            .ok_or(Failure::BadReply(WireError::Length))?;
+            .map_err(|_| Failure::BadReply(WireError::Length))?;
+        if length > bytes_max {
+            return Err(Failure::TooLarge(bytes_max));
+        }
         // Grows with what arrives: a length alone must not cost memory.
         let mut frame = Vec::with_capacity(length.min(READ_BYTES));
         let mut limited = (&mut self.stream).take(length as u64);
@@ -215,7 +218,7 @@ impl RawLink {
         Ok(frame)
     }
 
-    async fn read_message(&mut self) -> Result<Vec<u8>, Failure> {
+    async fn read_message(&mut self, bytes_max: usize) -> Result<Vec<u8>, Failure> {
         let mut bytes = Vec::with_capacity(READ_BYTES);
         loop {
             bytes.reserve(READ_BYTES);
@@ -236,9 +239,7 @@ impl RawLink {
                 Some(length) if length == bytes.len() => return Ok(bytes),
                 // There is one call at a time, so nothing can follow.
                 Some(_) => return Err(Failure::BadReply(WireError::Length)),
-                None if bytes.len() > REPLY_BYTES_MAX => {
-                    return Err(Failure::BadReply(WireError::Length));
-                }
+                None if bytes.len() > bytes_max => return Err(Failure::TooLarge(bytes_max)),
                 None => {}
             }
         }

@@ -92,6 +92,14 @@ pub enum HbaseError {
         /// What is wrong with it.
         detail: String,
     },
+    /// What was asked for is more than is read of one reply; of several rows fewer are asked for then.
+    #[error("a row of HBase table \"{table}\" is over the limit of {limit} bytes of a reply")]
+    ReplyTooLarge {
+        /// The table.
+        table: String,
+        /// Bytes of the longest reply that is read.
+        limit: usize,
+    },
     /// One row is more than a request may be.
     #[error("a row of {bytes} bytes is over the limit of a request to HBase")]
     RowTooLarge {
@@ -200,7 +208,9 @@ impl HbaseError {
             | HbaseError::ShutOut { .. } => "55000",
             HbaseError::FamilyMissing { .. } => "42703",
             HbaseError::RowRefused { .. } | HbaseError::Remote { .. } => "58000",
-            HbaseError::RowTooLarge { .. } | HbaseError::KeyLength { .. } => "54000",
+            HbaseError::ReplyTooLarge { .. }
+            | HbaseError::RowTooLarge { .. }
+            | HbaseError::KeyLength { .. } => "54000",
             HbaseError::BadValue { .. } => "22P03",
             HbaseError::Unwritable { .. } => "22023",
             HbaseError::NullKey { .. } | HbaseError::MissingCell { .. } => "23502",
@@ -249,6 +259,7 @@ impl HbaseError {
             HbaseError::FamilyMissing { .. } => {
                 "Add the family in HBase, or name another with family or OPTIONS (column = 'family:qualifier')."
             }
+            HbaseError::ReplyTooLarge { .. } => "Map fewer cells of the row to columns.",
             HbaseError::ClockBehind { .. } => {
                 "Set the clock of this machine right; delivery goes on by itself when it has come that far."
             }
@@ -299,6 +310,8 @@ pub(super) enum Failure {
     Late,
     /// The reply cannot be read.
     BadReply(WireError),
+    /// The reply is longer than this many bytes: the gateway is well, and too much was asked for.
+    TooLarge(usize),
     /// The server does not know the interface.
     WrongEndpoint(String),
     /// The server's certificate is not trusted.
@@ -316,6 +329,7 @@ impl Failure {
             Failure::Silent => format!("{server} accepts connections and does not answer"),
             Failure::Late => format!("{server} did not answer in time"),
             Failure::BadReply(error) => format!("{server}: {error}"),
+            Failure::TooLarge(limit) => format!("{server}: the reply is over {limit} bytes"),
             Failure::WrongEndpoint(why) | Failure::Untrusted(why) | Failure::Denied(why) => {
                 format!("{server}: {why}")
             }

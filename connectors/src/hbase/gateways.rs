@@ -14,12 +14,41 @@ use super::breaker::Breaker;
 use super::connection::{Connection, Dialect};
 use super::endpoint::Endpoint;
 use super::error::{Consequence, Failure, HbaseError, judge};
-use super::limits::{CALL_TIMEOUT, CONNECTIONS_PER_GATEWAY, REMOTE_PAUSE, SIGN_OF_LIFE, SILENCE};
+use super::limits::{
+    CALL_TIMEOUT, CONNECTIONS_PER_GATEWAY, REMOTE_PAUSE, REPLY_BYTES_MAX, SIGN_OF_LIFE, SILENCE,
+};
 use super::reply::Answer;
 use super::request::Call;
 use super::tls::Trust;
 use super::wire::{Protocol, WireError};
 use crate::context::Deadline;
+
+/// How long replies may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReplyLimits {
+    /// Bytes of any.
+    pub(super) any: usize,
+    /// Bytes of one with several rows, which can be had in parts.
+    pub(super) rows: usize,
+}
+
+impl Default for ReplyLimits {
+    fn default() -> Self {
+        Self {
+            any: REPLY_BYTES_MAX,
+            rows: REPLY_BYTES_MAX,
+        }
+    }
+}
+
+impl ReplyLimits {
+    fn of(self, call: &Call<'_>) -> usize {
+        match call.rows() {
+            Some(rows) if rows > 1 => self.rows.min(self.any),
+            _ => self.any,
+        }
+    }
+}
 
 /// The gateways of `thrift.servers`.
 #[derive(Debug)]
@@ -28,6 +57,7 @@ pub(super) struct Gateways {
     gateways: Vec<Gateway>,
     dialect: Dialect,
     trust: Option<Trust>,
+    limits: ReplyLimits,
     /// Pauses are measured from here.
     started: Instant,
 }
@@ -64,8 +94,19 @@ impl Gateways {
             gateways: endpoints.iter().map(gateway).collect(),
             dialect,
             trust,
+            limits: ReplyLimits::default(),
             started: Instant::now(),
         }
+    }
+
+    /// The same that read no longer replies.
+    pub(super) fn with_limits(self, limits: ReplyLimits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Bytes of the longest reply with several rows.
+    pub(super) fn rows_bytes_max(&self) -> usize {
+        self.limits.rows.min(self.limits.any)
     }
 
     /// How many calls can be under way.
@@ -107,6 +148,14 @@ impl Gateways {
                 Err(Failure::Late) => {
                     return Err(HbaseError::Timeout {
                         table: call.table().to_owned(),
+                    });
+                }
+                // The gateway did what it was asked, and would again.
+                Err(Failure::TooLarge(limit)) => {
+                    gateway.breaker.lock().succeeded();
+                    return Err(HbaseError::ReplyTooLarge {
+                        table: call.table().to_owned(),
+                        limit,
                     });
                 }
                 Err(failure) => {
@@ -153,9 +202,10 @@ impl Gateways {
         let Ok(Ok(_slot)) = timeout(deadline.left(), gateway.slots.acquire()).await else {
             return Err(Failure::Late);
         };
+        let bytes_max = self.limits.of(call);
         let kept = gateway.idle.lock().pop();
         if let Some(mut connection) = kept {
-            let tried = connection.call(call, decode);
+            let tried = connection.call(call, bytes_max, decode);
             match self.watched(gateway, deadline, tried).await {
                 // The gateway hangs up on connections that are idle for a minute: that is no failure.
                 Err(Failure::Closed) => gateway.idle.lock().clear(),
@@ -170,7 +220,7 @@ impl Gateways {
         let mut connection = timeout(deadline.left(), opening)
             .await
             .unwrap_or(Err(Failure::Silent))?;
-        let tried = connection.call(call, decode);
+        let tried = connection.call(call, bytes_max, decode);
         let answer = self.watched(gateway, deadline, tried).await?;
         gateway.idle.lock().push(connection);
         Ok(answer)

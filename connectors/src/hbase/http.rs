@@ -1,6 +1,6 @@
 //! Requests and replies as the bodies of HTTP: one POST for each call, on a connection that is kept.
 //!
-//! Invariant: a body is taken for a reply only under status 200, and never longer than the longest reply.
+//! Invariant: a body is taken for a reply only under status 200, and never longer than the caller allows.
 
 use std::error::Error;
 use std::io;
@@ -17,8 +17,6 @@ use tokio::task::JoinSet;
 
 use super::connection::broken;
 use super::error::Failure;
-use super::limits::REPLY_BYTES_MAX;
-use super::wire::WireError;
 
 const THRIFT: &str = "application/x-thrift";
 
@@ -51,8 +49,12 @@ impl HttpLink {
         })
     }
 
-    /// Posts a request and reads the reply to it.
-    pub(super) async fn post(&mut self, request: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    /// Posts a request and reads the reply to it, of at most `bytes_max` bytes.
+    pub(super) async fn post(
+        &mut self,
+        request: Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<Vec<u8>, Failure> {
         let request = Request::post(&self.path)
             .header(HOST, &self.host)
             .header(CONTENT_TYPE, THRIFT)
@@ -62,20 +64,20 @@ impl HttpLink {
         self.requests.ready().await.map_err(failed)?;
         let reply = self.requests.send_request(request).await.map_err(failed)?;
         match reply.status() {
-            StatusCode::OK => body(reply).await,
+            StatusCode::OK => body(reply, bytes_max).await,
             status => Err(refused(status)),
         }
     }
 }
 
-async fn body(reply: Response<Incoming>) -> Result<Vec<u8>, Failure> {
+async fn body(reply: Response<Incoming>, bytes_max: usize) -> Result<Vec<u8>, Failure> {
     let mut body = reply.into_body();
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(failed)?;
         let data = frame.data_ref().map(|data| &data[..]).unwrap_or_default();
-        if bytes.len() + data.len() > REPLY_BYTES_MAX {
-            return Err(Failure::BadReply(WireError::Length));
+        if bytes.len() + data.len() > bytes_max {
+            return Err(Failure::TooLarge(bytes_max));
         }
         bytes.extend_from_slice(data);
     }

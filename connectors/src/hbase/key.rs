@@ -56,7 +56,8 @@ impl KeyRange {
 
     /// Whether no key can be in it.
     pub(super) fn is_empty(&self) -> bool {
-        !self.stop.is_empty() && self.start >= self.stop
+        // A key has at least a byte, so nothing is before the first of one.
+        !self.stop.is_empty() && (self.start >= self.stop || self.stop == [0])
     }
 
     /// The keys in both ranges; `None` when there are none.

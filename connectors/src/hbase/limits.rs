@@ -7,6 +7,10 @@ use std::time::Duration;
 
 /// Bytes of the largest reply that is read; a longer one is an error before it is allocated.
 pub(super) const REPLY_BYTES_MAX: usize = 256 << 20;
+/// Pages of `scan.page.bytes` that a reply of several rows may be as long as, when rows turn out larger than those before them.
+pub(super) const REPLY_PAGES_MAX: usize = 8;
+/// A reply of several rows may have this many bytes, however small pages are.
+pub(super) const REPLY_BYTES_LEAST: usize = 1 << 20;
 /// Bytes of the largest request. A gateway refuses 2 MB unless configured otherwise, and says so by closing the connection.
 pub(super) const REQUEST_BYTES_MAX: usize = 1_800_000;
 /// Nesting of the structures in a reply; the deepest that HBase sends is 5.
@@ -36,7 +40,7 @@ pub(super) const BORDERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Rows of one get request of a lookup join, so that several are under way at once.
 pub(super) const LOOKUP_ROWS_MAX: usize = 250;
 /// Rows of the first page of a scan, and of any.
-pub(super) const PAGE_ROWS_FIRST: usize = 1_000;
+pub(super) const PAGE_ROWS_FIRST: usize = 100;
 /// See [`PAGE_ROWS_FIRST`].
 pub(super) const PAGE_ROWS_MAX: usize = 10_000;
 /// Bytes of a row key that HBase accepts.

@@ -18,14 +18,15 @@ use quick_cache::sync::Cache;
 use tokio::task::JoinSet;
 
 use super::client::Client;
+use super::gets::{Fit, batches, get};
 use super::layout::Layout;
 use super::limits::LOOKUP_ROWS_MAX;
 use super::options::TableOptions;
-use super::read::batches;
+use super::reply::Page;
 use super::request::Projection;
 use super::rows::RowsBuilder;
 use super::scalar::Scalar;
-use crate::context::{Clock, Deadline};
+use crate::context::Clock;
 use crate::error::ConnectorError;
 
 /// The wanted columns of a row as bytes that [`HbaseLookup::decode`] reads; `None` when there is no such row.
@@ -47,6 +48,7 @@ struct Asking {
     wanted: Vec<usize>,
     projection: Projection,
     codec: RowConverter,
+    fit: Fit,
     timeout: Duration,
 }
 
@@ -76,6 +78,7 @@ impl HbaseLookup {
         let asking = Asking {
             projection: layout.projection(wanted, None),
             codec: RowConverter::new(fields.collect()).map_err(internal)?,
+            fit: Fit::new(LOOKUP_ROWS_MAX),
             client,
             layout,
             wanted: wanted.to_vec(),
@@ -212,15 +215,30 @@ impl HbaseLookup {
 
 impl Asking {
     async fn get(&self, keys: Vec<Vec<u8>>) -> Result<Vec<(Vec<u8>, FoundRow)>, ConnectorError> {
-        let deadline = Deadline::after(self.timeout);
-        let table = &self.layout.table;
-        let page = self
-            .client
-            .get(table, &keys, &self.projection, deadline)
-            .await?;
+        let mut found = Vec::with_capacity(keys.len());
+        let mut rest = &keys[..];
+        while !rest.is_empty() {
+            let table = &self.layout.table;
+            let asked = get(
+                &self.client,
+                table,
+                rest,
+                &self.projection,
+                &self.fit,
+                self.timeout,
+            );
+            let (page, after) = asked.await?;
+            rest = after;
+            found.extend(self.kept(&page)?);
+        }
+        Ok(keys.into_iter().zip(found).collect())
+    }
+
+    /// The rows of a page as they are kept.
+    fn kept(&self, page: &Page) -> Result<Vec<FoundRow>, ConnectorError> {
         let mut builder = RowsBuilder::new(&self.layout, &self.wanted)?;
         // Positions in the batch of those that are there.
-        let mut there = Vec::with_capacity(keys.len());
+        let mut there = Vec::with_capacity(page.len());
         for row in page.rows() {
             let before = builder.len();
             builder.append(&row)?;
@@ -236,8 +254,7 @@ impl Asking {
             ),
         };
         let row = |at: usize| encoded.as_ref().map(|rows| Arc::from(rows.row(at).data()));
-        let rows = there.into_iter().map(|at| at.and_then(row));
-        Ok(keys.into_iter().zip(rows).collect())
+        Ok(there.into_iter().map(|at| at.and_then(row)).collect())
     }
 }
 

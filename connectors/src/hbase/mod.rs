@@ -16,6 +16,7 @@ mod filter;
 mod gateways;
 #[cfg(test)]
 mod gateways_tests;
+mod gets;
 mod http;
 mod key;
 mod layout;

@@ -18,9 +18,10 @@ use super::client::Client;
 use super::committed::{Committed, View, versions};
 use super::error::HbaseError;
 use super::filter::CellFilter;
+use super::gets::{Fit, batches, get};
 use super::key::KeyRange;
 use super::layout::Layout;
-use super::limits::{BATCH_ROWS_MAX, PAGE_ROWS_FIRST, PAGE_ROWS_MAX, REQUEST_BYTES_MAX};
+use super::limits::{BATCH_ROWS_MAX, PAGE_ROWS_FIRST, PAGE_ROWS_MAX};
 use super::reply::{Page, Region, Row};
 use super::request::{Projection, Scan};
 use super::rows::RowsBuilder;
@@ -106,6 +107,7 @@ struct Shared {
     request: Request,
     projection: Projection,
     work: Mutex<VecDeque<Work>>,
+    fit: Fit,
     received: Arc<AtomicU64>,
     /// Rows that were given to the reader.
     given: AtomicUsize,
@@ -130,6 +132,7 @@ pub(super) fn read(
         layout,
         request,
         work: Mutex::default(),
+        fit: Fit::new(BATCH_ROWS_MAX),
         received: Arc::clone(&received),
         given: AtomicUsize::new(0),
         unfiltered: AtomicBool::new(false),
@@ -281,14 +284,29 @@ impl Shared {
         keys: &[Vec<u8>],
         sender: &mpsc::Sender<Result<RecordBatch, ConnectorError>>,
     ) -> Result<bool, ConnectorError> {
-        let table = &self.layout.table;
-        let page = self
-            .client
-            .get(table, keys, &self.projection, self.deadline())
-            .await?;
-        self.still_there()?;
-        self.received.fetch_add(there(&page), Ordering::Relaxed);
-        self.pass_on(page.rows(), sender).await
+        let mut rest = keys;
+        while !rest.is_empty() {
+            if self.left() == 0 {
+                break;
+            }
+            let table = &self.layout.table;
+            let asked = get(
+                &self.client,
+                table,
+                rest,
+                &self.projection,
+                &self.fit,
+                self.request.timeout,
+            );
+            let (page, after) = asked.await?;
+            rest = after;
+            self.still_there()?;
+            self.received.fetch_add(there(&page), Ordering::Relaxed);
+            if !self.pass_on(page.rows(), sender).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Reads a range page by page. False when nobody wants more.
@@ -307,10 +325,9 @@ impl Shared {
             if self.left() == 0 || part.range.is_empty() {
                 break;
             }
-            let scan = self.scan_of(&part);
-            let found = match page.take() {
+            let (scan, found) = match page.take() {
                 Some(page) => page,
-                None => self.page(&scan).await?,
+                None => self.page_of(&part).await?,
             };
             self.still_there()?;
             self.received.fetch_add(there(&found), Ordering::Relaxed);
@@ -322,7 +339,7 @@ impl Shared {
             let ahead = ahead.filter(|_| self.wants_all());
             let fetch = async {
                 match ahead {
-                    Some(part) => self.page(&self.scan_of(part)).await.map(Some),
+                    Some(part) => self.page_of(part).await.map(Some),
                     None => Ok(None),
                 }
             };
@@ -339,11 +356,31 @@ impl Shared {
         self.request.limit.is_none() && self.request.first_rows.is_none()
     }
 
-    fn scan_of(&self, part: &Part) -> Scan {
+    /// A page of a part, of as many of its rows as a reply can hold.
+    async fn page_of(&self, part: &Part) -> Result<(Scan, Page), ConnectorError> {
         let asked = part.rows.min(self.left());
-        match self.descends() {
+        let mut scan = match self.descends() {
             false => Scan::first(&part.range, asked),
             true => Scan::last(&part.range, asked),
+        };
+        loop {
+            match self.page(&scan).await {
+                Ok(page) => return Ok((scan, page)),
+                Err(HbaseError::ReplyTooLarge { .. }) if scan.rows > 1 => {
+                    scan = self.half_of(part, &scan);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// A scan of half as many rows, at least one.
+    fn half_of(&self, part: &Part, scan: &Scan) -> Scan {
+        match (self.descends(), scan.rows / 2) {
+            (false, rows) => Scan::first(&part.range, rows),
+            (true, 1) => Scan::last_one(&part.range),
+            // The row that may come besides is one of them.
+            (true, rows) => Scan::last(&part.range, rows - 1),
         }
     }
 
@@ -362,7 +399,7 @@ impl Shared {
     }
 
     /// One page. HBase may take too long over a filter, as when few of many rows pass it; the rest of the read does without.
-    async fn page(&self, scan: &Scan) -> Result<Page, ConnectorError> {
+    async fn page(&self, scan: &Scan) -> Result<Page, HbaseError> {
         let table = &self.layout.table;
         let plain = || Projection {
             until_ms: self.projection.until_ms,
@@ -377,14 +414,12 @@ impl Shared {
                 Err(HbaseError::Timeout { .. }) if filtered => {
                     self.unfiltered.store(true, Ordering::Relaxed);
                 }
-                found => return Ok(found?),
+                found => return found,
             }
         }
-        let asked = self
-            .client
+        self.client
             .scan(table, scan, &plain(), self.deadline())
-            .await;
-        Ok(asked?)
+            .await
     }
 
     async fn pass_on<'p>(
@@ -420,35 +455,6 @@ fn page_rows(rows: usize, bytes: usize, wanted_bytes: usize) -> usize {
     let fitting = wanted_bytes.saturating_mul(rows) / bytes.max(1);
     // A page is no more than four times the last: rows may grow as a scan goes on.
     fitting.min(rows.saturating_mul(4)).clamp(1, PAGE_ROWS_MAX)
-}
-
-/// Keys in batches of at most `rows_max` that fit a request.
-pub(super) fn batches<'a>(
-    keys: &'a [Vec<u8>],
-    projection: &Projection,
-    rows_max: usize,
-) -> Vec<&'a [Vec<u8>]> {
-    let columns = projection.columns.iter().map(|column| {
-        let qualifier = column.qualifier.as_ref().map_or(0, Vec::len);
-        column.family.len() + qualifier + 12
-    });
-    let filter = projection.filter.as_ref().map_or(0, Vec::len);
-    let each = columns.sum::<usize>() + filter + 24;
-    let (mut parts, mut rest, mut rows, mut bytes) = (Vec::new(), keys, 0, 0);
-    for key in keys {
-        let more = key.len() + each;
-        if rows == rows_max || (bytes + more > REQUEST_BYTES_MAX && rows > 0) {
-            let (part, after) = rest.split_at(rows);
-            parts.push(part);
-            (rest, rows, bytes) = (after, 0, 0);
-        }
-        rows += 1;
-        bytes += more;
-    }
-    if !rest.is_empty() {
-        parts.push(rest);
-    }
-    parts
 }
 
 /// Ranges cut at the borders of regions, in key order.
@@ -553,21 +559,5 @@ mod tests {
         assert_eq!(page_rows(4_000, 160_000, 4 << 20), PAGE_ROWS_MAX);
         assert_eq!(page_rows(1_000, 40_000_000, 4 << 20), 104);
         assert_eq!(page_rows(1, 1 << 30, 4 << 20), 1);
-    }
-
-    #[test]
-    fn keys_are_asked_for_in_batches() {
-        let keys: Vec<Vec<u8>> = (0..2_500u32).map(|key| key.to_be_bytes().into()).collect();
-        let sizes = |keys: &[Vec<u8>]| -> Vec<usize> {
-            let parts = batches(keys, &Projection::default(), 1_000);
-            assert_eq!(parts.concat(), keys);
-            parts.iter().map(|keys| keys.len()).collect()
-        };
-        assert_eq!(sizes(&keys), [1_000, 1_000, 500]);
-        let long = vec![vec![7; 30_000]; 100];
-        let found = sizes(&long);
-        assert_eq!(found.iter().sum::<usize>(), 100);
-        assert!(found.iter().all(|size| size * 30_000 <= REQUEST_BYTES_MAX));
-        assert!(sizes(&[]).is_empty());
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: every put and delete carries an explicit timestamp, so that sending it again changes nothing.
 
 use super::key::KeyRange;
+use super::limits::ROW_KEY_BYTES_MAX;
 use super::wire::{Out, Protocol, encode};
 
 /// A column family, or one column of it.
@@ -39,7 +40,7 @@ pub(super) struct Scan {
 
 /// Bytes after the end of a key that stands for the place just before another: a row may lie behind it, and is dropped when it
 /// comes.
-const JUST_BEFORE: [u8; 9] = [0xff; 9];
+const JUST_BEFORE: usize = 9;
 
 impl Scan {
     /// The first page of at least `rows` rows of a range, if it has as many.
@@ -55,23 +56,40 @@ impl Scan {
     /// The same from the end of the range. The interface has no exclusive start and no inclusive stop: a row at either end that
     /// is not in the range may come with the others.
     pub(super) fn last(range: &KeyRange, rows: usize) -> Self {
-        let mut before = range.start.clone();
-        match before.pop() {
-            // Nothing is between a key and the same with a zero byte more.
-            None | Some(0) => {}
-            Some(byte) => {
-                before.push(byte - 1);
-                before.extend_from_slice(&JUST_BEFORE);
-            }
-        }
         Self {
             start: range.stop.clone(),
-            stop: before,
+            stop: before(&range.start, JUST_BEFORE),
             // The row at the start is not in the range.
             rows: rows + 1,
             reversed: true,
         }
     }
+
+    /// The last row of the range alone, or the one just before the range when there is none. The start is the longest key there can
+    /// be, so a page of several rows better begins as [`Scan::last`] does.
+    pub(super) fn last_one(range: &KeyRange) -> Self {
+        Self {
+            start: before(&range.stop, ROW_KEY_BYTES_MAX),
+            stop: before(&range.start, JUST_BEFORE),
+            rows: 1,
+            reversed: true,
+        }
+    }
+}
+
+/// A key before another, with `fill` bytes more or as long as a key may be; in the latter case none is between the two.
+fn before(key: &[u8], fill: usize) -> Vec<u8> {
+    let mut before = key.to_vec();
+    match before.pop() {
+        // Nothing is between a key and the same with a zero byte more.
+        None | Some(0) => {}
+        Some(byte) => {
+            before.push(byte - 1);
+            let length = (before.len() + fill).min(ROW_KEY_BYTES_MAX);
+            before.resize(length, 0xff);
+        }
+    }
+    before
 }
 
 /// A cell to write.
@@ -224,6 +242,18 @@ impl Call<'_> {
             Call::Get(table, ..) | Call::Scan(table, ..) => table.text(),
             Call::Put(table, _) | Call::Delete(table, _) => table.text(),
             Call::PutIf(table, _) => table.text(),
+        }
+    }
+
+    /// How many rows it is about; `None` when it is about none.
+    pub(super) fn rows(&self) -> Option<usize> {
+        match self {
+            Call::Get(_, rows, _) => Some(rows.len()),
+            Call::Scan(_, scan, _) => Some(scan.rows),
+            Call::Put(_, puts) => Some(puts.len()),
+            Call::Delete(_, deletes) => Some(deletes.len()),
+            Call::PutIf(..) => Some(1),
+            _ => None,
         }
     }
 

@@ -20,9 +20,10 @@ use super::committed::{Committed, HbaseSinkPlace, versions};
 use super::deliveries::Borders;
 use super::error::HbaseError;
 use super::filter::of_cells;
-use super::gateways::Gateways;
+use super::gateways::{Gateways, ReplyLimits};
+use super::gets::{Fit, batches, get};
 use super::layout::Layout;
-use super::limits::BATCH_ROWS_MAX;
+use super::limits::{LOOKUP_ROWS_MAX, REPLY_BYTES_LEAST, REPLY_BYTES_MAX, REPLY_PAGES_MAX};
 use super::lookup::HbaseLookup;
 use super::options::TableOptions;
 use super::read::{HbaseRows, KeyOrder, Request, read};
@@ -131,11 +132,7 @@ impl HbaseTable {
         let options = TableOptions::read(Options(options))?;
         let layout = Layout::new(columns, key, &options)?;
         Ok(Self {
-            client: Arc::new(Client::new(Gateways::new(
-                &options.servers,
-                options.dialect,
-                options.trust.clone(),
-            ))),
+            client: client(&options, REPLY_BYTES_MAX),
             layout: Arc::new(layout),
             options,
             clock: Arc::clone(&context.clock),
@@ -143,6 +140,15 @@ impl HbaseTable {
             committed: Arc::default(),
             borders: Arc::default(),
         })
+    }
+
+    /// The same, which reads no reply of more than `bytes`: what a gateway with rows beyond the limit does to it, for tests.
+    #[must_use]
+    pub fn with_reply_limit(self, bytes: usize) -> Self {
+        Self {
+            client: client(&self.options, bytes),
+            ..self
+        }
     }
 
     /// Its columns.
@@ -404,11 +410,26 @@ impl HbaseTable {
             ..Projection::default()
         };
         let mut newest = Vec::with_capacity(keys.len());
-        for asked in keys.chunks(BATCH_ROWS_MAX / 4) {
-            let deadline = Deadline::after(self.options.timeout);
-            let table = &self.layout.table;
-            let page = self.client.get(table, asked, &projection, deadline).await?;
-            newest.extend((0..asked.len()).map(|index| {
+        let fit = Fit::new(LOOKUP_ROWS_MAX);
+        for asked in batches(keys, &projection, LOOKUP_ROWS_MAX) {
+            newest.extend(self.newest_of_some(asked, &projection, &fit).await?);
+        }
+        Ok(newest)
+    }
+
+    async fn newest_of_some(
+        &self,
+        keys: &[Vec<u8>],
+        projection: &Projection,
+        fit: &Fit,
+    ) -> Result<Vec<Option<i64>>, ConnectorError> {
+        let (table, timeout) = (&self.layout.table, self.options.timeout);
+        let mut newest = Vec::with_capacity(keys.len());
+        let mut rest = keys;
+        while !rest.is_empty() {
+            let (page, after) = get(&self.client, table, rest, projection, fit, timeout).await?;
+            rest = after;
+            newest.extend((0..page.len()).map(|index| {
                 let cells = page.row(index).into_iter().flat_map(|row| row.cells());
                 cells.map(|cell| cell.timestamp).max()
             }));
@@ -462,6 +483,19 @@ impl HbaseTable {
             timeout: self.options.timeout,
         }
     }
+}
+
+/// A client that reads replies of at most `bytes`, and of several rows not many more than a page has.
+fn client(options: &TableOptions, bytes: usize) -> Arc<Client> {
+    let limits = ReplyLimits {
+        any: bytes,
+        rows: options
+            .page_bytes
+            .saturating_mul(REPLY_PAGES_MAX)
+            .max(REPLY_BYTES_LEAST),
+    };
+    let gateways = Gateways::new(&options.servers, options.dialect, options.trust.clone());
+    Arc::new(Client::new(gateways.with_limits(limits)))
 }
 
 impl Written {

@@ -4,6 +4,7 @@
 
 mod filter;
 mod foreign;
+mod large;
 mod laws;
 mod whole;
 mod wire;
@@ -60,6 +61,8 @@ struct State {
     calls: Vec<String>,
     /// Row keys of each request that puts rows.
     puts: Vec<Vec<Vec<u8>>>,
+    /// Bytes of each reply.
+    replies: Vec<usize>,
 }
 
 /// The server. It lives as long as the process.
@@ -129,6 +132,11 @@ impl Twin {
         std::mem::take(&mut self.state().puts)
     }
 
+    /// Bytes of the replies since this was asked last.
+    pub(crate) fn take_replies(&self) -> Vec<usize> {
+        std::mem::take(&mut self.state().replies)
+    }
+
     /// Names of the calls so far, but for greetings.
     pub(crate) fn calls(&self) -> Vec<String> {
         self.state().calls.clone()
@@ -172,6 +180,7 @@ impl Twin {
                 }
             };
             let reply = wire::reply(&name, sequence, &fields).expect("memory");
+            self.state().replies.push(reply.len());
             if stream.write_all(&reply).is_err() {
                 return;
             }

@@ -1,0 +1,141 @@
+//! Rows by their keys, in as many requests as their keys and their replies need.
+//!
+//! Invariant: every key is asked for once in its place; a reply that is too large costs a request, never a row.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::client::Client;
+use super::error::HbaseError;
+use super::limits::REQUEST_BYTES_MAX;
+use super::reply::Page;
+use super::request::{Projection, TableName};
+use crate::context::Deadline;
+
+/// How many rows are asked for at once, by what rows were seen to weigh.
+#[derive(Debug)]
+pub(super) struct Fit {
+    rows: AtomicUsize,
+    rows_max: usize,
+}
+
+impl Fit {
+    /// Begins with the most there may be.
+    pub(super) fn new(rows_max: usize) -> Self {
+        Self {
+            rows: AtomicUsize::new(rows_max),
+            rows_max,
+        }
+    }
+
+    fn rows(&self) -> usize {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    /// A reply of `rows` rows was too large.
+    fn too_large(&self, rows: usize) {
+        self.rows.fetch_min((rows / 2).max(1), Ordering::Relaxed);
+    }
+
+    /// A reply of `rows` rows had `bytes` bytes, where half of `bytes_max` leaves room for larger rows. A few rows say little, so
+    /// the number grows by no more than itself.
+    fn came(&self, rows: usize, bytes: usize, bytes_max: usize) {
+        let fitting = (bytes_max / 2).saturating_mul(rows) / bytes.max(1);
+        let before = self.rows();
+        let next = fitting
+            .min(before.saturating_mul(2))
+            .clamp(1, self.rows_max);
+        self.rows.store(next, Ordering::Relaxed);
+    }
+}
+
+/// The rows of the first keys, of as many as a reply can hold, and the keys after them. `timeout` is for each request.
+pub(super) async fn get<'k>(
+    client: &Client,
+    table: &TableName,
+    keys: &'k [Vec<u8>],
+    projection: &Projection,
+    fit: &Fit,
+    timeout: Duration,
+) -> Result<(Page, &'k [Vec<u8>]), HbaseError> {
+    loop {
+        let (asked, after) = keys.split_at(fit.rows().min(keys.len()));
+        let deadline = Deadline::after(timeout);
+        match client.get(table, asked, projection, deadline).await {
+            Ok(page) => {
+                fit.came(asked.len(), page.bytes(), client.rows_bytes_max());
+                return Ok((page, after));
+            }
+            Err(HbaseError::ReplyTooLarge { .. }) if asked.len() > 1 => fit.too_large(asked.len()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Keys in batches of at most `rows_max` that fit a request.
+pub(super) fn batches<'a>(
+    keys: &'a [Vec<u8>],
+    projection: &Projection,
+    rows_max: usize,
+) -> Vec<&'a [Vec<u8>]> {
+    let columns = projection.columns.iter().map(|column| {
+        let qualifier = column.qualifier.as_ref().map_or(0, Vec::len);
+        column.family.len() + qualifier + 12
+    });
+    let filter = projection.filter.as_ref().map_or(0, Vec::len);
+    let each = columns.sum::<usize>() + filter + 24;
+    let (mut parts, mut rest, mut rows, mut bytes) = (Vec::new(), keys, 0, 0);
+    for key in keys {
+        let more = key.len() + each;
+        if rows == rows_max || (bytes + more > REQUEST_BYTES_MAX && rows > 0) {
+            let (part, after) = rest.split_at(rows);
+            parts.push(part);
+            (rest, rows, bytes) = (after, 0, 0);
+        }
+        rows += 1;
+        bytes += more;
+    }
+    if !rest.is_empty() {
+        parts.push(rest);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_rows_are_asked_for_as_fit() {
+        let fit = Fit::new(1_000);
+        fit.came(1_000, 40_000, 1 << 20);
+        assert_eq!(fit.rows(), 1_000);
+        fit.too_large(1_000);
+        fit.too_large(1_000);
+        assert_eq!(fit.rows(), 500, "requests that were under way count once");
+        fit.came(500, 1 << 20, 1 << 20);
+        assert_eq!(fit.rows(), 250);
+        fit.came(1, 1 << 25, 1 << 20);
+        assert_eq!(fit.rows(), 1);
+        for rows in [2, 4, 8] {
+            fit.came(1, 100, 1 << 20);
+            assert_eq!(fit.rows(), rows);
+        }
+    }
+
+    #[test]
+    fn keys_are_asked_for_in_batches() {
+        let keys: Vec<Vec<u8>> = (0..2_500u32).map(|key| key.to_be_bytes().into()).collect();
+        let sizes = |keys: &[Vec<u8>]| -> Vec<usize> {
+            let parts = batches(keys, &Projection::default(), 1_000);
+            assert_eq!(parts.concat(), keys);
+            parts.iter().map(|keys| keys.len()).collect()
+        };
+        assert_eq!(sizes(&keys), [1_000, 1_000, 500]);
+        let long = vec![vec![7; 30_000]; 100];
+        let found = sizes(&long);
+        assert_eq!(found.iter().sum::<usize>(), 100);
+        assert!(found.iter().all(|size| size * 30_000 <= REQUEST_BYTES_MAX));
+        assert!(sizes(&[]).is_empty());
+    }
+}
