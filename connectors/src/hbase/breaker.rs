@@ -32,9 +32,14 @@ impl Breaker {
         }
     }
 
-    /// A call was answered, with whatever.
-    pub(super) fn succeeded(&mut self) {
-        *self = Self::default();
+    /// Whether no call has failed since one was answered, with whatever.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.failures == 0
+    }
+
+    /// A call was answered, with whatever. Says whether there was a failure before.
+    pub(super) fn succeeded(&mut self) -> bool {
+        !std::mem::take(self).is_healthy()
     }
 
     /// A call that began at `began` failed. `spread` in 0..=100 keeps several clients from coming back together.

@@ -4,11 +4,12 @@
 //! their timestamps. A gateway that hangs or is gone costs its calls about two seconds, then others serve.
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::pin::pin;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::breaker::Breaker;
 use super::connection::{Connection, Dialect};
@@ -60,6 +61,8 @@ pub(super) struct Gateways {
     limits: ReplyLimits,
     /// Pauses are measured from here.
     started: Instant,
+    /// A pause has ended or become another.
+    changed: Notify,
 }
 
 #[derive(Debug)]
@@ -96,6 +99,7 @@ impl Gateways {
             trust,
             limits: ReplyLimits::default(),
             started: Instant::now(),
+            changed: Notify::new(),
         }
     }
 
@@ -132,7 +136,7 @@ impl Gateways {
             let began = self.started.elapsed();
             match self.attempt(gateway, call, deadline, &decode).await {
                 Ok(answer) => {
-                    gateway.breaker.lock().succeeded();
+                    self.succeeded(gateway);
                     let refusal = match answer {
                         Ok(value) => return Ok(value),
                         Err(refusal) => refusal,
@@ -152,7 +156,7 @@ impl Gateways {
                 }
                 // The gateway did what it was asked, and would again.
                 Err(Failure::TooLarge(limit)) => {
-                    gateway.breaker.lock().succeeded();
+                    self.succeeded(gateway);
                     return Err(HbaseError::ReplyTooLarge {
                         table: call.table().to_owned(),
                         limit,
@@ -165,16 +169,33 @@ impl Gateways {
                     }
                     last = failure.text(server);
                     tracing::debug!(gateway = %server, call = call.name(), %last, "gateway call failed");
-                    let now = self.started.elapsed();
-                    gateway.breaker.lock().failed(began, now, gateway.spread());
+                    self.failed(gateway, began);
                 }
             }
         }
     }
 
+    /// A gateway answered; calls that wait for the outcome of its trial go on.
+    fn succeeded(&self, gateway: &Gateway) {
+        let had_failed = gateway.breaker.lock().succeeded();
+        if had_failed {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// A call that began at `began` failed; those that wait for its outcome wait for the pause instead.
+    fn failed(&self, gateway: &Gateway, began: Duration) {
+        let now = self.started.elapsed();
+        gateway.breaker.lock().failed(began, now, gateway.spread());
+        self.changed.notify_waiters();
+    }
+
     /// A gateway that is not in a pause, the one with most room; waits for the first pause to end. `None` after the deadline.
     async fn choose(&self, deadline: Deadline) -> Option<&Gateway> {
         loop {
+            // Before the pauses are looked at, so that no change of one is missed.
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
             let now = self.started.elapsed();
             let wait = |gateway: &Gateway| gateway.breaker.lock().wait(now);
             let ready = self.gateways.iter().filter(|one| wait(one).is_zero());
@@ -187,7 +208,10 @@ impl Gateways {
                 return Some(gateway);
             }
             let pause = self.gateways.iter().map(wait).min()?;
-            sleep(pause.min(deadline.left())).await;
+            tokio::select! {
+                () = sleep(pause.min(deadline.left())) => {}
+                () = changed => {}
+            }
         }
     }
 
@@ -250,6 +274,49 @@ impl Gateways {
             let asked = Connection::open(&gateway.endpoint, self.dialect, self.trust.as_ref());
             if !matches!(timeout(SIGN_OF_LIFE, asked).await, Ok(Ok(_))) {
                 return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::Transport;
+    use super::*;
+
+    fn one_gateway() -> Gateways {
+        let dialect = Dialect {
+            transport: Transport::Framed,
+            protocol: Protocol::Compact,
+        };
+        let endpoint = Endpoint::parse("127.0.0.1:9090").expect("an address");
+        Gateways::new(&[endpoint], dialect, None)
+    }
+
+    /// Calls wait for a trial no longer than it takes, whichever way it ends.
+    #[tokio::test]
+    async fn the_outcome_of_a_trial_wakes_those_that_wait_for_it() {
+        for succeeds in [true, false] {
+            let gateways = one_gateway();
+            let deadline = Deadline::after(Duration::from_secs(60));
+            gateways.failed(&gateways.gateways[0], Duration::ZERO);
+            let trial = gateways.choose(deadline).await;
+            let trial = trial.expect("after the pause");
+            let began = gateways.started.elapsed();
+            let mut first = pin!(gateways.choose(deadline));
+            let mut second = pin!(gateways.choose(deadline));
+            assert!(futures::poll!(first.as_mut()).is_pending());
+            assert!(futures::poll!(second.as_mut()).is_pending());
+            if succeeds {
+                gateways.succeeded(trial);
+                assert!(futures::poll!(first).is_ready());
+                assert!(futures::poll!(second).is_ready());
+            } else {
+                gateways.failed(trial, began);
+                // The next pause is a quarter of a second at most.
+                assert!(first.await.is_some());
+                let waited = gateways.started.elapsed() - began;
+                assert!(waited < Duration::from_secs(3), "{waited:?}");
             }
         }
     }
