@@ -16,7 +16,8 @@ use super::connection::{Connection, Dialect};
 use super::endpoint::Endpoint;
 use super::error::{Consequence, Failure, HbaseError, judge};
 use super::limits::{
-    CALL_TIMEOUT, CONNECTIONS_PER_GATEWAY, REMOTE_PAUSE, REPLY_BYTES_MAX, SIGN_OF_LIFE, SILENCE,
+    CALL_TIMEOUT, CONNECT_TIMEOUT, CONNECTIONS_PER_GATEWAY, REMOTE_PAUSE, REPLY_BYTES_MAX,
+    SIGN_OF_LIFE, SILENCE,
 };
 use super::reply::Answer;
 use super::request::Call;
@@ -241,13 +242,24 @@ impl Gateways {
             }
         }
         let opening = Connection::open(&gateway.endpoint, self.dialect, self.trust.as_ref());
-        let mut connection = timeout(deadline.left(), opening)
+        let limit = self.opening_limit(gateway).min(deadline.left());
+        let mut connection = timeout(limit, opening)
             .await
             .unwrap_or(Err(Failure::Silent))?;
         let tried = connection.call(call, bytes_max, decode);
         let answer = self.watched(gateway, deadline, tried).await?;
         gateway.idle.lock().push(connection);
         Ok(answer)
+    }
+
+    /// How long a connection may take to open: a gateway that is slow at it is worth waiting for only when no other is well.
+    fn opening_limit(&self, gateway: &Gateway) -> Duration {
+        let is_other = |one: &&Gateway| one.endpoint.text() != gateway.endpoint.text();
+        let mut others = self.gateways.iter().filter(is_other);
+        match others.any(|other| other.breaker.lock().is_healthy()) {
+            true => SILENCE + SIGN_OF_LIFE,
+            false => CONNECT_TIMEOUT,
+        }
     }
 
     /// Waits for a call while its gateway gives signs of life. A call may take long because HBase does; a gateway that does not

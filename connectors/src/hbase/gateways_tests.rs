@@ -298,7 +298,8 @@ async fn work_moves_away_from_gateways_that_are_gone_or_hang() {
         for answer in futures::future::join_all(calls).await {
             assert_eq!(answer, Ok(true));
         }
-        assert!(begun.elapsed() < Duration::from_secs(12), "{bad}");
+        // About two seconds, and some for a busy machine.
+        assert!(begun.elapsed() < Duration::from_secs(4), "{bad}");
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) const REQUEST_BYTES_MAX: usize = 1_800_000;
 pub(super) const DEPTH_MAX: usize = 32;
 /// Connections to one gateway; it serves each with one call at a time.
 pub(super) const CONNECTIONS_PER_GATEWAY: usize = 8;
-/// Time to connect and hear what kind of server it is.
+/// Time to connect and hear what kind of server it is; less when another gateway is there to go to.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for one call. Longer than the 30 s after which a gateway should give up on HBase, so that its own words are heard.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(35);
