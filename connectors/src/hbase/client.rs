@@ -202,9 +202,10 @@ impl Client {
         deadline: Deadline,
         check: impl Fn(&Page) -> bool,
     ) -> Result<Page, HbaseError> {
+        let rows_max = call.rows().unwrap_or(0);
         self.gateways
             .call(call, deadline, |frame, protocol, sequence| {
-                let answer = Page::decode(frame, protocol, name, sequence)?;
+                let answer = Page::decode(frame, protocol, name, sequence, rows_max)?;
                 match &answer {
                     Ok(page) if !check(page) => Err(WireError::Structure),
                     _ => Ok(answer),

@@ -175,16 +175,20 @@ impl<'a> Row<'a> {
 }
 
 impl Page {
-    /// Decodes the answer to a get or a scan.
+    /// Decodes the answer to a get or a scan of at most `rows_max` rows: an empty row is a byte of a reply, and twenty here.
     pub(super) fn decode(
         frame: Vec<u8>,
         protocol: Protocol,
         name: &str,
         sequence: i32,
+        rows_max: usize,
     ) -> Result<Answer<Page>, WireError> {
         let (mut rows, mut cells) = (Vec::new(), Vec::new());
         let answer = decode(&frame, protocol, name, sequence, |reader, field| {
             reader.list(field, Kind::Struct, |reader| {
+                if rows.len() >= rows_max {
+                    return Err(WireError::Structure);
+                }
                 rows.push(row(reader, &mut cells)?);
                 Ok(())
             })

@@ -272,7 +272,9 @@ impl HbaseTable {
             server: "given".to_owned(),
             detail,
         };
-        let page = Page::decode(frame, protocol, "getScannerResults", 0)
+        // What asked for it is not known; a row is a byte at least.
+        let rows_max = frame.len();
+        let page = Page::decode(frame, protocol, "getScannerResults", 0, rows_max)
             .map_err(|error| unreadable(error.to_string()))?
             .map_err(|refusal| unreadable(format!("{refusal:?}")))?;
         let mut rows = RowsBuilder::new(&self.layout, wanted)?;

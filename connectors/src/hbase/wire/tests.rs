@@ -223,7 +223,7 @@ proptest! {
             frame[place] = byte;
         }
         let _ = message_length(&frame, protocol);
-        let _ = crate::hbase::reply::Page::decode(frame.clone(), protocol, "call", 7);
+        let _ = crate::hbase::reply::Page::decode(frame.clone(), protocol, "call", 7, 400);
     }
 
     #[test]
@@ -232,7 +232,7 @@ proptest! {
         frame.pop();
         frame.extend_from_slice(&body);
         let _ = message_length(&frame, protocol);
-        let _ = crate::hbase::reply::Page::decode(frame, protocol, "call", 7);
+        let _ = crate::hbase::reply::Page::decode(frame, protocol, "call", 7, 400);
         let _ = message_length(&body, protocol);
     }
 }
@@ -251,8 +251,18 @@ fn nesting_and_lengths_are_bounded() {
     let mut frame = message(Protocol::Binary, 1, &[]);
     frame.pop();
     frame.extend_from_slice(&[15, 0, 0, 12, 0x7f, 0xff, 0xff, 0xff]);
-    let page = crate::hbase::reply::Page::decode(frame, Protocol::Binary, "call", 1);
+    let page = crate::hbase::reply::Page::decode(frame, Protocol::Binary, "call", 1, 400);
     assert_eq!(page.map(|_| ()), Err(WireError::Truncated));
+    // A row is as little as its end; more of them than were asked for are no answer.
+    let mut frame = message(Protocol::Binary, 1, &[]);
+    frame.pop();
+    frame.extend_from_slice(&[15, 0, 0, 12, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0]);
+    for (rows_max, expected) in [(5, Ok(5)), (4, Err(WireError::Structure))] {
+        let frame = frame.clone();
+        let page = crate::hbase::reply::Page::decode(frame, Protocol::Binary, "call", 1, rows_max);
+        let rows = page.map(|page| page.map_or(0, |page| page.len()));
+        assert_eq!(rows, expected);
+    }
     // A string of negative length.
     let mut frame = message(Protocol::Binary, 1, &[]);
     frame.pop();

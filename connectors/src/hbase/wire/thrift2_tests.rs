@@ -89,7 +89,7 @@ proptest! {
             false => Call::Get(&table, &[], &projection),
         };
         let frame = reply(protocol, sequence, &call, Told::Rows(told.clone()));
-        let page = Page::decode(frame, protocol, call.name(), sequence);
+        let page = Page::decode(frame, protocol, call.name(), sequence, told.len());
         let page = page.expect("a reply").expect("rows");
         prop_assert_eq!(page.len(), told.len());
         prop_assert_eq!(rows_of(&page), rows_told(&told));
@@ -217,7 +217,7 @@ fn parts_of_rows_and_cells_without_a_time_are_refused() {
     ] {
         for protocol in [Protocol::Compact, Protocol::Binary] {
             let frame = reply(protocol, 1, &call, Told::Rows(vec![result.clone()]));
-            let page = Page::decode(frame, protocol, call.name(), 1);
+            let page = Page::decode(frame, protocol, call.name(), 1, 1);
             assert_eq!(page.map(drop), Err(WireError::Structure));
         }
     }
