@@ -70,6 +70,7 @@ fn table(servers: &str) -> HbaseTable {
             ("family", "d"),
             ("lookup.timeout", "60 s"),
             ("lookup.cache.rows", "1000000"),
+            ("lookup.cache.bytes", "1GB"),
             ("lookup.cache.ttl", "1 h"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned())),

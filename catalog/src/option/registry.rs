@@ -307,6 +307,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("scan.consistency", HBASE, OptionKind::Enum(&["latest", "committed"]), "whether queries see a sink's delivery while it is written").default("latest"),
     OptionSpec::new("scan.page.bytes", HBASE, OptionKind::Bytes, "size of a page of a scan").default("4MB"),
     OptionSpec::new("lookup.cache.rows", HBASE, POSITIVE, "number of rows a lookup join remembers").default("100000"),
+    OptionSpec::new("lookup.cache.bytes", HBASE, OptionKind::Bytes, "size of what a lookup join remembers").default("64MB"),
     OptionSpec::new("lookup.cache.ttl", HBASE, OptionKind::Duration, "time a lookup join remembers a row").default("10 s"),
     OptionSpec::new("lookup.timeout", HBASE, OptionKind::Duration, "time to wait for an answer").default("10 s"),
     OptionSpec::new("write.batch.bytes", HBASE, OptionKind::Bytes, "size of a request that writes").default("1MB"),

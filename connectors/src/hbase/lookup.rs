@@ -1,7 +1,7 @@
 //! Finds rows by their keys for lookup joins, and remembers them for a while.
 //!
 //! Invariant: what is given for a key is what HBase held at some moment within the time to live before the call, or during it;
-//! that there is no such row is remembered like a row. The cache never holds more rows than its option says.
+//! that there is no such row is remembered like a row. The cache never holds more rows, nor more bytes, than its options say.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use arrow::row::{RowConverter, SortField};
-use quick_cache::UnitWeighter;
+use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::task::JoinSet;
 
@@ -40,6 +40,32 @@ struct Held {
     at_us: i64,
 }
 
+/// Bytes that a row is remembered with, besides its own and its key's.
+const ROW_BYTES: usize = 128;
+
+/// Weighs rows so that a cache which is bounded by bytes is bounded by rows too.
+#[derive(Debug, Clone)]
+struct RowWeighter {
+    /// What the smallest row counts for.
+    least: u64,
+}
+
+impl RowWeighter {
+    fn new(rows: u64, bytes: u64) -> Self {
+        Self {
+            least: bytes.div_ceil(rows.max(1)),
+        }
+    }
+}
+
+impl Weighter<Arc<[u8]>, Held> for RowWeighter {
+    fn weight(&self, key: &Arc<[u8]>, held: &Held) -> u64 {
+        let row = held.row.as_ref().map_or(0, |row| row.len());
+        let bytes = u64::try_from(key.len() + row + ROW_BYTES).unwrap_or(u64::MAX);
+        bytes.max(self.least)
+    }
+}
+
 /// What the requests of one call need.
 #[derive(Debug)]
 struct Asking {
@@ -57,7 +83,7 @@ struct Asking {
 pub struct HbaseLookup {
     asking: Arc<Asking>,
     schema: SchemaRef,
-    cache: Cache<Arc<[u8]>, Held>,
+    cache: Cache<Arc<[u8]>, Held, RowWeighter>,
     ttl_us: i64,
     clock: Arc<dyn Clock>,
     asked: AtomicU64,
@@ -86,10 +112,11 @@ impl HbaseLookup {
         };
         // Room is made as rows come: the option may be larger than what is ever looked up.
         let room = usize::try_from(options.cache_rows.min(1_000)).unwrap_or(1_000);
+        let weighter = RowWeighter::new(options.cache_rows, options.cache_bytes);
         Ok(Self {
             asking: Arc::new(asking),
             schema,
-            cache: Cache::with_weighter(room, options.cache_rows, UnitWeighter),
+            cache: Cache::with_weighter(room, options.cache_bytes, weighter),
             ttl_us: i64::try_from(options.cache_ttl.as_micros()).unwrap_or(i64::MAX),
             clock,
             asked: AtomicU64::new(0),

@@ -93,6 +93,7 @@ pub(super) struct TableOptions {
     pub(super) timeout: Duration,
     /// Of a lookup join.
     pub(super) cache_rows: u64,
+    pub(super) cache_bytes: u64,
     pub(super) cache_ttl: Duration,
 }
 
@@ -116,6 +117,7 @@ impl TableOptions {
         })?;
         let page_bytes = bytes(options, "scan.page.bytes", 4 << 20, 64 << 20)?;
         let batch_bytes = bytes(options, "write.batch.bytes", 1 << 20, 64 << 20)?;
+        let cache_bytes = bytes(options, "lookup.cache.bytes", 64 << 20, 64 << 30)?;
         let servers = servers(options.required("thrift.servers")?)?;
         let authorities = options.text("thrift.ssl.ca.pem");
         Ok(Self {
@@ -158,6 +160,7 @@ impl TableOptions {
             timeout: options
                 .duration("lookup.timeout")?
                 .unwrap_or(Duration::from_secs(10)),
+            cache_bytes: cache_bytes as u64,
             cache_rows: options.u64("lookup.cache.rows")?.unwrap_or(100_000),
             cache_ttl: options
                 .duration("lookup.cache.ttl")?
@@ -314,6 +317,7 @@ fn bytes(
         "" | "b" => Some(1),
         "kb" => Some(1 << 10),
         "mb" => Some(1 << 20),
+        "gb" => Some(1 << 30),
         _ => None,
     };
     let size = digits.parse::<usize>().ok().zip(factor);

@@ -16,6 +16,10 @@ use crate::{column, context};
 const LIMIT: usize = 100_000;
 
 fn declare(twin: &Twin) -> HbaseTable {
+    declare_with(twin, &[])
+}
+
+fn declare_with(twin: &Twin, more: &[(&str, &str)]) -> HbaseTable {
     let columns = [
         column("k", SqlType::Text, true),
         column("v", SqlType::Text, true),
@@ -28,8 +32,41 @@ fn declare(twin: &Twin) -> HbaseTable {
         ("scan.page.bytes", "64kB"),
         ("lookup.timeout", "20 s"),
     ];
-    let options = BTreeMap::from(options.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let options = options.iter().chain(more);
+    let options = options.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let options: BTreeMap<String, String> = options.collect();
     HbaseTable::new(&columns, &[0], &options, &context().1).expect("a table")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lookup_remembers_no_more_than_its_options_say() {
+    let twin = Twin::start();
+    twin.create("t", &["d"], &[]);
+    for (bytes, options, held_max) in [
+        (10_000, [("lookup.cache.bytes", "1MB")], 100),
+        (1, [("lookup.cache.rows", "100")], 100),
+        (1, [("lookup.cache.rows", "1000")], 300),
+    ] {
+        let table = declare_with(&twin, &options);
+        table
+            .insert(&rows(&table, 'a', 300, bytes))
+            .await
+            .expect("written");
+        let lookup = table.lookup(&[0, 1]).expect("a lookup");
+        let asked: ArrayRef = Arc::new(
+            names('a', 300)
+                .iter()
+                .map(Some)
+                .collect::<StringViewArray>(),
+        );
+        for _ in 0..2 {
+            let found = lookup.rows(&[Arc::clone(&asked)]).await.expect("found");
+            assert!(found.iter().all(Option::is_some));
+        }
+        let again = lookup.keys_asked() - 300;
+        assert!(again >= 300 - held_max, "{again} of {options:?}");
+        assert!(held_max < 300 || again == 0, "{again} of {options:?}");
+    }
 }
 
 /// Rows `letter000` and on, each of as many bytes.
