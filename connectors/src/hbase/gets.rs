@@ -80,10 +80,11 @@ pub(super) fn batches<'a>(
 ) -> Vec<&'a [Vec<u8>]> {
     let columns = projection.columns.iter().map(|column| {
         let qualifier = column.qualifier.as_ref().map_or(0, Vec::len);
-        column.family.len() + qualifier + 12
+        column.family.len() + qualifier + 16
     });
     let filter = projection.filter.as_ref().map_or(0, Vec::len);
-    let each = columns.sum::<usize>() + filter + 24;
+    // What the structures around them take in the longer of the two protocols.
+    let each = columns.sum::<usize>() + filter + 56;
     let (mut parts, mut rest, mut rows, mut bytes) = (Vec::new(), keys, 0, 0);
     for key in keys {
         let more = key.len() + each;
@@ -103,7 +104,55 @@ pub(super) fn batches<'a>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::request::Delete;
+    use super::super::request::{Call, ColumnName, NewCell, Put};
+    use super::super::wire::Protocol;
     use super::*;
+
+    /// What is sent is no longer than it was taken for, whatever it consists of.
+    #[test]
+    fn requests_are_not_longer_than_reckoned() {
+        let table = TableName::parse("space:table").expect("a name");
+        const HEAD: usize = 100;
+        for protocol in [Protocol::Binary, Protocol::Compact] {
+            let length = |call: Call<'_>| call.encode(protocol, 1).expect("memory").len();
+            let keys: Vec<Vec<u8>> = (0..40_000u32).map(|key| key.to_be_bytes().into()).collect();
+            let column = |n: u8| ColumnName {
+                family: vec![b'f'],
+                qualifier: Some(vec![n]),
+            };
+            let projection = Projection {
+                columns: (0..5).map(column).collect(),
+                filter: Some(vec![0; 10]),
+                until_ms: Some(1),
+            };
+            for part in batches(&keys, &projection, usize::MAX) {
+                let bytes = length(Call::Get(&table, part, &projection));
+                assert!(bytes <= REQUEST_BYTES_MAX + HEAD, "{bytes}");
+            }
+            let cell = |n: u8| NewCell {
+                family: vec![b'f'],
+                qualifier: vec![n],
+                value: vec![],
+            };
+            let put = Put {
+                row: vec![1],
+                cells: (0..100).map(cell).collect(),
+                timestamp: 1_700_000_000_000,
+            };
+            let puts = vec![put; 100];
+            let reckoned: usize = puts.iter().map(Put::bytes).sum();
+            assert!(length(Call::Put(&table, &puts)) <= reckoned + HEAD);
+            let delete = Delete {
+                row: vec![1],
+                columns: (0..100).map(|n| (vec![b'f'], vec![n])).collect(),
+                timestamp: 1_700_000_000_000,
+            };
+            let deletes = vec![delete; 100];
+            let reckoned: usize = deletes.iter().map(Delete::bytes).sum();
+            assert!(length(Call::Delete(&table, &deletes)) <= reckoned + HEAD);
+        }
+    }
 
     #[test]
     fn as_many_rows_are_asked_for_as_fit() {

@@ -369,8 +369,8 @@ impl Put {
     /// About what it takes in a request.
     pub(super) fn bytes(&self) -> usize {
         let cell =
-            |cell: &NewCell| cell.family.len() + cell.qualifier.len() + cell.value.len() + 24;
-        self.row.len() + 24 + self.cells.iter().map(cell).sum::<usize>()
+            |cell: &NewCell| cell.family.len() + cell.qualifier.len() + cell.value.len() + 36;
+        self.row.len() + 32 + self.cells.iter().map(cell).sum::<usize>()
     }
 }
 
@@ -402,8 +402,8 @@ impl Delete {
 
     /// About what it takes in a request.
     pub(super) fn bytes(&self) -> usize {
-        let column = |(family, qualifier): &(Vec<u8>, Vec<u8>)| family.len() + qualifier.len() + 24;
-        self.row.len() + 24 + self.columns.iter().map(column).sum::<usize>()
+        let column = |(family, qualifier): &(Vec<u8>, Vec<u8>)| family.len() + qualifier.len() + 28;
+        self.row.len() + 44 + self.columns.iter().map(column).sum::<usize>()
     }
 }
 

@@ -11,6 +11,7 @@ use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use thalweg_catalog::Column;
 
@@ -23,7 +24,9 @@ use super::filter::of_cells;
 use super::gateways::{Gateways, ReplyLimits};
 use super::gets::{Fit, batches, get};
 use super::layout::Layout;
-use super::limits::{LOOKUP_ROWS_MAX, REPLY_BYTES_LEAST, REPLY_BYTES_MAX, REPLY_PAGES_MAX};
+use super::limits::{
+    LOOKUP_ROWS_MAX, REPLY_BYTES_LEAST, REPLY_BYTES_MAX, REPLY_PAGES_MAX, WRITES_MAX,
+};
 use super::lookup::HbaseLookup;
 use super::options::TableOptions;
 use super::read::{HbaseRows, KeyOrder, Request, read};
@@ -411,32 +414,27 @@ impl HbaseTable {
             columns: self.layout.all_cells(),
             ..Projection::default()
         };
-        let mut newest = Vec::with_capacity(keys.len());
-        let fit = Fit::new(LOOKUP_ROWS_MAX);
-        for asked in batches(keys, &projection, LOOKUP_ROWS_MAX) {
-            newest.extend(self.newest_of_some(asked, &projection, &fit).await?);
-        }
-        Ok(newest)
-    }
-
-    async fn newest_of_some(
-        &self,
-        keys: &[Vec<u8>],
-        projection: &Projection,
-        fit: &Fit,
-    ) -> Result<Vec<Option<i64>>, ConnectorError> {
-        let (table, timeout) = (&self.layout.table, self.options.timeout);
-        let mut newest = Vec::with_capacity(keys.len());
-        let mut rest = keys;
-        while !rest.is_empty() {
-            let (page, after) = get(&self.client, table, rest, projection, fit, timeout).await?;
-            rest = after;
-            newest.extend((0..page.len()).map(|index| {
-                let cells = page.row(index).into_iter().flat_map(|row| row.cells());
-                cells.map(|cell| cell.timestamp).max()
-            }));
-        }
-        Ok(newest)
+        let asked: Vec<Vec<Vec<u8>>> = batches(keys, &projection, LOOKUP_ROWS_MAX)
+            .into_iter()
+            .map(<[_]>::to_vec)
+            .collect();
+        let asking = Arc::new(Newest {
+            client: Arc::clone(&self.client),
+            layout: Arc::clone(&self.layout),
+            projection,
+            fit: Fit::new(LOOKUP_ROWS_MAX),
+            timeout: self.options.timeout,
+        });
+        let ask = |keys| {
+            let asking = Arc::clone(&asking);
+            async move { asking.of(keys).await }
+        };
+        let found = stream::iter(asked.into_iter().map(ask));
+        let found: Vec<_> = found
+            .buffered(self.client.capacity().min(WRITES_MAX))
+            .try_collect()
+            .await?;
+        Ok(found.concat())
     }
 
     /// A timestamp after every earlier one: a deletion masks what is written at its own.
@@ -484,6 +482,40 @@ impl HbaseTable {
             batch_bytes: self.options.batch_bytes,
             timeout: self.options.timeout,
         }
+    }
+}
+
+/// What a question for the newest cells of rows needs.
+#[derive(Debug)]
+struct Newest {
+    client: Arc<Client>,
+    layout: Arc<Layout>,
+    projection: Projection,
+    fit: Fit,
+    timeout: Duration,
+}
+
+impl Newest {
+    async fn of(&self, keys: Vec<Vec<u8>>) -> Result<Vec<Option<i64>>, ConnectorError> {
+        let mut newest = Vec::with_capacity(keys.len());
+        let mut rest = &keys[..];
+        while !rest.is_empty() {
+            let asked = get(
+                &self.client,
+                &self.layout.table,
+                rest,
+                &self.projection,
+                &self.fit,
+                self.timeout,
+            );
+            let (page, after) = asked.await?;
+            rest = after;
+            newest.extend(page.rows().map(|row| {
+                let stamps = row.cells().map(|cell| cell.timestamp);
+                stamps.max()
+            }));
+        }
+        Ok(newest)
     }
 }
 

@@ -19,6 +19,9 @@ use std::time::Duration;
 use filter::Filter;
 use wire::{Fields, Value};
 
+/// Bytes of the longest request of a gateway that is not configured otherwise; it hangs up on a longer one.
+const REQUEST_BYTES_MAX: usize = 2 << 20;
+
 /// What a gateway does with the next call that is not a greeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -63,6 +66,8 @@ struct State {
     puts: Vec<Vec<Vec<u8>>>,
     /// Bytes of each reply.
     replies: Vec<usize>,
+    /// Calls under way, and the most there were at once.
+    under_way: (usize, usize),
 }
 
 /// The server. It lives as long as the process.
@@ -137,6 +142,11 @@ impl Twin {
         std::mem::take(&mut self.state().replies)
     }
 
+    /// The most calls that were under way at once, since this was asked last.
+    pub(crate) fn take_most_under_way(&self) -> usize {
+        std::mem::take(&mut self.state().under_way.1)
+    }
+
     /// Names of the calls so far, but for greetings.
     pub(crate) fn calls(&self) -> Vec<String> {
         self.state().calls.clone()
@@ -154,9 +164,17 @@ impl Twin {
                     state.faults.pop_front()
                 }
             };
+            {
+                let mut state = self.state();
+                state.under_way.0 += 1;
+                state.under_way.1 = state.under_way.1.max(state.under_way.0);
+            }
             let moving = "org.apache.hadoop.hbase.NotServingRegionException: it moves";
             let answer = match fault {
-                Some(Fault::Before) => return,
+                Some(Fault::Before) => {
+                    self.state().under_way.0 -= 1;
+                    return;
+                }
                 Some(Fault::Moving) => Err(Refused(moving.to_owned())),
                 Some(Fault::Refusing) => Err(Refused(
                     "NoSuchColumnFamilyException: it is altered".to_owned(),
@@ -167,6 +185,7 @@ impl Twin {
                 }
                 _ => self.state().call(&name, &arguments),
             };
+            self.state().under_way.0 -= 1;
             if fault == Some(Fault::After) {
                 return;
             }
@@ -191,7 +210,11 @@ impl Twin {
 fn read(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut head = [0; 4];
     stream.read_exact(&mut head).ok()?;
-    let mut frame = vec![0; u32::from_be_bytes(head) as usize];
+    let length = u32::from_be_bytes(head) as usize;
+    if length > REQUEST_BYTES_MAX {
+        return None;
+    }
+    let mut frame = vec![0; length];
     stream.read_exact(&mut frame).ok()?;
     Some(frame)
 }

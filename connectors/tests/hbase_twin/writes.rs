@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{RecordBatch, StringViewArray};
 use thalweg_catalog::SqlType;
 use thalweg_connectors::HbaseTable;
 
-use super::Twin;
+use super::{Fault, Twin};
 use crate::{column, context};
 
 fn declare(twin: &Twin) -> HbaseTable {
@@ -120,4 +121,31 @@ async fn large_writes_go_region_by_region_and_borders_are_learned_anew() {
         count += batch.expect("read").num_rows();
     }
     assert_eq!(count, 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_is_asked_for_in_requests_that_a_gateway_takes_several_at_once() {
+    let twin = Twin::start();
+    twin.create("t", &["d"], &[]);
+    let table = declare(&twin);
+    let of = |count: usize, bytes: usize| {
+        let keys = (0..count).map(|n| Some(format!("{n:04}{}", "k".repeat(bytes))));
+        let keys: StringViewArray = keys.collect();
+        let values: StringViewArray = (0..count).map(|_| Some("v")).collect();
+        RecordBatch::try_new(table.schema(), vec![Arc::new(keys), Arc::new(values)])
+            .expect("a batch")
+    };
+    // Of 250 keys, as many as a request has, these are beyond 2 MB.
+    let long = table.update(&of(250, 20_000)).await;
+    assert_eq!(long.expect("written").rows, 250);
+
+    twin.take_most_under_way();
+    twin.script(&[Fault::Slow(Duration::from_millis(200)); 8]);
+    let many = of(2_000, 10);
+    let calls = twin.calls().len();
+    table.update(&many).await.expect("written");
+    let asked = twin.calls().split_off(calls);
+    let asked = asked.iter().take_while(|name| *name == "getMultiple");
+    assert_eq!(asked.count(), 8);
+    assert!(twin.take_most_under_way() > 4);
 }
