@@ -21,7 +21,7 @@ use super::committed::{HbaseSinkPlace, before};
 use super::error::HbaseError;
 use super::request::{CheckedPut, NewCell, NewTable, Projection, Put, TableName};
 use super::table::HbaseTable;
-use super::write::row_key;
+use super::write::{Refusals, row_key};
 use crate::commit::{CommittingSink, Due, Marker, Staged};
 use crate::context::{Clock, ConnectorContext, Deadline};
 use crate::delta::Delta;
@@ -38,8 +38,6 @@ const STAMP: &[u8] = b"stamp";
 const WRITER_SHIFT: u32 = 32;
 /// Times at which another writer may come in between.
 const TAKE_OVER_TRIES: usize = 16;
-/// Refusals that are told of one delivery.
-const TOLD_MAX: usize = 100;
 /// A timestamp this far ahead of the clock waits: cells that others write meanwhile would be hidden by it.
 const AHEAD_MAX_MS: i64 = 60_000;
 
@@ -323,9 +321,12 @@ impl CommittingSink for HbaseCommitter {
         }
         self.table.committed().begin(self.sink, staged.stamp_ms);
         let written = self.table.deliver(&there, &gone, staged.stamp_ms).await?;
-        let refused = written.refused.into_iter().take(TOLD_MAX);
-        self.refused
-            .extend(refused.map(|row| ConnectorError::Hbase(row.error)));
+        let mut refusals = Refusals::default();
+        for row in written.refused {
+            refusals.add(row.error);
+        }
+        let table = self.table.layout().table.text();
+        self.refused.extend(refusals.take(table));
         let cells = [
             (MARKER, text(staged.marker)),
             (STAMP, staged.stamp_ms.to_string()),

@@ -76,6 +76,22 @@ pub enum HbaseError {
         /// HBase's words.
         detail: String,
     },
+    /// A gateway failed over this row alone, and so did the one that was asked after it: the row is at fault, or both are.
+    #[error("HBase table \"{table}\" refused a row")]
+    RowFailed {
+        /// The table.
+        table: String,
+        /// The gateway's words.
+        detail: String,
+    },
+    /// Rows that were refused besides those that are told of one by one.
+    #[error("HBase table \"{table}\" refused {rows} more rows")]
+    MoreRefused {
+        /// The table.
+        table: String,
+        /// How many.
+        rows: usize,
+    },
     /// Any other answer.
     #[error("HBase request on table \"{table}\" failed")]
     Remote {
@@ -207,7 +223,10 @@ impl HbaseError {
             | HbaseError::SinkUnknown { .. }
             | HbaseError::ShutOut { .. } => "55000",
             HbaseError::FamilyMissing { .. } => "42703",
-            HbaseError::RowRefused { .. } | HbaseError::Remote { .. } => "58000",
+            HbaseError::RowRefused { .. }
+            | HbaseError::RowFailed { .. }
+            | HbaseError::MoreRefused { .. }
+            | HbaseError::Remote { .. } => "58000",
             HbaseError::ReplyTooLarge { .. }
             | HbaseError::RowTooLarge { .. }
             | HbaseError::KeyLength { .. } => "54000",
@@ -226,6 +245,7 @@ impl HbaseError {
             | HbaseError::Denied { detail, .. }
             | HbaseError::FamilyMissing { detail, .. }
             | HbaseError::RowRefused { detail, .. }
+            | HbaseError::RowFailed { detail, .. }
             | HbaseError::Remote { detail, .. }
             | HbaseError::BadReply { detail, .. }
             | HbaseError::Unwritable { detail, .. } => Some(detail.clone()),
@@ -289,6 +309,7 @@ impl HbaseError {
         matches!(
             self,
             HbaseError::RowRefused { .. }
+                | HbaseError::RowFailed { .. }
                 | HbaseError::RowTooLarge { .. }
                 | HbaseError::KeyLength { .. }
                 | HbaseError::NullKey { .. }
@@ -353,9 +374,15 @@ impl Failure {
 pub(super) enum Consequence {
     /// Trying again may help: a region moves, a server is gone.
     Again(HbaseError),
+    /// The row is at fault or the gateway is sick, which only another can tell.
+    Elsewhere(HbaseError),
     /// It would be refused again.
     Final(HbaseError),
 }
+
+/// How a gateway's answer begins when its code throws what it does not declare: a check of HBase's client, such as that of a
+/// cell's size, as well as whatever goes wrong in a gateway that is sick or stops.
+const INTERNAL: &str = "Internal error";
 
 /// Words of exceptions that are about one row.
 const ROW_FAULTS: &[&str] = &[
@@ -387,11 +414,15 @@ pub(super) fn judge(refusal: &Refusal, call: &Call<'_>, server: &str) -> Consequ
                 let server = server.to_owned();
                 return Consequence::Final(HbaseError::WrongEndpoint { server, detail });
             }
-            // The checks of HBase's client, such as that of a cell's size, reach us only as this.
-            return Consequence::Final(match call {
-                Call::Put(..) | Call::Delete(..) => HbaseError::RowRefused { table, detail },
-                _ => HbaseError::Remote { table, detail },
-            });
+            return match call {
+                Call::Put(..) | Call::Delete(..) if message.starts_with(INTERNAL) => {
+                    Consequence::Elsewhere(HbaseError::RowFailed { table, detail })
+                }
+                Call::Put(..) | Call::Delete(..) => {
+                    Consequence::Final(HbaseError::RowRefused { table, detail })
+                }
+                _ => Consequence::Final(HbaseError::Remote { table, detail }),
+            };
         }
         Refusal::Remote { message, retry } => (message, *retry),
     };

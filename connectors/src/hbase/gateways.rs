@@ -127,8 +127,9 @@ impl Gateways {
         decode: impl Fn(Vec<u8>, Protocol, i32) -> Result<Answer<T>, WireError>,
     ) -> Result<T, HbaseError> {
         let mut last = format!("no answer from {}", self.servers);
+        let mut failed_at = None;
         loop {
-            let Some(gateway) = self.choose(deadline).await else {
+            let Some(gateway) = self.choose(deadline, failed_at).await else {
                 return Err(HbaseError::Unreachable {
                     servers: self.servers.clone(),
                     detail: last,
@@ -144,6 +145,16 @@ impl Gateways {
                     };
                     match judge(&refusal, call, gateway.endpoint.text()) {
                         Consequence::Final(error) => return Err(error),
+                        Consequence::Elsewhere(error) if failed_at.is_some() => return Err(error),
+                        Consequence::Elsewhere(error) => {
+                            failed_at = Some(gateway);
+                            // Of several rows each is asked for again by itself, with a pause.
+                            match call.rows() {
+                                Some(1) => sleep(REMOTE_PAUSE).await,
+                                _ if self.gateways.len() > 1 => {}
+                                _ => return Err(error),
+                            }
+                        }
                         Consequence::Again(error) if deadline.left() <= REMOTE_PAUSE => {
                             return Err(error);
                         }
@@ -191,8 +202,14 @@ impl Gateways {
         self.changed.notify_waiters();
     }
 
-    /// A gateway that is not in a pause, the one with most room; waits for the first pause to end. `None` after the deadline.
-    async fn choose(&self, deadline: Deadline) -> Option<&Gateway> {
+    /// A gateway that is not in a pause, the one with most room, and not `but` if there is another; waits for the first pause to
+    /// end. `None` after the deadline.
+    async fn choose<'g>(
+        &'g self,
+        deadline: Deadline,
+        but: Option<&'g Gateway>,
+    ) -> Option<&'g Gateway> {
+        let is_other = |one: &Gateway| but.is_none_or(|but| !std::ptr::eq(one, but));
         loop {
             // Before the pauses are looked at, so that no change of one is missed.
             let mut changed = pin!(self.changed.notified());
@@ -200,7 +217,7 @@ impl Gateways {
             let now = self.started.elapsed();
             let wait = |gateway: &Gateway| gateway.breaker.lock().wait(now);
             let ready = self.gateways.iter().filter(|one| wait(one).is_zero());
-            let room = |gateway: &&Gateway| gateway.slots.available_permits();
+            let room = |gateway: &&Gateway| (is_other(gateway), gateway.slots.available_permits());
             if deadline.left().is_zero() {
                 return None;
             }
@@ -312,11 +329,11 @@ mod tests {
             let gateways = one_gateway();
             let deadline = Deadline::after(Duration::from_secs(60));
             gateways.failed(&gateways.gateways[0], Duration::ZERO);
-            let trial = gateways.choose(deadline).await;
+            let trial = gateways.choose(deadline, None).await;
             let trial = trial.expect("after the pause");
             let began = gateways.started.elapsed();
-            let mut first = pin!(gateways.choose(deadline));
-            let mut second = pin!(gateways.choose(deadline));
+            let mut first = pin!(gateways.choose(deadline, None));
+            let mut second = pin!(gateways.choose(deadline, None));
             assert!(futures::poll!(first.as_mut()).is_pending());
             assert!(futures::poll!(second.as_mut()).is_pending());
             if succeeds {

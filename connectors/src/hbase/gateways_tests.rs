@@ -19,7 +19,7 @@ use super::error::HbaseError;
 use super::gateways::Gateways;
 use super::key::KeyRange;
 use super::reply::message_length;
-use super::request::{Projection, Scan, TableName};
+use super::request::{NewCell, Projection, Put, Scan, TableName};
 use super::wire::Protocol;
 use crate::context::Deadline;
 
@@ -41,6 +41,8 @@ enum Act {
     Fail(&'static str),
     /// The same, and says that trying again is of no use.
     FailForGood(&'static str),
+    /// Throws what its code does not declare.
+    Internal,
     /// Answers with another call's number.
     WrongNumber,
     /// Never answers.
@@ -166,10 +168,17 @@ fn write_reply(
     sequence: i32,
     act: &Act,
 ) -> thrift::Result<()> {
-    let head = TMessageIdentifier::new(name, TMessageType::Reply, sequence);
-    out.write_message_begin(&head)?;
+    let kind = match act {
+        Act::Internal => TMessageType::Exception,
+        _ => TMessageType::Reply,
+    };
+    out.write_message_begin(&TMessageIdentifier::new(name, kind, sequence))?;
     begin(out)?;
     match act {
+        Act::Internal => {
+            field(out, TType::String, 1)?;
+            out.write_string(&format!("Internal error processing {name}"))?;
+        }
         Act::Kind(kind) => {
             field(out, TType::I32, 0)?;
             out.write_i32(*kind)?;
@@ -412,6 +421,56 @@ async fn what_hbase_says_decides_whether_a_call_is_repeated() {
         matches!(answer, Err(HbaseError::Remote { .. })),
         "{answer:?}"
     );
+}
+
+#[tokio::test]
+async fn a_put_that_a_gateway_fails_over_is_made_at_another() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let sick = async || {
+        let count = Arc::clone(&count);
+        let act = does(Act::Internal);
+        gateway(FRAMED, move |connection, call, name| {
+            count.fetch_add(usize::from(name == "putMultiple"), Ordering::SeqCst);
+            act(connection, call, name)
+        })
+        .await
+    };
+    // A put is answered with nothing, which a list of nothing is as good as.
+    let good = gateway(FRAMED, does(Act::Rows(vec![]))).await;
+    let (one, other) = (sick().await, sick().await);
+    let (one, other) = (&one[..], &other[..]);
+    let put = |row: u8| Put {
+        row: vec![row],
+        cells: vec![NewCell {
+            family: b"f".to_vec(),
+            qualifier: b"q".to_vec(),
+            value: vec![],
+        }],
+        timestamp: 1,
+    };
+    for puts in [vec![put(1)], vec![put(1), put(2)]] {
+        // Ties go to the last gateway, so the sick one is asked first.
+        let client = client(&[&good[..], one], FRAMED);
+        count.store(0, Ordering::SeqCst);
+        assert_eq!(client.put(&table(), &puts, within(10)).await, Ok(()));
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+    }
+    for (addresses, rows, asked) in [
+        (vec![one, other], 1, 2),
+        (vec![one, other], 2, 2),
+        (vec![one], 1, 2),
+        (vec![one], 2, 1),
+    ] {
+        let client = client(&addresses, FRAMED);
+        count.store(0, Ordering::SeqCst);
+        let puts: Vec<Put> = (0..rows).map(put).collect();
+        let error = client.put(&table(), &puts, within(10)).await;
+        assert!(
+            matches!(error, Err(HbaseError::RowFailed { .. })),
+            "{error:?}"
+        );
+        assert_eq!(count.load(Ordering::SeqCst), asked, "{addresses:?} {rows}");
+    }
 }
 
 #[tokio::test]

@@ -31,6 +31,10 @@ pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Pause before a call is repeated because HBase, not the gateway, failed (a region moves, a region server is gone).
 pub(super) const REMOTE_PAUSE: Duration = Duration::from_millis(250);
+/// Rows of a delivery that gateways fail over, and none written, until the gateways are taken to be at fault.
+pub(super) const FAILED_ROWS_MAX: usize = 8;
+/// Refusals that are told of one by one, of those of one delivery.
+pub(super) const TOLD_MAX: usize = 100;
 /// Rows of one get or put request.
 pub(super) const BATCH_ROWS_MAX: usize = 1_000;
 /// Requests of one write that are under way at once.

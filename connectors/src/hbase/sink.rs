@@ -16,12 +16,10 @@ use super::layout::Layout;
 use super::options::NullMode;
 use super::request::{Delete, NewCell};
 use super::table::HbaseTable;
-use super::write::{Mutation, RefusedRow, cell_value, row_key};
+use super::write::{Mutation, Refusals, RefusedRow, cell_value, row_key};
 use crate::error::ConnectorError;
 use crate::sink::{Form, Message, MessageSink};
 
-/// Refusals that are told of one delivery.
-const TOLD_MAX: usize = 100;
 /// First byte of a message's key: a row key follows, or what stands for a row that has none.
 const ROW: u8 = 0;
 const NO_ROW: u8 = 1;
@@ -30,7 +28,7 @@ const NO_ROW: u8 = 1;
 #[derive(Debug)]
 pub struct HbaseSink {
     table: Arc<HbaseTable>,
-    refused: Mutex<Vec<ConnectorError>>,
+    refused: Mutex<Refusals>,
 }
 
 impl HbaseSink {
@@ -43,10 +41,7 @@ impl HbaseSink {
     }
 
     fn refuse(&self, error: HbaseError) {
-        let mut refused = self.refused.lock();
-        if refused.len() < TOLD_MAX {
-            refused.push(ConnectorError::Hbase(error));
-        }
+        self.refused.lock().add(error);
     }
 }
 
@@ -91,7 +86,7 @@ impl MessageSink for HbaseSink {
     }
 
     fn take_refused(&mut self) -> Vec<ConnectorError> {
-        std::mem::take(&mut self.refused.lock())
+        self.refused.lock().take(self.table.layout().table.text())
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: one operation per cell and delivery, with an explicit timestamp, so that sending any of it again changes nothing. A
 //! row that HBase refuses is told apart from its neighbours, which are written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use super::client::Client;
 use super::deliveries::{Borders, Starts, deliveries, is_large};
 use super::error::HbaseError;
 use super::layout::{CellColumn, Layout};
-use super::limits::{BORDERS_TIMEOUT, WRITES_MAX};
+use super::limits::{BORDERS_TIMEOUT, FAILED_ROWS_MAX, TOLD_MAX, WRITES_MAX};
 use super::options::{CellEncoding, NullMode};
 use super::request::{Delete, NewCell, Put};
 use super::scalar::Scalar;
@@ -40,6 +40,17 @@ pub struct RefusedRow {
     pub row: usize,
     /// Why.
     pub error: HbaseError,
+}
+
+impl RefusedRow {
+    /// Once gateways are known to be well, a row that they failed over is one that HBase refuses.
+    fn finally(self) -> Self {
+        let error = match self.error {
+            HbaseError::RowFailed { table, detail } => HbaseError::RowRefused { table, detail },
+            error => error,
+        };
+        Self { error, ..self }
+    }
 }
 
 /// Outcome of a write.
@@ -242,6 +253,51 @@ pub(super) fn mutations(
     Ok((by_key.into_values().collect(), refused))
 }
 
+/// Fails when gateways failed over as many rows as `rows`, and took none and refused none with a reason: then it is not the rows,
+/// and they are to be written later.
+fn believable(written: &Written, rows: usize) -> Result<(), HbaseError> {
+    let errors = || written.refused.iter().map(|refused| &refused.error);
+    let failed = |error: &&HbaseError| matches!(error, HbaseError::RowFailed { .. });
+    let reasoned = |error: &HbaseError| matches!(error, HbaseError::RowRefused { .. });
+    let is_well = written.rows > 0 || errors().any(reasoned);
+    if is_well || errors().filter(failed).count() < rows {
+        return Ok(());
+    }
+    match errors().find(failed) {
+        Some(HbaseError::RowFailed { table, detail }) => Err(HbaseError::Remote {
+            table: table.clone(),
+            detail: detail.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Refusals of one delivery as they are told: the first ones, and how many more there are.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    told: Vec<HbaseError>,
+    more: usize,
+}
+
+impl Refusals {
+    pub(super) fn add(&mut self, error: HbaseError) {
+        match self.told.len() < TOLD_MAX {
+            true => self.told.push(error),
+            false => self.more += 1,
+        }
+    }
+
+    /// All there are to tell; none afterwards.
+    pub(super) fn take(&mut self, table: &str) -> Vec<ConnectorError> {
+        let Refusals { mut told, more } = std::mem::take(self);
+        if more > 0 {
+            let table = table.to_owned();
+            told.push(HbaseError::MoreRefused { table, rows: more });
+        }
+        told.into_iter().map(ConnectorError::Hbase).collect()
+    }
+}
+
 /// What every delivery needs.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
@@ -275,7 +331,12 @@ impl Writer {
                 under_way.spawn(async move { writer.deliver(batch).await });
             }
             match under_way.join_next().await {
-                None => return Ok(written),
+                None => {
+                    believable(&written, 2)?;
+                    let refused = written.refused.into_iter().map(RefusedRow::finally);
+                    written.refused = refused.collect();
+                    return Ok(written);
+                }
                 Some(Ok(Ok(part))) => {
                     written.rows += part.rows;
                     written.refused.extend(part.refused);
@@ -312,21 +373,22 @@ impl Writer {
     }
 
     /// One delivery. When HBase refuses it because of a row, halves of it are tried, down to that row: the answer does not name
-    /// the row.
+    /// the row. The larger parts come first, so that rows which can be written are before most of those that cannot.
     async fn deliver(&self, batch: Vec<Mutation>) -> Result<Written, HbaseError> {
         let mut written = Written::default();
-        let mut parts = vec![&batch[..]];
-        while let Some(part) = parts.pop() {
+        let mut parts = VecDeque::from([&batch[..]]);
+        while let Some(part) = parts.pop_front() {
             match (self.send(part).await, part) {
                 (Ok(()), _) => written.rows += part.len(),
                 (Err(error), _) if !error.is_of_the_row() => return Err(error),
-                (Err(error), [one]) => written.refused.push(RefusedRow {
-                    row: one.row,
-                    error,
-                }),
+                (Err(error), [one]) => {
+                    let row = one.row;
+                    written.refused.push(RefusedRow { row, error });
+                    believable(&written, batch.len().clamp(2, FAILED_ROWS_MAX))?;
+                }
                 (Err(_), part) => {
                     let (left, right) = part.split_at(part.len() / 2);
-                    parts.extend([right, left]);
+                    parts.extend([left, right]);
                 }
             }
         }
@@ -345,5 +407,52 @@ impl Writer {
             self.client.put(table, &puts, deadline).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_refusals_the_first_are_told_and_the_number_of_the_others() {
+        let mut refusals = Refusals::default();
+        for count in [3, TOLD_MAX, TOLD_MAX + 50] {
+            for bytes in 0..count {
+                refusals.add(HbaseError::RowTooLarge { bytes });
+            }
+            let told = refusals.take("t");
+            assert_eq!(told.len(), count.min(TOLD_MAX + 1));
+            let last = told.last().map(ToString::to_string);
+            let is_count = last.as_deref() == Some("HBase table \"t\" refused 50 more rows");
+            assert_eq!(is_count, count > TOLD_MAX, "{last:?}");
+        }
+        assert!(refusals.take("t").is_empty());
+    }
+
+    #[test]
+    fn gateways_are_doubted_before_rows_are() {
+        let (table, detail) = ("t".to_owned(), "Internal error".to_owned());
+        let failed = HbaseError::RowFailed {
+            table: table.clone(),
+            detail: detail.clone(),
+        };
+        let reasoned = HbaseError::RowRefused { table, detail };
+        let local = HbaseError::KeyLength { bytes: 0 };
+        for (rows, errors, good) in [
+            (0, vec![&failed, &failed], false),
+            (0, vec![&failed, &failed, &local], false),
+            (0, vec![&failed, &local], true),
+            (0, vec![&failed, &failed, &reasoned], true),
+            (1, vec![&failed, &failed], true),
+            (0, vec![&local, &local], true),
+            (0, vec![], true),
+        ] {
+            let refused = errors.into_iter().cloned().enumerate();
+            let refused = refused.map(|(row, error)| RefusedRow { row, error });
+            let refused = refused.collect();
+            let written = Written { rows, refused };
+            assert_eq!(believable(&written, 2).is_ok(), good, "{written:?}");
+        }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     Slow(Duration),
     /// It refuses for good.
     Refusing,
+    /// Something in the gateway throws what it does not expect.
+    Internal,
 }
 
 /// A cell of a row.
@@ -66,6 +68,8 @@ struct State {
     puts: Vec<Vec<Vec<u8>>>,
     /// Bytes of each reply.
     replies: Vec<usize>,
+    /// Beginning of the keys that cannot be put.
+    poison: Option<Vec<u8>>,
     /// Calls under way, and the most there were at once.
     under_way: (usize, usize),
 }
@@ -142,6 +146,11 @@ impl Twin {
         std::mem::take(&mut self.state().replies)
     }
 
+    /// Has the gateway throw over every request that puts a row whose key begins so.
+    pub(crate) fn set_poison(&self, key: Option<&str>) {
+        self.state().poison = key.map(|key| key.as_bytes().to_vec());
+    }
+
     /// The most calls that were under way at once, since this was asked last.
     pub(crate) fn take_most_under_way(&self) -> usize {
         std::mem::take(&mut self.state().under_way.1)
@@ -170,6 +179,14 @@ impl Twin {
                 state.under_way.1 = state.under_way.1.max(state.under_way.0);
             }
             let moving = "org.apache.hadoop.hbase.NotServingRegionException: it moves";
+            if fault == Some(Fault::Internal) || self.state().throws(&name, &arguments) {
+                self.state().under_way.0 -= 1;
+                let reply = wire::internal_error(&name, sequence).expect("memory");
+                if stream.write_all(&reply).is_err() {
+                    return;
+                }
+                continue;
+            }
             let answer = match fault {
                 Some(Fault::Before) => {
                     self.state().under_way.0 -= 1;
@@ -235,6 +252,15 @@ fn table_name(value: &Value) -> String {
 }
 
 impl State {
+    fn throws(&self, name: &str, arguments: &Fields) -> bool {
+        let Some(poison) = self.poison.as_ref().filter(|_| name == "putMultiple") else {
+            return false;
+        };
+        let puts = arguments.get(&2).map(Value::items).unwrap_or_default();
+        puts.iter()
+            .any(|put| put.fields()[&1].bytes().starts_with(poison))
+    }
+
     fn call(&mut self, name: &str, arguments: &Fields) -> Result<Option<Value>, Refused> {
         let table = arguments.get(&1);
         let list = |id: i16| arguments.get(&id).map(Value::items).unwrap_or_default();

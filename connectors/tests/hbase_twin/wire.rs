@@ -93,6 +93,20 @@ fn value(input: &mut dyn TInputProtocol, kind: TType) -> thrift::Result<Value> {
     })
 }
 
+/// What a gateway says of an exception that its code does not declare, with its length before it.
+pub(super) fn internal_error(name: &str, sequence: i32) -> thrift::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    {
+        let mut out = TCompactOutputProtocol::new(&mut body);
+        let head = TMessageIdentifier::new(name, TMessageType::Exception, sequence);
+        out.write_message_begin(&head)?;
+        let message = format!("Internal error processing {name}");
+        let fields = Fields::from([(1, Value::Bytes(message.into_bytes())), (2, Value::I32(6))]);
+        write_fields(&mut out, &fields)?;
+    }
+    Ok([&(body.len() as u32).to_be_bytes()[..], &body].concat())
+}
+
 /// A reply with its length before it.
 pub(super) fn reply(name: &str, sequence: i32, fields: &Fields) -> thrift::Result<Vec<u8>> {
     let mut body = Vec::new();

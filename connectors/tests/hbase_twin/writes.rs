@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arrow::array::{RecordBatch, StringViewArray};
 use thalweg_catalog::SqlType;
-use thalweg_connectors::HbaseTable;
+use thalweg_connectors::{HbaseError, HbaseTable};
 
 use super::{Fault, Twin};
 use crate::{column, context};
@@ -148,4 +148,43 @@ async fn what_is_there_is_asked_for_in_requests_that_a_gateway_takes_several_at_
     let asked = asked.iter().take_while(|name| *name == "getMultiple");
     assert_eq!(asked.count(), 8);
     assert!(twin.take_most_under_way() > 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_refused_only_when_it_is_not_the_gateway() {
+    let twin = Twin::start();
+    twin.create("t", &["d"], &[]);
+    let table = declare(&twin);
+    let none = rows(&table, "a", "1").slice(0, 0);
+    let some = rows(&table, "a", "1").slice(0, 10);
+
+    // A row alone is asked for again.
+    twin.script(&[Fault::Internal]);
+    let written = table.deliver(&some.slice(0, 1), &none, 1_000).await;
+    let written = written.expect("written");
+    assert_eq!((written.rows, written.refused.len()), (1, 0));
+
+    // One row at fault is told from its neighbours.
+    twin.set_poison(Some("a07"));
+    let written = table.deliver(&some, &none, 1_000).await.expect("written");
+    assert_eq!((written.rows, written.refused.len()), (9, 1));
+    assert_eq!(written.refused[0].row, 7);
+    let is_refused = matches!(written.refused[0].error, HbaseError::RowRefused { .. });
+    assert!(is_refused, "{written:?}");
+    assert_eq!(
+        written.refused[0].error.detail().as_deref(),
+        Some("Internal error processing putMultiple")
+    );
+
+    // All of them are not.
+    twin.set_poison(Some(""));
+    for count in [2, 10] {
+        let error = table.deliver(&some.slice(0, count), &none, 1_000).await;
+        let error = error.expect_err("a sick gateway").report();
+        assert_eq!(error.sqlstate, "58000");
+        assert_eq!(error.message, "HBase request on table \"t\" failed");
+    }
+    twin.set_poison(None);
+    let written = table.deliver(&some, &none, 1_000).await.expect("written");
+    assert_eq!(written.rows, 10);
 }
