@@ -204,3 +204,51 @@ pub(crate) async fn finish_exchanges(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(partition: &str, first_epoch: u64, bytes: u64) -> Arc<DataFile> {
+        Arc::new(DataFile {
+            path: format!("p={partition}/{first_epoch}.parquet"),
+            rows: 1,
+            bytes,
+            partition: vec![Some(partition.to_owned())],
+            first_epoch,
+            last_epoch: first_epoch,
+            columns: BTreeMap::new(),
+            since_ms: None,
+        })
+    }
+
+    #[test]
+    fn neighbours_fill_files_up_to_the_target() {
+        // (sizes by epoch, the sizes that go together), for a target of 100.
+        let cases: [(&[u64], &[&[u64]]); 7] = [
+            (&[], &[]),
+            (&[10], &[]),
+            (&[10, 20], &[&[10, 20]]),
+            // Half of the target is large enough.
+            (&[50, 99, 200], &[]),
+            (&[10, 50, 20], &[&[10, 20]]),
+            (&[40, 40, 20, 40, 40], &[&[40, 40, 20], &[40, 40]]),
+            // What is alone in its file stays as it is.
+            (&[49, 49, 49], &[&[49, 49]]),
+        ];
+        for (sizes, expected) in cases {
+            let files = (0..)
+                .zip(sizes)
+                .map(|(epoch, bytes)| file("a", epoch, *bytes));
+            let mut files: Vec<_> = files.collect();
+            files.reverse();
+            // Another partition's files are never among them.
+            files.push(file("b", 0, 10));
+            let found: Vec<Vec<u64>> = bins(&files, 100)
+                .iter()
+                .map(|bin| bin.iter().map(|file| file.bytes).collect())
+                .collect();
+            assert_eq!(found, expected, "{sizes:?}");
+        }
+    }
+}

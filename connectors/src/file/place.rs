@@ -93,7 +93,9 @@ pub(super) fn in_store(
     let remote = Remote::new(|| match scheme {
         "hdfs" | "viewfs" => {
             let folder = format!("{scheme}://{host}{folder}");
-            Ok(Arc::new(HdfsStore::folder(options, &folder)?))
+            let store = HdfsStore::folder(options, &folder)?;
+            // Earlier than its caller, so that the next call is made by a client that may be answered.
+            Ok(Arc::new(store.answering_within(CALL_WAIT / 10 * 9)))
         }
         _ => Err(ConnectorError::Unsupported {
             what: format!("a path with the scheme {scheme}:// in a file source"),

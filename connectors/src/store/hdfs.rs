@@ -4,6 +4,7 @@
 //! unknown. One file has one writer, and a file that its writer left open is closed before its length counts.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use hdfs_native::client::{FileStatus, WriteOptions};
 use hdfs_native::file::{FileReader, FileWriter};
 use hdfs_native::{Client, ClientBuilder, HdfsError};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::{Child, Entry, Moved, Store, StoreError, StoreFault, StoreFile};
 use crate::context::Deadline;
@@ -28,6 +29,10 @@ const LEASE_WAIT: Duration = Duration::from_secs(60);
 const LEASE_LOOK: Duration = Duration::from_millis(500);
 /// Folders that are known to be there, at most.
 const KNOWN_FOLDERS: usize = 10_000;
+/// How long a call may take: the library waits for the answer of a NameNode for ever.
+const CALL_WAIT: Duration = Duration::from_secs(30);
+/// The same for calls that are many at the NameNode, or move data.
+const LONG_CALL: u32 = 10;
 /// Files whose blocks are known, at most.
 const KNOWN_FILES: usize = 256;
 /// Longest text of a Java exception that is passed on.
@@ -36,13 +41,41 @@ const DETAIL_CHARS: usize = 300;
 /// A folder on HDFS.
 #[derive(Clone)]
 pub(crate) struct HdfsStore {
-    client: Client,
+    /// Of a client that did not answer nothing more is asked: its connections still count as good.
+    client: Arc<RwLock<Client>>,
+    settings: Arc<Settings>,
+    call_wait: Duration,
     /// Absolute path of the folder on its file system, without a slash at its end.
     root: String,
     shown: String,
     made: Arc<Mutex<HashSet<String>>>,
     /// Committed files that were read, with the places of their blocks; `None` where files of others grow and are replaced.
     readers: Option<Readers>,
+}
+
+/// What clients are made of.
+#[derive(Debug)]
+struct Settings {
+    url: Option<String>,
+    config_dir: Option<String>,
+    user: Option<String>,
+    properties: Vec<(String, String)>,
+}
+
+impl Settings {
+    fn client(&self) -> Result<Client, HdfsError> {
+        let mut builder = ClientBuilder::new();
+        if let Some(url) = &self.url {
+            builder = builder.with_url(url.as_str());
+        }
+        if let Some(folder) = &self.config_dir {
+            builder = builder.with_config_dir(folder.as_str());
+        }
+        if let Some(user) = &self.user {
+            builder = builder.with_user(user.as_str());
+        }
+        builder.with_config(self.properties.clone()).build()
+    }
 }
 
 type Readers = Arc<Mutex<HashMap<String, Arc<FileReader>>>>;
@@ -69,16 +102,6 @@ impl HdfsStore {
     /// A folder whose files others write, or the whole file system. Contacts nobody.
     pub(crate) fn folder(options: Options<'_>, text: &str) -> Result<Self, ConnectorError> {
         let (url, root) = place(text)?;
-        let mut builder = ClientBuilder::new();
-        if let Some(url) = url {
-            builder = builder.with_url(url);
-        }
-        if let Some(folder) = options.text("hadoop.conf.dir") {
-            builder = builder.with_config_dir(folder);
-        }
-        if let Some(user) = options.text("user") {
-            builder = builder.with_user(user);
-        }
         let properties = options.0.iter().filter_map(|(name, value)| {
             let name = name
                 .strip_prefix("hadoop.")
@@ -92,20 +115,69 @@ impl HdfsStore {
         );
         let attempts = Some(attempts).filter(|_| options.text("hadoop.conf.dir").is_none());
         let properties = attempts.into_iter().chain(properties);
-        let client = builder.with_config(properties).build();
-        let client = client.map_err(|error| {
+        let settings = Settings {
+            url,
+            config_dir: options.text("hadoop.conf.dir").map(str::to_owned),
+            user: options.text("user").map(str::to_owned),
+            properties: properties.collect(),
+        };
+        let client = settings.client().map_err(|error| {
             ConnectorError::option_hint(
                 format!("could not make an HDFS client: {}", told(&error).1),
                 "Write path = 'hdfs://namenode:8020/folder', or set hadoop.conf.dir.",
             )
         })?;
         Ok(Self {
-            client,
+            client: Arc::new(RwLock::new(client)),
+            settings: Arc::new(settings),
+            call_wait: CALL_WAIT,
             root,
             shown: text.trim_end_matches('/').to_owned(),
             made: Arc::default(),
             readers: None,
         })
+    }
+
+    /// The same, which gives a call up after another time.
+    pub(crate) fn answering_within(self, call_wait: Duration) -> Self {
+        Self { call_wait, ..self }
+    }
+
+    fn client(&self) -> Client {
+        self.client.read().clone()
+    }
+
+    /// The answer of a call; that there was none in time is an error like any other of the network.
+    async fn answered<T>(
+        &self,
+        call: impl Future<Output = Result<T, HdfsError>>,
+    ) -> Result<T, HdfsError> {
+        self.answered_within(self.call_wait, call).await
+    }
+
+    async fn answered_within<T>(
+        &self,
+        wait: Duration,
+        call: impl Future<Output = Result<T, HdfsError>>,
+    ) -> Result<T, HdfsError> {
+        if let Ok(answer) = tokio::time::timeout(wait, call).await {
+            return answer;
+        }
+        if let Ok(client) = self.settings.client() {
+            *self.client.write() = client;
+        }
+        if let Some(readers) = &self.readers {
+            readers.lock().clear();
+        }
+        let late = format!("It did not answer within {} s.", wait.as_secs());
+        Err(HdfsError::IOError(io::Error::new(
+            io::ErrorKind::TimedOut,
+            late,
+        )))
+    }
+
+    fn long(&self) -> Duration {
+        self.call_wait * LONG_CALL
     }
 
     fn full(&self, path: &str) -> String {
@@ -134,7 +206,10 @@ impl HdfsStore {
         if self.made.lock().contains(folder) {
             return Ok(());
         }
-        let made = self.client.mkdirs(folder, FOLDER_PERMISSION, true).await;
+        let client = self.client();
+        let made = self
+            .answered(client.mkdirs(folder, FOLDER_PERMISSION, true))
+            .await;
         made.map_err(|error| self.error("create the folder of", path, &error))?;
         let mut known = self.made.lock();
         if known.len() >= KNOWN_FOLDERS {
@@ -151,7 +226,8 @@ impl HdfsStore {
         if let Some(reader) = known {
             return Ok(reader);
         }
-        let reader = Arc::new(self.client.read(&self.full(path)).await?);
+        let (client, full) = (self.client(), self.full(path));
+        let reader = Arc::new(self.answered(client.read(&full)).await?);
         if let Some(readers) = readers.filter(|_| !path.starts_with('_')) {
             let mut known = readers.lock();
             if known.len() >= KNOWN_FILES {
@@ -163,7 +239,8 @@ impl HdfsStore {
     }
 
     async fn find(&self, path: &str) -> Result<Option<u64>, HdfsError> {
-        match self.client.get_file_info(&self.full(path)).await {
+        let (client, full) = (self.client(), self.full(path));
+        match self.answered(client.get_file_info(&full)).await {
             Ok(status) if status.isdir => Ok(None),
             Ok(status) => Ok(Some(status.length as u64)),
             Err(error) if told(&error).0 == StoreFault::Missing => Ok(None),
@@ -264,7 +341,9 @@ impl Store for HdfsStore {
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
-        let listed = match self.client.list_status(&self.full(folder), true).await {
+        let (client, full) = (self.client(), self.full(folder));
+        let listed = self.answered_within(self.long(), client.list_status(&full, true));
+        let listed = match listed.await {
             Ok(listed) => listed,
             Err(error) if told(&error).0 == StoreFault::Missing => return Ok(Vec::new()),
             Err(error) => return Err(self.error("list", folder, &error)),
@@ -285,7 +364,9 @@ impl Store for HdfsStore {
 
     async fn children(&self, folder: &str) -> Result<Vec<Child>, StoreError> {
         let full = self.full(folder);
-        let listed = match self.client.list_status(&full, false).await {
+        let client = self.client();
+        let listed = self.answered_within(self.long(), client.list_status(&full, false));
+        let listed = match listed.await {
             Ok(listed) => listed,
             Err(error) if told(&error).0 == StoreFault::Missing => return Ok(Vec::new()),
             Err(error) => return Err(self.error("list", folder, &error)),
@@ -312,7 +393,8 @@ impl Store for HdfsStore {
     async fn mend(&self, path: &str) -> Result<Option<u64>, StoreError> {
         let deadline = Deadline::after(LEASE_WAIT);
         loop {
-            match self.client.recover_lease(&self.full(path)).await {
+            let (client, full) = (self.client(), self.full(path));
+            match self.answered(client.recover_lease(&full)).await {
                 Ok(true) => return self.length(path).await,
                 Ok(false) if deadline.left().is_zero() => {
                     let detail =
@@ -353,7 +435,8 @@ impl Store for HdfsStore {
         if length == 0 {
             return Ok(Bytes::new());
         }
-        let bytes = reader.read_range(from, length).await;
+        let bytes = self.answered_within(self.long(), reader.read_range(from, length));
+        let bytes = bytes.await;
         let bytes = bytes.map_err(|error| failed(&error))?;
         match bytes.len() == length {
             true => Ok(bytes),
@@ -365,7 +448,8 @@ impl Store for HdfsStore {
 
     async fn create(&self, path: &str) -> Result<Box<dyn StoreFile>, StoreError> {
         let options = WriteOptions::default().overwrite(false).create_parent(true);
-        let writer = self.client.create(&self.full(path), options).await;
+        let (client, full) = (self.client(), self.full(path));
+        let writer = self.answered(client.create(&full, options)).await;
         let writer = writer.map_err(|error| self.error("create", path, &error))?;
         Ok(Box::new(HdfsFile {
             store: self.clone(),
@@ -379,7 +463,9 @@ impl Store for HdfsStore {
         let mut again = true;
         loop {
             self.make_parents(to).await?;
-            let Err(error) = self.client.rename(&source, &target, false).await else {
+            let client = self.client();
+            let renamed = self.answered(client.rename(&source, &target, false));
+            let Err(error) = renamed.await else {
                 return Ok(Moved::Done);
             };
             // A folder that was made may be gone again.
@@ -409,7 +495,8 @@ impl Store for HdfsStore {
     }
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
-        match self.client.delete(&self.full(path), false).await {
+        let (client, full) = (self.client(), self.full(path));
+        match self.answered(client.delete(&full, false)).await {
             Ok(_) => Ok(()),
             Err(error) if told(&error).0 == StoreFault::Missing => Ok(()),
             Err(error) => Err(self.error("delete", path, &error)),
@@ -418,7 +505,11 @@ impl Store for HdfsStore {
 
     async fn delete_folder(&self, path: &str) -> Result<(), StoreError> {
         self.made.lock().clear();
-        match self.client.delete(&self.full(path), true).await {
+        let (client, full) = (self.client(), self.full(path));
+        match self
+            .answered_within(self.long(), client.delete(&full, true))
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) if told(&error).0 == StoreFault::Missing => Ok(()),
             Err(error) => Err(self.error("delete", path, &error)),
@@ -435,13 +526,15 @@ struct HdfsFile {
 #[async_trait]
 impl StoreFile for HdfsFile {
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
-        let written = self.writer.get_mut().write_bytes(bytes).await;
+        let written = self.writer.get_mut().write_bytes(bytes);
+        let written = self.store.answered_within(self.store.long(), written).await;
         let failed = |error| self.store.error("write", &self.path, &error);
         written.map(drop).map_err(failed)
     }
 
     async fn close(&mut self) -> Result<(), StoreError> {
-        let closed = self.writer.get_mut().close().await;
+        let closed = self.writer.get_mut().close();
+        let closed = self.store.answered_within(self.store.long(), closed).await;
         closed.map_err(|error| self.store.error("close", &self.path, &error))
     }
 }
@@ -496,6 +589,21 @@ mod tests {
                 assert_eq!(after_failure(fault, source, target), expected, "{fault:?}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_node_that_does_not_answer_is_not_waited_for_for_ever() {
+        // The kernel takes the connection; nobody reads it.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("hdfs://{}/a", silent.local_addr().expect("an address"));
+        let options = BTreeMap::from([("path".to_owned(), url)]);
+        let store = HdfsStore::new(Options(&options)).expect("a store");
+        let store = store.answering_within(Duration::from_millis(50));
+        let error = store.length("x").await.expect_err("nobody answers");
+        assert_eq!(error.fault, StoreFault::Unreachable);
+        assert!(error.detail.contains("did not answer"), "{error:?}");
+        let error = store.rename("x", "y").await.expect_err("nobody answers");
+        assert_eq!(error.fault, StoreFault::Unreachable);
     }
 
     #[test]

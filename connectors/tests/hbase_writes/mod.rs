@@ -26,10 +26,10 @@ fn holds(service: &Service, batches: &[RecordBatch]) {
     let found = service.java("scan wide");
     let found: BTreeMap<&str, &str> = found
         .iter()
-        .map(|line| {
-            let words: Vec<&str> = line.split(' ').collect();
-            (words[0], words[3])
-        })
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        // A row has a marker beside its cells.
+        .filter(|words| words[2] == hex("0"))
+        .map(|words| (words[0], words[3]))
         .collect();
     let rows = batches.iter().flat_map(|batch| {
         let [keys, values] = [0, 1].map(|column| batch.column(column).as_string_view());

@@ -242,6 +242,22 @@ def test_what_hdfs_refuses_is_an_error_and_costs_no_row(server, hdfs):
     assert refused(server, "SELECT * FROM theirs") == "42P01"
 
 
+def test_a_name_node_that_hangs_costs_time_and_no_row(server, hdfs):
+    options = f"connector = 'hdfs', path = '{hdfs.url}/lake/hung', user = '{os.environ.get('USER', 'root')}'"
+    run(server, f"CREATE ARCHIVE hung (id bigint) WITH ({options})")
+    run(server, "INSERT INTO hung VALUES (1)")
+    hdfs.verb("pause", "namenode")
+    try:
+        unsure = refused(server, "INSERT INTO hung VALUES (2)")
+        assert unsure in ("08006", "08007")
+        assert refused(server, "SELECT * FROM hung") == "08006"
+    finally:
+        hdfs.verb("resume", "namenode")
+    process.until(lambda: run(server, "INSERT INTO hung VALUES (3)"), "rows come again")
+    found = [row[0] for row in run(server, "SELECT id FROM hung ORDER BY id")]
+    assert found == [1, 3] or unsure == "08007" and found == [1, 2, 3]
+
+
 def kill(server, hdfs, victim):
     """Kills the server, or a server of HDFS, and starts it again."""
     if victim == "server":

@@ -20,7 +20,7 @@ from test_archive import KILLS, SEED, kill, run, tables_of
 from test_kafka_exactly_once import RATE, Feed, checksum
 
 FEED_S = float(os.environ.get("THALWEG_ARCHIVE_FEED_S", "1.5"))
-TARGET = os.environ.get("THALWEG_ARCHIVE_TARGET", "32kB")
+TARGET = os.environ.get("THALWEG_ARCHIVE_TARGET", "512kB")
 TARGET_BYTES = int(TARGET.rstrip("MkB")) * {"kB": 1000, "MB": 1_000_000}[TARGET[-2:]]
 FOLDER = "/lake/history"
 TOTALS = ["count(*)", "sum(seq)", "sum(sum)"]

@@ -263,7 +263,7 @@ def test_rows_find_what_is_there_when_they_come(sql, server, hbase, kafka):
     kafka.topic("few_out", 1)
     sql("CREATE MATERIALIZED VIEW few AS SELECT buy, person FROM buys WHERE buy > 6000")
     sql("CREATE MATERIALIZED VIEW named AS SELECT f.buy, p.name FROM few f LEFT JOIN people FOR SYSTEM_TIME AS OF PROCTIME() AS p ON p.id = f.person")
-    sql("CREATE MATERIALIZED VIEW names AS SELECT count(name) AS n FROM named")
+    sql("CREATE MATERIALIZED VIEW of_name AS SELECT count(name) AS n FROM named")
     target = f"connector = 'kafka', topic = 'few_out', properties.bootstrap.server = '{kafka.bootstrap}', primary_key = 'buy'"
     sql(f"CREATE SINK few_out FROM few WITH ({target}) FORMAT UPSERT ENCODE JSON")
     sql("WAIT FOR few_out")
@@ -293,7 +293,7 @@ def test_rows_find_what_is_there_when_they_come(sql, server, hbase, kafka):
         connection.execute("WAIT FOR bought")
         assert again("SELECT count(*), count(name) FROM bought") == [(4606, 3604)]
         assert again("SELECT name FROM bought WHERE buy = 6004") == [("p300",)]
-        assert again("SELECT n FROM names") == [(4,)]
+        assert again("SELECT n FROM of_name") == [(4,)]
         assert again("SELECT message FROM sys.errors WHERE reason = '01000'") == []
         connection.execute("DROP SINK few_out")
         connection.execute("DELETE FROM buys")

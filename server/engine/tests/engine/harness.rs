@@ -23,41 +23,12 @@ use thalweg_planner::{
     DmlPlan, Functions, NoSystemRelations, PlanContext, Planner, QueryPlan, ViewPlan,
 };
 use thalweg_sql::{OptionValue, SinkInput, Statement, WithOption, parse, parse_query};
-use thalweg_state::{CrashPoints, DataDir, Disk, Runs, StateError, Store, SystemDisk};
+use thalweg_state::{CrashPoints, DataDir, Runs, Store};
+
+use crate::folder::Folder;
 
 /// Rows as text, in the order they came.
 pub(crate) type Rows = Vec<String>;
-
-/// Where a database is; a scratch folder goes with its last owner.
-#[derive(Clone)]
-pub(crate) struct Folder {
-    path: PathBuf,
-    /// Where its next engine fails.
-    points: CrashPoints,
-    pub(crate) disk: Arc<dyn Disk>,
-    _scratch: Option<Arc<tempfile::TempDir>>,
-}
-
-impl Folder {
-    fn file(&self) -> PathBuf {
-        self.path.join("thalweg.redb")
-    }
-
-    fn runs(&self) -> Vec<PathBuf> {
-        files_in(&self.path.join("runs"))
-    }
-
-    fn open(&self) -> Result<DataDir, StateError> {
-        DataDir::open(Arc::clone(&self.disk), &self.path, self.points.clone())
-    }
-}
-
-fn files_in(folder: &Path) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(folder).expect("a folder");
-    let mut files: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
-    files.sort();
-    files
-}
 
 /// A database on disk with an engine over it.
 pub(crate) struct Db {
@@ -91,13 +62,7 @@ impl Db {
 
     /// A database that knows functions of the test's own.
     pub(crate) fn with_functions(config: EngineConfig, functions: Functions) -> Db {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
-        let folder = Folder {
-            path: scratch.path().to_path_buf(),
-            points: CrashPoints::none(),
-            disk: Arc::new(SystemDisk),
-            _scratch: Some(Arc::new(scratch)),
-        };
+        let folder = Folder::scratch();
         let mut closed = Closed::new(folder, Arc::new(Catalog::empty()), config);
         closed.planner = Arc::new(Planner::new(functions));
         closed.open().expect("opens")
@@ -105,12 +70,7 @@ impl Db {
 
     /// A database in a folder that stays, with the log of its catalog.
     pub(crate) fn at(path: &Path) -> (Db, CatalogLog) {
-        let folder = Folder {
-            path: path.to_path_buf(),
-            points: CrashPoints::none(),
-            disk: Arc::new(SystemDisk),
-            _scratch: None,
-        };
+        let folder = Folder::at(path);
         let dir = folder.open().expect("the file is free");
         let (log, catalog) = CatalogLog::open(dir.database()).expect("opens");
         let closed = Closed::new(folder, catalog, EngineConfig::default());
@@ -121,10 +81,7 @@ impl Db {
     pub(crate) fn close(self) -> Closed {
         self.engine.shutdown();
         Closed {
-            folder: Folder {
-                points: CrashPoints::none(),
-                ..self.folder
-            },
+            folder: self.folder.sound(),
             runtime: self.runtime,
             planner: self.planner,
             catalog: self.catalog,
@@ -134,7 +91,7 @@ impl Db {
 
     /// The files of state that does not fit into memory.
     pub(crate) fn spilled_files(&self) -> Vec<PathBuf> {
-        files_in(&self.folder.path.join("spill"))
+        self.folder.spilled()
     }
 
     pub(crate) fn reopen(self) -> Db {

@@ -6,6 +6,7 @@ mod checkpoints;
 mod columns;
 mod disks;
 mod exactly_once;
+mod folder;
 mod harness;
 mod memory;
 mod panics;
