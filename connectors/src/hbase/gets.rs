@@ -49,26 +49,41 @@ impl Fit {
     }
 }
 
-/// The rows of the first keys, of as many as a reply can hold, and the keys after them. `timeout` is for each request.
-pub(super) async fn get<'k>(
-    client: &Client,
-    table: &TableName,
-    keys: &'k [Vec<u8>],
-    projection: &Projection,
-    fit: &Fit,
-    timeout: Duration,
-) -> Result<(Page, &'k [Vec<u8>]), HbaseError> {
-    loop {
-        let (asked, after) = keys.split_at(fit.rows().min(keys.len()));
-        let deadline = Deadline::after(timeout);
-        match client.get(table, asked, projection, deadline).await {
-            Ok(page) => {
-                fit.came(asked.len(), page.bytes(), client.rows_bytes_max());
-                return Ok((page, after));
+/// Rows by their keys, page by page: each of as many of the keys as a reply can hold.
+pub(super) struct Gets<'a> {
+    pub(super) client: &'a Client,
+    pub(super) table: &'a TableName,
+    pub(super) projection: &'a Projection,
+    pub(super) fit: &'a Fit,
+    /// For each request.
+    pub(super) timeout: Duration,
+    /// That were not asked for yet.
+    pub(super) keys: &'a [Vec<u8>],
+}
+
+impl Gets<'_> {
+    /// The rows of the next keys; `None` after the last.
+    pub(super) async fn next(&mut self) -> Result<Option<Page>, HbaseError> {
+        while !self.keys.is_empty() {
+            let (asked, after) = self.keys.split_at(self.fit.rows().min(self.keys.len()));
+            let deadline = Deadline::after(self.timeout);
+            let got = self
+                .client
+                .get(self.table, asked, self.projection, deadline);
+            match got.await {
+                Ok(page) => {
+                    let bytes_max = self.client.rows_bytes_max();
+                    self.fit.came(asked.len(), page.bytes(), bytes_max);
+                    self.keys = after;
+                    return Ok(Some(page));
+                }
+                Err(HbaseError::ReplyTooLarge { .. }) if asked.len() > 1 => {
+                    self.fit.too_large(asked.len());
+                }
+                Err(error) => return Err(error),
             }
-            Err(HbaseError::ReplyTooLarge { .. }) if asked.len() > 1 => fit.too_large(asked.len()),
-            Err(error) => return Err(error),
         }
+        Ok(None)
     }
 }
 

@@ -18,7 +18,7 @@ use quick_cache::sync::Cache;
 use tokio::task::JoinSet;
 
 use super::client::Client;
-use super::gets::{Fit, batches, get};
+use super::gets::{Fit, Gets, batches};
 use super::layout::Layout;
 use super::limits::LOOKUP_ROWS_MAX;
 use super::options::TableOptions;
@@ -243,19 +243,15 @@ impl HbaseLookup {
 impl Asking {
     async fn get(&self, keys: Vec<Vec<u8>>) -> Result<Vec<(Vec<u8>, FoundRow)>, ConnectorError> {
         let mut found = Vec::with_capacity(keys.len());
-        let mut rest = &keys[..];
-        while !rest.is_empty() {
-            let table = &self.layout.table;
-            let asked = get(
-                &self.client,
-                table,
-                rest,
-                &self.projection,
-                &self.fit,
-                self.timeout,
-            );
-            let (page, after) = asked.await?;
-            rest = after;
+        let mut pages = Gets {
+            client: &self.client,
+            table: &self.layout.table,
+            projection: &self.projection,
+            fit: &self.fit,
+            timeout: self.timeout,
+            keys: &keys,
+        };
+        while let Some(page) = pages.next().await? {
             found.extend(self.kept(&page)?);
         }
         Ok(keys.into_iter().zip(found).collect())

@@ -18,7 +18,7 @@ use super::client::Client;
 use super::committed::{Committed, View, versions};
 use super::error::HbaseError;
 use super::filter::CellFilter;
-use super::gets::{Fit, batches, get};
+use super::gets::{Fit, Gets, batches};
 use super::key::KeyRange;
 use super::layout::Layout;
 use super::limits::{BATCH_ROWS_MAX, PAGE_ROWS_FIRST, PAGE_ROWS_MAX};
@@ -284,22 +284,18 @@ impl Shared {
         keys: &[Vec<u8>],
         sender: &mpsc::Sender<Result<RecordBatch, ConnectorError>>,
     ) -> Result<bool, ConnectorError> {
-        let mut rest = keys;
-        while !rest.is_empty() {
-            if self.left() == 0 {
+        let mut pages = Gets {
+            client: &self.client,
+            table: &self.layout.table,
+            projection: &self.projection,
+            fit: &self.fit,
+            timeout: self.request.timeout,
+            keys,
+        };
+        while self.left() > 0 {
+            let Some(page) = pages.next().await? else {
                 break;
-            }
-            let table = &self.layout.table;
-            let asked = get(
-                &self.client,
-                table,
-                rest,
-                &self.projection,
-                &self.fit,
-                self.request.timeout,
-            );
-            let (page, after) = asked.await?;
-            rest = after;
+            };
             self.still_there()?;
             self.received.fetch_add(there(&page), Ordering::Relaxed);
             if !self.pass_on(page.rows(), sender).await? {

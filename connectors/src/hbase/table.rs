@@ -22,7 +22,7 @@ use super::deliveries::Borders;
 use super::error::HbaseError;
 use super::filter::of_cells;
 use super::gateways::{Gateways, ReplyLimits};
-use super::gets::{Fit, batches, get};
+use super::gets::{Fit, Gets, batches};
 use super::layout::Layout;
 use super::limits::{
     LOOKUP_ROWS_MAX, REPLY_BYTES_LEAST, REPLY_BYTES_MAX, REPLY_PAGES_MAX, WRITES_MAX,
@@ -498,18 +498,15 @@ struct Newest {
 impl Newest {
     async fn of(&self, keys: Vec<Vec<u8>>) -> Result<Vec<Option<i64>>, ConnectorError> {
         let mut newest = Vec::with_capacity(keys.len());
-        let mut rest = &keys[..];
-        while !rest.is_empty() {
-            let asked = get(
-                &self.client,
-                &self.layout.table,
-                rest,
-                &self.projection,
-                &self.fit,
-                self.timeout,
-            );
-            let (page, after) = asked.await?;
-            rest = after;
+        let mut pages = Gets {
+            client: &self.client,
+            table: &self.layout.table,
+            projection: &self.projection,
+            fit: &self.fit,
+            timeout: self.timeout,
+            keys: &keys,
+        };
+        while let Some(page) = pages.next().await? {
             newest.extend(page.rows().map(|row| {
                 let stamps = row.cells().map(|cell| cell.timestamp);
                 stamps.max()
