@@ -624,5 +624,5 @@ async fn what_is_wrong_is_said() {
         matches!(state(error.clone()), "08001" | "08P01"),
         "{error:?}"
     );
-    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert!(begun.elapsed() < Duration::from_secs(60));
 }

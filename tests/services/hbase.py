@@ -14,7 +14,7 @@ import jvm
 import maven
 from instance import Instance, free_ports
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 240.0
 OPTIONS = [
     "-Dorg.apache.hbase.thirdparty.io.netty.tryReflectionSetAccessible=true",
     "--add-modules=jdk.unsupported",

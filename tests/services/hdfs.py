@@ -121,7 +121,7 @@ def admin(instance: Instance, cache: Path, safemode: str | None, quota: list[str
 
 def bean(url: str) -> dict:
     """The first bean of a JMX answer; empty when there is none yet."""
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         beans = json.load(answer).get("beans", [])
     return beans[0] if beans else {}
 

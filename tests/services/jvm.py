@@ -3,6 +3,7 @@
 Invariant: a start that fails leaves no process of that role behind, and its message ends with the tail of the log.
 """
 
+import sys
 import time
 from pathlib import Path
 from typing import Callable
@@ -10,8 +11,8 @@ from typing import Callable
 import maven
 from instance import Instance
 
-START_TIMEOUT_S = 60.0
-PORT_ATTEMPTS = 5
+START_TIMEOUT_S = 240.0
+PORT_ATTEMPTS = 15
 # What Kafka, Hadoop and HBase log when a port is held by somebody else.
 TAKEN = ("Address already in use", "Port in use")
 
@@ -48,13 +49,16 @@ def start(
 
 
 def again(attempt: Callable[[], None], wait_s: float = 0.0) -> None:
-    """Repeats a start while other programs hold its ports."""
+    """Repeats a start while other programs hold its ports, and once for any other reason, which is told."""
+    failed = False
     for count in range(1, PORT_ATTEMPTS + 1):
         try:
             return attempt()
-        except PortTaken:
-            if count == PORT_ATTEMPTS:
+        except StartFailed as error:
+            if count == PORT_ATTEMPTS or (failed and not isinstance(error, PortTaken)):
                 raise
+            failed |= not isinstance(error, PortTaken)
+            print(f"services: trying once more: {error}", file=sys.stderr)
             time.sleep(wait_s)
 
 

@@ -66,7 +66,7 @@ def receive(sock: socket.socket, size: int) -> bytes:
     return raw
 
 
-def versions(bootstrap: str, timeout_s: float = 2.0) -> int:
+def versions(bootstrap: str, timeout_s: float = 10.0) -> int:
     """How many APIs the broker offers."""
     reply = call(bootstrap, API_VERSIONS, 0, b"", timeout_s)
     code = reply.take("h")
@@ -75,7 +75,7 @@ def versions(bootstrap: str, timeout_s: float = 2.0) -> int:
     return reply.take("i")
 
 
-def metadata(bootstrap: str, topic: str | None = None, timeout_s: float = 2.0):
+def metadata(bootstrap: str, topic: str | None = None, timeout_s: float = 10.0):
     """(number of brokers, partition -> leader of `topic`)."""
     body = struct.pack(">i", 0) if topic is None else struct.pack(">i", 1) + text(topic)
     reply = call(bootstrap, API_METADATA, 1, body, timeout_s)
@@ -107,8 +107,8 @@ def create_topic(bootstrap: str, name: str, partitions: int, configs: dict[str, 
     body += struct.pack(">i", len(configs))
     for key, value in configs.items():
         body += text(key) + text(value)
-    body += struct.pack(">i?", 15000, False)
-    reply = call(bootstrap, API_CREATE_TOPICS, 2, body, 20.0)
+    body += struct.pack(">i?", 60000, False)
+    reply = call(bootstrap, API_CREATE_TOPICS, 2, body, 70.0)
     reply.take("i"), reply.take("i"), reply.text()
     code, message = reply.take("h"), reply.text()
     if code not in (0, TOPIC_EXISTS):
@@ -121,8 +121,8 @@ def create_topic(bootstrap: str, name: str, partitions: int, configs: dict[str, 
 def grow_topic(bootstrap: str, name: str, partitions: int) -> None:
     """Raises the number of partitions of a topic."""
     body = struct.pack(">i", 1) + text(name) + struct.pack(">i", partitions) + struct.pack(">i", -1)
-    body += struct.pack(">i?", 15000, False)
-    reply = call(bootstrap, API_CREATE_PARTITIONS, 0, body, 20.0)
+    body += struct.pack(">i?", 60000, False)
+    reply = call(bootstrap, API_CREATE_PARTITIONS, 0, body, 70.0)
     reply.take("i"), reply.take("i"), reply.text()
     code, message = reply.take("h"), reply.text()
     if code != 0:
@@ -130,7 +130,7 @@ def grow_topic(bootstrap: str, name: str, partitions: int) -> None:
     await_leaders(bootstrap, name, partitions)
 
 
-def await_leaders(bootstrap: str, name: str, partitions: int, timeout_s: float = 15.0) -> None:
+def await_leaders(bootstrap: str, name: str, partitions: int, timeout_s: float = 60.0) -> None:
     """Waits until clients can write to every partition."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

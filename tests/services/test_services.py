@@ -39,7 +39,7 @@ def verb(name, *arguments, check=True):
     return result, values
 
 
-def until(condition, what, timeout_s=15.0):
+def until(condition, what, timeout_s=120.0):
     """Waits for a condition."""
     deadline = time.monotonic() + timeout_s
     while not condition():

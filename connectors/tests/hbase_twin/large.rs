@@ -147,7 +147,7 @@ async fn rows_that_do_not_fit_a_reply_together_are_read_apart() {
     let update = table.update(&rows(&table, 'b', 30, 70_000)).await;
     assert_eq!(update.expect("written").rows, 30);
     // Nothing was waited for: no gateway was taken for one that fails.
-    assert!(begun.elapsed() < Duration::from_secs(15));
+    assert!(begun.elapsed() < Duration::from_secs(60));
     assert!(twin.calls().len() < 1_000, "{}", twin.calls().len());
 }
 

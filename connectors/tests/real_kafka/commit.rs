@@ -22,7 +22,7 @@ use thalweg_connectors::{
 use super::committing::{changed, conforms, staged, whole};
 use super::{Broker, broker, relation, topic};
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(120);
 const INSTALLATION: [u8; 16] = [7; 16];
 
 /// A sink of one column `n`, which is its key under UPSERT.

@@ -28,7 +28,7 @@ use thalweg_connectors::{
 
 use services::{script, up};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const BUDGET: Budget = Budget {
     rows: 1000,
     bytes: 1 << 20,

@@ -22,7 +22,7 @@ import pyarrow.fs
 
 ROOT = Path(__file__).resolve().parents[3]
 SERVICES = ROOT / "tests" / "services"
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 
 
 def binary() -> Path:
@@ -34,7 +34,7 @@ def binary() -> Path:
     return target / "debug" / "thalweg"
 
 
-def until(condition, what: str, timeout_s: float = 60.0):
+def until(condition, what: str, timeout_s: float = 180.0):
     """Waits for a condition; its value when it holds. An exception inside counts as not yet."""
     deadline = time.monotonic() + timeout_s
     last = None
@@ -109,9 +109,9 @@ class Server:
             self.process.wait()
 
     def terminate(self) -> int:
-        """SIGTERM; the exit code. Fails when the server needs more than ten seconds."""
+        """SIGTERM; the exit code. Fails when the server needs more than a minute."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=60)
 
     def alive(self) -> bool:
         """Whether the process runs."""
@@ -127,17 +127,22 @@ class Unavailable(Exception):
     """The service cannot be had on this machine."""
 
 
+def services(*words) -> dict[str, str]:
+    """Runs a verb of tests/services; what it prints of the service. What went wrong is in the failure."""
+    result = subprocess.run([SERVICES / words[0], *words[1:]], capture_output=True, text=True)
+    if result.returncode == 2:
+        raise Unavailable(result.stderr.strip())
+    assert result.returncode == 0, f"tests/services/{' '.join(map(str, words))} ended with {result.returncode}:\n{result.stderr}"
+    return dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+
+
 class HBase:
     """A real HBase with two Thrift2 gateways, one over HTTP and one over HTTPS, and its Java client as the independent reader and writer."""
 
     def __init__(self):
         self.folder = tempfile.mkdtemp(prefix="thalweg-hbase-")
         arguments = ["hbase", "--run", self.folder, "--gateways", "2", "--web", "--parent-pid", str(os.getpid())]
-        result = subprocess.run([SERVICES / "up", *arguments], capture_output=True, text=True)
-        if result.returncode == 2:
-            raise Unavailable(result.stderr.strip())
-        assert result.returncode == 0, result.stderr
-        values = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+        values = services("up", *arguments)
         self.servers = values["HBASE_THRIFT"]
         self.http, self.https = values["HBASE_HTTP"], values["HBASE_HTTPS"]
         self.certificate = pathlib.Path(values["HBASE_CA"]).read_text()
@@ -161,7 +166,7 @@ class HBase:
 
     def verb(self, name: str, role: str):
         """kill, pause, resume or restart of one process."""
-        subprocess.run([SERVICES / name, "hbase", "--run", self.folder, "--role", role], check=True, capture_output=True)
+        services(name, "hbase", "--run", self.folder, "--role", role)
 
     def close(self):
         """Ends HBase and removes its data."""
@@ -176,20 +181,16 @@ class Hdfs:
     def __init__(self):
         self.folder = tempfile.mkdtemp(prefix="thalweg-hdfs-")
         arguments = ["hdfs", "--run", self.folder, "--parent-pid", str(os.getpid())]
-        result = subprocess.run([SERVICES / "up", *arguments], capture_output=True, text=True)
-        if result.returncode == 2:
-            raise Unavailable(result.stderr.strip())
-        assert result.returncode == 0, result.stderr
-        values = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+        values = services("up", *arguments)
         self.url, self.web = values["HDFS_URL"], values["HDFS_WEB"]
 
     def verb(self, name: str, role: str):
         """kill, pause, resume or restart of one process."""
-        subprocess.run([SERVICES / name, "hdfs", "--run", self.folder, "--role", role], check=True, capture_output=True)
+        services(name, "hdfs", "--run", self.folder, "--role", role)
 
     def admin(self, *words: str):
         """What its administrator does: `--safemode enter`, `--quota /folder 1`."""
-        subprocess.run([SERVICES / "hdfs_admin", "--run", self.folder, *words], check=True, capture_output=True)
+        services("hdfs_admin", "--run", self.folder, *words)
 
     def permit(self, path: str, octal: str, owner: str):
         """Its owner says who may do what with a folder."""
@@ -239,15 +240,11 @@ class ObjectStore:
     def __init__(self, service: str):
         self.service, self.folder = service, tempfile.mkdtemp(prefix=f"thalweg-{service}-")
         arguments = [service, "--run", self.folder, "--parent-pid", str(os.getpid())]
-        result = subprocess.run([SERVICES / "up", *arguments], capture_output=True, text=True)
-        if result.returncode == 2:
-            raise Unavailable(result.stderr.strip())
-        assert result.returncode == 0, result.stderr
-        self.values = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+        self.values = services("up", *arguments)
 
     def verb(self, name: str):
         """pause or resume: the port stays open and nothing answers."""
-        subprocess.run([SERVICES / name, self.service, "--run", self.folder], check=True, capture_output=True)
+        services(name, self.service, "--run", self.folder)
 
     def close(self):
         """Ends the server and removes its data."""
@@ -341,21 +338,17 @@ class Kafka:
         self.folder = tempfile.mkdtemp(prefix="thalweg-kafka-")
         arguments = ["kafka", "--run", self.folder, "--parent-pid", str(os.getpid())]
         arguments += ["--secure"] if secure else []
-        result = subprocess.run([SERVICES / "up", *arguments], capture_output=True, text=True)
-        if result.returncode == 2:
-            raise Unavailable(result.stderr.strip())
-        assert result.returncode == 0, result.stderr
-        values = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+        values = services("up", *arguments)
         self.bootstrap = values["KAFKA_BOOTSTRAP"]
         self.values = values
 
     def verb(self, name: str):
         """kill, pause, resume or restart."""
-        subprocess.run([SERVICES / name, "kafka", "--run", self.folder], check=True, capture_output=True)
+        services(name, "kafka", "--run", self.folder)
 
     def topic(self, name: str, partitions: int):
         """Creates a topic."""
-        subprocess.run([SERVICES / "topic", self.bootstrap, name, str(partitions)], check=True, capture_output=True)
+        services("topic", self.bootstrap, name, str(partitions))
 
     def close(self):
         """Ends the broker and removes its data."""

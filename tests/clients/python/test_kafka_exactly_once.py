@@ -21,7 +21,7 @@ import process
 import topics
 from topics import PARTITIONS, Topic
 
-WAIT_S = 120.0
+WAIT_S = 300.0
 KILLS = int(os.environ.get("THALWEG_KILLS", "6"))
 SEED = int(os.environ.get("THALWEG_KILL_SEED", "1"))
 RATE = int(os.environ.get("THALWEG_KILL_RATE", "2000"))

@@ -14,7 +14,7 @@ import process
 import topics
 from topics import PARTITIONS, Topic
 
-WAIT_S = 120.0
+WAIT_S = 300.0
 
 
 def murmur2_partition(key, partitions):

@@ -14,7 +14,7 @@ import pytest
 import process
 from topics import PARTITIONS, Topic, producer
 
-WAIT_S = 120.0
+WAIT_S = 300.0
 SOAK_S = float(os.environ.get("THALWEG_SOAK_S", "3"))
 KEYS = 40
 ROWS = 2000

@@ -98,7 +98,7 @@ async fn open(data_dir: &Path, turn: u64) -> Result<Session, String> {
         clock: Arc::new(SystemClock),
     };
     let runtime = tokio::runtime::Handle::current();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     let server = loop {
         match tokio::task::block_in_place(|| Server::open(options.clone(), runtime.clone())) {
             Ok(server) => break server,

@@ -17,7 +17,7 @@ use crate::kind::Kind;
 use crate::text::text;
 
 /// Longer than any statement of the files takes on a slow machine; a hang fails its file, not the run.
-const STATEMENT_DEADLINE: Duration = Duration::from_secs(60);
+const STATEMENT_DEADLINE: Duration = Duration::from_secs(180);
 
 /// How statements travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::checkpoints::never_saved;
 use crate::harness::Db;
 
 /// Far beyond what any condition here takes on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The file system, where at some moment no more runs can be begun, or little is free.
 #[derive(Debug, Default)]

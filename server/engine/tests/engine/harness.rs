@@ -349,7 +349,7 @@ impl Db {
 
     /// Waits until the condition on the status holds.
     pub(crate) fn until(&self, what: &str, holds: impl Fn(&thalweg_engine::EngineStatus) -> bool) {
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let deadline = std::time::Instant::now() + Duration::from_secs(120);
         while !holds(&self.engine.status()) {
             assert!(
                 std::time::Instant::now() < deadline,

@@ -15,7 +15,7 @@ use thalweg_engine::{
 use crate::harness::Db;
 use crate::random::{change, seeded};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a reader knows.
 #[derive(Default)]

@@ -116,7 +116,7 @@ fn now_moves_without_input() {
     db.ok("CREATE MATERIALIZED VIEW clock AS SELECT now() AS t");
     let first = db.rows("SELECT t FROM clock");
     assert_eq!(first.len(), 1);
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
     while db.rows("SELECT t FROM clock") == first {
         assert!(std::time::Instant::now() < deadline, "now() stands still");
         std::thread::park_timeout(Duration::from_millis(20));
