@@ -74,7 +74,7 @@ def with_psql(server, query):
         ["psql", server.dsn(), "-X", "-A", "-t", "-F", "\t", "-P", "null=\\N", "-c", query],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert result.returncode == 0, result.stderr
     return [tuple(None if cell == "\\N" else cell for cell in line.split("\t")) for line in result.stdout.splitlines()]

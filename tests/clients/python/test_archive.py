@@ -23,7 +23,7 @@ KILLS = int(os.environ.get("THALWEG_ARCHIVE_KILLS", "3"))
 
 def run(server, text, *parameters):
     """Runs SQL on a connection of its own."""
-    with psycopg.connect(server.dsn(), autocommit=True, connect_timeout=10) as connection:
+    with psycopg.connect(server.dsn(), autocommit=True, connect_timeout=60) as connection:
         cursor = connection.execute(text, parameters or None)
         return cursor.fetchall() if cursor.description else cursor.rowcount
 

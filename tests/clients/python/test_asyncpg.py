@@ -13,7 +13,7 @@ def run(server, work):
     """Runs `work(connection)`."""
 
     async def inside():
-        connection = await asyncpg.connect(host="127.0.0.1", port=server.pg_port, user="app", database="thalweg", timeout=30)
+        connection = await asyncpg.connect(host="127.0.0.1", port=server.pg_port, user="app", database="thalweg", timeout=120)
         try:
             return await work(connection)
         finally:

@@ -255,7 +255,7 @@ def test_psql_copies(server, connection, table, tmp_path):
     (tmp_path / "in.csv").write_text('id,name\n1,"a, b"\n2,\n')
 
     def psql(command):
-        result = subprocess.run(["psql", server.dsn(), "-X", "-q", "-c", command], capture_output=True, text=True, timeout=60)
+        result = subprocess.run(["psql", server.dsn(), "-X", "-q", "-c", command], capture_output=True, text=True, timeout=300)
         return result.stdout, result.stderr
 
     assert psql(f"\\copy {table} from '{tmp_path}/in.csv' with csv header") == ("", "")

@@ -22,7 +22,7 @@ COLUMNS = "id bigint, t text, at timestamptz"
 
 def run(server, text):
     """Runs SQL on a connection of its own."""
-    with psycopg.connect(server.dsn(), autocommit=True, connect_timeout=10) as connection:
+    with psycopg.connect(server.dsn(), autocommit=True, connect_timeout=60) as connection:
         cursor = connection.execute(text)
         return cursor.fetchall() if cursor.description else cursor.rowcount
 

@@ -41,7 +41,7 @@ def forget(kafka, topic):
     """Has the broker delete every row of a topic, as its retention does; how many there were."""
     consumer = confluent_kafka.Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": "forget"})
     places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
-    ends = [consumer.get_watermark_offsets(place, timeout=30)[1] for place in places]
+    ends = [consumer.get_watermark_offsets(place, timeout=120)[1] for place in places]
     consumer.close()
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     due = [TopicPartition(topic, place.partition, end) for place, end in zip(places, ends)]

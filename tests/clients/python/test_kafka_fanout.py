@@ -30,7 +30,7 @@ QUERIES = (
 
 def decoded(server):
     """Records read in all, and those of them that scans read."""
-    page = urllib.request.urlopen(f"http://127.0.0.1:{server.http.rsplit(':', 1)[1]}/metrics", timeout=10).read().decode()
+    page = urllib.request.urlopen(f"http://127.0.0.1:{server.http.rsplit(':', 1)[1]}/metrics", timeout=60).read().decode()
     value = lambda name: int(float(re.search(rf"^{re.escape(name)} (\S+)$", page, re.M).group(1)))
     return (
         value('thalweg_source_records_total{fate="read",source="events"}'),

@@ -23,7 +23,7 @@ def psql(server, *commands):
     arguments = ["psql", server.dsn(), "-X", "-v", "ON_ERROR_STOP=1"]
     for command in commands:
         arguments += ["-c", command]
-    result = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0 and "ERROR" not in result.stderr, result.stderr
     return result.stdout
 
@@ -63,5 +63,5 @@ def test_several_statements_in_one_string(server):
 
 
 def test_copy_of_a_query_to_stdout_or_a_named_refusal(server):
-    result = subprocess.run(["psql", server.dsn(), "-X", "-c", "COPY (SELECT 1) TO STDOUT"], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(["psql", server.dsn(), "-X", "-c", "COPY (SELECT 1) TO STDOUT"], capture_output=True, text=True, timeout=300)
     assert result.stdout == "1\n" or "COPY" in result.stderr

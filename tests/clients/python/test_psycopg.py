@@ -136,7 +136,7 @@ def test_cancel(server):
         import threading
 
         def cancel_when_active():
-            connection.cancel_safe(timeout=10)
+            connection.cancel_safe(timeout=60)
 
         timer = threading.Timer(0.5, cancel_when_active)
         timer.start()

@@ -159,10 +159,10 @@ def test_cursor_with_timeout(server, followed):
         assert connection.execute("FETCH 10 FROM c WITH (timeout = '0s')").fetchall() == []
         started = time.monotonic()
         assert connection.execute("FETCH 10 FROM c WITH (timeout = '200ms')").fetchall() == []
-        assert 0.15 < time.monotonic() - started < 5
+        assert 0.15 < time.monotonic() - started < 60
         thread = writing(writer)
         while not ledger.done():
-            rows = connection.execute("FETCH 7 FROM c WITH (timeout = '5s')").fetchall()
+            rows = connection.execute("FETCH 7 FROM c WITH (timeout = '120s')").fetchall()
             assert 0 < len(rows) <= 7
             for row in rows:
                 ledger.add(*row)
