@@ -138,11 +138,21 @@ fn declare(
     key: &[usize],
     options: &[(&str, &str)],
 ) -> HbaseTable {
+    declare_at(&service.servers, table, columns, key, options)
+}
+
+fn declare_at(
+    servers: &str,
+    table: &str,
+    columns: &[Column],
+    key: &[usize],
+    options: &[(&str, &str)],
+) -> HbaseTable {
     let mut map: BTreeMap<String, String> = options
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect();
-    map.insert("thrift.servers".into(), service.servers.clone());
+    map.insert("thrift.servers".into(), servers.into());
     map.insert("table".into(), table.into());
     map.entry("lookup.timeout".into()).or_insert("30 s".into());
     HbaseTable::new(columns, key, &map, &context().1).expect("a table")

@@ -295,6 +295,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("columns", HBASE, OptionKind::Text, "list of column=family:qualifier#encoding"),
     OptionSpec::new("key.encoding", HBASE, OptionKind::Enum(&["single", "ordered", "separated", "fixed"]), "how key columns share the row key"),
     OptionSpec::new("key.separator", HBASE, OptionKind::Text, "character between the parts of a separated key").default("|"),
+    OptionSpec::new("key.desc", HBASE, OptionKind::List, "list of key columns whose largest value comes first"),
     OptionSpec::new("key.salt_buckets", HBASE, OptionKind::Integer(0, 256), "number of salts that lead row keys").default("0"),
     OptionSpec::new("value.encoding", HBASE, OptionKind::Enum(&["bytes", "string", "ordered", "json"]), "encoding of values in cells").default("bytes"),
     OptionSpec::new("null.mode", HBASE, OptionKind::Enum(&["delete", "skip", "empty"]), "fate of the cell of a column that is NULL").default("delete"),

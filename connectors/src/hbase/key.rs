@@ -17,7 +17,8 @@ use super::value::{self, Encoding};
 pub(super) enum Joint {
     /// One column, in this encoding.
     Single(Encoding),
-    /// Parts that sort as their values do; text is terminated, so that no value is the beginning of another.
+    /// Parts that sort as their values do, or the other way round; text is terminated, so that no value is the beginning of
+    /// another.
     Ordered,
     /// Text with this character between parts.
     Separated(u8),
@@ -30,6 +31,8 @@ pub(super) enum Joint {
 pub(super) struct Part {
     pub(super) name: String,
     pub(super) ty: SqlType,
+    /// Its bytes are complemented, so that keys sort from its largest value to its smallest. Only in [`Joint::Ordered`].
+    pub(super) descending: bool,
 }
 
 /// The key of a table.
@@ -81,6 +84,19 @@ pub(super) enum Bound<'a> {
     Above(Scalar<'a>),
     /// Text that begins with this.
     Prefix(&'a str),
+}
+
+impl<'a> Bound<'a> {
+    /// The same where larger values come first.
+    fn reversed(self) -> Self {
+        match self {
+            Bound::Below(value) => Bound::Above(value),
+            Bound::AtMost(value) => Bound::AtLeast(value),
+            Bound::AtLeast(value) => Bound::AtMost(value),
+            Bound::Above(value) => Bound::Below(value),
+            Bound::Prefix(text) => Bound::Prefix(text),
+        }
+    }
 }
 
 /// The first key after all that begin with `prefix`; empty when there is none.
@@ -223,11 +239,15 @@ impl KeyCodec {
             Joint::Single(encoding) => value::encode(value, &part.ty, encoding, key),
             Joint::Fixed => value::encode(value, &part.ty, Encoding::Bytes, key),
             Joint::Ordered => {
+                let start = key.len();
                 match value {
                     Scalar::Text(text) => terminated(text.as_bytes(), key),
                     Scalar::Bytes(bytes) => terminated(bytes, key),
                     other => value::encode(other, &part.ty, Encoding::Ordered, key)
                         .map_err(unwritable)?,
+                }
+                if part.descending {
+                    complement(key.get_mut(start..).unwrap_or_default());
                 }
                 Ok(())
             }
@@ -316,13 +336,19 @@ impl KeyCodec {
                     SqlType::Time => 8,
                     ty if has_fixed_width(ty) => fixed_width(ty),
                     _ => {
-                        *rest = unterminate(whole, unescaped)?;
+                        let mask = if part.descending { 0xff } else { 0 };
+                        *rest = unterminate(whole, mask, unescaped)?;
                         return Some((unescaped, Encoding::Ordered));
                     }
                 };
                 let (bytes, after) = whole.split_at_checked(width)?;
                 *rest = after;
-                Some((bytes, Encoding::Ordered))
+                if !part.descending {
+                    return Some((bytes, Encoding::Ordered));
+                }
+                unescaped.extend_from_slice(bytes);
+                complement(unescaped);
+                Some((unescaped, Encoding::Ordered))
             }
         }
     }
@@ -344,16 +370,13 @@ impl KeyCodec {
         self.sorts(part)
     }
 
-    /// How many of the leading parts row keys are sorted by, each by its values.
-    pub(super) fn sorted_parts(&self) -> usize {
-        match self.salt_buckets {
-            0 => self
-                .parts
-                .iter()
-                .take_while(|part| self.sorts(part))
-                .count(),
-            _ => 0,
-        }
+    /// The leading parts that row keys are sorted by.
+    pub(super) fn sorted_parts(&self) -> &[Part] {
+        let sorted = match self.salt_buckets {
+            0 => self.parts.iter().take_while(|part| self.sorts(part)),
+            _ => return &[],
+        };
+        self.parts.get(..sorted.count()).unwrap_or_default()
     }
 
     fn sorts(&self, part: &Part) -> bool {
@@ -410,7 +433,11 @@ impl KeyCodec {
             true => [key, vec![0]].concat(),
             false => successor(&key),
         };
-        let (start, stop) = match bound {
+        let bound = match self.parts.get(index).is_some_and(|part| part.descending) {
+            true => bound.reversed(),
+            false => *bound,
+        };
+        let (start, stop) = match &bound {
             Bound::Below(value) => (prefix.to_vec(), begin(value)?),
             Bound::AtMost(value) => (prefix.to_vec(), after(begin(value)?)),
             Bound::AtLeast(value) => (begin(value)?, successor(prefix)),
@@ -427,6 +454,9 @@ impl KeyCodec {
                 match self.joint {
                     Joint::Ordered => escape(text.as_bytes(), &mut start),
                     _ => start.extend_from_slice(text.as_bytes()),
+                }
+                if self.parts.get(index).is_some_and(|part| part.descending) {
+                    complement(start.get_mut(prefix.len()..).unwrap_or_default());
                 }
                 let stop = successor(&start);
                 (start, stop)
@@ -460,6 +490,13 @@ impl KeyCodec {
     }
 }
 
+/// Turns the order of bytes round.
+fn complement(bytes: &mut [u8]) {
+    for byte in bytes {
+        *byte = !*byte;
+    }
+}
+
 /// A zero byte becomes 00 ff, so that the terminator 00 00 is below everything that can follow.
 fn escape(bytes: &[u8], key: &mut Vec<u8>) {
     for byte in bytes {
@@ -475,21 +512,25 @@ fn terminated(bytes: &[u8], key: &mut Vec<u8>) {
     key.extend_from_slice(&[0, 0]);
 }
 
-/// Undoes [`terminated`]; what follows the terminator is returned.
-fn unterminate<'k>(bytes: &'k [u8], text: &mut Vec<u8>) -> Option<&'k [u8]> {
+/// Undoes [`terminated`], of bytes that `mask` was applied to; what follows the terminator is returned.
+fn unterminate<'k>(bytes: &'k [u8], mask: u8, text: &mut Vec<u8>) -> Option<&'k [u8]> {
     text.clear();
     let mut rest = bytes;
     loop {
-        match rest {
-            [0, 0, after @ ..] => return Some(after),
-            [0, 0xff, after @ ..] => {
-                text.push(0);
-                rest = after;
-            }
-            [0, ..] | [] => return None,
-            [byte, after @ ..] => {
-                text.push(*byte);
-                rest = after;
+        let (byte, after) = rest.split_first()?;
+        rest = after;
+        let byte = byte ^ mask;
+        text.push(byte);
+        if byte == 0 {
+            let (next, after) = rest.split_first()?;
+            rest = after;
+            match next ^ mask {
+                0 => {
+                    text.pop();
+                    return Some(rest);
+                }
+                0xff => {}
+                _ => return None,
             }
         }
     }

@@ -197,8 +197,17 @@ fn key_codec(
         columns.get(*index).map(|column| Part {
             name: column.name.clone(),
             ty: column.ty.clone(),
+            descending: options.descending.contains(&column.name),
         })
     };
+    let parts: Vec<Part> = key.iter().filter_map(part).collect();
+    for name in &options.descending {
+        if parts.iter().all(|part| part.name != *name) {
+            return Err(ConnectorError::option(format!(
+                "column \"{name}\" of option \"key.desc\" is not in the primary key"
+            )));
+        }
+    }
     let joint = match options.joint.unwrap_or(match key.len() {
         0 | 1 => JointName::Single,
         _ => JointName::Ordered,
@@ -211,7 +220,12 @@ fn key_codec(
         JointName::Separated => Joint::Separated(options.separator),
         JointName::Fixed => Joint::Fixed,
     };
-    let parts = key.iter().filter_map(part).collect();
+    if !options.descending.is_empty() && joint != Joint::Ordered {
+        return Err(ConnectorError::option_hint(
+            "option \"key.desc\" is for row keys that sort as their values do",
+            "Set key.encoding = 'ordered'.",
+        ));
+    }
     KeyCodec::new(parts, joint, options.salt_buckets)
         .map_err(|message| ConnectorError::ColumnType { message })
 }
@@ -558,6 +572,18 @@ mod tests {
             (
                 &[("family", "d"), ("key.salt_buckets", "300")],
                 "option \"key.salt_buckets\" must be at most 256",
+            ),
+            (
+                &[("family", "d"), ("key.desc", "day, clicks")],
+                "column \"clicks\" of option \"key.desc\" is not in the primary key",
+            ),
+            (
+                &[
+                    ("family", "d"),
+                    ("key.desc", "day"),
+                    ("key.encoding", "fixed"),
+                ],
+                "option \"key.desc\" is for row keys that sort as their values do",
             ),
             (
                 &[("family", "d"), ("table", "a:b:c")],

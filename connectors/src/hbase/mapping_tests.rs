@@ -269,10 +269,12 @@ fn array(ty: &SqlType, values: &[Scalar<'_>]) -> ArrayRef {
     builder.finish()
 }
 
-fn codec(types: &[SqlType], joint: Joint, salt: u16) -> Option<KeyCodec> {
+/// `descending` is of ordered keys alone.
+fn codec(types: &[SqlType], joint: Joint, salt: u16, descending: [bool; 2]) -> Option<KeyCodec> {
     let part = |(index, ty): (usize, &SqlType)| Part {
         name: format!("k{index}"),
         ty: ty.clone(),
+        descending: joint == Joint::Ordered && descending[index],
     };
     KeyCodec::new(types.iter().enumerate().map(part).collect(), joint, salt).ok()
 }
@@ -324,6 +326,31 @@ proptest! {
         }
     }
 
+    /// Whatever the types of the parts, and which of them descend.
+    #[test]
+    fn ordered_keys_sort_as_rows((first, a) in typed(), (second, b) in typed(), descending in any::<[bool; 2]>()) {
+        let types = [first, second];
+        let codec = codec(&types, Joint::Ordered, 0, descending).expect("a key");
+        let mut rows = Vec::new();
+        for values in a.iter().flat_map(|a| b.iter().map(move |b| [a.scalar(), b.scalar()])) {
+            let key = codec.encode(&values).expect("every value here has bytes");
+            // As it is read: -0 and 0 are one value.
+            let mut read = Vec::new();
+            codec.decode(&key, |part, value| read.push(array(&types[part], &[value]))).expect("our own key");
+            rows.push((key, read));
+        }
+        for (key, row) in &rows {
+            for (other_key, other) in &rows {
+                let order = (0..2).map(|part| {
+                    let [a, b] = [row, other].map(|row| Scalar::at(row[part].as_ref(), 0, &types[part]).expect("a value"));
+                    if descending[part] { compare(b, a) } else { compare(a, b) }
+                });
+                let order = order.fold(Ordering::Equal, Ordering::then);
+                prop_assert_eq!(key.cmp(other_key), order, "{:?} {:?}", row, other);
+            }
+        }
+    }
+
     #[test]
     fn reading_any_bytes_is_a_value_or_none(ty in typed().prop_map(|typed| typed.0), noise in proptest::collection::vec(any::<u8>(), 0..24)) {
         for encoding in [Encoding::Bytes, Encoding::Text, Encoding::Ordered] {
@@ -362,11 +389,12 @@ proptest! {
         (second, b) in typed(),
         joint in joints(),
         salt in prop_oneof![Just(0u16), Just(7), Just(256)],
+        descending in any::<[bool; 2]>(),
         noise in proptest::collection::vec(any::<u8>(), 0..40),
     ) {
         let single = matches!(joint, Joint::Single(_));
         let types = if single { vec![first] } else { vec![first, second] };
-        let Some(codec) = codec(&types, joint, salt) else { return Ok(()) };
+        let Some(codec) = codec(&types, joint, salt, descending) else { return Ok(()) };
         for (a, b) in a.iter().zip(&b) {
             let values = if single { vec![a.scalar()] } else { vec![a.scalar(), b.scalar()] };
             // Text with the separator in it, and empty keys.
@@ -400,12 +428,13 @@ proptest! {
         (second, b) in typed(),
         joint in joints(),
         salt in prop_oneof![Just(0u16), Just(3)],
+        descending in any::<[bool; 2]>(),
         conditions in proptest::collection::vec((0usize..2, 0usize..7, any::<[proptest::sample::Index; 2]>()), 0..4),
         prefix in "[a-c|é]{0,2}",
     ) {
         let single = matches!(joint, Joint::Single(_));
         let types = if single { vec![first] } else { vec![first, second] };
-        let Some(codec) = codec(&types, joint, salt) else { return Ok(()) };
+        let Some(codec) = codec(&types, joint, salt, descending) else { return Ok(()) };
         let columns = [&a, &b];
         let comparisons = [Comparison::Equal, Comparison::Less, Comparison::LessOrEqual, Comparison::Greater, Comparison::GreaterOrEqual];
         let mut asked = Vec::new();
@@ -464,7 +493,11 @@ proptest! {
 
 #[test]
 fn push_down_of_typical_queries() {
-    let user_day = codec(&[SqlType::Int8, SqlType::Date], Joint::Ordered, 0).expect("a key");
+    let user_day = [SqlType::Int8, SqlType::Date];
+    let coded = |salt, descending| codec(&user_day, Joint::Ordered, salt, descending);
+    let newest_first = coded(0, [false, true]).expect("a key");
+    let salted = coded(16, [false; 2]).expect("a key");
+    let user_day = coded(0, [false; 2]).expect("a key");
     let value = |ty: &SqlType, scalar| array(ty, &[scalar]);
     let equal = |column, value| Condition::Compare {
         column,
@@ -489,10 +522,20 @@ fn push_down_of_typical_queries() {
     assert_eq!(ranges.len(), 1);
     assert_eq!(ranges[0].start, key);
     assert_eq!(ranges[0].stop, [0x80, 0, 0, 0, 0, 0, 0, 6]);
+    // The other way round these are the first days of the user.
+    let decision = decide(&newest_first, &[0, 1], &[user.clone(), since.clone()]);
+    let Access::Ranges(ranges) = decision.access else {
+        panic!("a range")
+    };
+    assert_eq!(decision.exact, [true, true]);
+    assert_eq!(ranges.len(), 1);
+    let user_5 = [0x80, 0, 0, 0, 0, 0, 0, 5];
+    assert_eq!(ranges[0].start, user_5);
+    let after_day_9 = [&user_5[..], &[0x7f, 0xff, 0xff, 0xf7]].concat();
+    assert_eq!(ranges[0].stop, after_day_9);
     // A condition on the second part alone selects nothing by key.
     let decision = decide(&user_day, &[0, 1], &[since]);
     assert_eq!(decision.exact, [false]);
-    let salted = codec(&[SqlType::Int8, SqlType::Date], Joint::Ordered, 16).expect("a key");
     match decide(&salted, &[0, 1], &[user]).access {
         Access::Ranges(ranges) => assert_eq!(ranges.len(), 16),
         Access::Keys(_) => panic!("ranges"),

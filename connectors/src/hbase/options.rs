@@ -82,6 +82,8 @@ pub(super) struct TableOptions {
     /// `None`: by the number of key columns.
     pub(super) joint: Option<JointName>,
     pub(super) separator: u8,
+    /// Key columns whose largest value comes first.
+    pub(super) descending: Vec<String>,
     pub(super) salt_buckets: u16,
     pub(super) encoding: CellEncoding,
     pub(super) null_mode: NullMode,
@@ -133,6 +135,7 @@ impl TableOptions {
             mapped: mapped(options.text("columns").unwrap_or_default())?,
             joint: joint(options)?,
             separator: separator(options)?,
+            descending: names(options.text("key.desc").unwrap_or_default()),
             salt_buckets: salt_buckets(options)?,
             encoding: match options.text("value.encoding") {
                 Some(name) => encoding(name, "value.encoding")?,
@@ -235,6 +238,13 @@ fn separator(options: Options<'_>) -> Result<u8, ConnectorError> {
             "option \"key.separator\" must be one ASCII character",
         )),
     }
+}
+
+/// Names with commas between.
+fn names(text: &str) -> Vec<String> {
+    let names = text.split(',').map(str::trim);
+    let names = names.filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
 }
 
 fn salt_buckets(options: Options<'_>) -> Result<u16, ConnectorError> {

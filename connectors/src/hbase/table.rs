@@ -241,9 +241,14 @@ impl HbaseTable {
         }
     }
 
-    /// How many leading columns of the key its rows are sorted by.
-    pub fn sorted_columns(&self) -> usize {
-        self.layout.key.sorted_parts()
+    /// How the values of the leading columns of the key go as row keys ascend; of those that have no such order none.
+    pub fn sorted_columns(&self) -> Vec<KeyOrder> {
+        let sorted = self.layout.key.sorted_parts().iter();
+        let order = sorted.map(|part| match part.descending {
+            true => KeyOrder::Descending,
+            false => KeyOrder::Ascending,
+        });
+        order.collect()
     }
 
     /// Looks up the columns `wanted` of rows by their keys, with a cache of its own.

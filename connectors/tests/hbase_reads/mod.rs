@@ -50,7 +50,7 @@ async fn the_last_keys_come_first_and_no_more_than_are_wanted() {
     let options = [("family", "d"), ("scan.page.bytes", "4kB")];
     let table = declare(service, "last_first", &columns, &[0, 1], &options);
     table.check().await.expect("there");
-    assert_eq!(table.sorted_columns(), 2);
+    assert_eq!(table.sorted_columns(), [KeyOrder::Ascending; 2]);
     let all: Vec<(i64, i32)> = (-40..60)
         .flat_map(|user| (0..30).map(move |day| (user, day)))
         .collect();

@@ -2,6 +2,7 @@
 //!
 //! Invariant: it answers as the real one does. A random program, run against both, checks that; it prints its seed.
 
+mod descending;
 mod filter;
 mod foreign;
 mod large;

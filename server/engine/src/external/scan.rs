@@ -131,11 +131,13 @@ impl Provider {
         }
     }
 
-    /// Columns of the key that rows are sorted by, but for those that have one value.
-    fn sorted_by<'a>(&'a self, constant: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
-        let sorted = self.external.table.sorted_columns();
-        let key = self.external.key.iter().take(sorted).copied();
-        key.filter(|column| !constant.contains(column))
+    /// Columns of the key that rows are sorted by, each with whether its values ascend as keys do, but for those that have one
+    /// value.
+    fn sorted_by<'a>(&'a self, constant: &'a [usize]) -> impl Iterator<Item = (usize, bool)> + 'a {
+        let sorted = self.external.table.sorted_columns().into_iter();
+        let key = self.external.key.iter().copied();
+        let key = key.zip(sorted.map(|order| order == KeyOrder::Ascending));
+        key.filter(|(column, _)| !constant.contains(column))
     }
 }
 
@@ -296,6 +298,7 @@ fn at_scan(
         Some(projection) => projection.get(*at).copied(),
         None => Some(*at),
     };
+    // Whether rows are wanted in the order of their keys, which is that of each column of the sort, or of none.
     let mut ascending = None;
     let mut key = provider.sorted_by(&asked.constant);
     for (at, asc) in sort {
@@ -303,8 +306,10 @@ fn at_scan(
         if asked.constant.contains(&column) {
             continue;
         }
-        let of_key = key.next() == Some(column);
-        if !of_key || *ascending.get_or_insert(*asc) != *asc {
+        let along = key
+            .next()
+            .and_then(|(next, ascends)| (next == column).then_some(ascends == *asc))?;
+        if *ascending.get_or_insert(along) != along {
             return None;
         }
     }
@@ -362,12 +367,14 @@ impl TableProvider for Provider {
         };
         let asked = self.ask(projection, filters, limit);
         let ordering = self.wish.and_then(|wish| wish.order).and_then(|order| {
-            let descending = order == KeyOrder::Descending;
-            let names = self.sorted_by(&asked.constant);
-            let names = names.map(|column| self.external.schema.field(column).name());
+            let backwards = order == KeyOrder::Descending;
+            let sorted = self.sorted_by(&asked.constant);
             // Columns that are not read end what can be said of the order.
-            let columns = names.map_while(|name| Some((name, schema.index_of(name).ok()?)));
-            LexOrdering::new(columns.map(|(name, at)| PhysicalSortExpr {
+            let sorted = sorted.map_while(|(column, ascends)| {
+                let name = self.external.schema.field(column).name();
+                Some((name, schema.index_of(name).ok()?, ascends == backwards))
+            });
+            LexOrdering::new(sorted.map(|(name, at, descending)| PhysicalSortExpr {
                 expr: Arc::new(PhysicalColumn::new(name, at)),
                 options: SortOptions {
                     descending,
@@ -420,6 +427,7 @@ impl PartitionStream for Rows {
 mod tests {
     use std::collections::BTreeMap;
 
+    use datafusion::physical_plan::displayable;
     use datafusion::prelude::{DataFrame, SessionContext, col, lit};
     use thalweg_catalog::{Column, ColumnRole, SqlType};
     use thalweg_connectors::{ConnectorContext, HbaseTable, SystemClock};
@@ -429,6 +437,11 @@ mod tests {
 
     /// A table of a text key that nobody serves.
     fn table() -> DataFrame {
+        keyed(&["k"], &[])
+    }
+
+    /// A table of columns `key` and `v`, of text.
+    fn keyed(key: &[&str], more: &[(&str, &str)]) -> DataFrame {
         let column = |name: &str, not_null| Column {
             name: name.into(),
             attnum: 1,
@@ -439,15 +452,19 @@ mod tests {
             role: ColumnRole::Data,
         };
         let options = [("thrift.servers", "h:1"), ("table", "t"), ("family", "d")];
-        let options = options.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let options = options.iter().chain(more);
+        let options = options.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let options: BTreeMap<String, String> = options.collect();
         let context = ConnectorContext::new(Arc::new(SystemClock));
-        let columns = [column("k", true), column("v", false)];
-        let table = HbaseTable::new(&columns, &[0], &BTreeMap::from(options), &context);
+        let mut columns: Vec<Column> = key.iter().map(|name| column(name, true)).collect();
+        columns.push(column("v", false));
+        let key: Vec<usize> = (0..key.len()).collect();
+        let table = HbaseTable::new(&columns, &key, &options, &context);
         let table = Arc::new(table.expect("a table"));
         let external = External {
             name: "t".into(),
             schema: table.schema(),
-            key: vec![0],
+            key,
             table,
             wires: Handle::current(),
         };
@@ -497,6 +514,45 @@ mod tests {
                 asked(last.expect("limits")),
                 [format!("HBase t: {range}{order}{limit}")],
                 "{pattern}"
+            );
+        }
+    }
+
+    /// Rows are read along keys, or against them, where each column of the sort goes so.
+    #[tokio::test]
+    async fn an_order_is_that_of_keys_or_the_reverse() {
+        let first = Some(", in key order");
+        let last = Some(", last key first");
+        for (descending, sort, expected) in [
+            ("b", vec![("a", true), ("b", false)], first),
+            ("b", vec![("a", false), ("b", true)], last),
+            ("b", vec![("a", true), ("b", true)], None),
+            ("b", vec![("a", true)], first),
+            ("a", vec![("a", true)], last),
+            ("a, b", vec![("a", false), ("b", false)], first),
+            ("a, b", vec![("a", true), ("b", true)], last),
+            ("a", vec![("b", true)], None),
+        ] {
+            let by = sort.iter().map(|(name, asc)| col(*name).sort(*asc, !*asc));
+            let sorted = keyed(&["a", "b"], &[("key.desc", descending)]).sort(by.collect());
+            let some = sorted.and_then(|sorted| sorted.limit(0, Some(3)));
+            let some = some.expect("limits");
+            let order = expected.map_or(String::new(), |order| format!("{order}, at most 3 rows"));
+            let context = format!("{descending}: {sort:?}");
+            assert_eq!(
+                asked(some.clone()),
+                [format!("HBase t: all rows{order}")],
+                "{context}"
+            );
+            // What is said of the order is believed: nothing sorts again.
+            let plan = some.into_optimized_plan().and_then(wished).expect("plans");
+            let session = SessionContext::new().state();
+            let plan = session.create_physical_plan(&plan).await.expect("plans");
+            let plan = displayable(plan.as_ref()).indent(false).to_string();
+            assert_eq!(
+                plan.contains("Sort"),
+                expected.is_none(),
+                "{context}: {plan}"
             );
         }
     }
