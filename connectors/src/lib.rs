@@ -34,8 +34,8 @@ mod store;
 mod testing;
 
 pub use archive::{
-    ArchiveError, ArchiveSink, ArchiveTable, Bounds, DataFile, Head, Layout, Overlap, Place,
-    Reached, Snapshot, Vacuumed,
+    ArchiveError, ArchiveSink, ArchiveTable, Bounds, DataFile, FeedId, Head, Layout, Overlap,
+    Place, Reached, Snapshot, Vacuumed,
 };
 pub use blackhole::BlackholeSink;
 pub use commit::{CommittingSink, Due, Marker, Staged};

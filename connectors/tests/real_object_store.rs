@@ -111,7 +111,7 @@ impl Place {
             created_at_ms: 0,
         };
         let context = ConnectorContext::new(Arc::new(SystemClock)).with_process([process; 16]);
-        ArchiveTable::new(&relation, &context).expect("an archive")
+        ArchiveTable::new(&relation, None, &context).expect("an archive")
     }
 }
 

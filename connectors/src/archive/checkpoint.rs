@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::error::ArchiveError;
+use super::feed::FeedId;
 use super::layout::internal;
 use super::manifest::{
     DataFile, MANIFEST_BYTES_MAX, MANIFESTS, REPLACED, Shape, StoredMarker, is_data_path,
@@ -55,6 +56,9 @@ pub(crate) struct StoredReached {
     /// The commit that says so.
     #[serde(default)]
     pub(crate) number: u64,
+    /// What the frontier is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) feed: Option<FeedId>,
 }
 
 impl Checkpoint {

@@ -78,6 +78,14 @@ pub enum ArchiveError {
         /// Why.
         detail: String,
     },
+    /// What fills an archive is not what its newest commit is of.
+    #[error("archive \"{archive}\" was filled last by something else")]
+    OtherFeed {
+        /// Its folder.
+        archive: String,
+        /// By what, as far as that is known.
+        detail: String,
+    },
     /// A value that cannot name a folder.
     #[error("value of partition column \"{column}\" is too long for the name of a folder")]
     PartitionTooLong {
@@ -119,7 +127,8 @@ impl ArchiveError {
             ArchiveError::Unknown { .. } => "08007",
             ArchiveError::Fenced { .. }
             | ArchiveError::Interrupted { .. }
-            | ArchiveError::NoPlace { .. } => "55000",
+            | ArchiveError::NoPlace { .. }
+            | ArchiveError::OtherFeed { .. } => "55000",
             ArchiveError::Gap { .. } | ArchiveError::Damaged { .. } => "XX001",
             ArchiveError::Newer { .. } | ArchiveError::ColumnType { .. } => "0A000",
             ArchiveError::Occupied { .. } => "42710",
@@ -136,7 +145,8 @@ impl ArchiveError {
             ArchiveError::Unknown { detail, .. }
             | ArchiveError::Damaged { detail, .. }
             | ArchiveError::Misfit { detail, .. }
-            | ArchiveError::NoPlace { detail, .. } => Some(detail.clone()),
+            | ArchiveError::NoPlace { detail, .. }
+            | ArchiveError::OtherFeed { detail, .. } => Some(detail.clone()),
             ArchiveError::PartitionTooLong { bytes, bytes_max, .. } => Some(format!(
                 "The name would have {bytes} bytes, and {bytes_max} are allowed."
             )),
@@ -174,6 +184,9 @@ impl ArchiveError {
             }
             ArchiveError::NoPlace { .. } => {
                 "Name a new folder, which gets all rows that the source still has."
+            }
+            ArchiveError::OtherFeed { .. } => {
+                "How far that is in it says nothing of what fills it now. Stop the other one, and create the archive in a new folder, which gets all rows that the source still has."
             }
             ArchiveError::PartitionTooLong { .. } => {
                 "Partition by an expression with few and short values, such as ts::date."

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::error::ArchiveError;
+use super::feed::FeedId;
 use crate::commit::Marker;
 
 /// Folder of the manifests.
@@ -51,6 +52,9 @@ pub(crate) struct Manifest {
     /// By name of source and split: where reading goes on after what is committed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub frontier: BTreeMap<String, BTreeMap<String, u64>>,
+    /// What the frontier is of; absent in manifests of older releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feed: Option<FeedId>,
 }
 
 /// A file of rows.
@@ -158,6 +162,7 @@ impl Manifest {
             shape: None,
             marker: None,
             frontier: BTreeMap::new(),
+            feed: None,
         }
     }
 

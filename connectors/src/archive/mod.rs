@@ -3,10 +3,14 @@
 //! Invariant: readers take files from manifests only, so they see whole commits; a foreign reader that lists folders sees whole
 //! files.
 
+mod attached;
+#[cfg(test)]
+mod attached_tests;
 mod checkpoint;
 mod decide;
 mod encode;
 mod error;
+mod feed;
 mod layout;
 mod manifest;
 mod place;
@@ -28,6 +32,7 @@ mod writer;
 
 pub use decide::Head;
 pub use error::ArchiveError;
+pub use feed::FeedId;
 pub use layout::Layout;
 pub use manifest::DataFile;
 pub use place::{Overlap, Place};

@@ -97,7 +97,7 @@ impl CommittingSink for ArchiveSink {
         }
         let (writer, snapshot) = self.table.open_again().await?;
         *self.writer.get_mut() = Some(writer);
-        let reached = self.table.delivered(&snapshot);
+        let reached = self.table.delivered(&snapshot)?;
         Ok(reached.map(|reached| reached.marker))
     }
 
@@ -141,6 +141,7 @@ impl CommittingSink for ArchiveSink {
         let progress = Progress {
             marker: Some(StoredMarker::new(self.table.writer_name(), gathered.marker)),
             frontier: gathered.frontier,
+            feed: self.table.feed().cloned(),
         };
         let manifest = self.table.commit_rows(writer, progress).await;
         let manifest = manifest.map_err(|failure| {

@@ -14,7 +14,6 @@ use thalweg_catalog::{Column, SqlType};
 
 use super::layout::Layout;
 use super::sink::ArchiveSink;
-use super::snapshot::Reached;
 use super::table::{ArchiveTable, Parts};
 use super::tests::{columns, ids, on_every_store, orphans, parts, rows, table};
 use super::vacuum_tests::ids_at;
@@ -27,14 +26,14 @@ use crate::store::scripted::{Fault, Kind, ScriptedStore};
 #[path = "../../tests/committing/mod.rs"]
 mod committing;
 
-const DELIVERIES: u64 = 3;
+pub(super) const DELIVERIES: u64 = 3;
 
-fn marker(number: u64) -> Marker {
+pub(super) fn marker(number: u64) -> Marker {
     committing::whole(number * 10)
 }
 
 /// Delivery `number` inserts three rows of its own, one of them by a weight of its batch.
-fn staged(number: u64) -> Staged {
+pub(super) fn staged(number: u64) -> Staged {
     let id = number as i64 * 3;
     let weighted = Delta {
         batch: rows(&[id + 2, id]),
@@ -54,7 +53,7 @@ fn sink(store: &ScriptedStore) -> ArchiveSink {
 }
 
 /// Delivers what is not committed, commits after every second delivery, and ends with everything committed.
-async fn run(sink: &mut ArchiveSink) -> Result<(), ConnectorError> {
+pub(super) async fn run(sink: &mut ArchiveSink) -> Result<(), ConnectorError> {
     let committed = sink.take_over().await?;
     for number in 1..=DELIVERIES {
         if Some(marker(number)) <= committed {
@@ -361,69 +360,4 @@ async fn hundreds_of_partitions_make_a_file_each_and_few_are_open() {
     let held: u64 = snapshot.files().iter().map(|file| file.rows).sum();
     assert_eq!(held, 300 * 9);
     assert!(store.open_most() <= 100, "{} at once", store.open_most());
-}
-
-/// The archive of another writer that attaches to the folder.
-fn attached(store: &ScriptedStore, writer: &str) -> Arc<ArchiveTable> {
-    let layout = Layout::new(&columns(), &[1]).expect("a layout");
-    Arc::new(ArchiveTable::of(Parts {
-        fed: true,
-        attach: true,
-        writer: writer.into(),
-        ..parts(store, layout, None)
-    }))
-}
-
-#[tokio::test]
-async fn an_attached_archive_goes_on_where_the_newest_one_ended() {
-    let store = ScriptedStore::default();
-    let place = |reached: Option<&Arc<Reached>>| {
-        let reached = reached?;
-        reached.frontier.get("clicks")?.get("0").copied()
-    };
-    let first = attached(&store, "here/1");
-    first.claim().await.expect("a claim");
-    assert!(
-        first.check_place("clicks").await.is_ok(),
-        "nothing is there"
-    );
-    let mut sink = ArchiveSink::new(Arc::clone(&first));
-    run(&mut sink).await.expect("delivers");
-    let snapshot = first.snapshot().await.expect("a snapshot");
-    assert!(first.inherited(&snapshot).is_none());
-    // The names of writers do not say which was the last; only the first writer's epochs are large.
-    for (number, writer) in [(1, "here/9"), (2, "here/5")] {
-        let next = attached(&store, writer);
-        next.check_place("clicks").await.expect("the same source");
-        next.claim().await.expect("a claim");
-        let snapshot = next.snapshot().await.expect("a snapshot");
-        let before = match number {
-            1 => DELIVERIES * 100,
-            _ => 1_000_001,
-        };
-        assert_eq!(place(next.inherited(&snapshot)), Some(before));
-        assert_eq!(place(next.reached(&snapshot)), Some(before));
-        let mut sink = ArchiveSink::new(Arc::clone(&next));
-        assert_eq!(
-            sink.take_over().await,
-            Ok(None),
-            "it has delivered nothing itself"
-        );
-        let offsets = BTreeMap::from([("0".to_owned(), 1_000_000 + number)]);
-        let delivery = Staged {
-            marker: committing::whole(number),
-            frontier: BTreeMap::from([("clicks".to_owned(), offsets)]),
-            ..staged(20 + number)
-        };
-        sink.deliver(&delivery).await.expect("takes it");
-        sink.commit(Due::Now).await.expect("commits");
-        let snapshot = next.snapshot().await.expect("a snapshot");
-        assert_eq!(place(next.inherited(&snapshot)), Some(before));
-        assert_eq!(place(next.reached(&snapshot)), Some(1_000_000 + number));
-    }
-    for (writer, source) in [("here/7", "others"), ("there/7", "clicks")] {
-        let refused = attached(&store, writer).check_place(source).await;
-        let refused = refused.expect_err("a row could be missing or twice");
-        assert_eq!(refused.sqlstate(), "55000", "{writer} {source}");
-    }
 }

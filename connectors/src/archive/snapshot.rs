@@ -13,6 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::checkpoint::{self, Checkpoint, StoredReached};
 use super::decide::Head;
 use super::error::ArchiveError;
+use super::feed::FeedId;
 use super::layout::typed;
 use super::manifest::{
     DataFile, MANIFEST_BYTES_MAX, MANIFESTS, Manifest, Shape, StoredMarker, manifest_number,
@@ -54,6 +55,8 @@ pub struct Reached {
     pub frontier: BTreeMap<String, Offsets>,
     /// The commit that says so; 0 when an older release has written that down.
     pub number: u64,
+    /// What the frontier is of; `None` when an older release has written that down.
+    pub feed: Option<FeedId>,
 }
 
 /// What is known of one column in each file of a snapshot, or of a choice of them.
@@ -140,6 +143,7 @@ impl Snapshot {
                 marker: Marker::from(&stored),
                 frontier: manifest.frontier,
                 number: manifest.number,
+                feed: manifest.feed,
             };
             self.reached.insert(stored.writer, Arc::new(reached));
         }
@@ -152,6 +156,7 @@ impl Snapshot {
                 marker: Marker::from(&stored.marker),
                 frontier: stored.frontier,
                 number: stored.number,
+                feed: stored.feed,
             };
             (stored.marker.writer, Arc::new(reached))
         });
@@ -175,6 +180,7 @@ impl Snapshot {
             marker: StoredMarker::new(writer, reached.marker),
             frontier: reached.frontier.clone(),
             number: reached.number,
+            feed: reached.feed.clone(),
         });
         let recent = |(_, at_ms): &(&String, &i64)| **at_ms >= since_ms;
         let replaced = self.replaced.iter().filter(recent);

@@ -16,10 +16,11 @@ use tokio::sync::Mutex;
 use super::decide::Head;
 use super::encode::Encoding;
 use super::error::ArchiveError;
+use super::feed::FeedId;
 use super::layout::Layout;
 use super::manifest::{DataFile, Manifest, data_generation, manifest_path, replaced, staged_data};
 use super::recover::take_over;
-use super::snapshot::{Reached, Snapshot};
+use super::snapshot::Snapshot;
 use super::upkeep::Care;
 use super::writer::{CommitFailure, Lineage, Progress, Writer};
 use crate::context::{Clock, ConnectorContext};
@@ -55,6 +56,7 @@ pub struct ArchiveTable {
     /// What the newest writer of this server goes on with.
     lineage: RwLock<Option<Arc<Lineage>>>,
     fed: bool,
+    feed: Option<FeedId>,
     target_bytes: u64,
     reader_grace: Duration,
     /// Two at a time would both replace the same files.
@@ -72,6 +74,8 @@ pub(super) struct Parts {
     pub(super) writer: String,
     /// A source or view fills it, and statements do not.
     pub(super) fed: bool,
+    /// What that is; without it a place is taken to be one of the same feed.
+    pub(super) feed: Option<FeedId>,
     /// Size of the files that VACUUM makes.
     pub(super) target_bytes: u64,
     /// How long readers find files that were replaced.
@@ -105,11 +109,15 @@ impl std::fmt::Debug for Slot {
 }
 
 impl ArchiveTable {
-    /// The archive that a relation declares. Contacts nobody.
+    /// The archive that a relation declares, and what fills it. Contacts nobody.
     ///
     /// # Errors
     /// 22023 for an option that cannot work, 0A000 for a column type that cannot be kept or a store this build does not have.
-    pub fn new(relation: &Relation, context: &ConnectorContext) -> Result<Self, ConnectorError> {
+    pub fn new(
+        relation: &Relation,
+        feed: Option<FeedId>,
+        context: &ConnectorContext,
+    ) -> Result<Self, ConnectorError> {
         let RelationKind::Archive(spec) = &relation.kind else {
             return Err(ConnectorError::Internal(format!(
                 "relation \"{}\" is not an archive",
@@ -154,6 +162,7 @@ impl ArchiveTable {
             rollover: options.duration("rollover.interval")?.unwrap_or(ROLLOVER),
             writer: format!("{}/{}", context.installation, relation.oid.0),
             fed: spec.feed.is_some(),
+            feed,
             target_bytes: options
                 .u64("compaction.target.size")?
                 .unwrap_or(TARGET_BYTES),
@@ -181,6 +190,7 @@ impl ArchiveTable {
             writer: Mutex::new(Slot::Vacant(None)),
             lineage: RwLock::default(),
             fed: parts.fed,
+            feed: parts.feed,
             target_bytes: parts.target_bytes,
             reader_grace: parts.reader_grace,
             vacuums: Mutex::default(),
@@ -474,52 +484,14 @@ impl ArchiveTable {
         &self.name
     }
 
-    /// How far what fills this archive is in it; `None` before the first commit.
-    pub fn reached<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
-        self.delivered(snapshot)
-            .or_else(|| self.inherited(snapshot))
-    }
-
-    /// How far its own deliveries are in it.
-    pub(super) fn delivered<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
-        snapshot.reached(&self.name)
-    }
-
-    /// How far its source was in the archive that it was attached to: its own deliveries begin there.
-    pub fn inherited<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
-        let before = snapshot.filled_before(&self.name);
-        Some(before.filter(|_| self.is_attached())?.1)
+    /// What fills it.
+    pub(super) fn feed(&self) -> Option<&FeedId> {
+        self.feed.as_ref()
     }
 
     /// True when its own deliveries may begin where another archive ended.
     pub fn is_attached(&self) -> bool {
         self.attach && self.fed
-    }
-
-    /// Asks whether a source of this name can go on after what is in the folder.
-    ///
-    /// # Errors
-    /// 55000 when it cannot, and what the store reports.
-    pub async fn check_place(&self, source: &str) -> Result<(), ArchiveError> {
-        let there = Snapshot::load(self.store.as_ref()).await?;
-        let Some((writer, reached)) = there.filled_before(&self.name) else {
-            return Ok(());
-        };
-        let installation = |writer: &str| writer.split('/').next().map(str::to_owned);
-        let mut sources = reached.frontier.keys();
-        let detail = match (sources.next(), sources.next()) {
-            _ if installation(writer) != installation(&self.name) => {
-                "Another server has filled it.".to_owned()
-            }
-            (Some(known), None) if known == source => return Ok(()),
-            (Some(known), None) => format!("It was filled from source \"{known}\"."),
-            _ => "Its newest commit does not say so.".to_owned(),
-        };
-        Err(ArchiveError::NoPlace {
-            archive: self.store.describe(),
-            source_name: source.to_owned(),
-            detail,
-        })
     }
 
     /// Age at which delivered rows are committed.

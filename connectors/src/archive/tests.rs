@@ -59,6 +59,7 @@ pub(super) fn parts(store: &ScriptedStore, layout: Layout, sort_by: Option<&str>
         file_bytes: 1 << 20,
         rollover: Duration::MAX,
         fed: false,
+        feed: None,
         target_bytes: 1 << 20,
         reader_grace: Duration::from_secs(60),
         close_grace: Duration::from_secs(900),

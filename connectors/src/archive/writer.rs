@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use super::decide::{Head, Verdict};
 use super::encode::{Encoder, Encoding};
 use super::error::ArchiveError;
+use super::feed::FeedId;
 use super::layout::{Key, Layout, internal};
 use super::manifest::{DataFile, Manifest, StoredMarker, staged_data, staged_manifest};
 use super::recover::{place, seal};
@@ -124,6 +125,8 @@ pub(crate) struct CommitFailure {
 pub(crate) struct Progress {
     pub(crate) marker: Option<StoredMarker>,
     pub(crate) frontier: BTreeMap<String, BTreeMap<String, u64>>,
+    /// What the frontier is of.
+    pub(crate) feed: Option<FeedId>,
 }
 
 impl Writer {
@@ -342,6 +345,7 @@ impl Writer {
         let files = std::mem::take(&mut self.unclosed);
         manifest.marker = progress.marker;
         manifest.frontier = progress.frontier;
+        manifest.feed = progress.feed;
         manifest.replaces(gone);
         let text = manifest.encode().map_err(before)?;
         let staged = staged_manifest(last.generation, number);

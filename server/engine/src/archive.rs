@@ -3,6 +3,7 @@
 //! Invariant: a query reads each archive at one commit, however long it runs, and leaves out only files that hold no row it asks
 //! for. The rows of an INSERT are one commit: readers see all of them or none.
 
+mod feed;
 mod read;
 mod upkeep;
 
@@ -33,7 +34,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use parking_lot::Mutex;
 use thalweg_catalog::{Oid, Relation, Report};
 use thalweg_connectors::{
-    ArchiveError, ArchiveSink, ArchiveTable, ConnectorError, DataFile, Reached, Snapshot, Vacuumed,
+    ArchiveError, ArchiveSink, ArchiveTable, ConnectorError, DataFile, FeedId, Reached, Snapshot,
+    Vacuumed,
 };
 use thalweg_planner::{Conflict, DmlPlan, RelationScan};
 use tokio::runtime::Handle;
@@ -43,6 +45,7 @@ use crate::committing::Open;
 use crate::error::EngineError;
 use crate::shared::Shared;
 use crate::status::ArchiveFile;
+pub use feed::feed_of;
 use read::{Footers, Readers};
 pub(crate) use upkeep::keep_up;
 
@@ -66,10 +69,14 @@ fn report(error: ArchiveError) -> Report {
 
 impl Archive {
     /// Contacts nobody.
-    pub(crate) fn open(shared: &Shared, relation: &Relation) -> Result<Arc<Self>, EngineError> {
+    pub(crate) fn open(
+        shared: &Shared,
+        relation: &Relation,
+        feed: Option<FeedId>,
+    ) -> Result<Arc<Self>, EngineError> {
         // A client of HDFS keeps to the runtime that it was made in.
         let _wires = shared.wires.enter();
-        let table = ArchiveTable::new(relation, &shared.connector_context());
+        let table = ArchiveTable::new(relation, feed, &shared.connector_context());
         let table = table.map_err(|error| error.report())?;
         Ok(Arc::new(Self {
             name: relation.name.clone(),
@@ -114,8 +121,14 @@ impl Archive {
     }
 
     /// How far at this commit what fills the archive is in it; `None` before the first commit.
-    pub(crate) fn reached<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
-        self.table.reached(snapshot)
+    ///
+    /// # Errors
+    /// 55000 when the newest commit is of something else.
+    pub(crate) fn reached<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+    ) -> Result<Option<&'a Arc<Reached>>, EngineError> {
+        Ok(self.table.reached(snapshot).map_err(report)?)
     }
 
     /// Whether it may go on where another archive ended.
@@ -124,8 +137,14 @@ impl Archive {
     }
 
     /// How far its source was in the archive that it was attached to.
-    pub(crate) fn inherited<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Reached>> {
-        self.table.inherited(snapshot)
+    ///
+    /// # Errors
+    /// 55000 when another server, or something else, has filled that last.
+    pub(crate) fn inherited<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+    ) -> Result<Option<&'a Arc<Reached>>, EngineError> {
+        Ok(self.table.inherited(snapshot).map_err(report)?)
     }
 
     pub(crate) fn name(&self) -> &str {

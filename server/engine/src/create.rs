@@ -14,7 +14,7 @@ use thalweg_connectors::{AnySink, EpochInfo, Form, Offsets};
 use thalweg_planner::{NoSystemRelations, PlanContext, ViewPlan};
 use tokio::sync::oneshot;
 
-use crate::archive::Archive;
+use crate::archive::{Archive, feed_of};
 use crate::batch::session_at;
 use crate::checkpoint;
 use crate::committing::{Open, opener};
@@ -80,7 +80,11 @@ pub(crate) fn prepare_all(
                 continue;
             }
             RelationKind::Archive(spec) => {
-                let archive = Archive::open(shared, &relation)?;
+                let feed = match (&spec.feed, &view) {
+                    (Some(feed), Some(plan)) => Some(feed_of(catalog, feed.from, plan)?),
+                    _ => None,
+                };
+                let archive = Archive::open(shared, &relation, feed)?;
                 let known = Arc::clone(&archive);
                 shared.archives.write().insert(relation.oid, known);
                 let Some(feed) = &spec.feed else {

@@ -52,7 +52,7 @@ impl History {
         let archive = known.ok_or(EngineError::Unknown(archive))?;
         let runtime = shared.batch.handle();
         let snapshot = runtime.block_on(archive.snapshot())?;
-        let place = match archive.reached(&snapshot) {
+        let place = match archive.reached(&snapshot)? {
             Some(reached) => place_of(&archive, reached)?,
             None => Offsets::new(),
         };
@@ -151,7 +151,7 @@ impl Attached {
             return Ok(None);
         };
         let snapshot = shared.batch.handle().block_on(archive.snapshot())?;
-        let Some(reached) = archive.inherited(&snapshot) else {
+        let Some(reached) = archive.inherited(&snapshot)? else {
             return Ok(None);
         };
         if !job.linear {

@@ -67,7 +67,7 @@ impl Tails {
     ) -> Result<u64, EngineError> {
         let mut epoch = 0;
         for tail in self.wanted.iter().filter(|tail| tail.archive == oid) {
-            let start = match archive.reached(snapshot) {
+            let start = match archive.reached(snapshot)? {
                 None => Offsets::new(),
                 Some(reached) => {
                     epoch = reached.marker.epoch;

@@ -57,6 +57,7 @@ mod transaction;
 mod worker;
 mod write;
 
+pub use archive::feed_of;
 pub use config::{EngineConfig, Writers};
 pub use engine::Engine;
 pub use error::EngineError;

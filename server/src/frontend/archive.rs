@@ -7,6 +7,7 @@ use thalweg_catalog::{
     ArchiveSpec, Catalog, Change, Column, Feed, Oid, Relation, RelationKind, SqlType, option,
 };
 use thalweg_connectors::{ArchiveTable, ConnectorContext, ConnectorError, Overlap, Place};
+use thalweg_engine::feed_of;
 use thalweg_planner::ViewPlan;
 use thalweg_sql::{CreateArchive, ObjectKind, Partition, Report, Statement, ast};
 
@@ -51,7 +52,12 @@ impl Session {
             define(definer, create, fed.as_ref(), statement)
         })?;
         let context = self.server.connector_context();
-        let table = ArchiveTable::new(&archive, &context).map_err(|error| error.report())?;
+        let feed = match &fed {
+            Some(fed) => Some(feed_of(&scope.catalog, fed.from, &fed.plan)),
+            None => None,
+        };
+        let feed = feed.transpose().map_err(|error| error.report())?;
+        let table = ArchiveTable::new(&archive, feed, &context).map_err(|error| error.report())?;
         require_own_folder(&scope.catalog, &archive, &context)?;
         if let Some(fed) = fed.as_ref().filter(|_| claim && attaches(&archive)) {
             let source = only_source(&scope.catalog, &fed.plan)?;
