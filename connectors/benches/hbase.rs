@@ -1,7 +1,7 @@
 //! How fast HBase tables are read and written, beside what the gateways give a bare client that replays requests made before:
 //!
 //! ```text
-//! eval $(tests/services/up hbase --gateways 2 | sed 's/^/export /')
+//! eval $(THALWEG_SERVICES_JVM= tests/services/up hbase --gateways 2 | sed 's/^/export /')
 //! cargo bench -p thalweg-connectors --bench hbase
 //! ```
 //!
