@@ -122,6 +122,16 @@ pub enum HbaseError {
         /// Its size.
         bytes: usize,
     },
+    /// A cell that HBase does not take for its size.
+    #[error("a cell of {bytes} bytes is over the limit of HBase table \"{table}\"")]
+    CellTooLarge {
+        /// The table.
+        table: String,
+        /// Its size, with the row key and the column.
+        bytes: usize,
+        /// What a gateway said.
+        detail: String,
+    },
     /// A cell or key holds bytes that are no value of the column's type.
     #[error("column \"{column}\" of HBase table \"{table}\" holds bytes that are not {expected}")]
     BadValue {
@@ -229,6 +239,7 @@ impl HbaseError {
             | HbaseError::Remote { .. } => "58000",
             HbaseError::ReplyTooLarge { .. }
             | HbaseError::RowTooLarge { .. }
+            | HbaseError::CellTooLarge { .. }
             | HbaseError::KeyLength { .. } => "54000",
             HbaseError::BadValue { .. } => "22P03",
             HbaseError::Unwritable { .. } => "22023",
@@ -246,6 +257,7 @@ impl HbaseError {
             | HbaseError::FamilyMissing { detail, .. }
             | HbaseError::RowRefused { detail, .. }
             | HbaseError::RowFailed { detail, .. }
+            | HbaseError::CellTooLarge { detail, .. }
             | HbaseError::Remote { detail, .. }
             | HbaseError::BadReply { detail, .. }
             | HbaseError::Unwritable { detail, .. } => Some(detail.clone()),
@@ -279,6 +291,9 @@ impl HbaseError {
             HbaseError::FamilyMissing { .. } => {
                 "Add the family in HBase, or name another with family or OPTIONS (column = 'family:qualifier')."
             }
+            HbaseError::CellTooLarge { .. } => {
+                "The limit is 10 MB unless hbase.client.keyvalue.maxsize of the gateways and hbase.server.keyvalue.maxsize of the region servers say otherwise."
+            }
             HbaseError::ReplyTooLarge { .. } => "Map fewer cells of the row to columns.",
             HbaseError::ClockBehind { .. } => {
                 "Set the clock of this machine right; delivery goes on by itself when it has come that far."
@@ -311,6 +326,7 @@ impl HbaseError {
             HbaseError::RowRefused { .. }
                 | HbaseError::RowFailed { .. }
                 | HbaseError::RowTooLarge { .. }
+                | HbaseError::CellTooLarge { .. }
                 | HbaseError::KeyLength { .. }
                 | HbaseError::NullKey { .. }
                 | HbaseError::Unwritable { .. }

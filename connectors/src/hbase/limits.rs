@@ -49,6 +49,8 @@ pub(super) const PAGE_ROWS_FIRST: usize = 100;
 pub(super) const PAGE_ROWS_MAX: usize = 10_000;
 /// Bytes of a row key that HBase accepts.
 pub(super) const ROW_KEY_BYTES_MAX: usize = 32_767;
+/// Bytes of a cell, its name included, that HBase takes unless `hbase.client.keyvalue.maxsize` says otherwise.
+pub(super) const CELL_BYTES_MAX: usize = 10 << 20;
 /// Characters of a remote error message that are repeated to the user.
 pub(super) const REMOTE_MESSAGE_MAX: usize = 400;
 /// Bytes of the conditions that HBase is asked to apply.

@@ -372,6 +372,13 @@ impl Put {
             |cell: &NewCell| cell.family.len() + cell.qualifier.len() + cell.value.len() + 36;
         self.row.len() + 32 + self.cells.iter().map(cell).sum::<usize>()
     }
+
+    /// Bytes of its largest cell as HBase counts them: with the row key, the column and 20 bytes for lengths, time and type.
+    pub(super) fn largest_cell(&self) -> usize {
+        let cell = |cell: &NewCell| cell.family.len() + cell.qualifier.len() + cell.value.len();
+        let largest = self.cells.iter().map(cell).max();
+        largest.map_or(0, |largest| self.row.len() + largest + 20)
+    }
 }
 
 impl CheckedPut {

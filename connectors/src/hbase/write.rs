@@ -15,7 +15,7 @@ use super::client::Client;
 use super::deliveries::{Borders, Starts, deliveries, is_large};
 use super::error::HbaseError;
 use super::layout::{CellColumn, Layout};
-use super::limits::{BORDERS_TIMEOUT, FAILED_ROWS_MAX, TOLD_MAX, WRITES_MAX};
+use super::limits::{BORDERS_TIMEOUT, CELL_BYTES_MAX, FAILED_ROWS_MAX, TOLD_MAX, WRITES_MAX};
 use super::options::{CellEncoding, NullMode};
 use super::request::{Delete, NewCell, Put};
 use super::scalar::Scalar;
@@ -382,7 +382,7 @@ impl Writer {
                 (Ok(()), _) => written.rows += part.len(),
                 (Err(error), _) if !error.is_of_the_row() => return Err(error),
                 (Err(error), [one]) => {
-                    let row = one.row;
+                    let (row, error) = (one.row, self.blamed(one, error).await?);
                     written.refused.push(RefusedRow { row, error });
                     believable(&written, batch.len().clamp(2, FAILED_ROWS_MAX))?;
                 }
@@ -393,6 +393,28 @@ impl Writer {
             }
         }
         Ok(written)
+    }
+
+    /// Why a row was not written. Gateways fail over a cell beyond HBase's limit as they do when they are sick; where they find the
+    /// row's place in HBase all the same, it is the cell.
+    async fn blamed(&self, one: &Mutation, error: HbaseError) -> Result<HbaseError, HbaseError> {
+        let bytes = one.put.as_ref().map_or(0, Put::largest_cell);
+        match error {
+            HbaseError::RowFailed { table, detail } if bytes > CELL_BYTES_MAX => {
+                let (keys, nothing) = ([one.key().to_vec()], self.layout.projection(&[], None));
+                let deadline = Deadline::after(self.timeout);
+                let found = self
+                    .client
+                    .get(&self.layout.table, &keys, &nothing, deadline);
+                found.await?;
+                Ok(HbaseError::CellTooLarge {
+                    table,
+                    bytes,
+                    detail,
+                })
+            }
+            error => Ok(error),
+        }
     }
 
     async fn send(&self, part: &[Mutation]) -> Result<(), HbaseError> {
@@ -439,9 +461,16 @@ mod tests {
         };
         let reasoned = HbaseError::RowRefused { table, detail };
         let local = HbaseError::KeyLength { bytes: 0 };
+        let large = HbaseError::CellTooLarge {
+            table: "t".into(),
+            bytes: CELL_BYTES_MAX + 1,
+            detail: "Internal error".into(),
+        };
         for (rows, errors, good) in [
             (0, vec![&failed, &failed], false),
             (0, vec![&failed, &failed, &local], false),
+            (0, vec![&failed, &failed, &large], false),
+            (0, vec![&large, &large], true),
             (0, vec![&failed, &local], true),
             (0, vec![&failed, &failed, &reasoned], true),
             (1, vec![&failed, &failed], true),

@@ -22,6 +22,10 @@ use wire::{Fields, Value};
 
 /// Bytes of the longest request of a gateway that is not configured otherwise; it hangs up on a longer one.
 const REQUEST_BYTES_MAX: usize = 2 << 20;
+/// Bytes of the longest request of any.
+const REQUEST_BYTES_CONFIGURED: usize = 64 << 20;
+/// Bytes of the largest cell, but for its name; a gateway throws over a larger one.
+const CELL_BYTES_MAX: usize = 10 << 20;
 
 /// What a gateway does with the next call that is not a greeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +73,8 @@ struct State {
     puts: Vec<Vec<Vec<u8>>>,
     /// Bytes of each reply.
     replies: Vec<usize>,
+    /// It is configured to take long requests.
+    takes_long_requests: bool,
     /// Beginning of the keys that cannot be put.
     poison: Option<Vec<u8>>,
     /// Calls under way, and the most there were at once.
@@ -152,6 +158,11 @@ impl Twin {
         self.state().poison = key.map(|key| key.as_bytes().to_vec());
     }
 
+    /// Configures the gateway to take long requests.
+    pub(crate) fn take_long_requests(&self) {
+        self.state().takes_long_requests = true;
+    }
+
     /// The most calls that were under way at once, since this was asked last.
     pub(crate) fn take_most_under_way(&self) -> usize {
         std::mem::take(&mut self.state().under_way.1)
@@ -162,8 +173,24 @@ impl Twin {
         self.state().calls.clone()
     }
 
+    fn read(&self, stream: &mut TcpStream) -> Option<Vec<u8>> {
+        let mut head = [0; 4];
+        stream.read_exact(&mut head).ok()?;
+        let length = u32::from_be_bytes(head) as usize;
+        let most = match self.state().takes_long_requests {
+            true => REQUEST_BYTES_CONFIGURED,
+            false => REQUEST_BYTES_MAX,
+        };
+        if length > most {
+            return None;
+        }
+        let mut frame = vec![0; length];
+        stream.read_exact(&mut frame).ok()?;
+        Some(frame)
+    }
+
     fn serve(&self, mut stream: TcpStream) {
-        while let Some(frame) = read(&mut stream) {
+        while let Some(frame) = self.read(&mut stream) {
             let (name, sequence, arguments) = wire::request(&frame).expect("a request");
             let greeting = name == "getThriftServerType";
             let fault = match greeting {
@@ -225,18 +252,6 @@ impl Twin {
     }
 }
 
-fn read(stream: &mut TcpStream) -> Option<Vec<u8>> {
-    let mut head = [0; 4];
-    stream.read_exact(&mut head).ok()?;
-    let length = u32::from_be_bytes(head) as usize;
-    if length > REQUEST_BYTES_MAX {
-        return None;
-    }
-    let mut frame = vec![0; length];
-    stream.read_exact(&mut frame).ok()?;
-    Some(frame)
-}
-
 /// A table by its bytes, or as `TTableName`.
 fn table_name(value: &Value) -> String {
     let name = match value {
@@ -254,12 +269,17 @@ fn table_name(value: &Value) -> String {
 
 impl State {
     fn throws(&self, name: &str, arguments: &Fields) -> bool {
-        let Some(poison) = self.poison.as_ref().filter(|_| name == "putMultiple") else {
+        if name != "putMultiple" {
             return false;
-        };
+        }
         let puts = arguments.get(&2).map(Value::items).unwrap_or_default();
-        puts.iter()
-            .any(|put| put.fields()[&1].bytes().starts_with(poison))
+        puts.iter().map(Value::fields).any(|put| {
+            let key = put[&1].bytes();
+            let is_poison = self.poison.as_ref().is_some_and(|one| key.starts_with(one));
+            let cells = put[&2].items().iter();
+            let mut cells = cells.map(Value::fields);
+            is_poison || cells.any(|cell| cell[&3].bytes().len() > CELL_BYTES_MAX)
+        })
     }
 
     fn call(&mut self, name: &str, arguments: &Fields) -> Result<Option<Value>, Refused> {

@@ -6,14 +6,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{RecordBatch, StringViewArray};
+use arrow::array::{AsArray, RecordBatch, StringViewArray};
 use thalweg_catalog::SqlType;
-use thalweg_connectors::{HbaseError, HbaseTable};
+use thalweg_connectors::{
+    CommittingSink, Delta, HbaseCommitter, HbaseError, HbaseTable, Staged, Weights,
+};
 
 use super::{Fault, Twin};
+use crate::committing::whole;
 use crate::{column, context};
 
 fn declare(twin: &Twin) -> HbaseTable {
+    declare_with(twin, "32kB")
+}
+
+fn declare_with(twin: &Twin, batch_bytes: &str) -> HbaseTable {
     let columns = [
         column("k", SqlType::Text, true),
         column("v", SqlType::Text, false),
@@ -23,7 +30,7 @@ fn declare(twin: &Twin) -> HbaseTable {
         ("table", "t"),
         ("family", "d"),
         ("value.encoding", "string"),
-        ("write.batch.bytes", "32kB"),
+        ("write.batch.bytes", batch_bytes),
     ];
     let options = BTreeMap::from(options.map(|(name, value)| (name.to_owned(), value.to_owned())));
     HbaseTable::new(&columns, &[0], &options, &context().1).expect("a table")
@@ -187,4 +194,73 @@ async fn a_row_is_refused_only_when_it_is_not_the_gateway() {
     twin.set_poison(None);
     let written = table.deliver(&some, &none, 1_000).await.expect("written");
     assert_eq!(written.rows, 10);
+}
+
+/// Keys that begin with `x` have a cell beyond HBase's limit.
+fn some_large(table: &HbaseTable, keys: &[&str]) -> RecordBatch {
+    let large = "x".repeat(11 << 20);
+    let value = |key: &&str| match key.starts_with('x') {
+        true => large.clone(),
+        false => "small".to_owned(),
+    };
+    let values = StringViewArray::from_iter_values(keys.iter().map(value));
+    let keys = StringViewArray::from_iter_values(keys);
+    RecordBatch::try_new(table.schema(), vec![Arc::new(keys), Arc::new(values)]).expect("a batch")
+}
+
+fn delivery(epoch: u64, rows: RecordBatch) -> Staged {
+    Staged {
+        marker: whole(epoch),
+        stamp_ms: epoch as i64 * 1_000,
+        changes: vec![Delta {
+            weights: Weights::Each(vec![1; rows.num_rows()].into()),
+            batch: rows,
+        }],
+        frontier: BTreeMap::new(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_with_cells_beyond_the_limit_are_refused_also_when_a_delivery_has_no_others() {
+    let twin = Twin::start();
+    twin.take_long_requests();
+    twin.create("t", &["d"], &[]);
+    let table = Arc::new(declare_with(&twin, "64MB"));
+    let context = context().1.with_installation([9; 16]);
+    let mut sink = HbaseCommitter::new(Arc::clone(&table), 7, &context);
+    sink.check().await.expect("has what it needs");
+    sink.take_over().await.expect("takes over");
+    for (epoch, keys) in [
+        (10, &["x1", "x2", "x3"][..]),
+        (20, &["a", "x1", "b", "x4"]),
+        (30, &["x5"]),
+    ] {
+        let staged = delivery(epoch, some_large(&table, keys));
+        let delivered = sink.deliver(&staged).await.expect("delivered");
+        assert_eq!(delivered, Some(whole(epoch)));
+        let refused = sink.take_refused().into_iter().map(|one| one.report());
+        let refused: Vec<_> = refused.map(|one| (one.sqlstate, one.message)).collect();
+        let large = keys.iter().filter(|key| key.starts_with('x')).count();
+        assert_eq!(refused.len(), large);
+        // A family of one letter, a qualifier of one, and a key of two.
+        let bytes = (11 << 20) + 4 + 20;
+        let message = format!("a cell of {bytes} bytes is over the limit of HBase table \"t\"");
+        assert!(
+            refused.iter().all(|one| *one == ("54000", message.clone())),
+            "{refused:?}"
+        );
+    }
+    let (found, _) = crate::rows(&table, &[0], &[], None).await.expect("read");
+    let keys: Vec<_> = found.column(0).as_string_view().iter().flatten().collect();
+    assert_eq!(keys, ["a", "b"]);
+
+    // A gateway that fails over whatever it is asked says nothing of the row: it is asked twice, then for the row's place.
+    let one = delivery(40, some_large(&table, &["x6"]));
+    let before_rows = [Fault::Slow(Duration::ZERO)];
+    twin.script(&[&before_rows[..], &[Fault::Internal; 3]].concat());
+    let error = sink.deliver(&one).await.expect_err("a sick gateway");
+    assert_eq!(error.report().sqlstate, "58000");
+    sink.take_over().await.expect("takes over");
+    sink.deliver(&one).await.expect("delivered");
+    assert_eq!(sink.take_refused().len(), 1);
 }

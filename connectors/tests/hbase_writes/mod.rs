@@ -2,6 +2,8 @@
 //!
 //! Invariant: HBase's own client finds each row as it was written last, wherever borders were thought to be.
 
+use thalweg_connectors::RefusedRow;
+
 use super::*;
 
 fn hex(text: &str) -> String {
@@ -112,8 +114,14 @@ async fn rows_at_fault_do_not_keep_their_neighbours_out() {
     assert_eq!((written.rows, refused), (38, vec![23, 7]));
     assert!(matches!(
         written.first_refused().map(|one| &one.error),
-        Some(HbaseError::RowRefused { .. })
+        Some(HbaseError::CellTooLarge { .. })
     ));
     let (found, _) = rows(&table, &[0], &[], None).await.expect("read");
     assert_eq!(found.num_rows(), 38);
+    // Alone they are told from a gateway that is sick.
+    let alone = ["l1", "l2", "l3"].map(|key| (key, Some(large.as_str()), None));
+    let written = table.insert(&profile_rows(&alone)).await.expect("written");
+    assert_eq!((written.rows, written.refused.len()), (0, 3));
+    let too_large = |one: &RefusedRow| matches!(one.error, HbaseError::CellTooLarge { .. });
+    assert!(written.refused.iter().all(too_large), "{written:?}");
 }
