@@ -27,6 +27,7 @@ use crate::context::{Clock, ConnectorContext, Deadline};
 use crate::delta::Delta;
 use crate::error::ConnectorError;
 use crate::sink::Form;
+use crate::store::Step;
 
 /// The table that all sinks of all servers share.
 const CONTROL_TABLE: &str = "thalweg_commits";
@@ -319,6 +320,7 @@ impl CommittingSink for HbaseCommitter {
             let cell = [(STAMP, before(staged.stamp_ms).to_string())];
             self.put_next(writer, &cell).await?;
         }
+        self.table.pass(Step::HbaseRows)?;
         self.table.committed().begin(self.sink, staged.stamp_ms);
         let written = self.table.deliver(&there, &gone, staged.stamp_ms).await?;
         let mut refusals = Refusals::default();
@@ -331,7 +333,9 @@ impl CommittingSink for HbaseCommitter {
             (MARKER, text(staged.marker)),
             (STAMP, staged.stamp_ms.to_string()),
         ];
+        self.table.pass(Step::HbaseMarker)?;
         self.put_next(writer, &cells).await?;
+        self.table.pass(Step::HbaseMarked)?;
         // Of a delivery of several parts readers see all or nothing.
         if staged.marker.last {
             self.table.committed().end(self.sink, staged.stamp_ms);

@@ -33,10 +33,11 @@ use super::read::{HbaseRows, KeyOrder, Request, read};
 use super::reply::Page;
 use super::request::{NewTable, Projection};
 use super::rows::RowsBuilder;
-use super::write::{Change, RefusedRow, Writer, Written, mutations, row_key};
+use super::write::{Change, RefusedRow, Writer, Written, mutations, pass, row_key};
 use crate::context::{Clock, ConnectorContext, Deadline};
 use crate::error::ConnectorError;
 use crate::options::Options;
+use crate::store::{Step, Steps};
 
 /// Time for DDL, which HBase does in its own time.
 const DDL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -50,6 +51,8 @@ pub struct HbaseTable {
     layout: Arc<Layout>,
     options: TableOptions,
     clock: Arc<dyn Clock>,
+    /// Where a test makes a delivery fail.
+    steps: Option<Arc<dyn Steps>>,
     /// Timestamp of the last write, milliseconds.
     last_ms: Mutex<i64>,
     committed: Arc<Committed>,
@@ -139,6 +142,7 @@ impl HbaseTable {
             layout: Arc::new(layout),
             options,
             clock: Arc::clone(&context.clock),
+            steps: context.steps.clone(),
             last_ms: Mutex::new(0),
             committed: Arc::default(),
             borders: Arc::default(),
@@ -370,7 +374,11 @@ impl HbaseTable {
             (upserts, Change::Upsert, timestamp_ms),
         ] {
             let (found, refused) = mutations(&self.layout, rows, change, |_| at)?;
-            let part = self.writer().write(found, refused).await?;
+            let writer = Writer {
+                steps: self.steps.clone(),
+                ..self.writer()
+            };
+            let part = writer.write(found, refused).await?;
             written.rows += part.rows;
             written.refused.extend(part.refused);
         }
@@ -486,7 +494,13 @@ impl HbaseTable {
             borders: Arc::clone(&self.borders),
             batch_bytes: self.options.batch_bytes,
             timeout: self.options.timeout,
+            steps: None,
         }
+    }
+
+    /// Passes a step of a delivery.
+    pub(super) fn pass(&self, step: Step) -> Result<(), HbaseError> {
+        pass(self.steps.as_ref(), step, &self.layout.table)
     }
 }
 

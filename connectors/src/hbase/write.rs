@@ -17,12 +17,13 @@ use super::error::HbaseError;
 use super::layout::{CellColumn, Layout};
 use super::limits::{BORDERS_TIMEOUT, CELL_BYTES_MAX, FAILED_ROWS_MAX, TOLD_MAX, WRITES_MAX};
 use super::options::{CellEncoding, NullMode};
-use super::request::{Delete, NewCell, Put};
+use super::request::{Delete, NewCell, Put, TableName};
 use super::scalar::Scalar;
 use super::value;
 use crate::context::Deadline;
 use crate::error::ConnectorError;
 use crate::format::json_text;
+use crate::store::{Step, Steps};
 
 /// What happens to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,6 +307,21 @@ pub(super) struct Writer {
     pub(super) borders: Arc<Borders>,
     pub(super) batch_bytes: usize,
     pub(super) timeout: std::time::Duration,
+    /// Where a test makes a delivery fail.
+    pub(super) steps: Option<Arc<dyn Steps>>,
+}
+
+/// Passes a step of a delivery into `table`.
+pub(super) fn pass(
+    steps: Option<&Arc<dyn Steps>>,
+    step: Step,
+    table: &TableName,
+) -> Result<(), HbaseError> {
+    let passed = steps.map_or(Ok(()), |steps| steps.pass(step));
+    passed.map_err(|error| HbaseError::Remote {
+        table: table.text().to_owned(),
+        detail: error.to_string(),
+    })
 }
 
 impl Writer {
@@ -419,6 +435,7 @@ impl Writer {
 
     async fn send(&self, part: &[Mutation]) -> Result<(), HbaseError> {
         let table = &self.layout.table;
+        pass(self.steps.as_ref(), Step::HbaseRequest, table)?;
         let deadline = Deadline::after(self.timeout);
         let deletes: Vec<Delete> = part.iter().filter_map(|one| one.delete.clone()).collect();
         if !deletes.is_empty() {

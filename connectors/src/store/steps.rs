@@ -1,4 +1,4 @@
-//! The durable steps of a commit to an archive, by name, for tests that make a process fail at one of them.
+//! The durable steps of what connectors deliver, by name, for tests that make a process fail at one of them.
 //!
 //! Invariant: a server without tests has no such store in between, so that nothing is named and nothing is counted.
 
@@ -30,6 +30,14 @@ pub enum Step {
     Sealed,
     /// A new writer is about to shut out the one before.
     Fence,
+    /// The rows of a delivery into HBase are about to be written.
+    HbaseRows,
+    /// One of the requests that write them is about to be sent.
+    HbaseRequest,
+    /// All of them are there, and the marker is about to be written.
+    HbaseMarker,
+    /// It is there: the rows are committed.
+    HbaseMarked,
 }
 
 /// Who decides whether a step fails.

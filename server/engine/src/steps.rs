@@ -22,6 +22,10 @@ impl Steps for Armed {
             Step::Seal => Point::ArchiveSeal,
             Step::Sealed => Point::ArchiveSealed,
             Step::Fence => Point::ArchiveFence,
+            Step::HbaseRows => Point::HbaseRows,
+            Step::HbaseRequest => Point::HbaseRequest,
+            Step::HbaseMarker => Point::HbaseMarker,
+            Step::HbaseMarked => Point::HbaseMarked,
         })
     }
 }

@@ -50,11 +50,15 @@ pub enum Point {
     ArchiveSeal,
     ArchiveSealed,
     ArchiveFence,
+    HbaseRows,
+    HbaseRequest,
+    HbaseMarker,
+    HbaseMarked,
 }
 
 impl Point {
     /// Every place, in the order in which a server comes to them.
-    pub const ALL: [Point; 39] = [
+    pub const ALL: [Point; 43] = [
         Point::FormatWrite,
         Point::FormatRename,
         Point::FormatFolder,
@@ -94,6 +98,10 @@ impl Point {
         Point::ArchiveSeal,
         Point::ArchiveSealed,
         Point::ArchiveFence,
+        Point::HbaseRows,
+        Point::HbaseRequest,
+        Point::HbaseMarker,
+        Point::HbaseMarked,
     ];
 
     /// The name it is armed by.
@@ -138,6 +146,10 @@ impl Point {
             Point::ArchiveSeal => "archive.seal",
             Point::ArchiveSealed => "archive.sealed",
             Point::ArchiveFence => "archive.fence",
+            Point::HbaseRows => "hbase.rows",
+            Point::HbaseRequest => "hbase.request",
+            Point::HbaseMarker => "hbase.marker",
+            Point::HbaseMarked => "hbase.marked",
         }
     }
 }
