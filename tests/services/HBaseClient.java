@@ -68,6 +68,7 @@ public class HBaseClient {
         case "flush" -> admin.flush(name);
         case "split" -> admin.splitRegionAsync(regionOf(connection, name, words).getRegionName(), bytes(words[2])).get();
         case "move" -> move(connection, admin, name, words);
+        case "gather" -> gather(connection, admin, name, words);
         case "regions" -> regions(connection, name);
         case "disable" -> {
           // Asked again when the first answer was lost.
@@ -187,6 +188,24 @@ public class HBaseClient {
       }
     }
     throw new IllegalStateException("there is no other region server");
+  }
+
+  // gather TABLE PORT: moves every region to the region server at this port
+  private static void gather(Connection connection, Admin admin, TableName name, String[] words) throws Exception {
+    int port = Integer.parseInt(words[2]);
+    ServerName wanted = null;
+    for (ServerName server : admin.getRegionServers()) {
+      wanted = server.getPort() == port ? server : wanted;
+    }
+    if (wanted == null) {
+      throw new IllegalStateException("there is no region server at that port");
+    }
+    connection.clearRegionLocationCache();
+    for (HRegionLocation location : connection.getRegionLocator(name).getAllRegionLocations()) {
+      if (!wanted.equals(location.getServerName())) {
+        admin.move(location.getRegion().getEncodedNameAsBytes(), wanted);
+      }
+    }
   }
 
   private static void regions(Connection connection, TableName name) throws Exception {

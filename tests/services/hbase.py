@@ -1,5 +1,5 @@
 """HBase on an HDFS of its own: ZooKeeper, master and two region servers in one JVM, and Thrift2 gateways in one JVM each, over
-HTTP and HTTPS too when they are wanted.
+HTTP and HTTPS too when they are wanted; and a region server in a JVM of its own, beside gateways of other kinds.
 
 Invariant: `up` returns only after every gateway answered a request that goes through to the master.
 """
@@ -33,6 +33,10 @@ OPTIONS = [
 
 # Gateways that speak HTTP, with and without TLS.
 WEB = ("http_gateway", "https_gateway")
+# A Thrift2 gateway and one of Thrift1, both as they are without options: unframed and binary.
+PLAIN = {"unframed_gateway": "thrift2", "thrift1_gateway": "thrift"}
+# It joins the master's two, and can die without them.
+REGION_SERVER = "region_server"
 
 LOGGING = """\
 appender.console.type=Console
@@ -51,6 +55,7 @@ def up(instance: Instance, cache: Path, arguments) -> None:
             restart(instance, cache)
         return
     gateways = [gateway_name(number) for number in range(arguments.gateways)] + (list(WEB) if arguments.web else [])
+    gateways += [*PLAIN, REGION_SERVER] if arguments.others else []
     instance.save(service="hbase", roles=[*gateways, "server", *hdfs.ROLES])
     hdfs.make(instance, cache)
 
@@ -75,6 +80,9 @@ def values(instance: Instance) -> dict[str, str]:
     if WEB[0] in ports:
         found |= {"HBASE_HTTP": f"http://127.0.0.1:{ports[WEB[0]]}/", "HBASE_HTTPS": f"https://127.0.0.1:{ports[WEB[1]]}/"}
         found["HBASE_CA"] = str(certificate(instance))
+    for role in (*PLAIN, REGION_SERVER):
+        if role in ports:
+            found[f"HBASE_{role.upper()}"] = f"127.0.0.1:{ports[role]}"
     return {**found, **hdfs.values(instance)}
 
 
@@ -149,6 +157,13 @@ def configure(instance: Instance, gateways: list[str]) -> None:
         }
         write(instance.folder / f"{WEB[0]}-conf", over_http)
         write(instance.folder / f"{WEB[1]}-conf", over_https)
+    if REGION_SERVER in gateways:
+        plain = {**properties, "hbase.regionserver.thrift.framed": "false", "hbase.regionserver.thrift.compact": "false"}
+        for role in PLAIN:
+            write(instance.folder / f"{role}-conf", {**plain, "hbase.regionserver.thrift.server.type": "threadpool"})
+        # A region server alone is one of a cluster; its death is known when its session ends.
+        alone = {"hbase.cluster.distributed": "true", "hbase.regionserver.port": ports[REGION_SERVER], "zookeeper.session.timeout": 10000}
+        write(instance.folder / f"{REGION_SERVER}-conf", {**properties, **alone})
     instance.save(hbase_ports=ports)
 
 
@@ -173,6 +188,8 @@ def start(instance: Instance, cache: Path) -> None:
         for role in instance.state["roles"]:
             if "gateway" in role and not instance.running(role):
                 start_gateway(instance, cache, role)
+            if role == REGION_SERVER and not instance.running(role):
+                start_region_server(instance, cache)
     except BaseException:
         for role in instance.state["roles"]:
             if role not in hdfs.ROLES:
@@ -182,13 +199,30 @@ def start(instance: Instance, cache: Path) -> None:
 
 def start_gateway(instance: Instance, cache: Path, role: str) -> None:
     """Runs one gateway."""
-    conf = instance.folder / (f"{role}-conf" if role in WEB else "hbase-conf")
+    conf = instance.folder / (f"{role}-conf" if role in WEB or role in PLAIN else "hbase-conf")
     port = instance.state["hbase_ports"][role]
     authority = certificate(instance) if role == WEB[1] else None
-    main = ["org.apache.hadoop.hbase.thrift2.ThriftServer", "-b", "127.0.0.1", "-p", str(port), "--infoport", "-1", "-f", "-c"]
+    package = PLAIN.get(role, "thrift2")
+    framed = [] if role in PLAIN else ["-f", "-c"]
+    main = [f"org.apache.hadoop.hbase.{package}.ThriftServer", "-b", "127.0.0.1", "-p", str(port), "--infoport", "-1", *framed]
     command = jvm.command("hbase", cache, conf, ["-Xmx256m", *OPTIONS], *main)
-    answers = (lambda: hbase_wire.ready_over_http(port, authority)) if role in WEB else (lambda: hbase_wire.ready(port))
-    jvm.start(instance, role, "the Thrift2 gateway", command, answers, START_TIMEOUT_S)
+    if role in WEB:
+        answers = lambda: hbase_wire.ready_over_http(port, authority)
+    elif role in PLAIN:
+        question = {"thrift2": b"listNamespaces", "thrift": b"getTableNames"}[package]
+        answers = lambda: hbase_wire.ready_unframed(port, question)
+    else:
+        answers = lambda: hbase_wire.ready(port)
+    jvm.start(instance, role, f"the {package} gateway", command, answers, START_TIMEOUT_S)
+
+
+def start_region_server(instance: Instance, cache: Path) -> None:
+    """Runs the region server that has a JVM of its own."""
+    conf = instance.folder / f"{REGION_SERVER}-conf"
+    port = instance.state["hbase_ports"][REGION_SERVER]
+    main = ["org.apache.hadoop.hbase.regionserver.HRegionServer", "start"]
+    command = jvm.command("hbase", cache, conf, ["-Xmx384m", *OPTIONS], *main)
+    jvm.start(instance, REGION_SERVER, "the region server", command, lambda: hbase_wire.listens(port), START_TIMEOUT_S)
 
 
 def restart(instance: Instance, cache: Path, role: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The one Thrift2 request that tells whether a gateway serves: framed and compact, or in the binary protocol over HTTP.
+"""The one request that tells whether a gateway serves: framed and compact, or in the binary protocol, unframed or over HTTP.
 
 Invariant: written from the protocol's description and independent of the code under test.
 """
@@ -44,18 +44,29 @@ def ready_over_http(port: int, authority: Path | None = None, timeout_s: float =
     else:
         context = ssl.create_default_context(cafile=authority)
         connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout_s, context=context)
-    head = struct.pack(">HHi", 0x8001, CALL, len(NAME)) + NAME + struct.pack(">i", 1)
     try:
-        connection.request("POST", "/", head + b"\0", {"Content-Type": "application/x-thrift"})
+        connection.request("POST", "/", binary(NAME, CALL) + b"\0", {"Content-Type": "application/x-thrift"})
         answer = connection.getresponse()
         body = answer.read()
     except http.client.HTTPException:
         return False
     finally:
         connection.close()
-    expected = struct.pack(">HHi", 0x8001, REPLY, len(NAME)) + NAME + struct.pack(">i", 1)
     # Field 0 of type 15 is the list.
-    return answer.status == 200 and body.startswith(expected + b"\x0f\0\0")
+    return answer.status == 200 and body.startswith(binary(NAME, REPLY) + b"\x0f\0\0")
+
+
+def ready_unframed(port: int, name: bytes, timeout_s: float = 20.0) -> bool:
+    """Whether a gateway that speaks the binary protocol without frames answers a question of this name with a list."""
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as sock:
+        sock.sendall(binary(name, CALL) + b"\0")
+        expected = binary(name, REPLY) + b"\x0f\0\0"
+        return exactly(sock, len(expected)) == expected
+
+
+def binary(name: bytes, kind: int) -> bytes:
+    """The head of a message in the binary protocol."""
+    return struct.pack(">HHi", 0x8001, kind, len(name)) + name + struct.pack(">i", 1)
 
 
 def exactly(sock: socket.socket, count: int) -> bytes:

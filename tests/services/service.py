@@ -193,6 +193,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--parent-pid", type=int, help="stop the service when this process ends")
     verb.add_argument("--secure", action="store_true", help="listen with SCRAM and TLS too; prints addresses and credentials")
     verb.add_argument("--gateways", type=int, default=1, choices=range(1, 5), help="how many Thrift2 gateways HBase gets")
+    verb.add_argument("--others", action="store_true", help="HBase gets an unframed and a Thrift1 gateway, and a region server in a process of its own")
     verb.add_argument("--web", action="store_true", help="HBase gets gateways over HTTP and HTTPS too; prints their URLs and certificate")
     verb.set_defaults(action=up)
     for name, action in (("kill", kill), ("pause", pause), ("resume", resume), ("restart", restart)):

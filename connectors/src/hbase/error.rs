@@ -272,7 +272,7 @@ impl HbaseError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             HbaseError::Unreachable { .. } => {
-                "Check thrift.servers, and that the gateways run and reach HBase."
+                "Check thrift.servers, and that the gateways run and reach HBase. One that hangs up or stays silent may have been started with another thrift.transport or thrift.protocol: -f is framed, -c is compact."
             }
             HbaseError::WrongEndpoint { .. } => {
                 "Check thrift.transport and thrift.protocol against the gateway's start options: -f is framed, -c is compact. A gateway that speaks HTTP is http://host:port/ in thrift.servers, with TLS https://host:port/. Thrift1 and REST do not serve."

@@ -56,6 +56,12 @@ def hbase():
 
 
 @pytest.fixture(scope="module")
+def hbase_others():
+    """A real HBase with gateways of other kinds, and a region server that can die alone."""
+    yield from service("HBase", lambda: process.HBase("--others"))
+
+
+@pytest.fixture(scope="module")
 def hdfs():
     """A real HDFS."""
     yield from service("HDFS", process.Hdfs)

@@ -137,15 +137,18 @@ def services(*words) -> dict[str, str]:
 
 
 class HBase:
-    """A real HBase with two Thrift2 gateways, one over HTTP and one over HTTPS, and its Java client as the independent reader and writer."""
+    """A real HBase with two Thrift2 gateways, one over HTTP and one over HTTPS, and its Java client as the independent reader and writer.
 
-    def __init__(self):
+    `more` are options of tests/services that take the place of these gateways."""
+
+    def __init__(self, *more: str):
         self.folder = tempfile.mkdtemp(prefix="thalweg-hbase-")
-        arguments = ["hbase", "--run", self.folder, "--gateways", "2", "--web", "--parent-pid", str(os.getpid())]
-        values = services("up", *arguments)
+        arguments = ["hbase", "--run", self.folder, *(more or ("--gateways", "2", "--web")), "--parent-pid", str(os.getpid())]
+        self.values = values = services("up", *arguments)
         self.servers = values["HBASE_THRIFT"]
-        self.http, self.https = values["HBASE_HTTP"], values["HBASE_HTTPS"]
-        self.certificate = pathlib.Path(values["HBASE_CA"]).read_text()
+        if not more:
+            self.http, self.https = values["HBASE_HTTP"], values["HBASE_HTTPS"]
+            self.certificate = pathlib.Path(values["HBASE_CA"]).read_text()
         self.java = subprocess.Popen(
             [SERVICES / "hbase_client", "--run", self.folder],
             stdin=subprocess.PIPE,
