@@ -24,7 +24,7 @@ use crate::sink::{Form, Message, MessageSink};
 const ROW: u8 = 0;
 const NO_ROW: u8 = 1;
 
-/// The open end of `CREATE SINK ... INTO` a table of HBase.
+/// The open end of `CREATE SINK ... INTO` a table of HBase with `delivery = 'at_least_once'`.
 #[derive(Debug)]
 pub struct HbaseSink {
     table: Arc<HbaseTable>,
@@ -33,11 +33,24 @@ pub struct HbaseSink {
 
 impl HbaseSink {
     /// Contacts nobody.
-    pub fn new(table: Arc<HbaseTable>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// 22023 for a table whose queries see whole deliveries alone: cells of this sink have no timestamp in common, so nothing
+    /// would tell the queries which belong to one.
+    pub fn new(table: Arc<HbaseTable>) -> Result<Self, ConnectorError> {
+        if table.shows_whole_deliveries() {
+            let table = table.layout().table.text();
+            return Err(ConnectorError::option_hint(
+                format!(
+                    "option \"delivery\" must be 'exactly_once' for HBase table \"{table}\" with scan.consistency = 'committed'"
+                ),
+                "Leave delivery out, or declare the table with scan.consistency = 'latest'.",
+            ));
+        }
+        Ok(Self {
             table,
             refused: Mutex::default(),
-        }
+        })
     }
 
     fn refuse(&self, error: HbaseError) {

@@ -168,6 +168,11 @@ impl HbaseTable {
         self.layout.stamp
     }
 
+    /// Whether queries see no part of a delivery.
+    pub(super) fn shows_whole_deliveries(&self) -> bool {
+        self.options.committed
+    }
+
     /// Asks HBase whether the table and its families are there, and makes them under `create = 'if-missing'`; once, at CREATE.
     ///
     /// # Errors

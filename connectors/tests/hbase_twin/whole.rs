@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use thalweg_catalog::SqlType;
 use thalweg_connectors::{
-    CommittingSink, ConnectorError, HbaseCommitter, HbaseTable, Marker, Staged,
+    CommittingSink, ConnectorError, HbaseCommitter, HbaseSink, HbaseTable, Marker, MessageSink,
+    Staged,
 };
 
 use super::{Fault, Twin};
@@ -176,4 +177,24 @@ async fn a_read_that_the_first_delivery_overtakes_ends() {
     let answer = reading.next().await.expect("an answer");
     assert_eq!(answer.expect_err("overtaken").report().sqlstate, "55000");
     assert_eq!(seen(&table).await, [1, 2]);
+}
+
+/// Rows of such a sink would be seen before the others of their delivery, or not until another sink delivers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_writes_rows_as_they_come_is_refused_by_a_table_that_shows_whole_deliveries() {
+    let twin = Twin::start();
+    let refused = HbaseSink::new(committed(&twin)).expect_err("nothing tells its deliveries apart");
+    let report = refused.report();
+    assert_eq!(report.sqlstate, "22023");
+    assert_eq!(
+        report.message,
+        "option \"delivery\" must be 'exactly_once' for HBase table \"t\" with scan.consistency = 'committed'"
+    );
+    let latest = declare(&twin, "latest", "30 s");
+    let mut sink = HbaseSink::new(Arc::clone(&latest)).expect("nothing is promised");
+    sink.check().await.expect("makes the table");
+    let rows = staged(whole(0), &[1, 2]).changes[0].batch.clone();
+    let messages = sink.messages(&rows).expect("rows");
+    sink.send(messages).await.expect("written");
+    assert_eq!(seen(&latest).await, [1, 2]);
 }

@@ -147,7 +147,7 @@ fn outlet(
                 let open = external.committer(relation.oid, shared.connector_context());
                 return Ok(Outlet::Committing(open()?.form(), open));
             }
-            let messages = MessageOutlet::open(store, relation.oid, external.sink())?;
+            let messages = MessageOutlet::open(store, relation.oid, external.sink()?)?;
             return Ok(Outlet::Messages(Box::new(messages)));
         }
         let new = earlier.iter().find_map(|what| what.relation(oid));

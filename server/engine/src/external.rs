@@ -62,9 +62,10 @@ impl External {
         scan::provider(self)
     }
 
-    /// What a sink into the table writes to.
-    pub(crate) fn sink(&self) -> Box<dyn MessageSink> {
-        Box::new(HbaseSink::new(Arc::clone(&self.table)))
+    /// What a sink into the table writes to, when it may deliver a row more than once.
+    pub(crate) fn sink(&self) -> Result<Box<dyn MessageSink>, EngineError> {
+        let sink = HbaseSink::new(Arc::clone(&self.table));
+        Ok(Box::new(sink.map_err(|error| error.report())?))
     }
 
     /// Opens writers that commit what checkpoints stage for a sink into the table.

@@ -4,8 +4,10 @@
 //! and one row per key where rows have keys.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use thalweg_catalog::{Catalog, Change, Oid, Relation, RelationKind, SinkFormat, SinkSpec, option};
+use thalweg_connectors::{HbaseSink, HbaseTable};
 use thalweg_planner::stream::{self, Properties};
 use thalweg_planner::{OutputColumn, ViewPlan};
 use thalweg_sql::{CreateSink, Report, SinkInput, Statement, ast};
@@ -158,6 +160,14 @@ impl Session {
         };
         let known = self.known(&plan);
         let key = table.key_positions();
+        if let RelationKind::External(kept) = &table.kind
+            && spec.delivery != "exactly_once"
+        {
+            let context = self.server.connector_context();
+            HbaseTable::new(&table.columns, &key, &kept.options, &context)
+                .and_then(|external| HbaseSink::new(Arc::new(external)))
+                .map_err(|error| error.report())?;
+        }
         if key.is_empty() {
             if !spec.is_on("force_append_only") {
                 require_append_only(&known, "a table without a primary key", OR_LEAVE_OUT)?;
