@@ -6,6 +6,7 @@
 mod archive;
 mod case;
 mod durable;
+mod lookup;
 mod process;
 mod queries;
 
@@ -49,6 +50,8 @@ enum BenchCommand {
     Archive(archive::ArchiveArguments),
     /// Measure checkpoints, a restart after a crash, and an exactly-once sink.
     Durable(durable::DurableArguments),
+    /// Measure a lookup join of a view with a table of HBase.
+    Lookup(lookup::LookupArguments),
     /// Measure one query in this process.
     #[command(hide = true)]
     Case(CaseArguments),
@@ -111,6 +114,11 @@ pub(super) async fn bench(arguments: BenchArguments) -> Result<(), Failure> {
         }
         BenchCommand::Durable(arguments) => {
             let found = durable::measure(&arguments).await?;
+            println!("{found:#}");
+            Ok(())
+        }
+        BenchCommand::Lookup(arguments) => {
+            let found = lookup::measure(&arguments).await?;
             println!("{found:#}");
             Ok(())
         }
