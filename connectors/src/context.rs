@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
+use crate::archive::WriterMemory;
 use crate::store::{SteppedStore, Steps, Store};
 
 /// A source of wall-clock time.
@@ -76,6 +77,8 @@ pub struct ConnectorContext {
     pub installation: Uuid,
     /// Names this process: no other has it, not even one over a copy of the data dir.
     pub process: Uuid,
+    /// What archives may hold of files that they write.
+    pub writer_memory: Arc<WriterMemory>,
     /// Where a test makes this process fail.
     pub steps: Option<Arc<dyn Steps>>,
 }
@@ -88,6 +91,7 @@ impl ConnectorContext {
             file_root: PathBuf::from("."),
             installation: Uuid::nil(),
             process: Uuid::nil(),
+            writer_memory: Arc::default(),
             steps: None,
         }
     }
@@ -106,6 +110,15 @@ impl ConnectorContext {
     pub fn with_process(self, process: [u8; 16]) -> Self {
         Self {
             process: Uuid::from_bytes(process),
+            ..self
+        }
+    }
+
+    /// The same with so much memory for files that archives write.
+    #[must_use]
+    pub fn with_writer_memory(self, writer_memory: Arc<WriterMemory>) -> Self {
+        Self {
+            writer_memory,
             ..self
         }
     }

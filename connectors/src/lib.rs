@@ -35,7 +35,7 @@ mod testing;
 
 pub use archive::{
     ArchiveError, ArchiveSink, ArchiveTable, Bounds, DataFile, FeedId, Head, Layout, Overlap,
-    Place, Reached, Snapshot, Vacuumed,
+    Place, Reached, Snapshot, Vacuumed, WriterMemory,
 };
 pub use blackhole::BlackholeSink;
 pub use commit::{CommittingSink, Due, Marker, Staged};

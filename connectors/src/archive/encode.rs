@@ -1,6 +1,6 @@
 //! Rows to Parquet, and what is known of a file's columns when it is done.
 //!
-//! Invariant: a file is the same bytes for the same rows and options. Every bound that is told of a column holds for all its
+//! Invariant: a file is the same bytes for the same rows, options and ends of row groups. Every bound that is told of a column holds for all its
 //! values; for floating point, whose order in Parquet leaves NaN out, none is told.
 
 use std::collections::BTreeMap;
@@ -166,6 +166,19 @@ impl Encoder {
             .map(RecordBatch::get_array_memory_size)
             .sum();
         self.writer.in_progress_size() + waiting
+    }
+
+    /// Bytes in memory that [`Self::flush`] lets go of.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let waiting = self.waiting.iter().map(RecordBatch::get_array_memory_size);
+        self.writer.memory_size() + waiting.sum::<usize>()
+    }
+
+    /// Ends the row group; gives what of the file is done.
+    pub(crate) fn flush(&mut self) -> Result<Bytes, ArchiveError> {
+        self.write_sorted()?;
+        self.writer.flush().map_err(internal)?;
+        Ok(self.drain())
     }
 
     /// Ends the file.

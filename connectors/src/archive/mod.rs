@@ -13,6 +13,9 @@ mod error;
 mod feed;
 mod layout;
 mod manifest;
+mod memory;
+#[cfg(test)]
+mod memory_tests;
 mod place;
 mod recover;
 mod sink;
@@ -35,6 +38,7 @@ pub use error::ArchiveError;
 pub use feed::FeedId;
 pub use layout::Layout;
 pub use manifest::DataFile;
+pub use memory::WriterMemory;
 pub use place::{Overlap, Place};
 pub use sink::ArchiveSink;
 pub use snapshot::{Bounds, Reached, Snapshot};

@@ -132,6 +132,10 @@ impl CommittingSink for ArchiveSink {
 
     async fn commit(&mut self, due: Due) -> Result<Option<Marker>, ConnectorError> {
         if due == Due::IfRipe && !self.is_ripe() {
+            if let Some(writer) = self.writer.get_mut() {
+                // Others may need room while no rows come here.
+                writer.make_room().await?;
+            }
             return Ok(self.committed);
         }
         let gathered = self.gathered.take();

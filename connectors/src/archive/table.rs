@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
@@ -19,6 +20,7 @@ use super::error::ArchiveError;
 use super::feed::FeedId;
 use super::layout::Layout;
 use super::manifest::{DataFile, Manifest, data_generation, manifest_path, replaced, staged_data};
+use super::memory::{Held, WriterMemory};
 use super::recover::take_over;
 use super::snapshot::Snapshot;
 use super::upkeep::Care;
@@ -59,6 +61,10 @@ pub struct ArchiveTable {
     feed: Option<FeedId>,
     target_bytes: u64,
     reader_grace: Duration,
+    /// Shared with all other archives.
+    writer_memory: Arc<WriterMemory>,
+    /// Bytes that its own writers hold.
+    held: Arc<AtomicUsize>,
     /// Two at a time would both replace the same files.
     vacuums: Mutex<()>,
     care: Care,
@@ -85,6 +91,7 @@ pub(super) struct Parts {
     /// After which time rows go.
     pub(super) retention: Option<Duration>,
     pub(super) attach: bool,
+    pub(super) writer_memory: Arc<WriterMemory>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -172,6 +179,7 @@ impl ArchiveTable {
                 .unwrap_or(CLOSE_GRACE),
             retention: options.duration("retention")?,
             attach: options.bool("attach")?.unwrap_or(false),
+            writer_memory: Arc::clone(&context.writer_memory),
             clock: Arc::clone(&context.clock),
         }))
     }
@@ -193,6 +201,8 @@ impl ArchiveTable {
             feed: parts.feed,
             target_bytes: parts.target_bytes,
             reader_grace: parts.reader_grace,
+            writer_memory: parts.writer_memory,
+            held: Arc::default(),
             vacuums: Mutex::default(),
             care: Care::new(parts.close_grace, parts.retention),
         }
@@ -412,6 +422,7 @@ impl ArchiveTable {
             self.encoding.clone(),
             file_bytes,
             lineage,
+            Held::new(Arc::clone(&self.writer_memory), Arc::clone(&self.held)),
         )
     }
 
@@ -461,6 +472,11 @@ impl ArchiveTable {
             }
         }
         first
+    }
+
+    /// Bytes of memory that files being written hold, and rows on their way into them.
+    pub fn held_bytes(&self) -> usize {
+        self.held.load(Ordering::SeqCst)
     }
 
     pub(super) fn care(&self) -> &Care {

@@ -66,6 +66,7 @@ pub(super) fn parts(store: &ScriptedStore, layout: Layout, sort_by: Option<&str>
         retention: None,
         writer: "here/1".into(),
         attach: false,
+        writer_memory: Arc::default(),
         clock: Arc::new(ManualClock::new(1_000_000)),
     }
 }

@@ -119,6 +119,7 @@ impl ArchiveTable {
         key: &Key,
         writer: &mut Writer,
     ) -> Result<(), ArchiveError> {
+        writer.passes(usize::try_from(file.bytes).unwrap_or(usize::MAX));
         let bytes = self.read(file, 0..file.bytes).await?;
         let (schema, path) = (self.layout().file_schema(), file.path.clone());
         let mut reader = reader_of(&path, bytes)?;
@@ -133,7 +134,10 @@ impl ArchiveTable {
             });
             let (back, rows) = next.await?;
             reader = back;
-            let Some(rows) = rows else { return Ok(()) };
+            let Some(rows) = rows else {
+                writer.passes(0);
+                return Ok(());
+            };
             writer
                 .write(key, rows, (file.first_epoch, file.last_epoch))
                 .await?;

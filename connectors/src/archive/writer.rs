@@ -18,6 +18,7 @@ use super::error::ArchiveError;
 use super::feed::FeedId;
 use super::layout::{Key, Layout, internal};
 use super::manifest::{DataFile, Manifest, StoredMarker, staged_data, staged_manifest};
+use super::memory::Held;
 use super::recover::{place, seal};
 use super::vacuum::exchange;
 use crate::store::{Store, StoreFile};
@@ -88,6 +89,7 @@ pub(crate) struct Writer {
     touched: BTreeMap<Key, i64>,
     /// A file has reached its size since the last commit.
     full: bool,
+    held: Held,
 }
 
 /// Rows by partition.
@@ -101,6 +103,15 @@ struct Open {
     first_epoch: u64,
     last_epoch: u64,
     turn: u64,
+    /// Bytes of memory that flushing its row group lets go of.
+    group_bytes: usize,
+}
+
+impl Open {
+    /// Bytes of memory that closing it lets go of.
+    fn held_bytes(&self) -> usize {
+        self.group_bytes + self.file.held_bytes()
+    }
 }
 
 impl std::fmt::Debug for Writer {
@@ -137,6 +148,7 @@ impl Writer {
         encoding: Encoding,
         file_bytes: u64,
         lineage: Arc<Lineage>,
+        held: Held,
     ) -> Self {
         Self {
             store,
@@ -150,6 +162,7 @@ impl Writer {
             unclosed: Vec::new(),
             touched: BTreeMap::new(),
             full: false,
+            held,
         }
     }
 
@@ -173,6 +186,9 @@ impl Writer {
     ) -> Result<Vec<ArchiveError>, ArchiveError> {
         let layout = Arc::clone(&self.layout);
         let (parts, refused) = blocking(move || by_partition(&layout, &batches)).await?;
+        let batches = parts.values().flatten();
+        let passing = batches.map(RecordBatch::get_array_memory_size).sum();
+        self.held.passing(passing);
         // Files that are open get their rows before others take their places.
         let is_open = |(key, _): &(Key, _)| self.open.contains_key(key);
         let (open, other): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_open);
@@ -182,6 +198,7 @@ impl Writer {
             }
             self.touched.insert(key, now_us);
         }
+        self.held.passing(0);
         Ok(refused)
     }
 
@@ -217,6 +234,7 @@ impl Writer {
         })
         .await?;
         open.encoder = encoder;
+        open.group_bytes = open.encoder.held_bytes();
         open.bytes += append(&mut open.file, ready).await?;
         if open.bytes + open.encoder.pending_bytes() as u64 >= self.file_bytes {
             self.full = true;
@@ -224,7 +242,51 @@ impl Writer {
         } else {
             self.open.insert(key.clone(), open);
         }
-        Ok(())
+        self.make_room().await
+    }
+
+    /// Counts what files hold. While that is too much, the one that holds most ends its row group, or is closed when it waits with
+    /// bytes for its store.
+    pub(crate) async fn make_room(&mut self) -> Result<(), ArchiveError> {
+        loop {
+            self.count();
+            if !self.held.is_over() {
+                return Ok(());
+            }
+            // What VACUUM writes is one file for those that it replaces.
+            let may_close = self.file_bytes < u64::MAX;
+            let weight = |open: &Open| match may_close {
+                true => open.held_bytes(),
+                false => open.group_bytes,
+            };
+            let largest = self.open.iter().max_by_key(|(_, open)| weight(open));
+            let Some(key) = largest
+                .filter(|(_, open)| weight(open) > 0)
+                .map(|(key, _)| key.clone())
+            else {
+                return Ok(());
+            };
+            let Some(open) = self.open.remove(&key) else {
+                return Ok(());
+            };
+            if open.group_bytes > 0 {
+                self.open.insert(key, flushed(open).await?);
+            } else {
+                self.end(key, open).await?;
+                close(std::mem::take(&mut self.unclosed)).await?;
+            }
+        }
+    }
+
+    fn count(&mut self) {
+        let open = self.open.values().map(Open::held_bytes);
+        let unclosed = self.unclosed.iter().map(|file| file.held_bytes());
+        self.held.by_files(open.chain(unclosed).sum());
+    }
+
+    /// Rows that are read to be written again are in memory with this many bytes.
+    pub(crate) fn passes(&mut self, bytes: usize) {
+        self.held.passing(bytes);
     }
 
     /// Ends the file of a partition, so that what comes next for it goes into another. Its rows came at `since_ms`.
@@ -267,6 +329,7 @@ impl Writer {
             first_epoch: epoch,
             last_epoch: epoch,
             turn: self.turn,
+            group_bytes: 0,
         })
     }
 
@@ -289,6 +352,7 @@ impl Writer {
             first_epoch,
             last_epoch,
             turn: _,
+            group_bytes: _,
         } = open;
         let encoded = blocking(move || encoder.finish()).await?;
         let bytes = bytes + append(&mut file, encoded.tail).await?;
@@ -352,7 +416,8 @@ impl Writer {
         let own = self.store.create(&staged).await;
         let own = own.map_err(|error| before(error.into()))?;
         settle(own, &text, files).await.map_err(begun)?;
-        let store = self.store.as_ref();
+        let shared = Arc::clone(&self.store);
+        let store = shared.as_ref();
         if manifest.remove.is_empty() {
             let placed = place(store, last.generation, &manifest.add).await;
             placed.map_err(begun)?;
@@ -364,6 +429,7 @@ impl Writer {
         }
         self.full = false;
         self.touched.clear();
+        self.count();
         if !manifest.remove.is_empty() {
             let moved = exchange(store, last.generation, &manifest.remove, &manifest.add).await;
             if let Err(error) = moved {
@@ -429,6 +495,20 @@ async fn close(files: Vec<Box<dyn StoreFile>>) -> Result<(), ArchiveError> {
 }
 
 async fn append(file: &mut Box<dyn StoreFile>, bytes: Bytes) -> Result<u64, ArchiveError> {
+/// The file with its row group ended and written.
+async fn flushed(mut open: Open) -> Result<Open, ArchiveError> {
+    let mut encoder = open.encoder;
+    let (encoder, ready) = blocking(move || {
+        let ready = encoder.flush()?;
+        Ok((encoder, ready))
+    })
+    .await?;
+    open.encoder = encoder;
+    open.group_bytes = open.encoder.held_bytes();
+    open.bytes += append(&mut open.file, ready).await?;
+    Ok(open)
+}
+
     let length = bytes.len() as u64;
     if length > 0 {
         file.write(bytes).await?;

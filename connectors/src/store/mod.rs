@@ -127,6 +127,11 @@ fn directly_below(folder: &str, entries: Vec<Entry>) -> Vec<Child> {
 #[async_trait]
 pub trait StoreFile: Send + Sync {
     /// Appends bytes.
+    /// Bytes that are held in memory until more come or the file is closed.
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
 
     /// Says that no more bytes come: memory that they were waited for with can be let go of.

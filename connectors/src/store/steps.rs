@@ -171,3 +171,7 @@ impl StoreFile for SteppedFile {
         pass(&self.steps, staged.then_some(Step::Staged), &self.path)
     }
 }
+    fn held_bytes(&self) -> usize {
+        self.file.held_bytes()
+    }
+

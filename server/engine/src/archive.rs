@@ -147,6 +147,11 @@ impl Archive {
         Ok(self.table.inherited(snapshot).map_err(report)?)
     }
 
+    /// Bytes of memory that files being written hold.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.table.held_bytes()
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

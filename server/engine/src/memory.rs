@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use thalweg_catalog::Report;
-use thalweg_connectors::Delta;
+use thalweg_connectors::{Delta, WriterMemory};
 
 pub(crate) use self::count::{Counted, heap_bytes};
 pub(crate) use self::queries::QueryMemory;
@@ -57,6 +57,8 @@ pub(crate) struct Memory {
     /// For views that are computed anew, so that queries leave them what they need.
     pub(crate) recomputing: Arc<QueryMemory>,
     feeds: Mutex<Vec<Weak<Feed>>>,
+    /// For files that archives write.
+    pub(crate) writers: Arc<WriterMemory>,
 }
 
 impl Memory {
@@ -72,6 +74,7 @@ impl Memory {
             queries: Arc::new(QueryMemory::new(limit / 4)),
             recomputing: Arc::new(QueryMemory::new(limit / 2)),
             feeds: Mutex::default(),
+            writers: Arc::new(WriterMemory::new(limit / 8)),
         }
     }
 
@@ -224,6 +227,10 @@ pub(crate) fn parts(shared: &Shared) -> Vec<MemoryPart> {
             counted.take(),
             0,
         );
+    }
+    for archive in shared.archives.read().values() {
+        let component = format!("archive {}: files being written", archive.name());
+        add(component, archive.held_bytes(), 0);
     }
     for log in shared.dead.read().values() {
         add(name(&log.relation, "index"), log.bytes(), 0);

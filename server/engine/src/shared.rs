@@ -222,6 +222,7 @@ impl Shared {
             .with_file_root(file_root)
             .with_installation(self.config.installation)
             .with_process(self.config.process)
+            .with_writer_memory(Arc::clone(&self.memory.writers))
             .with_steps(steps(&self.config.crash_points))
     }
 

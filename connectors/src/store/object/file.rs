@@ -148,6 +148,10 @@ impl ObjectFile {
 
 #[async_trait]
 impl StoreFile for ObjectFile {
+    fn held_bytes(&self) -> usize {
+        self.tail_bytes
+    }
+
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         if self.state != State::Open {
             return Err(self.over("write"));
