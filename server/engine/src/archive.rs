@@ -460,8 +460,12 @@ impl TableProvider for Provider {
         let readers = Readers::of(&self.archive);
         let source =
             ParquetSource::new(columns).with_parquet_file_reader_factory(Arc::new(readers));
-        let groups = FileGroup::new(self.partitioned(&chosen)?)
+        let mut groups = FileGroup::new(self.partitioned(&chosen)?)
             .split_files(session.config().target_partitions().max(1));
+        if groups.is_empty() {
+            // Operators above take no rows from one partition, and cannot from none.
+            groups.push(FileGroup::new(Vec::new()));
+        }
         // The readers open files; that the scan names a store is only a matter of form.
         let store = ObjectStoreUrl::local_filesystem();
         let scan = FileScanConfigBuilder::new(store, Arc::new(source))
