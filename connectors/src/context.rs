@@ -133,10 +133,7 @@ impl ConnectorContext {
     pub(crate) fn stepped(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
         match &self.steps {
             None => store,
-            Some(steps) => Arc::new(SteppedStore {
-                store,
-                steps: Arc::clone(steps),
-            }),
+            Some(steps) => Arc::new(SteppedStore::new(store, Arc::clone(steps))),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Each cell is a step, the first, second or a later time it is reached, and a way to fail: the step reports an error, the thread
 //! panics, or the process ends; and there are kills at random times. A client writes until that has happened. After a restart
 //! every table is what its acknowledged statements made it, with or without the one that was not answered, and every view is what
-//! its query gives over that. Every line of a file is in the archive that it fills, once. A failure prints how to repeat its cell.
+//! its query gives over that. Every line of a file is in the archive that it fills, once, also while its files are exchanged. A failure prints how to repeat its cell.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -134,7 +134,10 @@ async fn run(client: &Client, sql: &str) -> Result<Content, String> {
     let messages = answer
         .map_err(|_| format!("{sql} was not answered"))?
         .map_err(|error| match error.as_db_error() {
-            Some(error) => error.message().to_owned(),
+            Some(error) => match error.detail() {
+                Some(detail) => format!("{}: {detail}", error.message()),
+                None => error.message().to_owned(),
+            },
             None => error.to_string(),
         })?;
     let number = |text: Option<&str>| text.and_then(|text| text.parse().ok()).unwrap_or(i32::MIN);
@@ -464,15 +467,22 @@ fn kills_at_any_time_lose_nothing() {
     let _kept = std::fs::remove_dir_all(&folder);
 }
 
+/// Deliveries into HBase reach theirs with a real one: `tests/clients/python/test_hbase_crashes.py`.
+fn is_of_hbase(point: Point) -> bool {
+    point.name().starts_with("hbase.")
+}
+
 #[test]
 fn a_failure_at_any_step_loses_nothing() {
     let seed = scratch();
     let content = runtime().block_on(seeded(&seed));
-    // Those of deliveries into HBase are reached with a real one: tests/clients/python/test_hbase_crashes.py.
-    let is_of_hbase = |point: Point| point.name().starts_with("hbase.");
-    let wanted = |point| {
-        !backups::is_of_backups(point) && !archives::is_of_archives(point) && !is_of_hbase(point)
-    };
+    let apart = [
+        backups::is_of_backups,
+        archives::is_of_archives,
+        archives::is_of_exchanges,
+        is_of_hbase,
+    ];
+    let wanted = |point| !apart.iter().any(|is_of| is_of(point));
     check_all(&cells(wanted), |(point, hit, action)| {
         runtime().block_on(cell(point, hit, action, &seed, &content))
     });

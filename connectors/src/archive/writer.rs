@@ -434,7 +434,8 @@ impl Writer {
             let moved = exchange(store, last.generation, &manifest.remove, &manifest.add).await;
             if let Err(error) = moved {
                 // It is committed, and our readers find the files; the next take-over finishes it.
-                tracing::warn!(%error, "files of an archive change places later");
+                let detail = error.detail();
+                tracing::warn!(%error, detail, "files of an archive change places later");
                 return Ok(manifest);
             }
         }
@@ -494,7 +495,6 @@ async fn close(files: Vec<Box<dyn StoreFile>>) -> Result<(), ArchiveError> {
     Ok(())
 }
 
-async fn append(file: &mut Box<dyn StoreFile>, bytes: Bytes) -> Result<u64, ArchiveError> {
 /// The file with its row group ended and written.
 async fn flushed(mut open: Open) -> Result<Open, ArchiveError> {
     let mut encoder = open.encoder;
@@ -509,6 +509,7 @@ async fn flushed(mut open: Open) -> Result<Open, ArchiveError> {
     Ok(open)
 }
 
+async fn append(file: &mut Box<dyn StoreFile>, bytes: Bytes) -> Result<u64, ArchiveError> {
     let length = bytes.len() as u64;
     if length > 0 {
         file.write(bytes).await?;

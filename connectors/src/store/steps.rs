@@ -5,6 +5,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -38,6 +39,16 @@ pub enum Step {
     HbaseMarker,
     /// It is there: the rows are committed.
     HbaseMarked,
+    /// A file that others have replaced is about to move aside, after the commit.
+    Aside,
+    /// It has.
+    Moved,
+    /// A file that has the rows of others is about to come to its place, after the commit.
+    Exchange,
+    /// It is there.
+    Exchanged,
+    /// A file that was replaced is about to be removed.
+    Forget,
 }
 
 /// Who decides whether a step fails.
@@ -52,8 +63,44 @@ pub trait Steps: Debug + Send + Sync {
 /// A store whose steps may fail.
 #[derive(Debug)]
 pub(crate) struct SteppedStore {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) steps: Arc<dyn Steps>,
+    store: Arc<dyn Store>,
+    steps: Arc<dyn Steps>,
+    /// Files have moved aside since the last commit: what comes to its place now has their rows.
+    exchanging: AtomicBool,
+}
+
+impl SteppedStore {
+    pub(crate) fn new(store: Arc<dyn Store>, steps: Arc<dyn Steps>) -> Self {
+        Self {
+            store,
+            steps,
+            exchanging: AtomicBool::new(false),
+        }
+    }
+
+    /// The steps before and after a rename.
+    fn renames(&self, from: &str, to: &str) -> [Option<Step>; 2] {
+        let name = from.rsplit('/').next().unwrap_or(from);
+        let staged = from.starts_with("_staging/");
+        if !staged {
+            let aside = to.starts_with("_replaced/");
+            self.exchanging.fetch_or(aside, Ordering::SeqCst);
+            return match aside {
+                true => [Some(Step::Aside), Some(Step::Moved)],
+                false => [None, None],
+            };
+        }
+        if !to.starts_with("_manifest/") {
+            return match self.exchanging.load(Ordering::SeqCst) {
+                true => [Some(Step::Exchange), Some(Step::Exchanged)],
+                false => [Some(Step::Place), None],
+            };
+        }
+        match name.starts_with("fence-") {
+            true => [Some(Step::Fence), None],
+            false => [Some(Step::Seal), Some(Step::Sealed)],
+        }
+    }
 }
 
 fn pass(steps: &Arc<dyn Steps>, step: Option<Step>, path: &str) -> Result<(), StoreError> {
@@ -66,17 +113,6 @@ fn pass(steps: &Arc<dyn Steps>, step: Option<Step>, path: &str) -> Result<(), St
 
 fn is_manifest(path: &str) -> bool {
     path.ends_with(".json")
-}
-
-/// The steps before and after a rename.
-fn renames(from: &str, to: &str) -> [Option<Step>; 2] {
-    let name = from.rsplit('/').next().unwrap_or(from);
-    match (from.starts_with("_staging/"), to.starts_with("_manifest/")) {
-        (true, true) if name.starts_with("fence-") => [Some(Step::Fence), None],
-        (true, true) => [Some(Step::Seal), Some(Step::Sealed)],
-        (true, false) => [Some(Step::Place), None],
-        (false, _) => [None, None],
-    }
 }
 
 #[async_trait]
@@ -111,6 +147,9 @@ impl Store for SteppedStore {
             (!is_manifest(path)).then_some(Step::Create),
             path,
         )?;
+        // The manifest of the next commit.
+        let commits = is_manifest(path) && !path.contains("/fence-");
+        self.exchanging.fetch_and(!commits, Ordering::SeqCst);
         Ok(Box::new(SteppedFile {
             file: self.store.create(path).await?,
             steps: Arc::clone(&self.steps),
@@ -119,7 +158,7 @@ impl Store for SteppedStore {
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<Moved, StoreError> {
-        let [before, after] = renames(from, to);
+        let [before, after] = self.renames(from, to);
         pass(&self.steps, before, from)?;
         let moved = self.store.rename(from, to).await?;
         pass(&self.steps, after, from)?;
@@ -127,7 +166,7 @@ impl Store for SteppedStore {
     }
 
     async fn publish(&self, from: &str, to: &str) -> Result<Moved, StoreError> {
-        let [before, after] = renames(from, to);
+        let [before, after] = self.renames(from, to);
         pass(&self.steps, before, from)?;
         let moved = self.store.publish(from, to).await?;
         pass(&self.steps, after, from)?;
@@ -135,6 +174,8 @@ impl Store for SteppedStore {
     }
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
+        let forgets = path.starts_with("_replaced/");
+        pass(&self.steps, forgets.then_some(Step::Forget), path)?;
         self.store.delete(path).await
     }
 
@@ -157,6 +198,10 @@ impl SteppedFile {
 
 #[async_trait]
 impl StoreFile for SteppedFile {
+    fn held_bytes(&self) -> usize {
+        self.file.held_bytes()
+    }
+
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         let step = (!is_manifest(&self.path)).then_some(Step::Write);
         pass(&self.steps, step, &self.path)?;
@@ -171,7 +216,3 @@ impl StoreFile for SteppedFile {
         pass(&self.steps, staged.then_some(Step::Staged), &self.path)
     }
 }
-    fn held_bytes(&self) -> usize {
-        self.file.held_bytes()
-    }
-

@@ -26,6 +26,11 @@ impl Steps for Armed {
             Step::HbaseRequest => Point::HbaseRequest,
             Step::HbaseMarker => Point::HbaseMarker,
             Step::HbaseMarked => Point::HbaseMarked,
+            Step::Aside => Point::ExchangeAside,
+            Step::Moved => Point::ExchangeMoved,
+            Step::Exchange => Point::ExchangePlace,
+            Step::Exchanged => Point::ExchangePlaced,
+            Step::Forget => Point::ExchangeForget,
         })
     }
 }

@@ -54,11 +54,16 @@ pub enum Point {
     HbaseRequest,
     HbaseMarker,
     HbaseMarked,
+    ExchangeAside,
+    ExchangeMoved,
+    ExchangePlace,
+    ExchangePlaced,
+    ExchangeForget,
 }
 
 impl Point {
     /// Every place, in the order in which a server comes to them.
-    pub const ALL: [Point; 43] = [
+    pub const ALL: [Point; 48] = [
         Point::FormatWrite,
         Point::FormatRename,
         Point::FormatFolder,
@@ -102,6 +107,11 @@ impl Point {
         Point::HbaseRequest,
         Point::HbaseMarker,
         Point::HbaseMarked,
+        Point::ExchangeAside,
+        Point::ExchangeMoved,
+        Point::ExchangePlace,
+        Point::ExchangePlaced,
+        Point::ExchangeForget,
     ];
 
     /// The name it is armed by.
@@ -150,6 +160,11 @@ impl Point {
             Point::HbaseRequest => "hbase.request",
             Point::HbaseMarker => "hbase.marker",
             Point::HbaseMarked => "hbase.marked",
+            Point::ExchangeAside => "exchange.aside",
+            Point::ExchangeMoved => "exchange.moved",
+            Point::ExchangePlace => "exchange.place",
+            Point::ExchangePlaced => "exchange.placed",
+            Point::ExchangeForget => "exchange.forget",
         }
     }
 }

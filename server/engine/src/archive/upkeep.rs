@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Archive;
+use super::{Archive, report};
 use crate::shared::Shared;
 
 /// How often archives are looked at.
@@ -40,7 +40,13 @@ pub(crate) async fn keep_up(shared: Weak<Shared>, mut progress: watch::Receiver<
 async fn look_after(archive: Arc<Archive>) {
     let done = InUpkeep(&archive);
     let failure = archive.table.upkeep().await.err();
-    let reason = failure.map(|error| error.to_string());
+    let reason = failure.map(|error| {
+        let report = report(error);
+        match report.detail {
+            Some(detail) => format!("{}: {detail}", report.message),
+            None => report.message,
+        }
+    });
     let before = std::mem::replace(&mut *archive.put_off.lock(), reason.clone());
     // A store that is away for hours says the same every time.
     if before != reason
