@@ -7,15 +7,17 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use hdfs_native::client::{FileStatus, WriteOptions};
 use hdfs_native::file::{FileReader, FileWriter};
-use hdfs_native::{Client, ClientBuilder, HdfsError};
+use hdfs_native::{Client, HdfsError};
 use parking_lot::{Mutex, RwLock};
 
+use super::hadoop::Settings;
 use super::{Child, Entry, Moved, Store, StoreError, StoreFault, StoreFile};
 use crate::context::Deadline;
 use crate::error::ConnectorError;
@@ -44,6 +46,8 @@ pub(crate) struct HdfsStore {
     /// Of a client that did not answer nothing more is asked: its connections still count as good.
     client: Arc<RwLock<Client>>,
     settings: Arc<Settings>,
+    /// The client has answered, or there is no other NameNode to ask.
+    answers: Arc<AtomicBool>,
     call_wait: Duration,
     /// Absolute path of the folder on its file system, without a slash at its end.
     root: String,
@@ -51,31 +55,6 @@ pub(crate) struct HdfsStore {
     made: Arc<Mutex<HashSet<String>>>,
     /// Committed files that were read, with the places of their blocks; `None` where files of others grow and are replaced.
     readers: Option<Readers>,
-}
-
-/// What clients are made of.
-#[derive(Debug)]
-struct Settings {
-    url: Option<String>,
-    config_dir: Option<String>,
-    user: Option<String>,
-    properties: Vec<(String, String)>,
-}
-
-impl Settings {
-    fn client(&self) -> Result<Client, HdfsError> {
-        let mut builder = ClientBuilder::new();
-        if let Some(url) = &self.url {
-            builder = builder.with_url(url.as_str());
-        }
-        if let Some(folder) = &self.config_dir {
-            builder = builder.with_config_dir(folder.as_str());
-        }
-        if let Some(user) = &self.user {
-            builder = builder.with_user(user.as_str());
-        }
-        builder.with_config(self.properties.clone()).build()
-    }
 }
 
 type Readers = Arc<Mutex<HashMap<String, Arc<FileReader>>>>;
@@ -102,25 +81,7 @@ impl HdfsStore {
     /// A folder whose files others write, or the whole file system. Contacts nobody.
     pub(crate) fn folder(options: Options<'_>, text: &str) -> Result<Self, ConnectorError> {
         let (url, root) = place(text)?;
-        let properties = options.0.iter().filter_map(|(name, value)| {
-            let name = name
-                .strip_prefix("hadoop.")
-                .filter(|name| *name != "conf.dir")?;
-            Some((name.to_owned(), value.clone()))
-        });
-        // Fifteen attempts, the client's default, are three minutes of waiting for a NameNode that is not there.
-        let attempts = (
-            "dfs.client.failover.max.attempts".to_owned(),
-            "6".to_owned(),
-        );
-        let attempts = Some(attempts).filter(|_| options.text("hadoop.conf.dir").is_none());
-        let properties = attempts.into_iter().chain(properties);
-        let settings = Settings {
-            url,
-            config_dir: options.text("hadoop.conf.dir").map(str::to_owned),
-            user: options.text("user").map(str::to_owned),
-            properties: properties.collect(),
-        };
+        let settings = Settings::new(options, url)?;
         let client = settings.client().map_err(|error| {
             ConnectorError::option_hint(
                 format!("could not make an HDFS client: {}", told(&error).1),
@@ -129,6 +90,7 @@ impl HdfsStore {
         })?;
         Ok(Self {
             client: Arc::new(RwLock::new(client)),
+            answers: Arc::new(AtomicBool::new(settings.name_nodes() < 2)),
             settings: Arc::new(settings),
             call_wait: CALL_WAIT,
             root,
@@ -143,8 +105,35 @@ impl HdfsStore {
         Self { call_wait, ..self }
     }
 
-    fn client(&self) -> Client {
+    /// A client whose NameNode answers: of several, one that hangs is passed over.
+    async fn client(&self) -> Client {
+        for _ in 0..self.settings.name_nodes() {
+            if self.answers.load(Ordering::SeqCst) {
+                break;
+            }
+            let client = self.client.read().clone();
+            // Whatever it answers.
+            let asked = tokio::time::timeout(self.call_wait, client.get_file_info("/")).await;
+            match asked {
+                Ok(_) => self.answers.store(true, Ordering::SeqCst),
+                Err(_) => self.give_up(),
+            }
+        }
         self.client.read().clone()
+    }
+
+    /// Asks nothing more of the client, and another NameNode first when there are several.
+    fn give_up(&self) {
+        self.settings.give_up();
+        // Of a single one every call finds out whether it answers.
+        let single = self.settings.name_nodes() < 2;
+        self.answers.store(single, Ordering::SeqCst);
+        if let Ok(client) = self.settings.client() {
+            *self.client.write() = client;
+        }
+        if let Some(readers) = &self.readers {
+            readers.lock().clear();
+        }
     }
 
     /// The answer of a call; that there was none in time is an error like any other of the network.
@@ -163,12 +152,7 @@ impl HdfsStore {
         if let Ok(answer) = tokio::time::timeout(wait, call).await {
             return answer;
         }
-        if let Ok(client) = self.settings.client() {
-            *self.client.write() = client;
-        }
-        if let Some(readers) = &self.readers {
-            readers.lock().clear();
-        }
+        self.give_up();
         let late = format!("It did not answer within {} s.", wait.as_secs());
         Err(HdfsError::IOError(io::Error::new(
             io::ErrorKind::TimedOut,
@@ -206,7 +190,7 @@ impl HdfsStore {
         if self.made.lock().contains(folder) {
             return Ok(());
         }
-        let client = self.client();
+        let client = self.client().await;
         let made = self
             .answered(client.mkdirs(folder, FOLDER_PERMISSION, true))
             .await;
@@ -226,7 +210,7 @@ impl HdfsStore {
         if let Some(reader) = known {
             return Ok(reader);
         }
-        let (client, full) = (self.client(), self.full(path));
+        let (client, full) = (self.client().await, self.full(path));
         let reader = Arc::new(self.answered(client.read(&full)).await?);
         if let Some(readers) = readers.filter(|_| !path.starts_with('_')) {
             let mut known = readers.lock();
@@ -239,7 +223,7 @@ impl HdfsStore {
     }
 
     async fn find(&self, path: &str) -> Result<Option<u64>, HdfsError> {
-        let (client, full) = (self.client(), self.full(path));
+        let (client, full) = (self.client().await, self.full(path));
         match self.answered(client.get_file_info(&full)).await {
             Ok(status) if status.isdir => Ok(None),
             Ok(status) => Ok(Some(status.length as u64)),
@@ -341,7 +325,7 @@ impl Store for HdfsStore {
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
-        let (client, full) = (self.client(), self.full(folder));
+        let (client, full) = (self.client().await, self.full(folder));
         let listed = self.answered_within(self.long(), client.list_status(&full, true));
         let listed = match listed.await {
             Ok(listed) => listed,
@@ -364,7 +348,7 @@ impl Store for HdfsStore {
 
     async fn children(&self, folder: &str) -> Result<Vec<Child>, StoreError> {
         let full = self.full(folder);
-        let client = self.client();
+        let client = self.client().await;
         let listed = self.answered_within(self.long(), client.list_status(&full, false));
         let listed = match listed.await {
             Ok(listed) => listed,
@@ -393,7 +377,7 @@ impl Store for HdfsStore {
     async fn mend(&self, path: &str) -> Result<Option<u64>, StoreError> {
         let deadline = Deadline::after(LEASE_WAIT);
         loop {
-            let (client, full) = (self.client(), self.full(path));
+            let (client, full) = (self.client().await, self.full(path));
             match self.answered(client.recover_lease(&full)).await {
                 Ok(true) => return self.length(path).await,
                 Ok(false) if deadline.left().is_zero() => {
@@ -448,7 +432,7 @@ impl Store for HdfsStore {
 
     async fn create(&self, path: &str) -> Result<Box<dyn StoreFile>, StoreError> {
         let options = WriteOptions::default().overwrite(false).create_parent(true);
-        let (client, full) = (self.client(), self.full(path));
+        let (client, full) = (self.client().await, self.full(path));
         let writer = self.answered(client.create(&full, options)).await;
         let writer = writer.map_err(|error| self.error("create", path, &error))?;
         Ok(Box::new(HdfsFile {
@@ -463,7 +447,7 @@ impl Store for HdfsStore {
         let mut again = true;
         loop {
             self.make_parents(to).await?;
-            let client = self.client();
+            let client = self.client().await;
             let renamed = self.answered(client.rename(&source, &target, false));
             let Err(error) = renamed.await else {
                 return Ok(Moved::Done);
@@ -495,7 +479,7 @@ impl Store for HdfsStore {
     }
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
-        let (client, full) = (self.client(), self.full(path));
+        let (client, full) = (self.client().await, self.full(path));
         match self.answered(client.delete(&full, false)).await {
             Ok(_) => Ok(()),
             Err(error) if told(&error).0 == StoreFault::Missing => Ok(()),
@@ -505,7 +489,7 @@ impl Store for HdfsStore {
 
     async fn delete_folder(&self, path: &str) -> Result<(), StoreError> {
         self.made.lock().clear();
-        let (client, full) = (self.client(), self.full(path));
+        let (client, full) = (self.client().await, self.full(path));
         match self
             .answered_within(self.long(), client.delete(&full, true))
             .await
@@ -604,6 +588,33 @@ mod tests {
         assert!(error.detail.contains("did not answer"), "{error:?}");
         let error = store.rename("x", "y").await.expect_err("nobody answers");
         assert_eq!(error.fault, StoreFault::Unreachable);
+    }
+
+    #[tokio::test]
+    async fn of_two_name_nodes_one_that_hangs_is_passed_over() {
+        // The kernel takes the connections; nobody reads them.
+        let [first, second] =
+            [0; 2].map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let address = |node: &std::net::TcpListener| {
+            let address = node.local_addr().expect("an address");
+            address.to_string()
+        };
+        let options = [
+            ("path", "hdfs://ns1/a".to_owned()),
+            ("hadoop.dfs.ha.namenodes.ns1", "nn1, nn2".to_owned()),
+            ("hadoop.dfs.namenode.rpc-address.ns1.nn1", address(&first)),
+            ("hadoop.dfs.namenode.rpc-address.ns1.nn2", address(&second)),
+        ];
+        let options = options.map(|(name, value)| (name.to_owned(), value));
+        let options = BTreeMap::from(options);
+        let store = HdfsStore::new(Options(&options)).expect("a store");
+        let store = store.answering_within(Duration::from_millis(50));
+        let error = store.length("x").await.expect_err("nobody answers");
+        assert_eq!(error.fault, StoreFault::Unreachable);
+        for node in [first, second] {
+            node.set_nonblocking(true).expect("a listener");
+            assert!(node.accept().is_ok(), "each was asked");
+        }
     }
 
     #[test]

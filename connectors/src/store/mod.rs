@@ -4,6 +4,7 @@
 //! nothing is ever overwritten, and after an answer of success it survives a crash of the store.
 
 mod error;
+mod hadoop;
 mod hdfs;
 mod local;
 mod object;
@@ -126,12 +127,12 @@ fn directly_below(folder: &str, entries: Vec<Entry>) -> Vec<Child> {
 /// A file being written. Dropped without [`StoreFile::close`] it may stay behind in part.
 #[async_trait]
 pub trait StoreFile: Send + Sync {
-    /// Appends bytes.
     /// Bytes that are held in memory until more come or the file is closed.
     fn held_bytes(&self) -> usize {
         0
     }
 
+    /// Appends bytes.
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
 
     /// Says that no more bytes come: memory that they were waited for with can be let go of.
