@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, Date32Array, Int64Array, RecordBatch, StringViewArray};
+use arrow::array::{AsArray, Date32Array, Int64Array, RecordBatch, StringViewArray};
 use arrow::datatypes::{Date32Type, Int64Type};
 use thalweg_catalog::SqlType;
 use thalweg_connectors::{Comparison, Condition, HbaseTable, KeyOrder};

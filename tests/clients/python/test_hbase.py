@@ -150,10 +150,32 @@ def test_keys_ranges_and_filters_are_pushed_down(sql, hbase):
     assert refused(sql, "INSERT INTO user_day (user_id, clicks) VALUES (1, 1)") == "23502"
 
 
+def test_columns_of_a_key_may_descend(sql, hbase):
+    columns = "user_id bigint, day date, n int, PRIMARY KEY (user_id, day)"
+    define(sql, hbase, "newest_first", columns, family="d", create="if-missing", **{"key.desc": "day"})
+    sql("INSERT INTO newest_first SELECT n % 5, DATE '2024-01-01' + n / 5, n FROM generate_series(0, 499) n")
+    last = "SELECT n FROM newest_first WHERE user_id = 3 ORDER BY day DESC LIMIT 2"
+    assert explained(sql, last) == ["HBase newest_first: 1 ranges of row keys, in key order, at most 2 rows"]
+    assert sql(last) == [(498,), (493,)]
+    both = "SELECT n FROM newest_first ORDER BY user_id DESC, day LIMIT 2"
+    assert explained(sql, both) == ["HBase newest_first: all rows, last key first, at most 2 rows"]
+    assert sql(both) == [(4,), (9,)]
+    assert explained(sql, "SELECT n FROM newest_first ORDER BY user_id, day LIMIT 2") == ["HBase newest_first: all rows"]
+    some = "SELECT count(*), min(n), max(n) FROM newest_first WHERE user_id = 1 AND day BETWEEN '2024-01-11' AND '2024-01-20'"
+    assert explained(sql, some) == ["HBase newest_first: 1 ranges of row keys"]
+    assert sql(some) == [(10, 51, 96)]
+    # User 0, and the last of a hundred days, whose sign is turned and then every bit.
+    day = (datetime.date(2024, 4, 9) - datetime.date(1970, 1, 1)).days
+    assert hbase.ask("scan newest_first")[0].split()[0] == f"{1 << 63:016x}{(1 << 31) - 1 - day:08x}"
+    for wrong in ("n", "none"):
+        assert refused(sql, f"CREATE TABLE x ({columns}) WITH (connector = 'hbase', thrift.servers = 'h:1', table = 't', family = 'd', key.desc = '{wrong}')") == "22023"
+
+
 def test_what_is_not_possible_is_said(sql, hbase):
     hbase.ask("create plain d 1")
     define(sql, hbase, "plain", "k text PRIMARY KEY, v int", family="d")
     sql("CREATE TABLE base (k text, v int)")
+    define(sql, hbase, "whole", "k text PRIMARY KEY, v int", family="d", create="if-missing", **{"scan.consistency": "committed"})
     for text, state in [
         ("CREATE TABLE x (k text PRIMARY KEY, v int) WITH (connector = 'hbase', thrift.servers = '%s', table = 'nowhere', family = 'd')" % hbase.servers, "42P01"),
         ("CREATE TABLE x (k text PRIMARY KEY, v int) WITH (connector = 'hbase', thrift.servers = '%s', table = 'plain', family = 'zz')" % hbase.servers, "42703"),
@@ -170,6 +192,7 @@ def test_what_is_not_possible_is_said(sql, hbase):
         ("CREATE MATERIALIZED VIEW x AS SELECT b.k FROM base b JOIN base FOR SYSTEM_TIME AS OF PROCTIME() p ON p.k = b.k", "0A000"),
         ("INSERT INTO plain VALUES ('a', 1) ON CONFLICT DO NOTHING", "0A000"),
         ("INSERT INTO plain VALUES ('a', 1) RETURNING v", "0A000"),
+        ("CREATE SINK x INTO whole AS SELECT k, max(v) AS v FROM base GROUP BY k WITH (delivery = 'at_least_once')", "22023"),
         ("TRUNCATE plain", "42809"),
         ("INSERT INTO plain VALUES ('', 1)", "54000"),
     ]:  # fmt: skip
