@@ -164,6 +164,30 @@ def test_no_kill_of_the_server_loses_or_doubles_a_row(server):
     assert sorted(foreign.column("id").to_pylist()) == found
 
 
+def test_open_files_of_an_archive_are_part_of_memory_and_stay_small():
+    limited = process.Server({"THALWEG_MEMORY_LIMIT": "64MB"})
+    try:
+        limited.start()
+        rows, parts = 200_000, 40
+        generated = f"connector = 'datagen', rows = {rows}, rows_per_second = 1000000, seed = 7"
+        sequence = f"fields.id.kind = 'sequence', fields.id.start = 0, fields.id.end = {rows}"
+        run(limited, f"CREATE SOURCE numbers (id bigint) WITH ({generated}, {sequence})")
+        run(limited, "CREATE VIEW texts AS SELECT id, md5(id::text) || md5((id + 1)::text) || md5((-id)::text) AS text FROM numbers")
+        where = "connector = 'file', path = 'lake/wide', rollover.interval = '1 hour'"
+        run(limited, f"CREATE ARCHIVE wide FROM texts PARTITION BY (id % {parts} AS part) WITH ({where})")
+        held = "SELECT bytes FROM sys.memory WHERE component = 'archive wide: files being written'"
+        process.until(lambda: run(limited, held), "it holds rows")
+        run(limited, "WAIT FOR wide")
+        assert run(limited, held) == [], "what is committed is not held"
+        assert run(limited, "SELECT count(*), count(DISTINCT id) FROM wide") == [(rows, rows)]
+        paths = [limited.files / "lake" / "wide" / row[0] for row in run(limited, "SELECT path FROM sys.archive_files WHERE archive = 'wide'")]
+        groups = [pyarrow.parquet.ParquetFile(path).num_row_groups for path in paths]
+        # Each partition has a file; for the sake of memory their row groups are small.
+        assert len(paths) == parts and max(groups) > 1, groups
+    finally:
+        limited.close()
+
+
 def test_an_archive_on_hdfs(server, hdfs):
     run(
         server,
