@@ -112,6 +112,9 @@ pub(crate) fn classify(error: &DataFusionError) -> Report {
         DataFusionError::Configuration(message) => report("22023", plain(message)),
         DataFusionError::IoError(error) => report("58030", plain(&error.to_string())),
         other => {
+            if let Some(report) = carried(other) {
+                return report;
+            }
             let message = other.strip_backtrace();
             if message.contains("Divide by zero") {
                 return report("22012", "division by zero");
@@ -134,7 +137,19 @@ fn external(inner: &(dyn std::error::Error + Send + Sync + 'static)) -> Report {
     if let Some(error) = inner.downcast_ref::<ArrowError>() {
         return arrow_report(error);
     }
-    report("XX000", plain(&inner.to_string()))
+    carried(inner).unwrap_or_else(|| report("XX000", plain(&inner.to_string())))
+}
+
+/// The report that a library was given and put into an error of its own, as the Parquet reader does with what a file's store says.
+fn carried(error: &(dyn std::error::Error + 'static)) -> Option<Report> {
+    let mut inner = error.source();
+    while let Some(error) = inner {
+        if let Some(report) = error.downcast_ref::<Report>() {
+            return Some(report.clone());
+        }
+        inner = error.source();
+    }
+    None
 }
 
 fn arrow_report(error: &ArrowError) -> Report {

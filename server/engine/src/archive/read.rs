@@ -181,6 +181,7 @@ mod tests {
     use datafusion::parquet::arrow::ArrowWriter;
 
     use super::*;
+    use crate::error::EngineError;
 
     fn footer() -> Arc<ParquetMetaData> {
         let column = Arc::new(Int64Array::from(vec![1, 2, 3])) as _;
@@ -208,5 +209,17 @@ mod tests {
         assert_eq!(kept.bytes, kept.footers.len() * footer.memory_size());
         assert!(kept.footers.contains_key(&format!("{}", fit + 9)));
         assert!(!kept.footers.contains_key("0"));
+    }
+
+    #[test]
+    fn what_a_store_says_of_a_file_reaches_who_asked() {
+        let said = Report {
+            detail: Some("No DataNode answers.".into()),
+            ..Report::new("08006", "could not read \"a\"")
+        };
+        let error = ParquetError::External(Box::new(said.clone()));
+        let told = EngineError::from(DataFusionError::from(error)).report();
+        assert_eq!((told.sqlstate, told.message), (said.sqlstate, said.message));
+        assert_eq!(told.detail, said.detail);
     }
 }
