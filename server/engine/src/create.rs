@@ -33,7 +33,7 @@ use crate::sink_log::SinkLog;
 use crate::sinks::Outlet;
 use crate::source::{Source, SourceState, decode_offsets, error_options};
 use crate::status::ErrorRecord;
-use crate::table::{KeyIndex, Table, TableCheck, TableColumn, Writers};
+use crate::table::{KeyIndex, Table, TableCheck, TableColumn};
 
 /// Sinks that start to deliver once their jobs are in place.
 pub(crate) type Sinks = Vec<(Arc<Job>, Outlet)>;
@@ -290,13 +290,7 @@ pub(crate) fn stored_table(
         &relation.name,
         "table",
         schema,
-        Some(Table {
-            columns,
-            checks,
-            key,
-            writers: Writers::default(),
-            saved: Mutex::default(),
-        }),
+        Some(Table::new(columns, checks, key)),
     )
 }
 

@@ -1,8 +1,8 @@
 //! How much of the disk of the data dir is free, and who waits when it is little.
 //!
 //! Invariant: sources stand still and statements that write rows are refused before the disk is full, so that what frees space always
-//! finds some: deletions, drops, checkpoints that cut the log, merges of small runs. A write of the log that fails is final until a
-//! restart; this keeps it from being tried.
+//! finds some: deletions, drops, checkpoints that cut the log, merges of small runs. Who fills the disk beside us can still have a
+//! write of the log fail; then everything waits for the log.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use thalweg_catalog::Oid;
 use thalweg_connectors::{ColumnsRead, DeadLetter, Delta, EpochInfo, SourceBatch};
 use tokio::sync::oneshot;
@@ -19,6 +19,7 @@ use crate::job::Job;
 use crate::relation::Version;
 use crate::shared::Stored;
 use crate::source::Source;
+use crate::table::Table;
 
 /// A scan waits while this many dead letters of scans are queued.
 const LETTERS_MAX: usize = 4_000;
@@ -26,7 +27,7 @@ const LETTERS_MAX: usize = 4_000;
 /// What happens to one table at an epoch.
 #[derive(Debug)]
 pub(crate) struct TableChange {
-    pub(crate) table: Oid,
+    pub(crate) stored: Arc<Stored>,
     /// The deltas as the log keeps them.
     pub(crate) record: Vec<u8>,
     pub(crate) deltas: Vec<Delta>,
@@ -154,9 +155,25 @@ struct Waiting {
     closed: bool,
     /// Why nothing is taken any more, when the engine is not just stopping.
     broken: Option<EngineError>,
+    /// Why statements are refused for now: the log cannot be written.
+    fault: Option<EngineError>,
 }
 
 impl Waiting {
+    /// Refuses what cannot be logged now, and what was checked against a change that was refused.
+    fn check(&self, changes: &[TableChange]) -> Result<(), EngineError> {
+        if let Some(error) = &self.fault {
+            return Err(error.clone());
+        }
+        let tables = changes
+            .iter()
+            .filter_map(|change| change.stored.table.as_ref());
+        match tables.into_iter().find_map(Table::refusal) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
     fn urgent(&self) -> bool {
         self.closed
             || self.work.tick
@@ -175,15 +192,68 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn submit(&self, submission: Submission) -> Result<(), EngineError> {
-        self.add(|work| work.submissions.push(submission))
+        let mut waiting = self.open()?;
+        waiting.check(&submission.changes)?;
+        waiting.work.submissions.push(submission);
+        self.arrived.notify_one();
+        Ok(())
     }
 
     pub(crate) fn command(&self, command: Command) -> Result<(), EngineError> {
-        self.add(|work| work.commands.push(command))
+        let mut waiting = self.open()?;
+        if let Command::Define { what, .. } = &command {
+            waiting.check(&what.changes)?;
+        }
+        waiting.work.commands.push(command);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Refuses what statements have brought and will bring, until [`Inbox::accept`]: the log cannot be written. `tables` are those of
+    /// which a change was refused already.
+    pub(crate) fn refuse(&self, error: &EngineError, tables: &[Arc<Stored>]) {
+        let mut waiting = self.waiting.lock();
+        waiting.fault = Some(error.clone());
+        let submissions = std::mem::take(&mut waiting.work.submissions);
+        let is_definition = |command: &mut Command| matches!(command, Command::Define { .. });
+        let definitions: Vec<_> = waiting
+            .work
+            .commands
+            .extract_if(.., is_definition)
+            .collect();
+        // What follows a refused change in the index of its table must not come through.
+        let changes = submissions
+            .iter()
+            .flat_map(|submission| &submission.changes);
+        let tables = tables.iter().chain(changes.map(|change| &change.stored));
+        for table in tables.filter_map(|stored| stored.table.as_ref()) {
+            table.refused(error);
+        }
+        drop(waiting);
+        for submission in submissions {
+            let _ = submission.reply.send(Err(error.clone()));
+        }
+        for command in definitions {
+            if let Command::Define { reply, .. } = command {
+                let _ = reply.send(Err(error.clone()));
+            }
+        }
+    }
+
+    /// Takes statements again.
+    pub(crate) fn accept(&self) {
+        self.waiting.lock().fault = None;
+    }
+
+    /// Why statements are refused for now.
+    pub(crate) fn fault(&self) -> Option<EngineError> {
+        self.waiting.lock().fault.clone()
     }
 
     pub(crate) fn tick(&self) -> Result<(), EngineError> {
-        self.add(|work| work.tick = true)
+        self.open()?.work.tick = true;
+        self.arrived.notify_one();
+        Ok(())
     }
 
     /// Dead letters of a scan; waits up to `wait` while too many are queued. Returns them when there is still no room.
@@ -212,14 +282,12 @@ impl Inbox {
         Ok(())
     }
 
-    fn add(&self, put: impl FnOnce(&mut Work)) -> Result<(), EngineError> {
-        let mut waiting = self.waiting.lock();
-        if waiting.closed {
-            return Err(waiting.broken.clone().unwrap_or(EngineError::Stopping));
+    fn open(&self) -> Result<MutexGuard<'_, Waiting>, EngineError> {
+        let waiting = self.waiting.lock();
+        match waiting.closed {
+            true => Err(waiting.broken.clone().unwrap_or(EngineError::Stopping)),
+            false => Ok(waiting),
         }
-        put(&mut waiting.work);
-        self.arrived.notify_one();
-        Ok(())
     }
 
     /// Hands over a poll's rows; waits up to `wait` while too many of this source's rows are queued. Returns the delivery when

@@ -66,7 +66,7 @@ impl TableOutlet {
         }
         let changes = changes(version, delivered)?;
         let guard = match &table.key {
-            Some(_) => Some(table.writers.lock().await),
+            Some(_) => Some(table.lock(&target.history).await?),
             None => None,
         };
         let held = match (delivered, &self.held) {

@@ -159,7 +159,8 @@ async fn on_disk(shared: &Shared, epoch: u64) -> Result<(), EngineError> {
         if shared.durable.load(Ordering::SeqCst) >= epoch {
             return Ok(());
         }
-        if let Some(error) = shared.fatal.lock().clone() {
+        let broken = shared.fatal.lock().clone();
+        if let Some(error) = broken.or_else(|| shared.log_fault()) {
             return Err(error);
         }
         changed(&mut progress, None).await?;

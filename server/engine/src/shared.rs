@@ -166,7 +166,7 @@ pub(crate) struct Shared {
     pub(crate) inbox: Inbox,
     pub(crate) errors: Mutex<VecDeque<ErrorRecord>>,
     pub(crate) stopping: AtomicBool,
-    /// Set when the log could not be written: nothing may be acknowledged after that.
+    /// Set when the worker stopped at a broken invariant: nothing may be acknowledged after that.
     pub(crate) fatal: Mutex<Option<EngineError>>,
     /// Queries of subscriptions so far.
     pub(crate) hidden: AtomicU32,
@@ -298,7 +298,7 @@ impl Shared {
         *count
     }
 
-    /// Why nothing new happens any more: the log or the worker is broken, or the engine stops.
+    /// Why nothing new happens any more: the worker is broken, or the engine stops.
     pub(crate) fn halted(&self) -> Option<EngineError> {
         let fatal = self.fatal.lock().clone();
         fatal.or_else(|| self.is_stopping().then_some(EngineError::Stopping))
@@ -311,7 +311,10 @@ impl Shared {
     /// Why sources stand still, if they do.
     pub(crate) fn held_back(&self) -> Option<&'static str> {
         if self.fatal.lock().is_some() {
-            return Some("the log cannot be written, see the server's log");
+            return Some("the server has stopped taking changes, see its log");
+        }
+        if self.log_fault().is_some() {
+            return Some("the log cannot be written");
         }
         if self.disk.is_low() {
             return Some("the disk of the data dir is nearly full");
@@ -319,8 +322,20 @@ impl Shared {
         self.memory.is_full().then_some("memory_limit is reached")
     }
 
+    /// Why no change can be logged for now.
+    pub(crate) fn log_fault(&self) -> Option<EngineError> {
+        let fault = self.inbox.fault();
+        fault.or_else(|| self.store.failure().map(EngineError::from))
+    }
+
+    /// Refuses a change while none can be logged.
+    pub(crate) fn admit_changes(&self) -> Result<(), EngineError> {
+        self.log_fault().map_or(Ok(()), Err)
+    }
+
     /// Refuses a change of a table while there is no room for it, in memory or on disk.
     pub(crate) fn admit(&self, stored: &Stored, deltas: &[Delta]) -> Result<(), EngineError> {
+        self.admit_changes()?;
         self.disk.admit(stored, deltas)?;
         self.memory.admit(stored, deltas)
     }

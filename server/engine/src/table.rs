@@ -1,7 +1,8 @@
 //! What makes a stored relation a table: its constraints and the index over its primary key.
 //!
 //! Invariant: the index holds the rows of the newest version, and of the changes that are on their way into the log; it is
-//! changed only under the table's lock, in the order in which the log gets the changes.
+//! changed only under the table's lock, in the order in which the log gets the changes. When the log refuses one that it followed,
+//! it is made anew from the newest version before anything else relies on it.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -19,6 +20,8 @@ use tokio::sync::OwnedMutexGuard;
 use crate::checkpoint::Saved;
 use crate::chunk::RowCodec;
 use crate::consolidate::BytesHasher;
+use crate::error::EngineError;
+use crate::segments::History;
 
 /// Constraints and keys of a table.
 #[derive(Debug)]
@@ -29,6 +32,55 @@ pub(crate) struct Table {
     pub(crate) writers: Writers,
     /// What the newest checkpoint has of it.
     pub(crate) saved: Mutex<Saved>,
+    /// Why a change was refused that the index followed; until the index is made anew nothing that relies on it is logged.
+    refused: Mutex<Option<EngineError>>,
+}
+
+impl Table {
+    pub(crate) fn new(
+        columns: Vec<TableColumn>,
+        checks: Vec<TableCheck>,
+        key: Option<KeyIndex>,
+    ) -> Self {
+        Self {
+            columns,
+            checks,
+            key,
+            writers: Writers::default(),
+            saved: Mutex::default(),
+            refused: Mutex::default(),
+        }
+    }
+
+    /// Notes that a change was not logged which the index may have followed.
+    pub(crate) fn refused(&self, error: &EngineError) {
+        if self.key.is_some() {
+            *self.refused.lock() = Some(error.clone());
+        }
+    }
+
+    /// Why the index is not what the log says, if so.
+    pub(crate) fn refusal(&self) -> Option<EngineError> {
+        self.refused.lock().clone()
+    }
+
+    /// Waits for the right to change the table, whose index is that of the log then. `history` is the table's.
+    ///
+    /// # Errors
+    /// When the content cannot be read for an index that has to be made anew.
+    pub(crate) async fn lock(
+        &self,
+        history: &Mutex<History>,
+    ) -> Result<OwnedMutexGuard<()>, EngineError> {
+        let guard = self.writers.lock().await;
+        if let Some(index) = self.key.as_ref().filter(|_| self.refusal().is_some()) {
+            self.writers.settled().await;
+            let version = history.lock().newest();
+            index.reset(&version.content()?)?;
+            *self.refused.lock() = None;
+        }
+        Ok(guard)
+    }
 }
 
 /// Keeps changes that were checked against a table's content from overtaking each other.
@@ -40,7 +92,7 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
-    pub(crate) async fn lock(&self) -> OwnedMutexGuard<()> {
+    async fn lock(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.lock).lock_owned().await
     }
 
@@ -205,6 +257,14 @@ impl KeyIndex {
     /// Follows changes.
     pub(crate) fn apply(&self, deltas: &[Delta]) -> Result<(), ArrowError> {
         self.follow(self.effects(deltas)?);
+        Ok(())
+    }
+
+    /// Makes it the index of this content.
+    fn reset(&self, content: &[Delta]) -> Result<(), ArrowError> {
+        let effects = self.effects(content)?;
+        self.map.lock().clear();
+        self.follow(effects);
         Ok(())
     }
 

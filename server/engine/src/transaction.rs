@@ -289,6 +289,7 @@ async fn run(
     let Some(definitions) = definitions else {
         return commit_rows(shared, changes).await;
     };
+    shared.admit_changes()?;
     let (definition, sinks) = prepare(shared, definitions, fresh)?;
     let guards = locked(&changes).await?;
     let info = publish(changes, |changes, reply| {
@@ -366,7 +367,7 @@ async fn locked(changes: &Changes) -> Result<Vec<tokio::sync::OwnedMutexGuard<()
         if table.key.is_none() && !removes {
             continue;
         }
-        guards.push(table.writers.lock().await);
+        guards.push(table.lock(&stored.history).await?);
         if table.key.is_none() {
             table.writers.settled().await;
         }
@@ -437,7 +438,7 @@ fn prepare(
         if let Some(index) = key_of(stored) {
             index.apply(&change.deltas)?;
         }
-        records.push((change.table.0, change.record));
+        records.push((change.stored.oid.0, change.record));
     }
     let definition = Definition {
         registrations,

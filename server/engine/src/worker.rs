@@ -1,7 +1,11 @@
 //! The one worker: turns what has arrived into epochs, in order.
 //!
-//! Invariant: an epoch is in the log before it is visible, and on disk before a table change in it is acknowledged. When the
-//! log cannot be written nothing is published or acknowledged any more: memory must not run ahead of a log that has stopped.
+//! Invariant: an epoch is in the log before it is visible, and on disk before a table change in it is acknowledged. While the log
+//! cannot be written nothing is published or acknowledged: statements are refused, and what sources delivered is logged once that
+//! can be done again.
+
+mod draft;
+mod log;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,10 +14,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use thalweg_catalog::Oid;
-use thalweg_connectors::{ColumnsRead, DeadLetter, Delta, Epoch, EpochInfo, Weights};
-use thalweg_state::{EpochEntry, Multiplicity, WeightedBatch};
+use thalweg_connectors::{Delta, Epoch, EpochInfo, Weights};
+use thalweg_state::{Multiplicity, WeightedBatch};
 use tokio::sync::oneshot;
 
+use self::draft::{CatalogStep, Draft};
+use self::log::{LOG_RETRY, NotLogged};
 use crate::error::EngineError;
 use crate::inbox::{Command, Definition, Delivery, Registration, TableChange, Work};
 use crate::job::Job;
@@ -21,36 +27,11 @@ use crate::segments::History;
 use crate::shared::Shared;
 use crate::source::{OnError, Source, SourceState, encode_offsets, spawn_driver};
 use crate::subscription::HIDDEN_OIDS;
-use crate::transaction::Append;
 
 /// How often old versions are dropped.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(1);
 
 type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
-
-/// An epoch on its way to the log.
-#[derive(Default)]
-struct Draft {
-    entry: EpochEntry,
-    changes: BTreeMap<Oid, Vec<Delta>>,
-    /// What the rows of sources among them were built with.
-    built: BTreeMap<Oid, Vec<Arc<ColumnsRead>>>,
-    /// Sources whose content becomes readable with this epoch.
-    started: Vec<Arc<Source>>,
-    moved: BTreeMap<Oid, Arc<Source>>,
-    dead: BTreeMap<Oid, Vec<DeadLetter>>,
-    replies: Vec<Reply<EpochInfo>>,
-    registrations: Vec<Registration>,
-    dropped: Vec<Oid>,
-    paused: Vec<(Oid, bool)>,
-    catalog: Option<CatalogStep>,
-}
-
-/// The catalog's part of an epoch.
-struct CatalogStep {
-    append: Append,
-    publish: Box<dyn FnOnce() + Send>,
-}
 
 /// Assigns epochs.
 pub(crate) struct Worker {
@@ -106,6 +87,8 @@ impl Worker {
     fn idle(&self) -> Duration {
         if self.unsynced {
             self.shared.config.group_fsync
+        } else if self.shared.log_fault().is_some() {
+            LOG_RETRY
         } else if self.now_wanted() {
             self.shared.config.now_interval / 4
         } else {
@@ -122,7 +105,8 @@ impl Worker {
     }
 
     fn maintain(&mut self) {
-        if self.unsynced && self.last_sync.elapsed() >= self.shared.config.group_fsync {
+        let due = self.unsynced && self.last_sync.elapsed() >= self.shared.config.group_fsync;
+        if due || self.shared.log_fault().is_some() {
             self.sync();
         }
         if self.last_collect.elapsed() >= COLLECT_INTERVAL {
@@ -133,27 +117,8 @@ impl Worker {
         }
     }
 
-    fn sync(&mut self) {
-        if self.shared.fatal.lock().is_some() {
-            return;
-        }
-        match self.shared.store.sync() {
-            Ok(()) => self.synced(),
-            Err(error) => drop(self.stop_logging(error.into())),
-        }
-    }
-
-    fn synced(&mut self) {
-        self.unsynced = false;
-        self.last_sync = Instant::now();
-        self.shared
-            .durable
-            .store(self.shared.latest(), Ordering::SeqCst);
-        self.shared.bump();
-    }
-
     fn stop_logging(&self, error: EngineError) -> EngineError {
-        tracing::error!(%error, "the epoch log cannot be written, no change is accepted until a restart");
+        tracing::error!(%error, "the worker has stopped, no change is accepted until a restart");
         self.shared.fatal.lock().get_or_insert(error).clone()
     }
 
@@ -186,9 +151,7 @@ impl Worker {
         }
         self.start_ready_sources(&mut draft);
         self.bury(&mut draft, now_us);
-        let nothing =
-            draft.changes.is_empty() && draft.moved.is_empty() && draft.registrations.is_empty();
-        if !nothing || !draft.started.is_empty() || work.tick {
+        if !draft.is_empty() || work.tick {
             self.commit(draft);
         }
         for (definition, reply) in definitions {
@@ -198,21 +161,19 @@ impl Worker {
 
     /// All changes of a statement or block go into the draft, or none.
     fn take_changes(&self, changes: Vec<TableChange>, reply: Reply<EpochInfo>, draft: &mut Draft) {
-        let gone = |change: &&TableChange| self.shared.relation(change.table).is_none();
+        let gone = |change: &&TableChange| self.shared.relation(change.stored.oid).is_none();
         if let Some(gone) = changes.iter().find(gone) {
-            let _ = reply.send(Err(EngineError::Unknown(gone.table)));
+            let _ = reply.send(Err(EngineError::Unknown(gone.stored.oid)));
             return;
         }
         for change in changes {
-            draft.entry.dml.push((change.table.0, change.record));
+            let oid = change.stored.oid;
+            draft.entry.dml.push((oid.0, change.record));
             draft.entry.sinks.extend(change.sink);
-            draft
-                .changes
-                .entry(change.table)
-                .or_default()
-                .extend(change.deltas);
+            draft.changes.entry(oid).or_default().extend(change.deltas);
+            draft.tables.push(change.stored);
         }
-        draft.replies.push(reply);
+        draft.statements.push(reply);
     }
 
     /// DDL has an epoch of its own: the catalog may refuse it, which must not touch anyone else's changes.
@@ -222,7 +183,7 @@ impl Worker {
         let now_ms = self.shared.clock.now_us().div_euclid(1000);
         draft.entry.at_ms = self.last_at_ms.max(now_ms);
         self.take_changes(what.changes, reply, &mut draft);
-        if draft.replies.is_empty() {
+        if draft.statements.is_empty() {
             return;
         }
         draft.entry.dml.extend(what.records);
@@ -235,27 +196,6 @@ impl Worker {
             publish: what.publish,
         });
         self.commit(draft);
-    }
-
-    /// Writes an epoch to the log; the error is what whoever waits for the epoch is told.
-    fn append(
-        &self,
-        entry: &EpochEntry,
-        durable: bool,
-        append: Option<Append>,
-    ) -> Result<(), EngineError> {
-        if let Some(error) = self.shared.fatal.lock().clone() {
-            return Err(error);
-        }
-        let logged = match append {
-            Some(append) => self.shared.store.append_with(entry, append),
-            None => self.shared.store.append(entry, durable).map(Ok),
-        };
-        match logged {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(refused)) => Err(refused.into()),
-            Err(error) => Err(self.stop_logging(error.into())),
-        }
     }
 
     fn take_delivery(&self, delivery: Delivery, draft: &mut Draft) {
@@ -366,18 +306,32 @@ impl Worker {
         }
         // Table changes are acknowledged, so they reach the disk now; the rest is read again after a crash.
         let due = self.last_sync.elapsed() >= self.shared.config.group_fsync;
-        let (append, publish) = match draft.catalog.take() {
+        let (mut append, publish) = match draft.catalog.take() {
             Some(step) => (Some(step.append), Some(step.publish)),
             None => (None, None),
         };
+        let is_definition = append.is_some();
         let acknowledged = append.is_some() || !draft.entry.dml.is_empty();
         let durable = acknowledged || (self.unsynced && due);
-        if let Err(error) = self.append(&draft.entry, durable, append) {
-            draft
-                .replies
-                .into_iter()
-                .for_each(|reply| drop(reply.send(Err(error.clone()))));
-            return;
+        while let Err(error) = self.append(&draft.entry, durable, append.take()) {
+            let goes_on = match &error {
+                NotLogged::Refused(error) => {
+                    draft.refuse(error);
+                    let replies = draft.replies.drain(..);
+                    replies.for_each(|reply| drop(reply.send(Err(error.clone()))));
+                    false
+                }
+                NotLogged::Failed(error) => {
+                    self.log_fails(error, &draft.tables);
+                    draft.refuse(error);
+                    // What a definition would bring is gone with it; what sources have handed over is with nobody else any more.
+                    let waits = !is_definition && !draft.is_empty();
+                    self.try_log(waits) && waits
+                }
+            };
+            if !goes_on {
+                return;
+            }
         }
         self.unsynced = !durable;
         let info = EpochInfo {
@@ -388,7 +342,7 @@ impl Worker {
         if durable {
             self.synced();
         }
-        for reply in draft.replies {
+        for reply in draft.statements.into_iter().chain(draft.replies) {
             let _ = reply.send(Ok(info));
         }
     }

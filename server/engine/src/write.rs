@@ -95,12 +95,12 @@ async fn write_now(
     let (guard, pinned, rows) = if matches!(plan, DmlPlan::Insert { .. }) {
         let (pinned, rows) = input(shared, plan, floor.floor.0, options, None).await?;
         let guard = match &table.key {
-            Some(_) => Some(table.writers.lock().await),
+            Some(_) => Some(table.lock(&stored.history).await?),
             None => None,
         };
         (guard, pinned, rows)
     } else {
-        let guard = table.writers.lock().await;
+        let guard = table.lock(&stored.history).await?;
         table.writers.settled().await;
         let least = floor.floor.0.max(stored.history.lock().changed_at());
         let (pinned, rows) = input(shared, plan, least, options, None).await?;
@@ -206,9 +206,10 @@ pub(crate) async fn truncate(
         return Err(archive.refuses("TRUNCATE statements").into());
     }
     let stored = shared.relation(oid).ok_or(EngineError::Unknown(oid))?;
-    let writers = &writable(shared, &stored)?.writers;
-    let guard = writers.lock().await;
-    writers.settled().await;
+    let table = writable(shared, &stored)?;
+    shared.admit_changes()?;
+    let guard = table.lock(&stored.history).await?;
+    table.writers.settled().await;
     let version = stored.history.lock().newest();
     let Some(rows) = version.rows()? else {
         return Err(EngineError::InvalidAccumulation {
@@ -256,12 +257,12 @@ fn parts(plan: &DmlPlan) -> (Oid, &LogicalPlan, &[Oid], Option<&Returning>) {
 
 /// The change of one table as the log takes it. What cannot be encoded fails here, alone.
 pub(crate) fn table_change(
-    stored: &Stored,
+    stored: &Arc<Stored>,
     deltas: Vec<Delta>,
 ) -> Result<TableChange, EngineError> {
     let batches: Vec<_> = deltas.iter().map(weighted).collect();
     Ok(TableChange {
-        table: stored.oid,
+        stored: Arc::clone(stored),
         record: encode_batches(&batches)?,
         deltas,
         sink: None,
@@ -307,7 +308,7 @@ pub(crate) async fn send(
         changes: vec![change],
         reply,
     })?;
-    // A change is refused only when its table was dropped or nothing is accepted any more; then the index does not matter.
+    // A change is refused when its table was dropped, and when the log cannot be written: then the index is made anew.
     if let (Some(index), Some(effects)) = (index, effects) {
         index.follow(effects);
     }

@@ -114,8 +114,7 @@ impl Server {
         let dir = DataDir::open(disk, &config.data_dir, config.crash_points.clone());
         let dir = dir.map_err(stored)?;
         let (log, catalog) = CatalogLog::open(dir.database()).map_err(|error| error.report())?;
-        let points = config.crash_points.clone();
-        let store = Store::open_with(dir.database(), points).map_err(stored)?;
+        let store = Store::open_in(&dir).map_err(stored)?;
         let runs = Runs::open(&dir, &store).map_err(stored)?;
         let installation = store.installation(fresh_name()?).map_err(stored)?;
         let process = fresh_name()?;

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, TableHandle, Value};
 use serde::{Deserialize, Serialize};
@@ -148,7 +149,7 @@ impl Target<'_> {
         self.hit(Point::BackupDatabase)?;
         let path = self.folder.join(DATABASE_FILE_COPY);
         let file = self.disk.create(&path).map_err(failed("create", &path))?;
-        let database = database(file)?;
+        let database = database(file, Arc::default())?;
         let to = database.begin_write().map_err(redb::Error::from)?;
         let copying = Copying {
             from,

@@ -94,7 +94,9 @@ pub fn hint(sqlstate: &str) -> Option<&'static str> {
         "XX001" => {
             Some("Put the data dir back from a copy, or drop what is damaged and create it again.")
         }
-        "53100" => Some("Free space on the disk of the data dir."),
+        "53100" => {
+            Some("Free space on the disk of the data dir; the server goes on by itself then.")
+        }
         _ => None,
     }
 }

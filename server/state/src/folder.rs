@@ -10,6 +10,7 @@ use std::sync::Arc;
 use redb::Database;
 
 use crate::backup::{LIST_FILE, RESTORING_FILE};
+use crate::data_file::{Health, Home};
 use crate::error::StateError;
 use crate::io::{DatabaseFile, Disk, DiskFile, folder_of, read_all};
 use crate::point::{CrashPoints, Point};
@@ -32,6 +33,8 @@ pub struct DataDir {
     pub(crate) points: CrashPoints,
     path: PathBuf,
     database: Arc<Database>,
+    /// What has failed on the database's file.
+    health: Arc<Health>,
 }
 
 impl std::fmt::Debug for DataDir {
@@ -65,7 +68,8 @@ impl DataDir {
         let storage = disk
             .open(&file)
             .map_err(StateError::file(format!("open {}", file.display())))?;
-        let database = database(storage)?;
+        let health = Arc::new(Health::default());
+        let database = database(storage, Arc::clone(&health))?;
         // Names that a start made which ended before this step are not durable yet, and what follows relies on them.
         disk.sync_folder(path)
             .map_err(StateError::file(format!("sync {label}")))?;
@@ -83,12 +87,22 @@ impl DataDir {
             points,
             path: path.into(),
             database: Arc::new(database),
+            health,
         })
     }
 
     /// The database in it.
     pub fn database(&self) -> Arc<Database> {
         Arc::clone(&self.database)
+    }
+
+    /// Where the database is, to open it again.
+    pub(crate) fn home(&self) -> Home {
+        Home {
+            disk: Arc::clone(&self.disk),
+            path: self.path.join(DATABASE_FILE),
+            health: Arc::clone(&self.health),
+        }
     }
 
     pub(crate) fn runs(&self) -> PathBuf {
@@ -165,10 +179,13 @@ fn write_format(disk: &dyn Disk, file: &Path, points: &CrashPoints) -> io::Resul
 }
 
 /// The database in a file, which is made when the file is empty.
-pub(crate) fn database(file: Box<dyn DiskFile>) -> Result<Database, StateError> {
+pub(crate) fn database(
+    file: Box<dyn DiskFile>,
+    health: Arc<Health>,
+) -> Result<Database, StateError> {
     let mut builder = Database::builder();
     builder.set_cache_size(DATABASE_CACHE_BYTES);
-    let database = builder.create_with_backend(DatabaseFile(file));
+    let database = builder.create_with_backend(DatabaseFile { file, health });
     Ok(database.map_err(redb::Error::from)?)
 }
 
@@ -181,7 +198,7 @@ fn create_database(disk: &dyn Disk, path: &Path, points: &CrashPoints) -> Result
     let failed = || StateError::file(format!("create {}", file.display()));
     let storage = disk.create(&fresh).map_err(failed())?;
     points.hit(Point::DatabaseCreate).map_err(failed())?;
-    drop(database(storage)?);
+    drop(database(storage, Arc::default())?);
     let moved = || -> io::Result<()> {
         disk.open(&fresh)?.sync()?;
         points.hit(Point::DatabaseRename)?;

@@ -3,6 +3,7 @@
 //! Invariant: what a caller has synced, the file itself and the folder it is in, is there after a power loss; nothing else is
 //! promised. Whoever keeps durable state takes a [`Disk`], so that a test can put [`PowerDisk`] in its place.
 
+mod faulty;
 mod power;
 
 use std::fmt::Debug;
@@ -10,7 +11,11 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::data_file::Health;
+
+pub use faulty::FaultyDisk;
 pub use power::{PowerDisk, SkippedSync};
 
 /// A place for durable files.
@@ -174,29 +179,42 @@ impl DiskFile for SystemFile {
     }
 }
 
-/// A file as the database's storage.
+/// A file as the database's storage. After its first failure it takes and gives nothing any more, so that a database that was given
+/// up never writes again.
 #[derive(Debug)]
-pub(crate) struct DatabaseFile(pub(crate) Box<dyn DiskFile>);
+pub(crate) struct DatabaseFile {
+    pub(crate) file: Box<dyn DiskFile>,
+    pub(crate) health: Arc<Health>,
+}
+
+impl DatabaseFile {
+    fn step<T>(&self, step: impl FnOnce(&dyn DiskFile) -> io::Result<T>) -> io::Result<T> {
+        if self.health.has_failed() {
+            return Err(io::Error::other("the file has failed before"));
+        }
+        step(self.file.as_ref()).inspect_err(|error| self.health.fail(error))
+    }
+}
 
 impl redb::StorageBackend for DatabaseFile {
     fn len(&self) -> io::Result<u64> {
-        self.0.bytes()
+        self.step(|file| file.bytes())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
+        self.step(|file| file.read_at(offset, out))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_bytes(len)
+        self.step(|file| file.set_bytes(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
+        self.step(|file| file.sync().inspect_err(|_| self.health.lose_sync()))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
+        self.step(|file| file.write_at(offset, data))
     }
 }
 

@@ -7,6 +7,7 @@
 mod backup;
 mod codec;
 mod compact;
+mod data_file;
 mod error;
 mod folder;
 mod hash;
@@ -26,7 +27,7 @@ pub use compact::disk_floor;
 pub use error::{StateError, hint};
 pub use folder::{DataDir, FORMAT};
 pub use hash::{BUCKETS, HASH_VERSION, bucket, hash};
-pub use io::{Disk, DiskFile, PowerDisk, SkippedSync, SystemDisk};
+pub use io::{Disk, DiskFile, FaultyDisk, PowerDisk, SkippedSync, SystemDisk};
 pub use key::{KeyCodec, Keys};
 pub use manifest::{CheckpointInfo, StatePart, TableRuns};
 pub use point::{CrashAction, CrashPoints, Point};

@@ -47,6 +47,9 @@ struct Inner {
     disk: Arc<dyn Disk>,
     folder: PathBuf,
     points: CrashPoints,
+    /// Held while a transaction changes the manifest: it may be long until it is known what became of one, and whoever only looks at
+    /// the state does not wait for that.
+    turn: Mutex<()>,
     state: Mutex<State>,
     /// Nothing is written any more.
     stopped: AtomicBool,
@@ -124,6 +127,7 @@ impl Runs {
             disk: Arc::clone(&dir.disk),
             folder: dir.runs(),
             points: dir.points.clone(),
+            turn: Mutex::default(),
             state: Mutex::new(State::default()),
             stopped: AtomicBool::new(false),
         };
@@ -371,6 +375,10 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn go_on(&self) -> Result<(), StateError> {
         match self.stopped.load(Ordering::SeqCst) {
             true => Err(StateError::Cancelled),
@@ -566,10 +574,12 @@ impl Inner {
         choice: &Choice,
         merged: Option<NewRun>,
     ) -> Result<(), StateError> {
-        // As in `commit`: a merge that comes to nothing is dropped after the lock.
-        let mut state = self.state();
+        let _turn = self.turn();
         let txn = self.store.begin(true)?;
-        let known = state.tables.get(&table).cloned();
+        let (known, newest) = {
+            let state = self.state();
+            (state.tables.get(&table).cloned(), state.newest)
+        };
         let Some(mut runs) = known.filter(|_| !self.store.is_forgotten(table.object)) else {
             return Ok(());
         };
@@ -587,10 +597,10 @@ impl Inner {
             let at = at.unwrap_or(0).min(runs.runs.len());
             runs.runs.insert(at, merged.info().clone());
         }
-        let newest = state.newest;
         write_manifest(&txn, &newest, &[(table, runs.clone())])?;
         self.hit(Point::MergeCommit)?;
-        txn.commit().map_err(redb::Error::from)?;
+        txn.commit(None)?;
+        let mut state = self.state();
         state.tables.insert(table, runs);
         state.rubbish.extend(old);
         let counted = state.merged.entry(choice.level).or_default();

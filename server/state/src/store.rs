@@ -3,17 +3,15 @@
 //! Invariant: `append` is one transaction; a transaction that was not made durable is lost as a whole, together with every
 //! later one, so what is found after a crash is always a prefix of the epochs.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
-use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
-    WriteTransaction,
-};
+use redb::{Database, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::backup::Copying;
 use crate::codec::{WeightedBatch, decode_batches, sealed, unsealed};
+use crate::data_file::{COMMITS, DataFile, Home, Redo, Write};
 use crate::error::StateError;
+use crate::folder::DataDir;
 use crate::manifest::{CHECKPOINT, JOBS, STATE_PARTS, STATE_RUNS};
 use crate::point::{CrashPoints, Point};
 use crate::record::{DeadRecord, EpochEntry, EpochRecord};
@@ -35,12 +33,8 @@ const EPOCHS_KEPT: u64 = 65_536;
 /// The durable logs over one database handle.
 #[derive(Clone)]
 pub struct Store {
-    /// `None` once closed.
-    db: Arc<RwLock<Option<Arc<Database>>>>,
+    file: Arc<DataFile>,
     points: CrashPoints,
-    /// Objects that were dropped since the store was opened; a checkpoint that is under way must not bring one back. One is
-    /// added while the transaction that drops it holds the database, so whoever begins a later one finds it.
-    forgotten: Arc<Mutex<HashSet<u32>>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -70,23 +64,30 @@ pub struct TableLog {
 }
 
 impl Store {
-    /// Opens the logs, creating them in a new database.
+    /// Opens the logs in a database that others opened, creating them in a new one. Should its file fail, it stays so.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub fn open(db: Arc<Database>) -> Result<Self, StateError> {
-        Self::open_with(db, CrashPoints::none())
+        Self::open_with(db, None, CrashPoints::none())
     }
 
-    /// As [`Store::open`], failing where a test wants it.
+    /// Opens the logs of a data dir, whose file is opened again when it has failed.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn open_with(db: Arc<Database>, points: CrashPoints) -> Result<Self, StateError> {
+    pub fn open_in(dir: &DataDir) -> Result<Self, StateError> {
+        Self::open_with(dir.database(), Some(dir.home()), dir.points.clone())
+    }
+
+    fn open_with(
+        db: Arc<Database>,
+        home: Option<Home>,
+        points: CrashPoints,
+    ) -> Result<Self, StateError> {
         let store = Self {
-            db: Arc::new(RwLock::new(Some(db))),
+            file: Arc::new(DataFile::new(db, home, points.clone())?),
             points,
-            forgotten: Arc::default(),
         };
         let txn = store.begin(true)?;
         txn.open_table(EPOCHS).map_err(redb::Error::from)?;
@@ -98,37 +99,29 @@ impl Store {
         txn.open_table(STATE_PARTS).map_err(redb::Error::from)?;
         txn.open_table(JOBS).map_err(redb::Error::from)?;
         txn.open_table(CHECKPOINT).map_err(redb::Error::from)?;
-        txn.commit().map_err(redb::Error::from)?;
+        txn.commit(None)?;
         Ok(store)
     }
 
     /// Lets go of the database, whoever else still holds this store: what comes later is refused. The file is closed when a
     /// transaction that is running now has ended and no other owner of the handle is left.
     pub fn close(&self) {
-        let db = self
-            .db
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        drop(db);
+        self.file.close();
     }
 
-    fn database(&self) -> Result<Arc<Database>, StateError> {
-        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-        db.clone().ok_or(StateError::Closed)
+    /// Why nothing can be written now, if that was tried; it is tried again by whoever writes.
+    pub fn failure(&self) -> Option<StateError> {
+        self.file.failure()
     }
 
     /// A view of what is committed.
     pub(crate) fn read(&self) -> Result<ReadTransaction, StateError> {
-        Ok(self.database()?.begin_read().map_err(redb::Error::from)?)
+        self.file.read()
     }
 
     /// Whether an object was dropped since the store was opened.
     pub(crate) fn is_forgotten(&self, object: u32) -> bool {
-        let forgotten = self.forgotten.lock();
-        forgotten
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&object)
+        self.file.is_forgotten(object)
     }
 
     fn hit(&self, point: Point) -> Result<(), StateError> {
@@ -164,11 +157,15 @@ impl Store {
     /// the next durable append or [`Store::sync`].
     pub fn append(&self, entry: &EpochEntry, durable: bool) -> Result<(), StateError> {
         self.hit(Point::LogBegin)?;
-        let txn = self.begin(durable)?;
-        self.write_epoch(&txn, entry)?;
+        let mut txn = self.begin(durable)?;
+        write_epoch(&txn, entry)?;
+        txn.forgets(&entry.forgotten);
         self.hit(Point::LogCommit)?;
-        txn.commit().map_err(redb::Error::from)?;
-        self.hit(Point::LogDone)
+        let redo = (!durable).then(|| {
+            let entry = entry.clone();
+            Box::new(move |txn: &WriteTransaction| write_epoch(txn, &entry)) as Redo
+        });
+        txn.commit_at(Some(Point::LogDone), redo)
     }
 
     /// Appends an epoch, durably, in one transaction with what `joint` writes. When `joint` refuses, its error is the inner
@@ -181,15 +178,14 @@ impl Store {
         entry: &EpochEntry,
         joint: impl FnOnce(&WriteTransaction) -> Result<(), E>,
     ) -> Result<Result<(), E>, StateError> {
-        let txn = self.begin(true)?;
+        let mut txn = self.begin(true)?;
         if let Err(refused) = joint(&txn) {
-            txn.abort().map_err(redb::Error::from)?;
             return Ok(Err(refused));
         }
-        self.write_epoch(&txn, entry)?;
+        write_epoch(&txn, entry)?;
+        txn.forgets(&entry.forgotten);
         self.hit(Point::LogCommit)?;
-        txn.commit().map_err(redb::Error::from)?;
-        self.hit(Point::LogDone)?;
+        txn.commit_at(Some(Point::LogDone), None)?;
         Ok(Ok(()))
     }
 
@@ -221,14 +217,13 @@ impl Store {
             }
             known.unwrap_or(fresh)
         };
-        txn.commit().map_err(redb::Error::from)?;
+        txn.commit(None)?;
         Ok(named)
     }
 
     /// Makes every epoch appended so far durable.
     pub fn sync(&self) -> Result<(), StateError> {
-        self.begin(true)?.commit().map_err(redb::Error::from)?;
-        Ok(())
+        self.begin(true)?.commit(None)
     }
 
     /// The DML log of a table after an epoch; a checkpoint cuts what lies before the epoch that it names.
@@ -313,15 +308,10 @@ impl Store {
         durable: bool,
     ) -> Result<(), StateError> {
         let txn = self.begin(durable)?;
-        {
-            let mut sinks = txn.open_table(SINKS).map_err(redb::Error::from)?;
-            let record = sealed(record.to_vec());
-            sinks
-                .insert((sink, seq), record.as_slice())
-                .map_err(redb::Error::from)?;
-        }
-        txn.commit().map_err(redb::Error::from)?;
-        Ok(())
+        let record = sealed(record.to_vec());
+        insert_sink(&txn, sink, seq, &record)?;
+        let again = move |txn: &WriteTransaction| insert_sink(txn, sink, seq, &record);
+        txn.commit((!durable).then(|| Box::new(again) as Redo))
     }
 
     /// The log of a sink, oldest first; `take` gets each record with its number.
@@ -373,43 +363,21 @@ impl Store {
                     .map_err(redb::Error::from)?;
             }
         }
-        txn.commit().map_err(redb::Error::from)?;
+        txn.commit(None)?;
         Ok(())
     }
 
     /// Removes everything kept for dropped objects.
     pub fn forget(&self, objects: &[u32]) -> Result<(), StateError> {
-        let txn = self.begin(true)?;
-        self.forget_in(&txn, objects)?;
-        txn.commit().map_err(redb::Error::from)?;
+        let mut txn = self.begin(true)?;
+        forget_in(&txn, objects)?;
+        txn.forgets(objects);
+        txn.commit(None)?;
         Ok(())
     }
 
-    pub(crate) fn begin(&self, durable: bool) -> Result<WriteTransaction, StateError> {
-        let mut txn = self.database()?.begin_write().map_err(redb::Error::from)?;
-        let durability = if durable {
-            Durability::Immediate
-        } else {
-            Durability::None
-        };
-        txn.set_durability(durability).map_err(redb::Error::from)?;
-        Ok(txn)
-    }
-}
-
-impl Store {
-    fn write_epoch(&self, txn: &WriteTransaction, entry: &EpochEntry) -> Result<(), StateError> {
-        write_epoch(txn, entry)?;
-        self.forget_in(txn, &entry.forgotten)
-    }
-
-    fn forget_in(&self, txn: &WriteTransaction, objects: &[u32]) -> Result<(), StateError> {
-        forget_in(txn, objects)?;
-        let forgotten = self.forgotten.lock();
-        forgotten
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(objects);
-        Ok(())
+    pub(crate) fn begin(&self, durable: bool) -> Result<Write<'_>, StateError> {
+        self.file.begin(durable)
     }
 }
 
@@ -440,14 +408,8 @@ fn write_epoch(txn: &WriteTransaction, entry: &EpochEntry) -> Result<(), StateEr
                 .map_err(redb::Error::from)?;
         }
     }
-    if !entry.sinks.is_empty() {
-        let mut sinks = txn.open_table(SINKS).map_err(redb::Error::from)?;
-        for (sink, seq, record) in &entry.sinks {
-            let record = sealed(record.clone());
-            sinks
-                .insert((*sink, *seq), record.as_slice())
-                .map_err(redb::Error::from)?;
-        }
+    for (sink, seq, record) in &entry.sinks {
+        insert_sink(txn, *sink, *seq, &sealed(record.clone()))?;
     }
     if !entry.dead.is_empty() || !entry.dead_expired.is_empty() {
         let mut dead = txn.open_table(DEAD).map_err(redb::Error::from)?;
@@ -461,6 +423,19 @@ fn write_epoch(txn: &WriteTransaction, entry: &EpochEntry) -> Result<(), StateEr
                 .map_err(redb::Error::from)?;
         }
     }
+    forget_in(txn, &entry.forgotten)
+}
+
+fn insert_sink(
+    txn: &WriteTransaction,
+    sink: u32,
+    seq: u64,
+    record: &[u8],
+) -> Result<(), StateError> {
+    let mut sinks = txn.open_table(SINKS).map_err(redb::Error::from)?;
+    sinks
+        .insert((sink, seq), record)
+        .map_err(redb::Error::from)?;
     Ok(())
 }
 
@@ -472,6 +447,7 @@ pub(crate) fn copy_tables(copying: &Copying<'_>) -> Result<(), StateError> {
     copying.table(DEAD)?;
     copying.table(SINKS)?;
     copying.table(INSTALLATION)?;
+    copying.table(COMMITS)?;
     copying.table(STATE_RUNS)?;
     copying.table(STATE_PARTS)?;
     copying.table(JOBS)?;

@@ -28,7 +28,7 @@ fn rows(ids: std::ops::Range<i64>, weight: i64) -> WeightedBatch {
 
 fn open(disk: &PowerDisk, points: &CrashPoints) -> Result<(Store, Runs), StateError> {
     let dir = DataDir::open(Arc::new(disk.clone()), Path::new(FOLDER), points.clone())?;
-    let store = Store::open_with(dir.database(), points.clone())?;
+    let store = Store::open_in(&dir)?;
     let runs = Runs::open(&dir, &store)?;
     Ok((store, runs))
 }

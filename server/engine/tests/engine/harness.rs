@@ -414,7 +414,7 @@ impl Closed {
     }
 
     fn open_over(self, dir: DataDir) -> Result<Db, EngineError> {
-        let store = Store::open_with(dir.database(), self.folder.points.clone())?;
+        let store = Store::open_in(&dir)?;
         let runs = Runs::open(&dir, &store)?;
         drop(dir);
         let engine = Engine::open(

@@ -8,6 +8,7 @@ mod disks;
 mod exactly_once;
 mod folder;
 mod harness;
+mod log_failures;
 mod memory;
 mod panics;
 mod pause;

@@ -68,12 +68,13 @@ impl Runs {
 impl Inner {
     /// One moment of the data file, the runs that it names, and the number of its newest checkpoint.
     fn pinned(&self) -> Result<(ReadTransaction, BTreeSet<u64>, u64, Pin<'_>), StateError> {
+        let _turn = self.turn();
         let mut state = self.state();
         if let Some((table, reason)) = state.broken.first_key_value() {
             let record = format!("the manifest of table {table}");
             return Err(StateError::corrupt(record, reason));
         }
-        // A manifest changes only under this lock; a table that is dropped meanwhile is named less, never more.
+        // A manifest changes only in its turn; a table that is dropped meanwhile is named less, never more.
         let txn = self.store.read()?;
         let runs = state.tables.values().flat_map(|table| &table.runs);
         let numbers = runs.map(|run| run.number).collect();

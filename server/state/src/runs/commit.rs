@@ -69,9 +69,9 @@ impl Runs {
     /// happened.
     pub fn commit(&self, checkpoint: Checkpoint) -> Result<CheckpointInfo, StateError> {
         let inner = &self.inner;
-        // A run that is dropped takes the lock, so nothing here may drop one while it is held: these live longer than it.
+        // A run that is dropped takes the state's lock, so nothing here may drop one while it is held: these live longer than it.
         let (mut checkpoint, mut passed_over) = (checkpoint, Vec::new());
-        let mut state = inner.state();
+        let _turn = inner.turn();
         let txn = inner.store.begin(true)?;
         inner.hit(Point::ManifestBegin)?;
         let gone = |object: u32| inner.store.is_forgotten(object);
@@ -79,6 +79,7 @@ impl Runs {
         passed_over.extend(saves.extract_if(.., |save| gone(save.table.object)));
         checkpoint.jobs.retain(|job| !gone(job.object));
         let infos = || saves.iter().flat_map(|save| &save.runs).map(NewRun::info);
+        let state = inner.state();
         let newest = Newest {
             info: CheckpointInfo {
                 number: state.newest.info.number + 1,
@@ -90,10 +91,13 @@ impl Runs {
             next_file: state.newest.next_file,
         };
         let changed = Changed::of(&state, &checkpoint)?;
-        for (table, runs) in &changed.tables {
-            if runs.logged_after > state.logged_after(*table) {
-                cut_log(&txn, table.object, runs.logged_after)?;
-            }
+        let is_cut = |(table, runs): &&(StatePart, TableRuns)| {
+            runs.logged_after > state.logged_after(*table)
+        };
+        let cut: Vec<_> = changed.tables.iter().filter(is_cut).collect();
+        drop(state);
+        for (table, runs) in cut {
+            cut_log(&txn, table.object, runs.logged_after)?;
         }
         write_manifest(&txn, &newest, &changed.tables)?;
         remove_tables(&txn, &changed.gone)?;
@@ -104,8 +108,10 @@ impl Runs {
             }
         }
         inner.hit(Point::ManifestCommit)?;
-        txn.commit().map_err(redb::Error::from)?;
-        state.newest = newest;
+        txn.commit(None)?;
+        let mut state = inner.state();
+        // Files have been numbered meanwhile.
+        state.newest.info = newest.info;
         state.take(changed);
         for run in checkpoint.saves.iter().flat_map(|save| &save.runs) {
             run.keep(&mut state);
