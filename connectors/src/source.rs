@@ -239,6 +239,15 @@ pub trait SourceConnector: Send + Sync + std::fmt::Debug {
     async fn resolve_start(&self) -> Result<Offsets, ConnectorError>;
     /// End offsets (exclusive) of every split now; bounds an ad-hoc read.
     async fn end_offsets(&self) -> Result<Offsets, ConnectorError>;
+    /// What cannot be read any more of the records from `start` up to `had`, in words; `None` when all of them can.
+    async fn lost(&self, start: &Offsets, had: &Offsets) -> Result<Option<String>, ConnectorError> {
+        let ends = self.end_offsets().await?;
+        let read = |split: &String, next: u64| next > start.get(split).copied().unwrap_or(0);
+        let is_gone = |split: &String, next: u64| ends.get(split).is_none_or(|end| *end < next);
+        let mut had = had.iter();
+        let gone = had.find(|(split, next)| read(split, **next) && is_gone(split, **next));
+        Ok(gone.map(|(split, _)| format!("what was read of {split} is not there any more")))
+    }
     /// Opens a reader positioned at `at`; splits that `at` does not name start at their earliest record. Does not wait for the
     /// outside system: a reader of an unreachable broker is [`SourceHealth::Degraded`] until it answers.
     fn open(&self, at: &Offsets) -> Result<Box<dyn SourceReader>, ConnectorError>;

@@ -122,6 +122,12 @@ impl SourceConnector for KafkaSource {
         ))
     }
 
+    async fn lost(&self, start: &Offsets, had: &Offsets) -> Result<Option<String>, ConnectorError> {
+        let (start, had) = (by_partition(start)?, by_partition(had)?);
+        let extents = self.ask(Cluster::extents).await?;
+        Ok(lost(&self.options.topic, &start, &had, &extents))
+    }
+
     fn open(&self, at: &Offsets) -> Result<Box<dyn SourceReader>, ConnectorError> {
         Ok(Box::new(KafkaReader::open(
             Arc::clone(&self.options),
@@ -132,6 +138,32 @@ impl SourceConnector for KafkaSource {
             Arc::clone(&self.clock),
         )?))
     }
+}
+
+/// Which of the records from `start` up to `had` a topic does not hold any more.
+fn lost(
+    topic: &str,
+    start: &BTreeMap<i32, u64>,
+    had: &BTreeMap<i32, u64>,
+    extents: &BTreeMap<i32, Extent>,
+) -> Option<String> {
+    had.iter().find_map(|(partition, next)| {
+        let from = start.get(partition).copied().unwrap_or(0);
+        let place = format!("partition {partition} of topic \"{topic}\"");
+        match extents.get(partition) {
+            _ if *next <= from => None,
+            None => Some(format!("{place} does not exist any more")),
+            Some(extent) if extent.low > from => Some(format!(
+                "{place} begins at offset {}, and was read from {from} on",
+                extent.low
+            )),
+            Some(extent) if extent.high < *next => Some(format!(
+                "{place} ends at offset {}, and was read up to {next}",
+                extent.high
+            )),
+            Some(_) => None,
+        }
+    })
 }
 
 /// Turns the start mode into one offset per partition that exists now.
@@ -203,6 +235,35 @@ fn by_partition(offsets: &Offsets) -> Result<BTreeMap<i32, u64>, ConnectorError>
             ))),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod lost_tests {
+    use super::*;
+
+    #[test]
+    fn only_records_that_were_read_can_be_lost() {
+        let at = |offset: u64| BTreeMap::from([(0, offset)]);
+        let extent = |low, high| BTreeMap::from([(0, Extent { low, high })]);
+        let none = BTreeMap::new();
+        for (start, had, extents, is_lost) in [
+            (at(0), at(9), extent(0, 9), false),
+            (at(0), at(9), extent(1, 9), true),
+            (none.clone(), at(9), extent(1, 9), true),
+            (at(5), at(9), extent(5, 20), false),
+            (at(5), at(5), extent(8, 20), false),
+            (at(0), at(9), extent(0, 8), true),
+            (at(0), at(9), BTreeMap::new(), true),
+            (at(0), none, extent(7, 8), false),
+        ] {
+            let said = lost("t", &start, &had, &extents);
+            assert_eq!(
+                said.is_some(),
+                is_lost,
+                "{start:?} {had:?} {extents:?}: {said:?}"
+            );
+        }
+    }
 }
 
 #[cfg(test)]

@@ -370,6 +370,9 @@ impl Backfill<'_> {
                 Some(attached) => Some(attached.start(&source)),
                 None => self.history_of(input.oid, &source)?,
             };
+            if start.is_none() {
+                self.check_whole(input.oid, &source)?;
+            }
             let start = start.as_ref().unwrap_or(&source.start);
             dead |= self.scan_from(input.oid, &source, start)?;
             if let Some(attached) = &attached {
@@ -377,6 +380,37 @@ impl Backfill<'_> {
             }
         }
         self.visible(dead)
+    }
+
+    /// Refuses to compute a view that had more of a source than is left of it: it would change without a reason that anybody gave.
+    fn check_whole(&self, oid: Oid, source: &Source) -> Result<(), EngineError> {
+        let Some(had) = self.job.had.lock().get(&oid).cloned() else {
+            return Ok(());
+        };
+        let wait = self.shared.config.source_end_wait;
+        let (label, asked) = (
+            source.history.label(),
+            source.connector.lost(&source.start, &had),
+        );
+        let asked = async { tokio::time::timeout(wait, asked).await };
+        let answer = self.shared.wires.block_on(asked);
+        let lost = answer
+            .map_err(|_| {
+                EngineError::statement(
+                    "08001",
+                    format!("what {label} holds is not known in time"),
+                    None,
+                )
+            })?
+            .map_err(|error| error.report())?;
+        let Some(lost) = lost else {
+            return Ok(());
+        };
+        let view = self.job.relation.label();
+        let message = format!(
+            "{view} has to be computed anew, and {label} does not have all of its rows any more: {lost}; DROP it and CREATE it again to have it computed from what is left"
+        );
+        Err(EngineError::statement("55000", message, None))
     }
 
     /// Takes in the archive that a source's rows begin in; tells where the source goes on. `None` when there is no archive.

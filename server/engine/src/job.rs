@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use datafusion::logical_expr::LogicalPlan;
 use parking_lot::Mutex;
 use thalweg_catalog::Oid;
-use thalweg_connectors::{ColumnsRead, Delta};
+use thalweg_connectors::{ColumnsRead, Delta, Offsets};
 use thalweg_planner::stream::Keeping;
 use thalweg_planner::{ErrorSink, Reads, StreamNode, ViewPlan};
 
@@ -98,6 +98,8 @@ pub(crate) struct Job {
     pub(crate) delivery_failure: Mutex<Option<String>>,
     /// Rows are looked up in tables of outside systems, which may let it wait for as long as they like.
     pub(crate) looks_up: bool,
+    /// How far its sources had been read when state was saved that could not be taken over; by source.
+    pub(crate) had: Mutex<BTreeMap<Oid, Offsets>>,
     dropped: Arc<AtomicBool>,
     pub(crate) state: Mutex<JobState>,
     pub(crate) stateless: Mutex<Option<Stateless>>,
@@ -257,6 +259,7 @@ impl Job {
             delivered: AtomicU64::new(0),
             delivery_failure: Mutex::new(None),
             looks_up: false,
+            had: Mutex::default(),
             dropped: Arc::default(),
             state: Mutex::default(),
             stateless: Mutex::new(None),

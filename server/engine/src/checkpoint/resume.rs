@@ -1,8 +1,8 @@
 //! Begins a job where its newest checkpoint left it, at a start or when it has lost its state.
 //!
 //! Invariant: a job goes on from saved state only when that state is of the same plan, kept in the same form, and everything the
-//! job reads can be given as it was at that epoch. Otherwise it is computed from its inputs as they are now, and says so; a sink
-//! whose deliveries are not kept cannot be, and is refused.
+//! job reads can be given as it was at that epoch. Otherwise it is computed from its inputs as they are now, and says so, as long as
+//! they have all that it had been computed from; a sink whose deliveries are not kept cannot be, and is refused.
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
@@ -46,6 +46,10 @@ fn resume_one(shared: &Arc<Shared>, job: &Job) -> bool {
     let Some(claimed) = shared.checkpoints.claim(object(job)) else {
         return false;
     };
+    let record = claimed
+        .as_ref()
+        .ok()
+        .and_then(|bytes| Record::decode(bytes));
     let resumed = claimed
         .map_err(EngineError::from)
         .and_then(|bytes| try_resume(shared, job, &bytes, &turn));
@@ -55,6 +59,10 @@ fn resume_one(shared: &Arc<Shared>, job: &Job) -> bool {
         Ok(Err(reason)) => reason,
         Err(error) => error.to_string(),
     };
+    // A sink has rules of its own for what it has delivered.
+    if let Some(record) = record.filter(|_| job.log.get().is_none()) {
+        *job.had.lock() = record.streams;
+    }
     let message = format!(
         "{} is computed from its inputs as they are now: {reason}",
         job.relation.label()
