@@ -21,7 +21,7 @@ use thalweg_connectors::{
 use crate::config::STACK_BYTES;
 use crate::error::EngineError;
 use crate::shared::Shared;
-use crate::source::{OnError, PACE_CHECK, Pace, Source, reached};
+use crate::source::{LASTING, OnError, PACE_CHECK, Pace, Source, reached};
 
 const POLL: Duration = Duration::from_millis(100);
 const POLL_BYTES: usize = 8 << 20;
@@ -57,7 +57,8 @@ pub(crate) struct ScanProgress {
     from: Offsets,
     ends: Offsets,
     at: Mutex<Offsets>,
-    obstacle: Mutex<Option<String>>,
+    /// Why it does not go on, and since when.
+    obstacle: Mutex<Option<(String, Instant)>>,
     /// Some records were no rows, and are on their way into the errors relation.
     dead: AtomicBool,
 }
@@ -106,7 +107,28 @@ impl ScanProgress {
 
     /// Why it does not go on, when that may last.
     pub(crate) fn obstacle(&self) -> Option<String> {
-        self.obstacle.lock().clone()
+        let obstacle = self.obstacle.lock();
+        obstacle.as_ref().map(|(reason, _)| reason.clone())
+    }
+
+    /// Whether that is so for a while.
+    pub(crate) fn is_in_error(&self) -> bool {
+        let obstacle = self.obstacle.lock();
+        obstacle
+            .as_ref()
+            .is_some_and(|(_, since)| since.elapsed() >= LASTING)
+    }
+
+    /// Says why it does not go on, or that it does; true when that is news.
+    fn meets(&self, obstacle: Option<String>) -> bool {
+        let mut known = self.obstacle.lock();
+        let (before, since) = match known.take() {
+            Some((before, since)) => (Some(before), since),
+            None => (None, Instant::now()),
+        };
+        let news = before != obstacle;
+        *known = obstacle.map(|obstacle| (obstacle, since));
+        news
     }
 
     /// Whether there were dead letters.
@@ -171,7 +193,7 @@ impl<'a> Scan<'a> {
             if matches!(patience, Patience::Limited(_)) {
                 return Err(error);
             }
-            *self.progress.obstacle.lock() = Some(error.report().message);
+            self.progress.meets(Some(error.report().message));
             self.shared.bump();
             if at != before {
                 backoff = self.shared.config.backoff_min;
@@ -231,7 +253,7 @@ impl<'a> Scan<'a> {
                 self.nothing_came(records.as_ref(), last_progress, patience)?;
             } else {
                 last_progress = Instant::now();
-                *self.progress.obstacle.lock() = None;
+                self.progress.meets(None);
             }
             let (rows, offsets) = self.rows_of(batch, patience, over)?;
             at.extend(offsets);
@@ -275,11 +297,7 @@ impl<'a> Scan<'a> {
             }
             Patience::Limited(_) => Ok(()),
             Patience::Endless => {
-                let mut known = self.progress.obstacle.lock();
-                let news = *known != obstacle;
-                *known = obstacle;
-                drop(known);
-                if news {
+                if self.progress.meets(obstacle) {
                     self.shared.bump();
                 }
                 Ok(())

@@ -66,6 +66,9 @@ pub(crate) struct Source {
     pub(crate) gatherings: Mutex<BTreeMap<Offsets, Gathering>>,
 }
 
+/// A source that could not be read for so long is in state ERROR; what is shorter, as a first connection, is not.
+pub(crate) const LASTING: Duration = Duration::from_secs(2);
+
 /// Where a source is.
 #[derive(Debug, Default)]
 pub(crate) struct SourceState {
@@ -97,6 +100,8 @@ pub(crate) struct SourceState {
     pub(crate) counted: Offsets,
     pub(crate) high: Offsets,
     pub(crate) health: Option<SourceHealth>,
+    /// Since when the reader that follows it says that it cannot read.
+    pub(crate) degraded_since: Option<Instant>,
     /// Why the last reader that followed it was given up, and when the next one begins; until one reads again.
     pub(crate) given_up: Option<(String, Instant)>,
     pub(crate) records: u64,
@@ -123,6 +128,23 @@ impl SourceState {
             (Some((reason, _)), _) | (None, Some(SourceHealth::Degraded(reason))) => Some(reason),
             (None, _) => self.obstacle(),
         }
+    }
+
+    /// Whether what keeps it from being read lasts: it is being tried again, or was for a while by the reader itself.
+    pub(crate) fn is_in_error(&self) -> bool {
+        let waits = !self.started && !self.consumers.is_empty() && self.target_failure.is_some();
+        let lasts = |since: Instant| since.elapsed() >= LASTING;
+        self.given_up.is_some() || waits || self.degraded_since.is_some_and(lasts)
+    }
+
+    fn set_health(&mut self, health: SourceHealth) {
+        match &health {
+            SourceHealth::Degraded(_) => {
+                self.degraded_since.get_or_insert_with(Instant::now);
+            }
+            SourceHealth::Running => self.degraded_since = None,
+        }
+        self.health = Some(health);
     }
 
     /// Begins to follow at the target.
@@ -258,6 +280,7 @@ impl Source {
         let mut state = self.state.lock();
         state.generation += 1;
         state.health = None;
+        state.degraded_since = None;
         state.given_up = None;
         state.driver.take()
     }
@@ -550,7 +573,7 @@ impl Driver {
                 if moved || health == SourceHealth::Running {
                     state.given_up = None;
                 }
-                state.health = Some(health);
+                state.set_health(health);
                 state.high = high;
                 state.records += batch.records;
                 state.skipped += batch.skipped;

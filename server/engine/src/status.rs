@@ -111,7 +111,7 @@ pub enum JobPhase {
     Held,
     /// It was told to stand still.
     Paused,
-    /// It failed and tries again.
+    /// It, or a source that it reads, failed and is tried again.
     Error,
 }
 
@@ -177,7 +177,8 @@ pub struct SourceStatus {
     pub oid: Oid,
     /// Name of the object.
     pub name: String,
-    /// `IDLE` when nothing reads it, `PAUSED`, `RUNNING`, `BACKFILLING`, `HELD` for want of memory or disk, `DEGRADED` or `ERROR`.
+    /// `IDLE` when nothing reads it, `PAUSED`, `RUNNING`, `BACKFILLING`, `HELD` for want of memory or disk, `DEGRADED` when
+    /// it cannot be read just now, `ERROR` when that lasts; it is tried again all the same.
     pub health: &'static str,
     /// What is wrong, or what it waits for.
     pub detail: Option<String>,
@@ -355,14 +356,16 @@ fn job_status(shared: &Shared, job: &Job, latest: EpochInfo) -> JobStatus {
     };
     let held = shared.held_back().is_some() && !sources.is_empty();
     let trouble = Trouble::of(&sources, &scans);
-    let given_up = trouble.retry_at.filter(|_| error.is_none());
-    let retry_at = error.as_ref().and_then(|_| job.retry_at()).or(given_up);
+    let retry_at = match &error {
+        Some(_) => job.retry_at(),
+        None => trouble.retry_at,
+    };
     // A paused view is seen at later epochs than the one it is of.
     let through = job.stands_at().or(through);
     let phase = match (&error, through) {
         _ if job.is_paused() => JobPhase::Paused,
         (Some(_), _) => JobPhase::Error,
-        _ if given_up.is_some() => JobPhase::Error,
+        _ if trouble.lasts => JobPhase::Error,
         _ if held => JobPhase::Held,
         (None, Some(_)) => JobPhase::Running,
         (None, None) if backfill.is_some() => JobPhase::Backfilling,
@@ -404,6 +407,8 @@ struct Trouble {
     reason: Option<String>,
     /// When a reader that was given up is opened again.
     retry_at: Option<Instant>,
+    /// It does not end within moments.
+    lasts: bool,
 }
 
 impl Trouble {
@@ -414,12 +419,14 @@ impl Trouble {
                 return Self {
                     reason: Some(reason.to_owned()),
                     retry_at: state.given_up.as_ref().map(|(_, at)| *at),
+                    lasts: state.is_in_error(),
                 };
             }
         }
         Self {
             reason: scans.iter().find_map(|scan| scan.obstacle()),
             retry_at: None,
+            lasts: scans.iter().any(|scan| scan.is_in_error()),
         }
     }
 }
@@ -494,13 +501,11 @@ fn source_status(source: &Source, jobs: &[Arc<Job>], held: Option<&str>) -> Sour
     let failure = source.history.failure.lock().clone();
     let (health, detail) = match (&failure, &state.health) {
         (Some(reason), _) => ("ERROR", Some(reason.clone())),
+        (None, _) if state.is_in_error() => ("ERROR", state.trouble().map(str::to_owned)),
         (None, Some(SourceHealth::Degraded(_))) => ("DEGRADED", state.trouble().map(str::to_owned)),
         (None, _) if source.hold.is_paused() => ("PAUSED", None),
         (None, _) if state.consumers.is_empty() => ("IDLE", None),
         (None, _) if held.is_some() => ("HELD", held.map(str::to_owned)),
-        (None, _) if state.obstacle().is_some() => {
-            ("DEGRADED", state.obstacle().map(str::to_owned))
-        }
         (None, _) if backfilling || !state.started => ("BACKFILLING", None),
         (None, _) => ("RUNNING", None),
     };

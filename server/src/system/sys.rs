@@ -64,7 +64,7 @@ pub struct JobFacts {
 pub struct SourceFacts {
     /// OID of the source.
     pub oid: u32,
-    /// `RUNNING`, `IDLE` (nothing reads it), `DEGRADED`, `ERROR`.
+    /// `RUNNING`, `IDLE` (nothing reads it), `DEGRADED` (not just now), `ERROR` (that lasts, it is tried again), ...
     pub state: String,
     /// Why it is `DEGRADED` or `ERROR`.
     pub error: Option<String>,

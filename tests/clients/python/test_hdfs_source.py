@@ -139,7 +139,7 @@ def test_a_folder_that_is_followed_through_kills(server, hdfs):
     # Now that all was read: an outage is said, nothing changes, and what comes after it is read.
     process.until(lambda: state() == "RUNNING", "the source runs")
     hdfs.verb("kill", "namenode")
-    process.until(lambda: state() == "DEGRADED", "the outage is said")
+    process.until(lambda: state() == "ERROR", "the outage is said")
     assert all_of_it()
     hdfs.verb("restart", "namenode")
     process.until(lambda: hdfs.write("/live/b1.json", lines(range(next_id, next_id + 5)), append=True) is None, "HDFS takes files", 120)

@@ -342,7 +342,7 @@ fn a_source_that_cannot_be_read_says_why_and_so_do_its_views() {
     db.until("the reason to be told", |status| {
         let source = &status.sources[0];
         let mut jobs = status.jobs.iter();
-        source.health == "DEGRADED"
+        source.health == "ERROR"
             && said(&source.detail)
             && jobs.all(|job| job.phase == JobPhase::Error && said(&job.error))
     });
@@ -364,7 +364,7 @@ fn a_source_that_cannot_be_read_says_why_and_so_do_its_views() {
     });
 }
 
-/// A source that has never been reached tells why its views have not begun; they have not failed.
+/// A source that has never been reached is in state ERROR with its views, and tells why.
 #[test]
 fn a_view_that_waits_for_its_source_tells_why() {
     let mut db = Db::new();
@@ -373,9 +373,9 @@ fn a_view_that_waits_for_its_source_tells_why() {
     db.ok("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM s");
     db.until("the reason to be told", |status| {
         let (source, job) = (&status.sources[0], &status.jobs[0]);
-        source.health == "DEGRADED"
+        source.health == "ERROR"
             && source.detail.is_some()
             && job.error == source.detail
-            && job.phase == JobPhase::Creating
+            && job.phase == JobPhase::Error
     });
 }
