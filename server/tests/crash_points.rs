@@ -467,9 +467,12 @@ fn kills_at_any_time_lose_nothing() {
     let _kept = std::fs::remove_dir_all(&folder);
 }
 
-/// Deliveries into HBase reach theirs with a real one: `tests/clients/python/test_hbase_crashes.py`.
-fn is_of_hbase(point: Point) -> bool {
-    point.name().starts_with("hbase.")
+/// Deliveries into HBase and Kafka reach theirs with a real one: `tests/clients/python/test_hbase_crashes.py` and
+/// `test_kafka_crash.py`, which read the list.
+fn is_of_others(point: Point) -> bool {
+    ["hbase.", "kafka."]
+        .iter()
+        .any(|of| point.name().starts_with(of))
 }
 
 #[test]
@@ -480,7 +483,7 @@ fn a_failure_at_any_step_loses_nothing() {
         backups::is_of_backups,
         archives::is_of_archives,
         archives::is_of_exchanges,
-        is_of_hbase,
+        is_of_others,
     ];
     let wanted = |point| !apart.iter().any(|is_of| is_of(point));
     check_all(&cells(wanted), |(point, hit, action)| {

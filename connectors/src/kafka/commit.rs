@@ -27,6 +27,7 @@ use crate::context::ConnectorContext;
 use crate::delta::Delta;
 use crate::error::ConnectorError;
 use crate::sink::{Form, Message};
+use crate::store::{Step, Steps};
 
 /// How long the brokers may take to shut out an earlier producer.
 const FENCE_WAIT: Duration = Duration::from_secs(30);
@@ -48,6 +49,7 @@ pub(crate) struct KafkaCommitter {
     writer: String,
     producer: Option<Fenced>,
     committed: Option<Marker>,
+    steps: Option<Arc<dyn Steps>>,
 }
 
 /// A producer that has shut out those before it.
@@ -111,6 +113,7 @@ impl KafkaCommitter {
             writer: format!("{}/{}/0", context.installation, relation.oid.0),
             producer: None,
             committed: None,
+            steps: context.steps.clone(),
         })
     }
 
@@ -169,6 +172,7 @@ impl CommittingSink for KafkaCommitter {
             options: Arc::clone(&self.options),
             encoding: Arc::clone(&self.encoding),
             writer: self.writer.clone(),
+            steps: self.steps.clone(),
         };
         let (marker, changes) = (staged.marker, staged.changes.clone());
         let committed = tokio::task::spawn_blocking(move || transaction.run(marker, &changes));
@@ -189,6 +193,7 @@ struct Transaction {
     options: Arc<KafkaOptions>,
     encoding: Arc<Encoding>,
     writer: String,
+    steps: Option<Arc<dyn Steps>>,
 }
 
 impl Transaction {
@@ -209,12 +214,22 @@ impl Transaction {
             return Err(error);
         }
         let ended = self.producer.commit_transaction(COMMIT_WAIT);
+        if ended.is_ok() {
+            self.pass(Step::KafkaCommitted)?;
+        }
         tracing::trace!(epoch = marker.epoch, part = marker.part, "transaction ends");
         let refused = self.producer.context().refused.lock().take();
         ended.map_err(|error| self.meaning(&refused.unwrap_or(error)))
     }
 
+    /// Fails where a test wants it.
+    fn pass(&self, step: Step) -> Result<(), ConnectorError> {
+        let passed = self.steps.as_ref().map_or(Ok(()), |steps| steps.pass(step));
+        passed.map_err(|error| ConnectorError::Internal(error.to_string()))
+    }
+
     fn fill(&self, marker: Marker, changes: &[Delta]) -> Result<(), ConnectorError> {
+        self.pass(Step::KafkaBegun)?;
         let mut sent = 0;
         messages(&self.encoding, changes, |message| {
             sent += 1;
@@ -226,9 +241,11 @@ impl Transaction {
             record.payload = message.value.as_deref();
             self.send(record)
         })?;
+        self.pass(Step::KafkaRows)?;
         let value = marker::encode(marker);
         let record = BaseRecord::to(MARKER_TOPIC).partition(MARKER_PARTITION);
-        self.send(record.key(self.writer.as_bytes()).payload(value.as_slice()))
+        self.send(record.key(self.writer.as_bytes()).payload(value.as_slice()))?;
+        self.pass(Step::KafkaMarked)
     }
 
     fn send(&self, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), ConnectorError> {

@@ -49,6 +49,14 @@ pub enum Step {
     Exchanged,
     /// A file that was replaced is about to be removed.
     Forget,
+    /// A transaction of Kafka has begun.
+    KafkaBegun,
+    /// Its rows are on their way to the brokers, its marker is not.
+    KafkaRows,
+    /// Its marker is, too.
+    KafkaMarked,
+    /// The brokers have committed it, and nobody here knows.
+    KafkaCommitted,
 }
 
 /// Who decides whether a step fails.

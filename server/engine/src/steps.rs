@@ -31,6 +31,10 @@ impl Steps for Armed {
             Step::Exchange => Point::ExchangePlace,
             Step::Exchanged => Point::ExchangePlaced,
             Step::Forget => Point::ExchangeForget,
+            Step::KafkaBegun => Point::KafkaBegun,
+            Step::KafkaRows => Point::KafkaRows,
+            Step::KafkaMarked => Point::KafkaMarked,
+            Step::KafkaCommitted => Point::KafkaCommitted,
         })
     }
 }

@@ -59,11 +59,15 @@ pub enum Point {
     ExchangePlace,
     ExchangePlaced,
     ExchangeForget,
+    KafkaBegun,
+    KafkaRows,
+    KafkaMarked,
+    KafkaCommitted,
 }
 
 impl Point {
     /// Every place, in the order in which a server comes to them.
-    pub const ALL: [Point; 48] = [
+    pub const ALL: [Point; 52] = [
         Point::FormatWrite,
         Point::FormatRename,
         Point::FormatFolder,
@@ -112,6 +116,10 @@ impl Point {
         Point::ExchangePlace,
         Point::ExchangePlaced,
         Point::ExchangeForget,
+        Point::KafkaBegun,
+        Point::KafkaRows,
+        Point::KafkaMarked,
+        Point::KafkaCommitted,
     ];
 
     /// The name it is armed by.
@@ -165,6 +173,10 @@ impl Point {
             Point::ExchangePlace => "exchange.place",
             Point::ExchangePlaced => "exchange.placed",
             Point::ExchangeForget => "exchange.forget",
+            Point::KafkaBegun => "kafka.begun",
+            Point::KafkaRows => "kafka.rows",
+            Point::KafkaMarked => "kafka.marked",
+            Point::KafkaCommitted => "kafka.committed",
         }
     }
 }
