@@ -49,7 +49,7 @@ def session(server, kafka):
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def hbase():
     """A real HBase."""
     yield from service("HBase", process.HBase)
