@@ -312,9 +312,7 @@ async fn cell(point: Point, hit: u64, action: &str, seed: &Path, content: &Conte
     let mut server = Server::start(&folder, Some(&at));
     let (possible, failed) = write(&mut server, before).await;
     drop(server);
-    let server = Server::start(&folder, None);
-    let client = server.connect().await;
-    let client = client.unwrap_or_else(|| panic!("{at}: does not start again: {}", log(&server)));
+    let (server, client) = again(&folder, &at).await;
     if fresh {
         run(&client, "CREATE TABLE t (id INT PRIMARY KEY, v INT)")
             .await
@@ -344,6 +342,14 @@ async fn cell(point: Point, hit: u64, action: &str, seed: &Path, content: &Conte
     drop(server);
     let _kept = std::fs::remove_dir_all(&folder);
     failed
+}
+
+/// Starts after a failure, which has to work.
+async fn again(folder: &Path, at: &str) -> (Server, Client) {
+    let server = Server::start(folder, None);
+    let client = server.connect().await;
+    let client = client.unwrap_or_else(|| panic!("{at}: does not start again: {}", log(&server)));
+    (server, client)
 }
 
 fn log(server: &Server) -> String {

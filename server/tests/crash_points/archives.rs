@@ -71,9 +71,7 @@ async fn cell((point, hit, action): Cell, seed: &Path, lines: i32) -> bool {
         left -= i32::from(failed);
     }
     drop(server);
-    let server = Server::start(&folder, None);
-    let client = server.connect().await;
-    let client = client.unwrap_or_else(|| panic!("{at}: does not start again: {}", log(&server)));
+    let (server, client) = again(&folder, &at).await;
     add(&folder, lines);
     lines += 1;
     let waited = run(&client, "WAIT FOR kept").await;
@@ -207,9 +205,7 @@ async fn exchange_cell((point, hit, action): Cell, seed: &Path, lines: i32) -> b
     }
     failed = failed || server.fails_soon();
     drop(server);
-    let server = Server::start(&folder, None);
-    let client = server.connect().await;
-    let client = client.unwrap_or_else(|| panic!("{at}: does not start again: {}", log(&server)));
+    let (server, client) = again(&folder, &at).await;
     add(&folder, lines);
     lines += 1;
     for archive in ["kept", "brief"] {

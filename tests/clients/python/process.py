@@ -18,6 +18,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import psycopg
 import pyarrow.fs
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,12 +63,13 @@ class Server:
         self.process = None
         self.pg = self.flight = self.http = None
 
-    def start(self) -> "Server":
-        """Starts and waits for the ready line."""
+    def start(self, crash_at: str | None = None) -> "Server":
+        """Starts and waits for the ready line. A debug build can be told at which step to fail."""
+        environment = self.environment | ({"THALWEG_CRASH_AT": crash_at} if crash_at else {})
         address = ["--pg", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"]
         command = [str(binary()), "serve", "--data-dir", str(self.data_dir / "data"), "--config", str(self.data_dir / "thalweg.toml"), *address]
         self.log = open(self.data_dir / "server.log", "ab")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=self.environment)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment)
         lines = queue.Queue()
         threading.Thread(target=self._read, args=(self.process.stdout, lines), daemon=True).start()
         try:
@@ -107,6 +109,12 @@ class Server:
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
+
+    def sql(self, text: str, *parameters):
+        """Runs SQL on a connection of its own: the rows, or how many were changed."""
+        with psycopg.connect(self.dsn(), autocommit=True, connect_timeout=60) as connection:
+            cursor = connection.execute(text, parameters or None)
+            return cursor.fetchall() if cursor.description else cursor.rowcount
 
     def terminate(self) -> int:
         """SIGTERM; the exit code. Fails when the server needs more than a minute."""

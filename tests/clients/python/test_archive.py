@@ -21,19 +21,12 @@ SEED = int(os.environ.get("THALWEG_SEED", "7"))
 KILLS = int(os.environ.get("THALWEG_ARCHIVE_KILLS", "3"))
 
 
-def run(server, text, *parameters):
-    """Runs SQL on a connection of its own."""
-    with psycopg.connect(server.dsn(), autocommit=True, connect_timeout=60) as connection:
-        cursor = connection.execute(text, parameters or None)
-        return cursor.fetchall() if cursor.description else cursor.rowcount
-
-
 def vacuuming(server, archive):
     """A thread that runs VACUUM, of which a kill may come in the middle."""
 
     def attempt():
         try:
-            run(server, f"VACUUM ARCHIVE {archive}")
+            server.sql(f"VACUUM ARCHIVE {archive}")
         except psycopg.Error:
             pass
 
@@ -44,7 +37,7 @@ def vacuuming(server, archive):
 
 def explained(server, text):
     """The line of EXPLAIN about the archive."""
-    return [row[0] for row in run(server, "EXPLAIN " + text) if row[0].startswith("Archive ")]
+    return [row[0] for row in server.sql("EXPLAIN " + text) if row[0].startswith("Archive ")]
 
 
 def tables_of(read, listed):
@@ -90,7 +83,7 @@ class Writer(threading.Thread):
             self.next += 5
             try:
                 values = ", ".join(f"({id}, 'r{id % 3}')" for id in ids)
-                run(self.server, f"INSERT INTO {self.table} (id, region) VALUES {values}")
+                self.server.sql(f"INSERT INTO {self.table} (id, region) VALUES {values}")
                 self.done += ids
             except psycopg.Error as error:
                 unsure = error.sqlstate is None or error.sqlstate in ("08007", "57P01")
@@ -112,35 +105,33 @@ class Writer(threading.Thread):
 
 
 def test_other_programs_read_the_files_as_they_lie(server):
-    run(
-        server,
-        "CREATE ARCHIVE lake (id bigint, at timestamptz, price numeric(12, 2), region text) PARTITION BY (at::date AS dt, region) "
+    server.sql(
+                "CREATE ARCHIVE lake (id bigint, at timestamptz, price numeric(12, 2), region text) PARTITION BY (at::date AS dt, region) "
         "WITH (connector = 'file', path = 'lake/all')",
     )
-    run(
-        server,
-        "INSERT INTO lake SELECT n, TIMESTAMPTZ '2026-01-01 00:00:00Z' + n * INTERVAL '1 minute', n / 4.0, 'r' || n % 2 "
+    server.sql(
+                "INSERT INTO lake SELECT n, TIMESTAMPTZ '2026-01-01 00:00:00Z' + n * INTERVAL '1 minute', n / 4.0, 'r' || n % 2 "
         "FROM generate_series(0, 9999) n",
     )
-    run(server, "INSERT INTO lake (id) VALUES (10000)")
+    server.sql("INSERT INTO lake (id) VALUES (10000)")
     folder = server.files / "lake" / "all"
     table = pyarrow.dataset.dataset(folder, partitioning="hive").to_table()
     assert (table.num_rows, sum(table.column("id").to_pylist())) == (10001, 50005000)
     assert table.schema.field("at").type == pyarrow.timestamp("us", tz="UTC")
     assert str(table.schema.field("price").type) == "decimal128(12, 2)"
-    ours = run(server, "SELECT count(*), sum(id), sum(price)::text, min(at), count(DISTINCT dt) FROM lake")[0]
+    ours = server.sql("SELECT count(*), sum(id), sum(price)::text, min(at), count(DISTINCT dt) FROM lake")[0]
     assert (ours[0], int(ours[1]), ours[4]) == (10001, 50005000, 7)
     day = table.filter(pyarrow.compute.field("dt") == "2026-01-03")
     where = "FROM lake WHERE dt = '2026-01-03' AND region = 'r1'"
-    assert run(server, "SELECT count(*) " + where) == [(day.num_rows // 2,)]
+    assert server.sql("SELECT count(*) " + where) == [(day.num_rows // 2,)]
     assert explained(server, "SELECT id " + where)[0].startswith("Archive lake: 1 of 15 files")
     # What no partition tells, the bounds of columns do.
     assert explained(server, "SELECT id FROM lake WHERE id BETWEEN 100 AND 102")[0].startswith("Archive lake: 2 of 15 files")
-    assert run(server, "SELECT id FROM lake WHERE id BETWEEN 100 AND 102 ORDER BY id") == [(100,), (101,), (102,)]
+    assert server.sql("SELECT id FROM lake WHERE id BETWEEN 100 AND 102 ORDER BY id") == [(100,), (101,), (102,)]
 
 
 def test_no_kill_of_the_server_loses_or_doubles_a_row(server):
-    run(server, "CREATE ARCHIVE crash (id bigint, region text) PARTITION BY (region) WITH (connector = 'file', path = 'lake/crash')")
+    server.sql("CREATE ARCHIVE crash (id bigint, region text) PARTITION BY (region) WITH (connector = 'file', path = 'lake/crash')")
     writer = Writer(server, "crash")
     writer.start()
     chance = random.Random(SEED)
@@ -152,13 +143,13 @@ def test_no_kill_of_the_server_loses_or_doubles_a_row(server):
         server.kill()
         server.start()
     writer.end()
-    run(server, "INSERT INTO crash VALUES (-1, 'last')")
+    server.sql("INSERT INTO crash VALUES (-1, 'last')")
     folder = server.files / "lake" / "crash"
     listed = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     found = rows_of(lambda path: (folder / path).read_bytes(), listed)
     assert found[0] == -1
     writer.check(found[1:])
-    assert [row[0] for row in run(server, "SELECT id FROM crash ORDER BY id")] == found
+    assert [row[0] for row in server.sql("SELECT id FROM crash ORDER BY id")] == found
     # What dead writers left is gone, so whoever lists the folders reads the same.
     foreign = pyarrow.dataset.dataset(folder, partitioning="hive").to_table()
     assert sorted(foreign.column("id").to_pylist()) == found
@@ -171,16 +162,16 @@ def test_open_files_of_an_archive_are_part_of_memory_and_stay_small():
         rows, parts = 200_000, 40
         generated = f"connector = 'datagen', rows = {rows}, rows_per_second = 1000000, seed = 7"
         sequence = f"fields.id.kind = 'sequence', fields.id.start = 0, fields.id.end = {rows}"
-        run(limited, f"CREATE SOURCE numbers (id bigint) WITH ({generated}, {sequence})")
-        run(limited, "CREATE VIEW texts AS SELECT id, md5(id::text) || md5((id + 1)::text) || md5((-id)::text) AS text FROM numbers")
+        limited.sql(f"CREATE SOURCE numbers (id bigint) WITH ({generated}, {sequence})")
+        limited.sql("CREATE VIEW texts AS SELECT id, md5(id::text) || md5((id + 1)::text) || md5((-id)::text) AS text FROM numbers")
         where = "connector = 'file', path = 'lake/wide', rollover.interval = '1 hour'"
-        run(limited, f"CREATE ARCHIVE wide FROM texts PARTITION BY (id % {parts} AS part) WITH ({where})")
+        limited.sql(f"CREATE ARCHIVE wide FROM texts PARTITION BY (id % {parts} AS part) WITH ({where})")
         held = "SELECT bytes FROM sys.memory WHERE component = 'archive wide: files being written'"
-        process.until(lambda: run(limited, held), "it holds rows")
-        run(limited, "WAIT FOR wide")
-        assert run(limited, held) == [], "what is committed is not held"
-        assert run(limited, "SELECT count(*), count(DISTINCT id) FROM wide") == [(rows, rows)]
-        paths = [limited.files / "lake" / "wide" / row[0] for row in run(limited, "SELECT path FROM sys.archive_files WHERE archive = 'wide'")]
+        process.until(lambda: limited.sql(held), "it holds rows")
+        limited.sql("WAIT FOR wide")
+        assert limited.sql(held) == [], "what is committed is not held"
+        assert limited.sql("SELECT count(*), count(DISTINCT id) FROM wide") == [(rows, rows)]
+        paths = [limited.files / "lake" / "wide" / row[0] for row in limited.sql("SELECT path FROM sys.archive_files WHERE archive = 'wide'")]
         groups = [pyarrow.parquet.ParquetFile(path).num_row_groups for path in paths]
         # Each partition has a file; for the sake of memory their row groups are small.
         assert len(paths) == parts and max(groups) > 1, groups
@@ -189,46 +180,44 @@ def test_open_files_of_an_archive_are_part_of_memory_and_stay_small():
 
 
 def test_an_archive_on_hdfs(server, hdfs):
-    run(
-        server,
-        "CREATE ARCHIVE remote (id bigint, region text) PARTITION BY (region) "
+    server.sql(
+                "CREATE ARCHIVE remote (id bigint, region text) PARTITION BY (region) "
         f"WITH (connector = 'hdfs', path = '{hdfs.url}/lake/remote', user = '{os.environ.get('USER', 'root')}')",
     )
-    assert run(server, "SELECT count(*) FROM remote") == [(0,)]
-    run(server, "INSERT INTO remote SELECT n, CASE n % 3 WHEN 0 THEN 'a/b' WHEN 1 THEN NULL ELSE 'eu' END FROM generate_series(0, 999) n")
-    run(server, "INSERT INTO remote VALUES (1000, 'eu')")
-    assert run(server, "SELECT count(*), sum(id)::bigint FROM remote") == [(1001, 500500)]
-    assert run(server, "SELECT count(*) FROM remote WHERE region = 'a/b'") == [(334,)]
+    assert server.sql("SELECT count(*) FROM remote") == [(0,)]
+    server.sql("INSERT INTO remote SELECT n, CASE n % 3 WHEN 0 THEN 'a/b' WHEN 1 THEN NULL ELSE 'eu' END FROM generate_series(0, 999) n")
+    server.sql("INSERT INTO remote VALUES (1000, 'eu')")
+    assert server.sql("SELECT count(*), sum(id)::bigint FROM remote") == [(1001, 500500)]
+    assert server.sql("SELECT count(*) FROM remote WHERE region = 'a/b'") == [(334,)]
     files = hdfs.files("/lake/remote")
     listed = {path.removeprefix("/lake/remote/") for path in files}
-    told = {row[0]: row[1] for row in run(server, "SELECT path, bytes FROM sys.archive_files WHERE archive = 'remote'")}
+    told = {row[0]: row[1] for row in server.sql("SELECT path, bytes FROM sys.archive_files WHERE archive = 'remote'")}
     assert told == {path.removeprefix("/lake/remote/"): size for path, size in files.items() if "/_" not in path}
     assert rows_of(lambda path: hdfs.ask(f"/lake/remote/{path}", "OPEN"), listed) == list(range(1001))
     # Declared again on a new server, it has its rows.
     server.kill()
     server.start()
-    assert run(server, "SELECT count(*) FROM remote") == [(1001,)]
-    run(server, "INSERT INTO remote VALUES (1001, 'eu')")
-    assert run(server, "SELECT max(id) FROM remote") == [(1001,)]
+    assert server.sql("SELECT count(*) FROM remote") == [(1001,)]
+    server.sql("INSERT INTO remote VALUES (1001, 'eu')")
+    assert server.sql("SELECT max(id) FROM remote") == [(1001,)]
 
 
 def test_closed_partitions_on_hdfs(server, hdfs):
     folder = "/lake/closed"
     options = f"connector = 'hdfs', path = '{hdfs.url}{folder}', user = '{os.environ.get('USER', 'root')}'"
-    run(
-        server,
-        "CREATE ARCHIVE closed (id bigint, region text) PARTITION BY (region) "
+    server.sql(
+                "CREATE ARCHIVE closed (id bigint, region text) PARTITION BY (region) "
         f"WITH ({options}, partition.close.grace = '2 s', reader.grace = '0 s')",
     )
     for first in range(0, 40, 10):
-        run(server, f"INSERT INTO closed SELECT n, 'r' || n % 3 FROM generate_series({first}, {first + 9}) n")
+        server.sql(f"INSERT INTO closed SELECT n, 'r' || n % 3 FROM generate_series({first}, {first + 9}) n")
 
     def found(part):
         return [path for path in hdfs.files(folder) if part in path]
 
     process.until(lambda: len(found("/_SUCCESS")) == 3, "all partitions have markers")
-    assert run(server, "SELECT count(*) FROM sys.archive_files WHERE archive = 'closed'") == [(3,)]
-    run(server, "INSERT INTO closed VALUES (40, 'r1')")
+    assert server.sql("SELECT count(*) FROM sys.archive_files WHERE archive = 'closed'") == [(3,)]
+    server.sql("INSERT INTO closed VALUES (40, 'r1')")
     assert len(found("/_SUCCESS")) == 2
     process.until(lambda: len(found("/_SUCCESS")) == 3 and not found("/_replaced/"), "the partition is closed again")
     listed = {path.removeprefix(folder + "/") for path in hdfs.files(folder)}
@@ -238,28 +227,28 @@ def test_closed_partitions_on_hdfs(server, hdfs):
 def refused(server, text):
     """The SQLSTATE of what a statement is refused with."""
     with pytest.raises(psycopg.Error) as error:
-        run(server, text)
+        server.sql(text)
     return error.value.sqlstate
 
 
 def test_what_hdfs_refuses_is_an_error_and_costs_no_row(server, hdfs):
     user = os.environ.get("USER", "root")
     options = f"connector = 'hdfs', path = '{hdfs.url}/guarded/rows', user = '{user}'"
-    run(server, f"CREATE ARCHIVE guarded (id bigint) WITH ({options})")
-    run(server, "INSERT INTO guarded VALUES (1)")
+    server.sql(f"CREATE ARCHIVE guarded (id bigint) WITH ({options})")
+    server.sql("INSERT INTO guarded VALUES (1)")
     hdfs.admin("--safemode", "enter")
     assert refused(server, "INSERT INTO guarded VALUES (-1)") in ("08006", "08007")
     # Reading goes on.
-    assert run(server, "SELECT id FROM guarded") == [(1,)]
+    assert server.sql("SELECT id FROM guarded") == [(1,)]
     hdfs.admin("--safemode", "leave")
-    process.until(lambda: run(server, "INSERT INTO guarded VALUES (2)"), "rows come again")
+    process.until(lambda: server.sql("INSERT INTO guarded VALUES (2)"), "rows come again")
     hdfs.admin("--quota", "/guarded", "1")
     assert refused(server, "INSERT INTO guarded VALUES (-2)") == "53100"
-    assert run(server, "SELECT id FROM guarded ORDER BY 1") == [(1,), (2,)]
+    assert server.sql("SELECT id FROM guarded ORDER BY 1") == [(1,), (2,)]
     hdfs.admin("--quota", "/guarded", "none")
-    process.until(lambda: run(server, "INSERT INTO guarded VALUES (3)"), "rows come again")
+    process.until(lambda: server.sql("INSERT INTO guarded VALUES (3)"), "rows come again")
     found = rows_of(lambda path: hdfs.ask(f"/guarded/rows/{path}", "OPEN"), {path.removeprefix("/guarded/rows/") for path in hdfs.files("/guarded/rows")})
-    assert found == [1, 2, 3] == [row[0] for row in run(server, "SELECT id FROM guarded ORDER BY 1")]
+    assert found == [1, 2, 3] == [row[0] for row in server.sql("SELECT id FROM guarded ORDER BY 1")]
     hdfs.permit("/guarded", "755", user)
     stranger = f"connector = 'hdfs', path = '{hdfs.url}/guarded/theirs', user = 'stranger'"
     assert refused(server, f"CREATE ARCHIVE theirs (id bigint) WITH ({stranger})") == "42501"
@@ -268,8 +257,8 @@ def test_what_hdfs_refuses_is_an_error_and_costs_no_row(server, hdfs):
 
 def test_a_name_node_that_hangs_costs_time_and_no_row(server, hdfs):
     options = f"connector = 'hdfs', path = '{hdfs.url}/lake/hung', user = '{os.environ.get('USER', 'root')}'"
-    run(server, f"CREATE ARCHIVE hung (id bigint) WITH ({options})")
-    run(server, "INSERT INTO hung VALUES (1)")
+    server.sql(f"CREATE ARCHIVE hung (id bigint) WITH ({options})")
+    server.sql("INSERT INTO hung VALUES (1)")
     hdfs.verb("pause", "namenode")
     try:
         unsure = refused(server, "INSERT INTO hung VALUES (2)")
@@ -277,8 +266,8 @@ def test_a_name_node_that_hangs_costs_time_and_no_row(server, hdfs):
         assert refused(server, "SELECT * FROM hung") == "08006"
     finally:
         hdfs.verb("resume", "namenode")
-    process.until(lambda: run(server, "INSERT INTO hung VALUES (3)"), "rows come again")
-    found = [row[0] for row in run(server, "SELECT id FROM hung ORDER BY id")]
+    process.until(lambda: server.sql("INSERT INTO hung VALUES (3)"), "rows come again")
+    found = [row[0] for row in server.sql("SELECT id FROM hung ORDER BY id")]
     assert found == [1, 3] or unsure == "08007" and found == [1, 2, 3]
 
 
@@ -294,7 +283,7 @@ def kill(server, hdfs, victim):
 
 def test_no_kill_of_hdfs_or_the_server_loses_or_doubles_a_row(server, hdfs):
     options = f"connector = 'hdfs', path = '{hdfs.url}/lake/shaken', user = '{os.environ.get('USER', 'root')}'"
-    run(server, f"CREATE ARCHIVE shaken (id bigint, region text) PARTITION BY (region) WITH ({options})")
+    server.sql(f"CREATE ARCHIVE shaken (id bigint, region text) PARTITION BY (region) WITH ({options})")
     writer = Writer(server, "shaken")
     writer.start()
     chance = random.Random(SEED)
@@ -307,9 +296,9 @@ def test_no_kill_of_hdfs_or_the_server_loses_or_doubles_a_row(server, hdfs):
     before = len(writer.done)
     process.until(lambda: len(writer.done) > before, "rows are written", 120)
     writer.end()
-    process.until(lambda: run(server, "INSERT INTO shaken VALUES (-1, 'last')"), "a last row", 120)
+    process.until(lambda: server.sql("INSERT INTO shaken VALUES (-1, 'last')"), "a last row", 120)
     listed = {path.removeprefix("/lake/shaken/") for path in hdfs.files("/lake/shaken")}
     found = rows_of(lambda path: hdfs.ask(f"/lake/shaken/{path}", "OPEN"), listed)
     assert found[0] == -1
     writer.check(found[found.count(-1) :])
-    assert [row[0] for row in run(server, "SELECT id FROM shaken ORDER BY id")] == found
+    assert [row[0] for row in server.sql("SELECT id FROM shaken ORDER BY id")] == found

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 import process
-from test_archive import Writer, rows_of, run
+from test_archive import Writer, rows_of
 
 USER = os.environ.get("USER", "root")
 # Longer than a client waits for a NameNode.
@@ -34,7 +34,7 @@ def found(hdfs, folder):
 def failure(server, text):
     """What a statement is refused with."""
     with pytest.raises(psycopg.Error) as error:
-        run(server, text)
+        server.sql(text)
     return error.value.diag
 
 
@@ -46,12 +46,12 @@ def add(files, ids):
 
 def source(server):
     """A source over that file."""
-    run(server, "CREATE SOURCE lines (id bigint, text text) WITH (connector = 'file', path = 'lines.json', follow = 'true')")
+    server.sql("CREATE SOURCE lines (id bigint, text text) WITH (connector = 'file', path = 'lines.json', follow = 'true')")
 
 
 def sink(server, name):
     """State and error of what fills an archive."""
-    return run(server, "SELECT state, error FROM sys.sinks WHERE name = %s", name)[0]
+    return server.sql("SELECT state, error FROM sys.sinks WHERE name = %s", name)[0]
 
 
 def configuration(folder, service, addresses):
@@ -82,14 +82,14 @@ def test_name_services_are_found_as_hadoop_finds_them(server, hdfs, tmp_path):
             folder = configuration(tmp_path / f"conf{number}", "lake", [first, live])
             name, place = f"named{number}", f"/lake/named{number}"
             where = f"connector = 'hdfs', path = 'hdfs://lake{place}', user = '{USER}', hadoop.conf.dir = '{folder}'"
-            run(server, f"CREATE ARCHIVE {name} (id bigint, region text) WITH ({where})")
-            run(server, f"INSERT INTO {name} SELECT n, 'r' FROM generate_series(0, 99) n")
-            assert run(server, f"SELECT count(*), sum(id)::bigint FROM {name}") == [(100, 4950)]
+            server.sql(f"CREATE ARCHIVE {name} (id bigint, region text) WITH ({where})")
+            server.sql(f"INSERT INTO {name} SELECT n, 'r' FROM generate_series(0, 99) n")
+            assert server.sql(f"SELECT count(*), sum(id)::bigint FROM {name}") == [(100, 4950)]
             assert found(hdfs, place) == list(range(100))
             # A restart begins with the NameNode that does not answer again.
             server.kill()
             server.start()
-            process.until(lambda: run(server, f"INSERT INTO {name} VALUES (100, 'r')"), "a row more", PATIENCE_S)
+            process.until(lambda: server.sql(f"INSERT INTO {name} VALUES (100, 'r')"), "a row more", PATIENCE_S)
             assert found(hdfs, place) == list(range(101))
     folder = tmp_path / "conf0"
     # The environment of the server says the same, and what the file system is when the path does not.
@@ -97,8 +97,8 @@ def test_name_services_are_found_as_hadoop_finds_them(server, hdfs, tmp_path):
     try:
         other.start()
         for name, path in (("full", "hdfs://lake/lake/of_environment"), ("short", "/lake/of_default")):
-            run(other, f"CREATE ARCHIVE {name} (id bigint) WITH (connector = 'hdfs', path = '{path}', user = '{USER}')")
-            run(other, f"INSERT INTO {name} VALUES (1)")
+            other.sql(f"CREATE ARCHIVE {name} (id bigint) WITH (connector = 'hdfs', path = '{path}', user = '{USER}')")
+            other.sql(f"INSERT INTO {name} VALUES (1)")
         assert found(hdfs, "/lake/of_environment") == found(hdfs, "/lake/of_default") == [1]
     finally:
         other.close()
@@ -113,17 +113,17 @@ def test_name_services_are_found_as_hadoop_finds_them(server, hdfs, tmp_path):
 
 def test_of_two_servers_the_one_that_took_over_last_writes(server, hdfs):
     folder = "/lake/two"
-    run(server, f"CREATE ARCHIVE two (id bigint, region text) WITH ({options(hdfs, folder)})")
-    run(server, "INSERT INTO two VALUES (1, 'a')")
+    server.sql(f"CREATE ARCHIVE two (id bigint, region text) WITH ({options(hdfs, folder)})")
+    server.sql("INSERT INTO two VALUES (1, 'a')")
     other = process.Server()
     try:
         other.start()
-        run(other, f"CREATE ARCHIVE two (id bigint, region text) WITH ({options(hdfs, folder)}, attach = 'true')")
-        run(other, "INSERT INTO two VALUES (2, 'a')")
+        other.sql(f"CREATE ARCHIVE two (id bigint, region text) WITH ({options(hdfs, folder)}, attach = 'true')")
+        other.sql("INSERT INTO two VALUES (2, 'a')")
         told = failure(server, "INSERT INTO two VALUES (-1, 'a')")
         assert (told.sqlstate, told.message_primary) == ("55000", f'archive "{hdfs.url}{folder}" has another writer')
         assert told.message_detail and told.message_hint
-        assert [row[0] for row in run(server, "SELECT id FROM two ORDER BY 1")] == found(hdfs, folder) == [1, 2]
+        assert [row[0] for row in server.sql("SELECT id FROM two ORDER BY 1")] == found(hdfs, folder) == [1, 2]
         # Both write while the first is killed and takes over again and again.
         server.kill()
         server.start()
@@ -148,8 +148,8 @@ def test_a_fed_archive_that_another_server_took_over_stops_until_its_owner_resum
     folder = "/lake/fed"
     add(server.files, range(100))
     source(server)
-    run(server, f"CREATE ARCHIVE fed FROM lines WITH ({options(hdfs, folder, rollover_interval='100 ms')})")
-    run(server, "WAIT FOR fed")
+    server.sql(f"CREATE ARCHIVE fed FROM lines WITH ({options(hdfs, folder, rollover_interval='100 ms')})")
+    server.sql("WAIT FOR fed")
     server.terminate()
     # A copy of the data dir, such as a restored backup, writes as the same archive.
     other = process.Server()
@@ -157,27 +157,27 @@ def test_a_fed_archive_that_another_server_took_over_stops_until_its_owner_resum
         shutil.copytree(server.data_dir / "data", other.data_dir / "data")
         server.start()
         add(server.files, range(100, 200))
-        run(server, "WAIT FOR fed")
+        server.sql("WAIT FOR fed")
         shutil.copy(server.files / "lines.json", other.files / "lines.json")
         other.start()
         # It finds more than it knows of.
         said = process.until(lambda: sink(other, "fed")[1], "the copy says what is wrong", PATIENCE_S)
         assert "does not know of" in said
-        process.until(lambda: add(server.files, [run(server, "SELECT count(*) FROM lines")[0][0]]) or sink(server, "fed")[1], "it is shut out", PATIENCE_S)
+        process.until(lambda: add(server.files, [server.sql("SELECT count(*) FROM lines")[0][0]]) or sink(server, "fed")[1], "it is shut out", PATIENCE_S)
         process.until(lambda: "another server delivers" in sink(server, "fed")[1], "it waits for its owner", PATIENCE_S)
-        lines = run(server, "SELECT count(*) FROM lines")[0][0]
+        lines = server.sql("SELECT count(*) FROM lines")[0][0]
         held = found(hdfs, folder)
         assert held == list(range(len(held))) and 200 <= len(held) <= lines
         other.kill()
-        run(server, "ALTER ARCHIVE fed RESUME")
+        server.sql("ALTER ARCHIVE fed RESUME")
         add(server.files, [lines])
-        run(server, "WAIT FOR fed")
+        server.sql("WAIT FOR fed")
         assert found(hdfs, folder) == list(range(lines + 1))
-        assert run(server, "SELECT count(*), count(DISTINCT id) FROM HYBRID(fed, lines)") == [(lines + 1, lines + 1)]
+        assert server.sql("SELECT count(*), count(DISTINCT id) FROM HYBRID(fed, lines)") == [(lines + 1, lines + 1)]
     finally:
         other.close()
-        run(server, "DROP ARCHIVE fed")
-        run(server, "DROP SOURCE lines")
+        server.sql("DROP ARCHIVE fed")
+        server.sql("DROP SOURCE lines")
         (server.files / "lines.json").unlink()
 
 
@@ -187,8 +187,8 @@ def test_files_that_a_killed_server_had_open_hold_up_nobody_and_are_swept(server
     source(server)
     # Rows of many partitions are written and wait for their commit.
     where = options(hdfs, folder, rollover_interval="1 hour")
-    run(server, f"CREATE ARCHIVE kept FROM lines PARTITION BY (id % 20 AS part) WITH ({where}) ENCODE PARQUET (row.group.rows = '50')")
-    run(server, "WAIT FOR kept")
+    server.sql(f"CREATE ARCHIVE kept FROM lines PARTITION BY (id % 20 AS part) WITH ({where}) ENCODE PARQUET (row.group.rows = '50')")
+    server.sql("WAIT FOR kept")
     expected = 3_000
     for round in range(2):
         add(server.files, range(expected, expected + 3_000))
@@ -201,13 +201,13 @@ def test_files_that_a_killed_server_had_open_hold_up_nobody_and_are_swept(server
         server.kill()
         assert left <= set(staged()), "nobody has closed or removed them"
         server.start()
-        run(server, "WAIT FOR kept")
+        server.sql("WAIT FOR kept")
         assert found(hdfs, folder) == list(range(expected))
         assert not left & set(hdfs.files(folder)), f"round {round}: what the killed server left is gone"
     visible = [path for path in hdfs.files(folder) if path.endswith(".parquet") and "/_" not in path]
-    assert len(visible) == run(server, "SELECT count(*) FROM sys.archive_files WHERE archive = 'kept'")[0][0]
-    run(server, "DROP ARCHIVE kept")
-    run(server, "DROP SOURCE lines")
+    assert len(visible) == server.sql("SELECT count(*) FROM sys.archive_files WHERE archive = 'kept'")[0][0]
+    server.sql("DROP ARCHIVE kept")
+    server.sql("DROP SOURCE lines")
     (server.files / "lines.json").unlink()
 
 
@@ -223,13 +223,13 @@ def goes_on_by_itself(server, name, count, stop, resume):
             return said
 
         said = process.until(error, "it says what is wrong", 600)
-        assert run(server, "SELECT 1") == [(1,)], "nobody else waits"
+        assert server.sql("SELECT 1") == [(1,)], "nobody else waits"
     finally:
         resume()
     count += 20_000
     process.until(lambda: sink(server, name)[1] is None, "it goes on", PATIENCE_S)
-    process.until(lambda: run(server, f"WAIT FOR {name}") is not None, "everything is there", PATIENCE_S)
-    assert run(server, f"SELECT count(*), count(DISTINCT id) FROM {name}") == [(count, count)]
+    process.until(lambda: server.sql(f"WAIT FOR {name}") is not None, "everything is there", PATIENCE_S)
+    assert server.sql(f"SELECT count(*), count(DISTINCT id) FROM {name}") == [(count, count)]
     return count, said
 
 
@@ -237,13 +237,13 @@ def test_an_archive_waits_for_data_nodes(server, hdfs):
     folder = "/lake/waits"
     add(server.files, range(10))
     source(server)
-    run(server, f"CREATE ARCHIVE waits FROM lines WITH ({options(hdfs, folder, rollover_interval='500 ms')})")
-    run(server, "WAIT FOR waits")
+    server.sql(f"CREATE ARCHIVE waits FROM lines WITH ({options(hdfs, folder, rollover_interval='500 ms')})")
+    server.sql("WAIT FOR waits")
     count, said = goes_on_by_itself(server, "waits", 10, lambda: hdfs.verb("kill", "datanode"), lambda: hdfs.verb("restart", "datanode"))
     assert "could not" in said
     assert found(hdfs, folder) == list(range(count))
-    run(server, "DROP ARCHIVE waits")
-    run(server, "DROP SOURCE lines")
+    server.sql("DROP ARCHIVE waits")
+    server.sql("DROP SOURCE lines")
     (server.files / "lines.json").unlink()
 
 
@@ -258,8 +258,8 @@ def test_an_archive_waits_for_room_on_a_local_disk(server):
         add(server.files, range(10))
         source(server)
         where = "connector = 'file', path = 'small/rows', rollover.interval = '500 ms'"
-        run(server, f"CREATE ARCHIVE small FROM lines WITH ({where}) ENCODE PARQUET (compression = 'none', row.group.rows = '100')")
-        run(server, "WAIT FOR small")
+        server.sql(f"CREATE ARCHIVE small FROM lines WITH ({where}) ENCODE PARQUET (compression = 'none', row.group.rows = '100')")
+        server.sql("WAIT FOR small")
 
         def fill():
             with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError):
@@ -268,10 +268,10 @@ def test_an_archive_waits_for_room_on_a_local_disk(server):
 
         _, said = goes_on_by_itself(server, "small", 10, fill, ballast.unlink)
         assert "could not" in said
-        state = run(server, "SELECT count(*) FROM sys.errors WHERE reason = '53100'")
+        state = server.sql("SELECT count(*) FROM sys.errors WHERE reason = '53100'")
         assert state[0][0] > 0
-        run(server, "DROP ARCHIVE small")
+        server.sql("DROP ARCHIVE small")
     finally:
-        run(server, "DROP SOURCE lines CASCADE")
+        server.sql("DROP SOURCE lines CASCADE")
         subprocess.run(["umount", "-l", str(folder)], check=False)
         (server.files / "lines.json").unlink()

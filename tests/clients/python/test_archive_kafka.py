@@ -16,7 +16,7 @@ import pytest
 
 import process
 import spark
-from test_archive import KILLS, SEED, kill, run, tables_of
+from test_archive import KILLS, SEED, kill, tables_of
 from test_kafka_exactly_once import RATE, Feed, checksum
 
 FEED_S = float(os.environ.get("THALWEG_ARCHIVE_FEED_S", "1.5"))
@@ -81,23 +81,23 @@ class History:
         self.server, self.hdfs, self.seen, self.views = server, hdfs, 0, []
         kafka.topic("history", 3)
         source = f"WITH (connector = 'kafka', topic = 'history', properties.bootstrap.server = '{kafka.bootstrap}')"
-        run(server, f"CREATE SOURCE history (key bigint, seq bigint, sum bigint) {source} FORMAT PLAIN ENCODE JSON")
+        server.sql(f"CREATE SOURCE history (key bigint, seq bigint, sum bigint) {source} FORMAT PLAIN ENCODE JSON")
         options = f"connector = 'hdfs', path = '{hdfs.url}{FOLDER}', user = '{os.environ.get('USER', 'root')}', rollover.interval = '1 s', compaction.target.size = '{TARGET}'"
-        run(server, f"CREATE ARCHIVE kept FROM history PARTITION BY (key % 4 AS part) WITH ({options})")
+        server.sql(f"CREATE ARCHIVE kept FROM history PARTITION BY (key % 4 AS part) WITH ({options})")
 
     def begin_view(self):
         """Begins a view over all of it, in the middle of whatever happens."""
         number = int(self.views[-1].removeprefix("since_")) + 1 if self.views else 0
         self.views.append(f"since_{number}")
         query = "SELECT count(*) AS n, count(DISTINCT key * 100000000 + seq) AS ids FROM HYBRID(kept, history)"
-        run(self.server, f"CREATE MATERIALIZED VIEW {self.views[-1]} AS {query}")
+        self.server.sql(f"CREATE MATERIALIZED VIEW {self.views[-1]} AS {query}")
         if len(self.views) > VIEWS:
-            run(self.server, f"DROP MATERIALIZED VIEW {self.views.pop(0)}")
+            self.server.sql(f"DROP MATERIALIZED VIEW {self.views.pop(0)}")
 
     def both(self):
         """Rows and different rows in archive and source; a row that was seen once stays."""
         query = "SELECT count(*), count(DISTINCT key * 100000000 + seq) FROM HYBRID(kept, history)"
-        rows, ids = process.until(lambda: run(self.server, query)[0], "an answer", 120)
+        rows, ids = process.until(lambda: self.server.sql(query)[0], "an answer", 120)
         assert rows == ids and rows >= self.seen, f"{rows} rows, {ids} different, {self.seen} before"
         self.seen = rows
         return rows
@@ -106,11 +106,11 @@ class History:
         """All of it, as soon as the broker has it; views a little later."""
         assert self.both() == total
         for view in self.views:
-            process.until(lambda: run(self.server, f"SELECT n, ids FROM {view}") == [(total, total)], f"{total} rows in {view}", 120)
+            process.until(lambda: self.server.sql(f"SELECT n, ids FROM {view}") == [(total, total)], f"{total} rows in {view}", 120)
 
     def await_archived(self):
-        process.until(lambda: run(self.server, "SELECT error FROM sys.sinks WHERE name = 'kept'") == [(None,)], "the archive goes on", 120)
-        run(self.server, "WAIT FOR kept")
+        process.until(lambda: self.server.sql("SELECT error FROM sys.sinks WHERE name = 'kept'") == [(None,)], "the archive goes on", 120)
+        self.server.sql("WAIT FOR kept")
 
     def open(self, path):
         return self.hdfs.ask(path, "OPEN")
@@ -126,11 +126,11 @@ class History:
 
     def files(self):
         """How many, and the size of the largest."""
-        return run(self.server, "SELECT count(*), max(bytes) FROM sys.archive_files WHERE archive = 'kept'")[0]
+        return self.server.sql("SELECT count(*), max(bytes) FROM sys.archive_files WHERE archive = 'kept'")[0]
 
     def ledger(self):
-        totals = run(self.server, f"SELECT {', '.join(f'{total}::bigint' for total in TOTALS)} FROM kept")[0]
-        return totals, {str(part): rows for part, rows in run(self.server, "SELECT part, count(*) FROM kept GROUP BY part")}
+        totals = self.server.sql(f"SELECT {', '.join(f'{total}::bigint' for total in TOTALS)} FROM kept")[0]
+        return totals, {str(part): rows for part, rows in self.server.sql("SELECT part, count(*) FROM kept GROUP BY part")}
 
     def check(self, truth, reader):
         """Every row is in the archive once, whoever reads it."""
@@ -173,7 +173,7 @@ def test_kafka_to_hdfs_loses_and_doubles_nothing(server, hdfs, kafka, reader):
     took, spark_read = time.monotonic() - began, "with" if reader else "without"
     print(f"{truth.rows()} rows in {fed:.0f} s of {took:.0f} s, {len(victims)} kills, {spark_read} Spark")
     files, before = history.files()
-    run(server, "VACUUM ARCHIVE kept")
+    server.sql("VACUUM ARCHIVE kept")
     left, largest = history.files()
     # What one commit made may be larger than the target; what VACUUM makes is not.
     assert 4 <= left < files and largest <= max(TARGET_BYTES, before), f"{left} of {files} files, {largest} bytes"
@@ -183,4 +183,4 @@ def test_kafka_to_hdfs_loses_and_doubles_nothing(server, hdfs, kafka, reader):
     tables = [pyarrow.parquet.read_table(io.BytesIO(history.open(path))) for path in visible]
     assert numbered(tables) == truth.numbered()
     assert history.both() == truth.rows()
-    assert run(server, "SELECT part, count(*) FROM kept WHERE part <> key % 4 GROUP BY part") == []
+    assert server.sql("SELECT part, count(*) FROM kept WHERE part <> key % 4 GROUP BY part") == []

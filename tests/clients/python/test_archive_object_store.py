@@ -4,7 +4,6 @@ THALWEG_ARCHIVE_KILLS says how often the server is killed, THALWEG_SEED when.
 """
 
 import io
-import os
 import random
 import threading
 import time
@@ -16,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 import process
-from test_archive import KILLS, SEED, Writer, rows_of, run
+from test_archive import KILLS, SEED, Writer, rows_of
 from test_kafka_exactly_once import Feed
 
 
@@ -52,13 +51,13 @@ def by_listing(store, folder):
 
 
 def by_us(server, name):
-    return [row[0] for row in run(server, f"SELECT id FROM {name} ORDER BY id")]
+    return [row[0] for row in server.sql(f"SELECT id FROM {name} ORDER BY id")]
 
 
 def refused(server, text):
     """What a statement is refused with: SQLSTATE, message, detail and hint."""
     with pytest.raises(psycopg.Error) as error:
-        run(server, text)
+        server.sql(text)
     told = error.value.diag
     print(f"{told.sqlstate}: {told.message_primary} | {told.message_detail} | {told.message_hint}")
     return told
@@ -66,81 +65,77 @@ def refused(server, text):
 
 def test_rows_come_back_and_other_programs_read_them(server, store):
     folder = "lake/all"
-    run(
-        server,
-        "CREATE ARCHIVE lake_all (id bigint, region text, body text) PARTITION BY (region) "
+    server.sql(
+                "CREATE ARCHIVE lake_all (id bigint, region text, body text) PARTITION BY (region) "
         f"WITH ({store.options(folder)}) ENCODE PARQUET (compression = 'none')",
     )
-    assert run(server, "SELECT count(*) FROM lake_all") == [(0,)]
-    run(
-        server,
-        "INSERT INTO lake_all SELECT n, CASE n % 3 WHEN 0 THEN 'a/b c' WHEN 1 THEN NULL ELSE 'ä%' END, 'x' FROM generate_series(0, 999) n",
+    assert server.sql("SELECT count(*) FROM lake_all") == [(0,)]
+    server.sql(
+                "INSERT INTO lake_all SELECT n, CASE n % 3 WHEN 0 THEN 'a/b c' WHEN 1 THEN NULL ELSE 'ä%' END, 'x' FROM generate_series(0, 999) n",
     )
-    assert run(server, "SELECT count(*), sum(id)::bigint FROM lake_all") == [(1000, 499500)]
-    assert run(server, "SELECT count(*) FROM lake_all WHERE region = 'a/b c'") == [(334,)]
+    assert server.sql("SELECT count(*), sum(id)::bigint FROM lake_all") == [(1000, 499500)]
+    assert server.sql("SELECT count(*) FROM lake_all WHERE region = 'a/b c'") == [(334,)]
     assert by_manifests(store, folder) == by_listing(store, folder) == list(range(1000))
     # A file of several parts.
-    run(
-        server,
-        "INSERT INTO lake_all SELECT n, 'large', repeat(md5(n::text), 100) FROM generate_series(1000, 4999) n",
+    server.sql(
+                "INSERT INTO lake_all SELECT n, 'large', repeat(md5(n::text), 100) FROM generate_series(1000, 4999) n",
     )
-    told = {row[0]: row[1] for row in run(server, "SELECT path, bytes FROM sys.archive_files WHERE archive = 'lake_all'")}
+    told = {row[0]: row[1] for row in server.sql("SELECT path, bytes FROM sys.archive_files WHERE archive = 'lake_all'")}
     found = files(store, folder)
     assert told == {path: size for path, size in found.items() if not path.startswith("_")}
     assert max(told.values()) > 11 << 20
     assert by_manifests(store, folder) == by_listing(store, folder) == list(range(5000))
-    assert run(server, "SELECT count(*), count(DISTINCT body), min(length(body)) FROM lake_all WHERE id >= 1000") == [(4000, 4000, 3200)]
+    assert server.sql("SELECT count(*), count(DISTINCT body), min(length(body)) FROM lake_all WHERE id >= 1000") == [(4000, 4000, 3200)]
     server.kill()
     server.start()
     assert by_us(server, "lake_all") == list(range(5000))
-    run(server, "INSERT INTO lake_all VALUES (5000, 'a/b c', NULL)")
+    server.sql("INSERT INTO lake_all VALUES (5000, 'a/b c', NULL)")
     assert by_listing(store, folder) == list(range(5001))
     # DROP leaves everything; who goes on says so.
-    run(server, "DROP ARCHIVE lake_all")
+    server.sql("DROP ARCHIVE lake_all")
     columns = "id bigint, region text, body text"
     create = f"CREATE ARCHIVE lake_all ({columns}) PARTITION BY (region) WITH ({store.options(folder)}"
     assert refused(server, create + ")").sqlstate == "42710"
-    run(server, create + ", attach = 'true')")
+    server.sql(create + ", attach = 'true')")
     assert by_us(server, "lake_all") == list(range(5001))
-    run(server, "DROP ARCHIVE lake_all")
+    server.sql("DROP ARCHIVE lake_all")
 
 
 def test_no_secret_is_shown(server, store):
-    run(server, f"CREATE ARCHIVE hidden (id bigint) WITH ({store.options('lake/hidden')})")
-    shown = str(run(server, "SHOW CREATE ARCHIVE hidden")) + str(run(server, "SELECT * FROM sys.archive_files"))
+    server.sql(f"CREATE ARCHIVE hidden (id bigint) WITH ({store.options('lake/hidden')})")
+    shown = str(server.sql("SHOW CREATE ARCHIVE hidden")) + str(server.sql("SELECT * FROM sys.archive_files"))
     assert store.secret not in shown and "[redacted]" in shown
     assert store.secret not in server.log_tail(100_000)
-    run(server, "DROP ARCHIVE hidden")
+    server.sql("DROP ARCHIVE hidden")
 
 
 def test_closed_partitions_and_vacuum(server, store):
     folder = "lake/closed"
-    run(
-        server,
-        "CREATE ARCHIVE closed (id bigint, region text) PARTITION BY (region) "
+    server.sql(
+                "CREATE ARCHIVE closed (id bigint, region text) PARTITION BY (region) "
         f"WITH ({store.options(folder)}, partition.close.grace = '2 s', reader.grace = '0 s')",
     )
     for first in range(0, 40, 10):
-        run(server, f"INSERT INTO closed SELECT n, 'r' || n % 3 FROM generate_series({first}, {first + 9}) n")
+        server.sql(f"INSERT INTO closed SELECT n, 'r' || n % 3 FROM generate_series({first}, {first + 9}) n")
 
     def found(part):
         return [path for path in files(store, folder) if part in path]
 
     process.until(lambda: len(found("/_SUCCESS")) == 3, "all partitions have markers")
-    assert run(server, "SELECT count(*) FROM sys.archive_files WHERE archive = 'closed'") == [(3,)]
-    run(server, "INSERT INTO closed VALUES (40, 'r1')")
+    assert server.sql("SELECT count(*) FROM sys.archive_files WHERE archive = 'closed'") == [(3,)]
+    server.sql("INSERT INTO closed VALUES (40, 'r1')")
     assert len(found("/_SUCCESS")) == 2
-    run(server, "VACUUM ARCHIVE closed")
-    assert run(server, "SELECT count(*) FROM sys.archive_files WHERE archive = 'closed'") == [(3,)]
+    server.sql("VACUUM ARCHIVE closed")
+    assert server.sql("SELECT count(*) FROM sys.archive_files WHERE archive = 'closed'") == [(3,)]
     assert by_manifests(store, folder) == by_listing(store, folder) == by_us(server, "closed") == list(range(41))
     process.until(lambda: len(found("/_SUCCESS")) == 3 and not found("_replaced/"), "the partition is closed again")
     assert len([path for path in found(".parquet") if not path.startswith("_")]) == 3
-    run(server, "DROP ARCHIVE closed")
+    server.sql("DROP ARCHIVE closed")
 
 
 def test_no_kill_of_the_server_loses_or_doubles_a_row(server, store):
     folder = "lake/crash"
-    run(server, f"CREATE ARCHIVE crash (id bigint, region text) PARTITION BY (region) WITH ({store.options(folder)})")
+    server.sql(f"CREATE ARCHIVE crash (id bigint, region text) PARTITION BY (region) WITH ({store.options(folder)})")
     writer = Writer(server, "crash")
     writer.start()
     chance = random.Random(SEED)
@@ -152,14 +147,14 @@ def test_no_kill_of_the_server_loses_or_doubles_a_row(server, store):
         server.kill()
         server.start()
     writer.end()
-    run(server, "INSERT INTO crash VALUES (-1, 'last')")
+    server.sql("INSERT INTO crash VALUES (-1, 'last')")
     found = by_manifests(store, folder)
     assert found[0] == -1
     writer.check(found[1:])
     assert by_us(server, "crash") == found
     # What dead writers left is gone, so whoever lists the folders reads the same.
     assert by_listing(store, folder) == found
-    run(server, "DROP ARCHIVE crash")
+    server.sql("DROP ARCHIVE crash")
 
 
 def test_a_source_through_kills_and_an_outage(server, store, kafka):
@@ -167,19 +162,17 @@ def test_a_source_through_kills_and_an_outage(server, store, kafka):
     chance = random.Random(SEED)
     folder, topic = "lake/history", f"history-{store.service}"
     kafka.topic(topic, 3)
-    run(
-        server,
-        "CREATE SOURCE history (key bigint, seq bigint, sum bigint) "
+    server.sql(
+                "CREATE SOURCE history (key bigint, seq bigint, sum bigint) "
         f"WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{kafka.bootstrap}') FORMAT PLAIN ENCODE JSON",
     )
-    run(
-        server,
-        "CREATE ARCHIVE kept FROM history PARTITION BY (key % 4 AS part) "
+    server.sql(
+                "CREATE ARCHIVE kept FROM history PARTITION BY (key % 4 AS part) "
         f"WITH ({store.options(folder)}, rollover.interval = '1 s')",
     )
 
     def trouble():
-        return run(server, "SELECT error FROM sys.sinks WHERE name = 'kept'")[0][0]
+        return server.sql("SELECT error FROM sys.sinks WHERE name = 'kept'")[0][0]
 
     produced = {}
     for victim in ["server"] * KILLS + ["store"]:
@@ -198,45 +191,45 @@ def test_a_source_through_kills_and_an_outage(server, store, kafka):
         total = sum(produced.values())
 
         def both():
-            return run(server, "SELECT count(*), count(DISTINCT key * 1000000 + seq) FROM HYBRID(kept, history)")[0]
+            return server.sql("SELECT count(*), count(DISTINCT key * 1000000 + seq) FROM HYBRID(kept, history)")[0]
 
         process.until(lambda: both() == (total, total), f"{total} rows in archive and source", 120)
-    run(server, "WAIT FOR kept")
+    server.sql("WAIT FOR kept")
     expected = [(key, seq) for key, last in sorted(produced.items()) for seq in range(1, last + 1)]
     assert by_manifests(store, folder, ("key", "seq")) == expected
-    run(server, "VACUUM ARCHIVE kept")
+    server.sql("VACUUM ARCHIVE kept")
     assert by_manifests(store, folder, ("key", "seq")) == expected
-    assert run(server, "SELECT count(*) FROM kept") == [(len(expected),)]
+    assert server.sql("SELECT count(*) FROM kept") == [(len(expected),)]
     visible = [path for path in files(store, folder) if path.endswith(".parquet") and not path.startswith("_")]
     tables = [pyarrow.parquet.read_table(io.BytesIO(read(store, folder, path)), columns=["key", "seq"]) for path in visible]
     assert sorted(row for table in tables for row in zip(*table.to_pydict().values())) == expected
-    run(server, "DROP ARCHIVE kept")
-    run(server, "DROP SOURCE history")
+    server.sql("DROP ARCHIVE kept")
+    server.sql("DROP SOURCE history")
 
 
 def test_of_two_servers_the_one_that_wrote_last_writes(server, s3):
     folder = "lake/two"
     table = "CREATE ARCHIVE two (id bigint) WITH "
-    run(server, f"{table} ({s3.options(folder)})")
-    run(server, "INSERT INTO two VALUES (1)")
+    server.sql(f"{table} ({s3.options(folder)})")
+    server.sql("INSERT INTO two VALUES (1)")
     # The other one has its credentials from its environment.
     other = process.Server(s3.environment())
     try:
         other.start()
         without = s3.options(folder, access_key_id=None, secret_access_key=None)
-        run(other, f"{table} ({without}, attach = 'true')")
-        run(other, "INSERT INTO two VALUES (2)")
+        other.sql(f"{table} ({without}, attach = 'true')")
+        other.sql("INSERT INTO two VALUES (2)")
         told = refused(server, "INSERT INTO two VALUES (-1)")
         assert (told.sqlstate, told.message_primary) == ("55000", f'archive "{s3.path(folder)}" has another writer')
-        run(other, "INSERT INTO two VALUES (3)")
+        other.sql("INSERT INTO two VALUES (3)")
         assert by_us(server, "two") == by_us(other, "two") == by_manifests(s3, folder) == [1, 2, 3]
         # Both at once, again and again: who is refused for certain is not there, who is acknowledged is.
         server.kill()
         server.start()
         writers = [Writer(server, "two2", 1_000), Writer(other, "two2", 1_000_000)]
         create = "CREATE ARCHIVE two2 (id bigint, region text) WITH "
-        run(server, f"{create} ({s3.options('lake/two2')})")
-        run(other, f"{create} ({s3.options('lake/two2', access_key_id=None, secret_access_key=None)})")
+        server.sql(f"{create} ({s3.options('lake/two2')})")
+        other.sql(f"{create} ({s3.options('lake/two2', access_key_id=None, secret_access_key=None)})")
         for writer in writers:
             writer.start()
         for _ in range(3):
@@ -254,18 +247,18 @@ def test_of_two_servers_the_one_that_wrote_last_writes(server, s3):
         assert found
     finally:
         other.close()
-        run(server, "DROP ARCHIVE two")
-        run(server, "DROP ARCHIVE two2")
+        server.sql("DROP ARCHIVE two")
+        server.sql("DROP ARCHIVE two2")
 
 
 def test_an_insert_waits_through_a_short_outage(server, store):
     folder = "lake/outage"
-    run(server, f"CREATE ARCHIVE outage (id bigint) WITH ({store.options(folder)})")
+    server.sql(f"CREATE ARCHIVE outage (id bigint) WITH ({store.options(folder)})")
     store.verb("pause")
     done = threading.Event()
 
     def insert():
-        run(server, "INSERT INTO outage VALUES (1)")
+        server.sql("INSERT INTO outage VALUES (1)")
         done.set()
 
     thread = threading.Thread(target=insert)
@@ -275,7 +268,7 @@ def test_an_insert_waits_through_a_short_outage(server, store):
     thread.join(60)
     assert done.is_set()
     assert by_us(server, "outage") == by_manifests(store, folder) == [1]
-    run(server, "DROP ARCHIVE outage")
+    server.sql("DROP ARCHIVE outage")
 
 
 def test_what_s3_refuses_is_told(server, s3):
@@ -295,7 +288,7 @@ def test_what_s3_refuses_is_told(server, s3):
     assert told.sqlstate == "22023"
     told = refused(server, f"{create} ({s3.options('x', acces_key_id='x')})")
     assert told.sqlstate == "22023" and told.message_hint == 'Perhaps you meant "s3.access.key.id".'
-    assert run(server, "SHOW ARCHIVES") == []
+    assert server.sql("SHOW ARCHIVES") == []
     assert files(s3, "x") == {}
 
 

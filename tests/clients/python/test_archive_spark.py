@@ -9,7 +9,7 @@ import pytest
 
 import process
 import spark
-from test_archive import SEED, run, vacuuming
+from test_archive import SEED, vacuuming
 
 TOTALS = ["count(*)", "count(DISTINCT id)", "sum(id)"]
 
@@ -27,22 +27,21 @@ def reader():
 
 
 def ledger(server):
-    totals = run(server, "SELECT count(*), count(DISTINCT id), sum(id)::bigint FROM lake")[0]
-    return totals, {str(region): rows for region, rows in run(server, "SELECT region, count(*) FROM lake GROUP BY region")}
+    totals = server.sql("SELECT count(*), count(DISTINCT id), sum(id)::bigint FROM lake")[0]
+    return totals, {str(region): rows for region, rows in server.sql("SELECT region, count(*) FROM lake GROUP BY region")}
 
 
 def test_spark_finds_every_row_once(server, reader):
     print(f"seed {SEED}")
-    run(
-        server,
-        "CREATE ARCHIVE lake (id bigint, region text, at timestamptz) PARTITION BY (region) "
+    server.sql(
+                "CREATE ARCHIVE lake (id bigint, region text, at timestamptz) PARTITION BY (region) "
         "WITH (connector = 'file', path = 'lake', partition.close.grace = '1 s', reader.grace = '0 s')",
     )
     folder, first = server.files / "lake", 0
     for turn in range(4):
         for _ in range(15):
             region = "CASE n % 4 WHEN 0 THEN 'a/b' WHEN 1 THEN NULL ELSE 'r' || n % 4 END"
-            run(server, f"INSERT INTO lake SELECT n, {region}, now() FROM generate_series({first}, {first + 99}) n")
+            server.sql(f"INSERT INTO lake SELECT n, {region}, now() FROM generate_series({first}, {first + 99}) n")
             first += 100
         vacuum = vacuuming(server, "lake")
         time.sleep(0.03 * turn)
@@ -50,9 +49,9 @@ def test_spark_finds_every_row_once(server, reader):
         server.start()
         vacuum.join()
         # What a kill has left half done is finished by the next write.
-        run(server, f"INSERT INTO lake VALUES ({first}, 'last', now())")
+        server.sql(f"INSERT INTO lake VALUES ({first}, 'last', now())")
         first += 1
         assert ledger(server)[0] == (first, first, sum(range(first)))
         process.until(lambda: reader(folder) == ledger(server), "Spark finds the same after a kill")
-        run(server, "VACUUM ARCHIVE lake")
+        server.sql("VACUUM ARCHIVE lake")
         process.until(lambda: reader(folder) == ledger(server), "Spark finds the same after VACUUM")

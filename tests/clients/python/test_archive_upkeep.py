@@ -9,7 +9,7 @@ import duckdb
 import pyarrow.dataset
 
 import process
-from test_archive import SEED, Writer, rows_of, run, vacuuming
+from test_archive import SEED, Writer, rows_of, vacuuming
 
 DAY = datetime.timedelta(days=1)
 
@@ -38,32 +38,31 @@ def by_manifests(folder):
 
 
 def by_us(server, name):
-    return run(server, f"SELECT count(*), count(DISTINCT id), sum(id)::bigint FROM {name}")[0]
+    return server.sql(f"SELECT count(*), count(DISTINCT id), sum(id)::bigint FROM {name}")[0]
 
 
 def test_closed_partitions_and_old_rows(server):
     today = datetime.datetime.now(datetime.timezone.utc).date()
-    run(
-        server,
-        "CREATE ARCHIVE days (id bigint, dt date) PARTITION BY (dt) WITH (connector = 'file', path = 'lake/days', "
+    server.sql(
+                "CREATE ARCHIVE days (id bigint, dt date) PARTITION BY (dt) WITH (connector = 'file', path = 'lake/days', "
         "partition.close.grace = '3 s', retention = '30 days', reader.grace = '0 s')",
     )
     for part in range(4):
         values = f"SELECT n, DATE '{today - 3 * DAY}' + (n % 5)::int FROM generate_series({part * 100}, {part * 100 + 99}) n"
-        run(server, f"INSERT INTO days {values}")
-    run(server, f"INSERT INTO days VALUES (1000, DATE '{today - 40 * DAY}')")
+        server.sql(f"INSERT INTO days {values}")
+    server.sql(f"INSERT INTO days VALUES (1000, DATE '{today - 40 * DAY}')")
     folder = server.files / "lake" / "days"
     # Three days are over; today and tomorrow go on however long nothing comes.
     over = [f"dt={today - back * DAY}" for back in (3, 2, 1)]
     marked = lambda: sorted(path.split("/")[0] for path in files_below(folder) if path.endswith("_SUCCESS"))
     process.until(lambda: marked() == over, "the days that are over have markers", 60)
-    counts = dict(run(server, "SELECT partition, count(*) FROM sys.archive_files WHERE archive = 'days' GROUP BY 1"))
+    counts = dict(server.sql("SELECT partition, count(*) FROM sys.archive_files WHERE archive = 'days' GROUP BY 1"))
     assert counts == {**{day: 1 for day in over}, f"dt={today}": 4, f"dt={today + DAY}": 4}
     everything = (400, 400, sum(range(400)))
     assert by_us(server, "days") == by_duckdb(folder) == by_pyarrow(folder) == by_manifests(folder) == everything
     assert not (folder / f"dt={today - 40 * DAY}").exists() or not list((folder / f"dt={today - 40 * DAY}").iterdir())
     # A row that comes late takes the marker away until its day is closed again.
-    run(server, f"INSERT INTO days VALUES (2000, DATE '{today - 2 * DAY}')")
+    server.sql(f"INSERT INTO days VALUES (2000, DATE '{today - 2 * DAY}')")
     assert marked() == [over[0], over[2]]
     process.until(lambda: marked() == over, "the day is closed again", 60)
     assert by_us(server, "days") == by_duckdb(folder) == by_manifests(folder) == (401, 401, everything[2] + 2000)
@@ -71,9 +70,8 @@ def test_closed_partitions_and_old_rows(server):
 
 def test_folders_are_right_for_others_after_every_kill(server):
     print(f"seed {SEED}")
-    run(
-        server,
-        "CREATE ARCHIVE shared (id bigint, region text) PARTITION BY (region) WITH (connector = 'file', path = 'lake/shared', "
+    server.sql(
+                "CREATE ARCHIVE shared (id bigint, region text) PARTITION BY (region) WITH (connector = 'file', path = 'lake/shared', "
         "partition.close.grace = '1 s', reader.grace = '0 s')",
     )
     folder = server.files / "lake" / "shared"
@@ -94,10 +92,10 @@ def test_folders_are_right_for_others_after_every_kill(server):
         writer.end()
         vacuum.join()
         # What a kill has left half done is finished by the next write.
-        run(server, "INSERT INTO shared VALUES (%s, 'last')", -1 - turn)
+        server.sql("INSERT INTO shared VALUES (%s, 'last')", -1 - turn)
         rows, different, _ = by_duckdb(folder)
         assert rows == different
         ledger = process.until(agreed, "all readers agree", 30)
         assert ledger[0] == ledger[1] >= len(writer.done)
-        run(server, "VACUUM ARCHIVE shared")
+        server.sql("VACUUM ARCHIVE shared")
         assert process.until(agreed, "all readers agree", 30) == ledger

@@ -36,13 +36,6 @@ def server():
         running.close()
 
 
-def run(server, text):
-    """Runs one statement in a session of its own."""
-    with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        cursor = connection.execute(text)
-        return cursor.fetchall() if cursor.description else None
-
-
 def fill(path):
     """Takes every byte that is left, as long as something frees some."""
     with open(path, "ab", buffering=0) as file:
@@ -57,7 +50,7 @@ def fill(path):
 def insert(server, number, there, refused):
     """Inserts one wide row, which is acknowledged or refused for want of room."""
     try:
-        run(server, f"INSERT INTO t VALUES ({number}, repeat('{number % 10}', 20000))")
+        server.sql(f"INSERT INTO t VALUES ({number}, repeat('{number % 10}', 20000))")
         there.add(number)
     except psycopg.Error as error:
         assert error.sqlstate == "53100", error
@@ -65,14 +58,14 @@ def insert(server, number, there, refused):
 
 
 def held(server):
-    return {row[0] for row in run(server, "SELECT id FROM t")}
+    return {row[0] for row in server.sql("SELECT id FROM t")}
 
 
 def test_a_disk_that_was_full_to_the_last_byte_needs_no_restart(server):
-    run(server, "CREATE TABLE t (id int PRIMARY KEY, wide text)")
-    run(server, "CREATE SOURCE s (id bigint) WITH (connector = 'datagen', rows_per_second = 500, fields.id.kind = 'sequence')")
-    run(server, "CREATE MATERIALIZED VIEW seen AS SELECT count(*) AS n, count(DISTINCT id) AS ids, max(id) - min(id) + 1 AS span FROM s")
-    run(server, "CREATE MATERIALIZED VIEW counted AS SELECT count(*) AS n FROM t")
+    server.sql("CREATE TABLE t (id int PRIMARY KEY, wide text)")
+    server.sql("CREATE SOURCE s (id bigint) WITH (connector = 'datagen', rows_per_second = 500, fields.id.kind = 'sequence')")
+    server.sql("CREATE MATERIALIZED VIEW seen AS SELECT count(*) AS n, count(DISTINCT id) AS ids, max(id) - min(id) + 1 AS span FROM s")
+    server.sql("CREATE MATERIALIZED VIEW counted AS SELECT count(*) AS n FROM t")
     ballast, there, refused, number = server.data_dir / "data" / "ballast", set(), set(), 0
     for _ in range(3):
         for _ in range(20):
@@ -86,20 +79,20 @@ def test_a_disk_that_was_full_to_the_last_byte_needs_no_restart(server):
             number += 1
             assert time.monotonic() < deadline, "no statement met a full disk"
         state = "SELECT state FROM sys.sources WHERE name = 's'"
-        process.until(lambda: fill(ballast) or run(server, state) == [("HELD",)], "the source waits", WAIT_S)
+        process.until(lambda: fill(ballast) or server.sql(state) == [("HELD",)], "the source waits", WAIT_S)
         # It answers meanwhile, and shows what it has acknowledged.
         assert held(server) == there
         os.remove(ballast)
-        process.until(lambda: run(server, f"INSERT INTO t VALUES ({number}, 'room')") is None, "room is used", WAIT_S)
+        process.until(lambda: server.sql(f"INSERT INTO t VALUES ({number}, 'room')") == 1, "room is used", WAIT_S)
         there.add(number)
         number += 1
-        process.until(lambda: run(server, state) == [("RUNNING",)], "the source goes on", WAIT_S)
-        rows = run(server, "SELECT n FROM seen")
-        process.until(lambda: run(server, "SELECT n FROM seen") > rows, "the view goes on", WAIT_S)
+        process.until(lambda: server.sql(state) == [("RUNNING",)], "the source goes on", WAIT_S)
+        rows = server.sql("SELECT n FROM seen")
+        process.until(lambda: server.sql("SELECT n FROM seen") > rows, "the view goes on", WAIT_S)
         assert held(server) == there
     for _ in range(2):
-        assert run(server, "SELECT n = ids AND n = span FROM seen") == [(True,)]
-        assert run(server, "SELECT n FROM counted") == [(len(there),)] and held(server) == there
+        assert server.sql("SELECT n = ids AND n = span FROM seen") == [(True,)]
+        assert server.sql("SELECT n FROM counted") == [(len(there),)] and held(server) == there
         server.kill()
         server.start()
     assert not there & refused

@@ -31,16 +31,11 @@ class Crashing:
 
     def start(self, crash_at=None):
         """Starts the server, which fails at a step if one is given."""
-        self.server.environment.pop("THALWEG_CRASH_AT", None)
-        if crash_at:
-            self.server.environment["THALWEG_CRASH_AT"] = crash_at
-        self.server.start()
+        self.server.start(crash_at)
 
     def sql(self, text):
         """One statement on a connection of its own."""
-        with psycopg.connect(self.server.dsn(), autocommit=True) as connection:
-            cursor = connection.execute(text)
-            return cursor.fetchall() if cursor.description else None
+        return self.server.sql(text)
 
     def define(self):
         """The table, the view, and the sink between them. Cells keep their versions, so that nothing that was ever written is hidden."""

@@ -20,13 +20,6 @@ SEED = int(os.environ.get("THALWEG_SEED", "7"))
 COLUMNS = "id bigint, t text, at timestamptz"
 
 
-def run(server, text):
-    """Runs SQL on a connection of its own."""
-    with psycopg.connect(server.dsn(), autocommit=True, connect_timeout=60) as connection:
-        cursor = connection.execute(text)
-        return cursor.fetchall() if cursor.description else cursor.rowcount
-
-
 def lines(ids, width=0):
     """JSON lines of these ids."""
     return "".join(json.dumps({"id": id, "t": f"r{id % 7}" + "x" * width}) + "\n" for id in ids).encode()
@@ -73,21 +66,20 @@ def test_files_are_what_they_are_on_disk(server, hdfs, format, follow):
         hdfs.write(f"/logs/{name}/{path}", content)
     options = f"format = '{format}', follow = '{follow}'"
     user = os.environ.get("USER", "root")
-    run(server, f"CREATE SOURCE disk_{name} ({COLUMNS}) WITH (connector = 'file', path = '{name}/**/*.{format}', {options})")
-    run(
-        server,
-        f"CREATE SOURCE hdfs_{name} ({COLUMNS}) WITH (connector = 'file', path = '{hdfs.url}/logs/{name}/**/*.{format}', "
+    server.sql(f"CREATE SOURCE disk_{name} ({COLUMNS}) WITH (connector = 'file', path = '{name}/**/*.{format}', {options})")
+    server.sql(
+                f"CREATE SOURCE hdfs_{name} ({COLUMNS}) WITH (connector = 'file', path = '{hdfs.url}/logs/{name}/**/*.{format}', "
         f"user = '{user}', {options})",
     )
     found = {}
     for place in ("disk", "hdfs"):
         source = f"{place}_{name}"
-        read = run(server, f"SELECT id, t, at FROM {source} ORDER BY id, t")
-        run(server, f"CREATE MATERIALIZED VIEW kept_{source} AS SELECT id, t, at FROM {source}")
-        assert run(server, f"SELECT id, t, at FROM kept_{source} ORDER BY id, t") == read
+        read = server.sql(f"SELECT id, t, at FROM {source} ORDER BY id, t")
+        server.sql(f"CREATE MATERIALIZED VIEW kept_{source} AS SELECT id, t, at FROM {source}")
+        assert server.sql(f"SELECT id, t, at FROM kept_{source} ORDER BY id, t") == read
 
         def letters():
-            letters = run(server, f'SELECT topic, "offset", reason, message, payload FROM {source}_errors ORDER BY 1, 2')
+            letters = server.sql(f'SELECT topic, "offset", reason, message, payload FROM {source}_errors ORDER BY 1, 2')
             return [(letter[0].removeprefix("/logs/"), letter[1], letter[2], letter[3].replace("/logs/", ""), letter[4]) for letter in letters]
 
         found[place] = (read, process.until(letters, "dead letters"))
@@ -110,15 +102,15 @@ def test_a_folder_that_is_followed_through_kills(server, hdfs):
     for number in range(10):
         hdfs.write(f"/live/b{number}.json", lines(ids(500)))
     options = "follow = 'true', source_rate_limit = '6000'"
-    run(server, f"CREATE SOURCE live (id bigint, t text) WITH (connector = 'file', path = '{hdfs.url}/live/*.json', {options})")
-    run(server, "CREATE MATERIALIZED VIEW by_text AS SELECT substr(t, 1, 2) AS t, count(*) AS n, sum(id) AS ids FROM live GROUP BY 1")
+    server.sql(f"CREATE SOURCE live (id bigint, t text) WITH (connector = 'file', path = '{hdfs.url}/live/*.json', {options})")
+    server.sql("CREATE MATERIALIZED VIEW by_text AS SELECT substr(t, 1, 2) AS t, count(*) AS n, sum(id) AS ids FROM live GROUP BY 1")
 
     def all_of_it():
-        found = run(server, "SELECT sum(n)::bigint, sum(ids)::bigint FROM by_text")
+        found = server.sql("SELECT sum(n)::bigint, sum(ids)::bigint FROM by_text")
         return found == [(next_id, next_id * (next_id - 1) // 2)]
 
     def state():
-        return run(server, "SELECT state FROM sys.sources WHERE name = 'live'")[0][0]
+        return server.sql("SELECT state FROM sys.sources WHERE name = 'live'")[0][0]
 
     time.sleep(chance.random())
     for victim in ["namenode", "server", "datanode", "server", "namenode"]:
@@ -129,7 +121,7 @@ def test_a_folder_that_is_followed_through_kills(server, hdfs):
             hdfs.verb("kill", victim)
             time.sleep(chance.random() * 3)
             # The server answers meanwhile.
-            assert run(server, "SELECT 1") == [(1,)]
+            assert server.sql("SELECT 1") == [(1,)]
             hdfs.verb("restart", victim)
         time.sleep(chance.random())
         process.until(lambda: hdfs.write("/live/probe", b"") is None, "HDFS takes files", 120)
@@ -145,32 +137,32 @@ def test_a_folder_that_is_followed_through_kills(server, hdfs):
     process.until(lambda: hdfs.write("/live/b1.json", lines(range(next_id, next_id + 5)), append=True) is None, "HDFS takes files", 120)
     ids(5)
     process.until(lambda: all_of_it() and state() == "RUNNING", f"{next_id} rows", 120)
-    assert run(server, "SELECT count(*) FROM live_errors") == [(0,)]
+    assert server.sql("SELECT count(*) FROM live_errors") == [(0,)]
 
 
 def test_a_file_that_is_gone_is_said_and_the_name_node_is_needed_at_the_beginning(server, hdfs):
     for name in ("a", "b"):
         hdfs.write(f"/gone/{name}.json", lines(range(10)))
     source = f"WITH (connector = 'file', path = '{hdfs.url}/gone/*.json')"
-    run(server, f"CREATE SOURCE gone (id bigint) {source}")
+    server.sql(f"CREATE SOURCE gone (id bigint) {source}")
     hdfs.delete("/gone/b.json")
-    run(server, "CREATE MATERIALIZED VIEW left_over AS SELECT id FROM gone")
+    server.sql("CREATE MATERIALIZED VIEW left_over AS SELECT id FROM gone")
 
     def said():
         try:
-            return not run(server, "SELECT count(*) FROM left_over")
+            return not server.sql("SELECT count(*) FROM left_over")
         except psycopg.Error as error:
             return "/gone/b.json" in f"{error} {error.diag.message_detail}"
 
     process.until(said, "what is missing")
     # Nothing is shown rather than half of it; when the file is back all of it is there.
     hdfs.write("/gone/b.json", lines(range(10)))
-    process.until(lambda: run(server, "SELECT count(*) FROM left_over") == [(20,)], "all rows")
+    process.until(lambda: server.sql("SELECT count(*) FROM left_over") == [(20,)], "all rows")
     with pytest.raises(psycopg.Error) as refused:
-        run(server, f"CREATE SOURCE none (id bigint) WITH (connector = 'file', path = '{hdfs.url}/nothing/*.json')")
+        server.sql(f"CREATE SOURCE none (id bigint) WITH (connector = 'file', path = '{hdfs.url}/nothing/*.json')")
     assert refused.value.sqlstate == "58P01"
     hdfs.verb("kill", "namenode")
     with pytest.raises(psycopg.Error) as refused:
-        run(server, f"CREATE SOURCE away (id bigint) {source}")
+        server.sql(f"CREATE SOURCE away (id bigint) {source}")
     assert refused.value.sqlstate == "08006"
     hdfs.verb("restart", "namenode")

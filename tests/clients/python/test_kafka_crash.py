@@ -42,10 +42,7 @@ def server():
 def restart(server, crash_at=None):
     """Starts a server anew, told to fail at a step or nowhere."""
     server.kill()
-    server.environment.pop("THALWEG_CRASH_AT", None)
-    if crash_at:
-        server.environment["THALWEG_CRASH_AT"] = crash_at
-    server.start()
+    server.start(crash_at)
 
 
 def log_since(server, start):

@@ -265,11 +265,11 @@ fn a_restart_follows_the_catalog() {
     assert_eq!(db.rows("SELECT n FROM c"), ["3"]);
 }
 
-/// Has a job's state be that of another plan.
-fn change_plan(runs: &Runs, oid: u32) {
+/// Changes what is saved of a job.
+fn change(runs: &Runs, oid: u32, how: impl FnOnce(&mut Vec<u8>)) {
     let mut jobs = runs.jobs().expect("reads");
     let mut record = jobs.remove(&oid).expect("a job").expect("whole");
-    record[3] ^= 1;
+    how(&mut record);
     let jobs = vec![JobRecord {
         object: oid,
         record: Some(record),
@@ -282,6 +282,11 @@ fn change_plan(runs: &Runs, oid: u32) {
     committed.expect("commits");
 }
 
+/// The saved state is of another plan then.
+fn other_plan(record: &mut Vec<u8>) {
+    record[3] ^= 1;
+}
+
 /// A view that cannot go on from its state, and whose source has lost some of what it was computed from, is in state ERROR: it would
 /// silently become another one. It says what to do, others go on, and so does it when the rows are back.
 #[test]
@@ -291,7 +296,7 @@ fn a_view_is_not_computed_from_a_part_of_what_it_had() {
     save(&db);
     let oid = db.oid("counted").0;
     let closed = db.close();
-    closed.with_runs(|runs| change_plan(runs, oid));
+    closed.with_runs(|runs| change(runs, oid, other_plan));
     let lost = folder.path().join("part_0.json");
     let content = std::fs::read(&lost).expect("reads");
     std::fs::remove_file(&lost).expect("removes");
@@ -348,22 +353,8 @@ fn state_of_another_plan_is_not_read() {
             }
         } else {
             closed.with_runs(|runs| match damage {
-                "plan" => change_plan(runs, oid),
-                _ => {
-                    let mut jobs = runs.jobs().expect("reads");
-                    let mut record = jobs.remove(&oid).expect("a job").expect("whole");
-                    record.pop();
-                    let jobs = vec![JobRecord {
-                        object: oid,
-                        record: Some(record),
-                        parts: 9,
-                    }];
-                    let committed = runs.commit(Checkpoint {
-                        jobs,
-                        ..Checkpoint::default()
-                    });
-                    committed.expect("commits");
-                }
+                "plan" => change(runs, oid, other_plan),
+                _ => change(runs, oid, |record| record.truncate(record.len() - 1)),
             });
         }
         let mut db = closed.open().expect("reopens");
