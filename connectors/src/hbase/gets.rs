@@ -2,11 +2,13 @@
 //!
 //! Invariant: every key is asked for once in its place; a reply that is too large costs a request, never a row.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::client::Client;
 use super::error::HbaseError;
+use super::layout::Layout;
 use super::limits::REQUEST_BYTES_MAX;
 use super::reply::Page;
 use super::request::{Projection, TableName};
@@ -46,6 +48,31 @@ impl Fit {
             .min(before.saturating_mul(2))
             .clamp(1, self.rows_max);
         self.rows.store(next, Ordering::Relaxed);
+    }
+}
+
+/// What is asked of rows of a table, whose keys come in batches.
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) client: Arc<Client>,
+    pub(super) layout: Arc<Layout>,
+    pub(super) projection: Projection,
+    pub(super) fit: Fit,
+    /// For each request.
+    pub(super) timeout: Duration,
+}
+
+impl Asking {
+    /// The rows of these keys.
+    pub(super) fn pages<'a>(&'a self, keys: &'a [Vec<u8>]) -> Gets<'a> {
+        Gets {
+            client: &self.client,
+            table: &self.layout.table,
+            projection: &self.projection,
+            fit: &self.fit,
+            timeout: self.timeout,
+            keys,
+        }
     }
 }
 

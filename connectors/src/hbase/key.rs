@@ -193,12 +193,23 @@ impl KeyCodec {
     /// The row key of some values.
     pub(super) fn encode(&self, values: &[Scalar<'_>]) -> Result<Vec<u8>, HbaseError> {
         let mut key = Vec::new();
+        self.encode_over(values.iter().copied(), &mut key)?;
+        Ok(key)
+    }
+
+    /// Writes the row key of some values over `key`.
+    pub(super) fn encode_over<'a>(
+        &self,
+        values: impl Iterator<Item = Scalar<'a>>,
+        key: &mut Vec<u8>,
+    ) -> Result<(), HbaseError> {
+        key.clear();
         if self.salt_buckets > 0 {
             key.push(0);
         }
         let body = key.len();
-        for (index, value) in values.iter().enumerate() {
-            self.encode_part(index, *value, &mut key)?;
+        for (index, value) in values.enumerate() {
+            self.encode_part(index, value, key)?;
         }
         if self.salt_buckets > 0 {
             let salt = self.salt(key.get(body..).unwrap_or_default());
@@ -207,7 +218,7 @@ impl KeyCodec {
             }
         }
         match key.len() {
-            1..=ROW_KEY_BYTES_MAX => Ok(key),
+            1..=ROW_KEY_BYTES_MAX => Ok(()),
             bytes => Err(HbaseError::KeyLength { bytes }),
         }
     }

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::SchemaRef;
@@ -18,12 +17,11 @@ use quick_cache::sync::Cache;
 use tokio::task::JoinSet;
 
 use super::client::Client;
-use super::gets::{Fit, Gets, batches};
+use super::gets::{Asking, Fit, batches};
 use super::layout::Layout;
 use super::limits::LOOKUP_ROWS_MAX;
 use super::options::TableOptions;
 use super::reply::Page;
-use super::request::Projection;
 use super::rows::RowsBuilder;
 use super::scalar::Scalar;
 use crate::context::Clock;
@@ -66,22 +64,18 @@ impl Weighter<Arc<[u8]>, Held> for RowWeighter {
     }
 }
 
-/// What the requests of one call need.
+/// What rows are asked for and kept by.
 #[derive(Debug)]
-struct Asking {
-    client: Arc<Client>,
-    layout: Arc<Layout>,
+struct Finding {
+    asking: Asking,
     wanted: Vec<usize>,
-    projection: Projection,
     codec: RowConverter,
-    fit: Fit,
-    timeout: Duration,
 }
 
 /// Finds rows of one table.
 #[derive(Debug)]
 pub struct HbaseLookup {
-    asking: Arc<Asking>,
+    finding: Arc<Finding>,
     schema: SchemaRef,
     cache: Cache<Arc<[u8]>, Held, RowWeighter>,
     ttl_us: i64,
@@ -101,20 +95,22 @@ impl HbaseLookup {
         let schema = Arc::new(layout.schema.project(wanted).map_err(internal)?);
         let fields = schema.fields().iter();
         let fields = fields.map(|field| SortField::new(field.data_type().clone()));
-        let asking = Asking {
-            projection: layout.projection(wanted, None),
+        let finding = Finding {
             codec: RowConverter::new(fields.collect()).map_err(internal)?,
-            fit: Fit::new(LOOKUP_ROWS_MAX),
-            client,
-            layout,
             wanted: wanted.to_vec(),
-            timeout: options.timeout,
+            asking: Asking {
+                projection: layout.projection(wanted, None),
+                fit: Fit::new(LOOKUP_ROWS_MAX),
+                client,
+                layout,
+                timeout: options.timeout,
+            },
         };
         // Room is made as rows come: the option may be larger than what is ever looked up.
         let room = usize::try_from(options.cache_rows.min(1_000)).unwrap_or(1_000);
         let weighter = RowWeighter::new(options.cache_rows, options.cache_bytes);
         Ok(Self {
-            asking: Arc::new(asking),
+            finding: Arc::new(finding),
             schema,
             cache: Cache::with_weighter(room, options.cache_bytes, weighter),
             ttl_us: i64::try_from(options.cache_ttl.as_micros()).unwrap_or(i64::MAX),
@@ -144,17 +140,17 @@ impl HbaseLookup {
         let mut found = vec![None; rows];
         // By key: the rows that wait for it.
         let mut missing: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
+        let mut key = Vec::new();
         for (row, place) in found.iter_mut().enumerate() {
-            let Some(key) = self.row_key(keys, row) else {
-                continue;
-            };
-            if let Some(waiting) = missing.get_mut(&key) {
-                waiting.push(row);
+            if !self.row_key(keys, row, &mut key) {
                 continue;
             }
             match self.cache.get(&key[..]) {
                 Some(held) if self.is_fresh(&held, asked_us) => *place = held.row,
-                _ => drop(missing.insert(key, vec![row])),
+                _ => match missing.get_mut(&key) {
+                    Some(waiting) => waiting.push(row),
+                    None => drop(missing.insert(key.clone(), vec![row])),
+                },
             }
         }
         if missing.is_empty() {
@@ -180,26 +176,31 @@ impl HbaseLookup {
         (0..=self.ttl_us).contains(&now_us.saturating_sub(held.at_us))
     }
 
-    fn row_key(&self, keys: &[ArrayRef], row: usize) -> Option<Vec<u8>> {
-        let codec = &self.asking.layout.key;
+    /// Writes the row key of a row over `key`; `false` when there is none.
+    fn row_key(&self, keys: &[ArrayRef], row: usize, key: &mut Vec<u8>) -> bool {
+        let codec = &self.finding.asking.layout.key;
         let parts = keys.iter().zip(codec.parts());
-        let values: Option<Vec<Scalar<'_>>> = parts
-            .map(|(column, part)| Scalar::at(column.as_ref(), row, &part.ty))
-            .collect();
-        codec.encode(&values?).ok()
+        let mut no_null = true;
+        let values = parts.map_while(|(column, part)| {
+            let value = Scalar::at(column.as_ref(), row, &part.ty);
+            no_null &= value.is_some();
+            value
+        });
+        codec.encode_over(values, key).is_ok() && no_null
     }
 
     /// Asks for keys, several requests at once.
     async fn ask(&self, keys: Vec<Vec<u8>>) -> Result<Vec<(Vec<u8>, FoundRow)>, ConnectorError> {
         self.asked.fetch_add(keys.len() as u64, Ordering::Relaxed);
-        let mut waiting = batches(&keys, &self.asking.projection, LOOKUP_ROWS_MAX).into_iter();
+        let mut waiting =
+            batches(&keys, &self.finding.asking.projection, LOOKUP_ROWS_MAX).into_iter();
         let mut under_way = JoinSet::new();
         let mut found = Vec::with_capacity(keys.len());
         loop {
-            while under_way.len() < self.asking.client.capacity() {
+            while under_way.len() < self.finding.asking.client.capacity() {
                 let Some(batch) = waiting.next() else { break };
-                let (asking, batch) = (Arc::clone(&self.asking), batch.to_vec());
-                under_way.spawn(async move { asking.get(batch).await });
+                let (finding, batch) = (Arc::clone(&self.finding), batch.to_vec());
+                under_way.spawn(async move { finding.get(batch).await });
             }
             match under_way.join_next().await {
                 None => return Ok(found),
@@ -218,7 +219,7 @@ impl HbaseLookup {
     /// # Errors
     /// When the columns are of another lookup.
     pub fn encode(&self, columns: &[ArrayRef]) -> Result<Vec<Arc<[u8]>>, ConnectorError> {
-        let rows = self.asking.codec.convert_columns(columns);
+        let rows = self.finding.codec.convert_columns(columns);
         let rows = rows.map_err(internal)?;
         Ok(rows.iter().map(|row| Arc::from(row.data())).collect())
     }
@@ -231,26 +232,19 @@ impl HbaseLookup {
         &self,
         rows: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<RecordBatch, ConnectorError> {
-        let parser = self.asking.codec.parser();
+        let parser = self.finding.codec.parser();
         let parsed: Vec<_> = rows.into_iter().map(|bytes| parser.parse(bytes)).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(parsed.len()));
-        let columns = self.asking.codec.convert_rows(parsed).map_err(internal)?;
+        let columns = self.finding.codec.convert_rows(parsed).map_err(internal)?;
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
             .map_err(internal)
     }
 }
 
-impl Asking {
+impl Finding {
     async fn get(&self, keys: Vec<Vec<u8>>) -> Result<Vec<(Vec<u8>, FoundRow)>, ConnectorError> {
         let mut found = Vec::with_capacity(keys.len());
-        let mut pages = Gets {
-            client: &self.client,
-            table: &self.layout.table,
-            projection: &self.projection,
-            fit: &self.fit,
-            timeout: self.timeout,
-            keys: &keys,
-        };
+        let mut pages = self.asking.pages(&keys);
         while let Some(page) = pages.next().await? {
             found.extend(self.kept(&page)?);
         }
@@ -259,7 +253,7 @@ impl Asking {
 
     /// The rows of a page as they are kept.
     fn kept(&self, page: &Page) -> Result<Vec<FoundRow>, ConnectorError> {
-        let mut builder = RowsBuilder::new(&self.layout, &self.wanted)?;
+        let mut builder = RowsBuilder::new(&self.asking.layout, &self.wanted)?;
         // Positions in the batch of those that are there.
         let mut there = Vec::with_capacity(page.len());
         for row in page.rows() {

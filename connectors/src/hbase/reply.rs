@@ -237,7 +237,15 @@ fn row(reader: &mut Reader<'_>, cells: &mut Vec<CellAt>) -> Result<RowAt, WireEr
         match field.id {
             1 => key = Some(reader.span(field)?),
             2 => reader.list(field, Kind::Struct, |reader| {
-                cells.push(cell(reader)?);
+                cells.push(match reader.usual_cell() {
+                    Some(([family, qualifier, value], timestamp)) => CellAt {
+                        family,
+                        qualifier,
+                        value,
+                        timestamp,
+                    },
+                    None => cell(reader)?,
+                });
                 Ok(())
             })?,
             // Rows are asked for whole; a part of one would be taken for a row with NULLs.

@@ -236,9 +236,13 @@ impl RowsBuilder {
             let is = |column: &CellColumn| {
                 column.qualifier == cell.qualifier && column.family == cell.family
             };
-            // Cells come in the order of the layout; search only where they do not.
+            // Cells come in the order of the layout, and the marker once; search only where they do not.
             let at = match layout.cells.get(next).is_some_and(is) {
                 true => Some(next),
+                false if layout.marker() == (cell.family, cell.qualifier) => {
+                    is_there = true;
+                    None
+                }
                 false => layout.cells.iter().position(is),
             };
             if let Some(at) = at {
@@ -247,8 +251,6 @@ impl RowsBuilder {
                 if let Some(place) = found.get_mut(at) {
                     *place = Some(index);
                 }
-            } else {
-                is_there |= layout.marker() == (cell.family, cell.qualifier);
             }
         }
         is_there.then_some(newest)

@@ -22,7 +22,7 @@ use super::deliveries::Borders;
 use super::error::HbaseError;
 use super::filter::of_cells;
 use super::gateways::{Gateways, ReplyLimits};
-use super::gets::{Fit, Gets, batches};
+use super::gets::{Asking, Fit, batches};
 use super::layout::Layout;
 use super::limits::{
     LOOKUP_ROWS_MAX, REPLY_BYTES_LEAST, REPLY_BYTES_MAX, REPLY_PAGES_MAX, WRITES_MAX,
@@ -436,7 +436,7 @@ impl HbaseTable {
             .into_iter()
             .map(<[_]>::to_vec)
             .collect();
-        let asking = Arc::new(Newest {
+        let asking = Arc::new(Asking {
             client: Arc::clone(&self.client),
             layout: Arc::clone(&self.layout),
             projection,
@@ -445,7 +445,7 @@ impl HbaseTable {
         });
         let ask = |keys| {
             let asking = Arc::clone(&asking);
-            async move { asking.of(keys).await }
+            async move { newest(&asking, keys).await }
         };
         let found = stream::iter(asked.into_iter().map(ask));
         let found: Vec<_> = found
@@ -509,35 +509,17 @@ impl HbaseTable {
     }
 }
 
-/// What a question for the newest cells of rows needs.
-#[derive(Debug)]
-struct Newest {
-    client: Arc<Client>,
-    layout: Arc<Layout>,
-    projection: Projection,
-    fit: Fit,
-    timeout: Duration,
-}
-
-impl Newest {
-    async fn of(&self, keys: Vec<Vec<u8>>) -> Result<Vec<Option<i64>>, ConnectorError> {
-        let mut newest = Vec::with_capacity(keys.len());
-        let mut pages = Gets {
-            client: &self.client,
-            table: &self.layout.table,
-            projection: &self.projection,
-            fit: &self.fit,
-            timeout: self.timeout,
-            keys: &keys,
-        };
-        while let Some(page) = pages.next().await? {
-            newest.extend(page.rows().map(|row| {
-                let stamps = row.cells().map(|cell| cell.timestamp);
-                stamps.max()
-            }));
-        }
-        Ok(newest)
+/// The newest timestamps of rows; of one that is not there none.
+async fn newest(asking: &Asking, keys: Vec<Vec<u8>>) -> Result<Vec<Option<i64>>, ConnectorError> {
+    let mut newest = Vec::with_capacity(keys.len());
+    let mut pages = asking.pages(&keys);
+    while let Some(page) = pages.next().await? {
+        newest.extend(page.rows().map(|row| {
+            let stamps = row.cells().map(|cell| cell.timestamp);
+            stamps.max()
+        }));
     }
+    Ok(newest)
 }
 
 /// A client that reads replies of at most `bytes`, and of several rows not many more than a page has.

@@ -106,11 +106,11 @@ class Writer(threading.Thread):
 
 def test_other_programs_read_the_files_as_they_lie(server):
     server.sql(
-                "CREATE ARCHIVE lake (id bigint, at timestamptz, price numeric(12, 2), region text) PARTITION BY (at::date AS dt, region) "
+        "CREATE ARCHIVE lake (id bigint, at timestamptz, price numeric(12, 2), region text) PARTITION BY (at::date AS dt, region) "
         "WITH (connector = 'file', path = 'lake/all')",
     )
     server.sql(
-                "INSERT INTO lake SELECT n, TIMESTAMPTZ '2026-01-01 00:00:00Z' + n * INTERVAL '1 minute', n / 4.0, 'r' || n % 2 "
+        "INSERT INTO lake SELECT n, TIMESTAMPTZ '2026-01-01 00:00:00Z' + n * INTERVAL '1 minute', n / 4.0, 'r' || n % 2 "
         "FROM generate_series(0, 9999) n",
     )
     server.sql("INSERT INTO lake (id) VALUES (10000)")
@@ -181,7 +181,7 @@ def test_open_files_of_an_archive_are_part_of_memory_and_stay_small():
 
 def test_an_archive_on_hdfs(server, hdfs):
     server.sql(
-                "CREATE ARCHIVE remote (id bigint, region text) PARTITION BY (region) "
+        "CREATE ARCHIVE remote (id bigint, region text) PARTITION BY (region) "
         f"WITH (connector = 'hdfs', path = '{hdfs.url}/lake/remote', user = '{os.environ.get('USER', 'root')}')",
     )
     assert server.sql("SELECT count(*) FROM remote") == [(0,)]
@@ -206,7 +206,7 @@ def test_closed_partitions_on_hdfs(server, hdfs):
     folder = "/lake/closed"
     options = f"connector = 'hdfs', path = '{hdfs.url}{folder}', user = '{os.environ.get('USER', 'root')}'"
     server.sql(
-                "CREATE ARCHIVE closed (id bigint, region text) PARTITION BY (region) "
+        "CREATE ARCHIVE closed (id bigint, region text) PARTITION BY (region) "
         f"WITH ({options}, partition.close.grace = '2 s', reader.grace = '0 s')",
     )
     for first in range(0, 40, 10):

@@ -66,19 +66,19 @@ def refused(server, text):
 def test_rows_come_back_and_other_programs_read_them(server, store):
     folder = "lake/all"
     server.sql(
-                "CREATE ARCHIVE lake_all (id bigint, region text, body text) PARTITION BY (region) "
+        "CREATE ARCHIVE lake_all (id bigint, region text, body text) PARTITION BY (region) "
         f"WITH ({store.options(folder)}) ENCODE PARQUET (compression = 'none')",
     )
     assert server.sql("SELECT count(*) FROM lake_all") == [(0,)]
     server.sql(
-                "INSERT INTO lake_all SELECT n, CASE n % 3 WHEN 0 THEN 'a/b c' WHEN 1 THEN NULL ELSE 'ä%' END, 'x' FROM generate_series(0, 999) n",
+        "INSERT INTO lake_all SELECT n, CASE n % 3 WHEN 0 THEN 'a/b c' WHEN 1 THEN NULL ELSE 'ä%' END, 'x' FROM generate_series(0, 999) n",
     )
     assert server.sql("SELECT count(*), sum(id)::bigint FROM lake_all") == [(1000, 499500)]
     assert server.sql("SELECT count(*) FROM lake_all WHERE region = 'a/b c'") == [(334,)]
     assert by_manifests(store, folder) == by_listing(store, folder) == list(range(1000))
     # A file of several parts.
     server.sql(
-                "INSERT INTO lake_all SELECT n, 'large', repeat(md5(n::text), 100) FROM generate_series(1000, 4999) n",
+        "INSERT INTO lake_all SELECT n, 'large', repeat(md5(n::text), 100) FROM generate_series(1000, 4999) n",
     )
     told = {row[0]: row[1] for row in server.sql("SELECT path, bytes FROM sys.archive_files WHERE archive = 'lake_all'")}
     found = files(store, folder)
@@ -112,7 +112,7 @@ def test_no_secret_is_shown(server, store):
 def test_closed_partitions_and_vacuum(server, store):
     folder = "lake/closed"
     server.sql(
-                "CREATE ARCHIVE closed (id bigint, region text) PARTITION BY (region) "
+        "CREATE ARCHIVE closed (id bigint, region text) PARTITION BY (region) "
         f"WITH ({store.options(folder)}, partition.close.grace = '2 s', reader.grace = '0 s')",
     )
     for first in range(0, 40, 10):
@@ -163,11 +163,11 @@ def test_a_source_through_kills_and_an_outage(server, store, kafka):
     folder, topic = "lake/history", f"history-{store.service}"
     kafka.topic(topic, 3)
     server.sql(
-                "CREATE SOURCE history (key bigint, seq bigint, sum bigint) "
+        "CREATE SOURCE history (key bigint, seq bigint, sum bigint) "
         f"WITH (connector = 'kafka', topic = '{topic}', properties.bootstrap.server = '{kafka.bootstrap}') FORMAT PLAIN ENCODE JSON",
     )
     server.sql(
-                "CREATE ARCHIVE kept FROM history PARTITION BY (key % 4 AS part) "
+        "CREATE ARCHIVE kept FROM history PARTITION BY (key % 4 AS part) "
         f"WITH ({store.options(folder)}, rollover.interval = '1 s')",
     )
 

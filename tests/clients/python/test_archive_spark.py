@@ -34,7 +34,7 @@ def ledger(server):
 def test_spark_finds_every_row_once(server, reader):
     print(f"seed {SEED}")
     server.sql(
-                "CREATE ARCHIVE lake (id bigint, region text, at timestamptz) PARTITION BY (region) "
+        "CREATE ARCHIVE lake (id bigint, region text, at timestamptz) PARTITION BY (region) "
         "WITH (connector = 'file', path = 'lake', partition.close.grace = '1 s', reader.grace = '0 s')",
     )
     folder, first = server.files / "lake", 0

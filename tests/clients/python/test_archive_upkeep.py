@@ -44,7 +44,7 @@ def by_us(server, name):
 def test_closed_partitions_and_old_rows(server):
     today = datetime.datetime.now(datetime.timezone.utc).date()
     server.sql(
-                "CREATE ARCHIVE days (id bigint, dt date) PARTITION BY (dt) WITH (connector = 'file', path = 'lake/days', "
+        "CREATE ARCHIVE days (id bigint, dt date) PARTITION BY (dt) WITH (connector = 'file', path = 'lake/days', "
         "partition.close.grace = '3 s', retention = '30 days', reader.grace = '0 s')",
     )
     for part in range(4):
@@ -71,7 +71,7 @@ def test_closed_partitions_and_old_rows(server):
 def test_folders_are_right_for_others_after_every_kill(server):
     print(f"seed {SEED}")
     server.sql(
-                "CREATE ARCHIVE shared (id bigint, region text) PARTITION BY (region) WITH (connector = 'file', path = 'lake/shared', "
+        "CREATE ARCHIVE shared (id bigint, region text) PARTITION BY (region) WITH (connector = 'file', path = 'lake/shared', "
         "partition.close.grace = '1 s', reader.grace = '0 s')",
     )
     folder = server.files / "lake" / "shared"

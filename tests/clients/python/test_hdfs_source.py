@@ -68,7 +68,7 @@ def test_files_are_what_they_are_on_disk(server, hdfs, format, follow):
     user = os.environ.get("USER", "root")
     server.sql(f"CREATE SOURCE disk_{name} ({COLUMNS}) WITH (connector = 'file', path = '{name}/**/*.{format}', {options})")
     server.sql(
-                f"CREATE SOURCE hdfs_{name} ({COLUMNS}) WITH (connector = 'file', path = '{hdfs.url}/logs/{name}/**/*.{format}', "
+        f"CREATE SOURCE hdfs_{name} ({COLUMNS}) WITH (connector = 'file', path = '{hdfs.url}/logs/{name}/**/*.{format}', "
         f"user = '{user}', {options})",
     )
     found = {}

@@ -6,7 +6,7 @@ use thrift::protocol::{
     TMapIdentifier, TMessageIdentifier, TMessageType, TOutputProtocol, TStructIdentifier, TType,
 };
 
-use super::{Kind, MessageKind, Protocol, Reader, Verdict, WireError};
+use super::{Kind, MessageKind, Protocol, Reader, Span, Verdict, WireError};
 use crate::hbase::reply::message_length;
 
 /// A value of any type that a message can hold.
@@ -234,6 +234,97 @@ proptest! {
         let _ = message_length(&frame, protocol);
         let _ = crate::hbase::reply::Page::decode(frame, protocol, "call", 7, 400);
         let _ = message_length(&body, protocol);
+    }
+}
+
+/// A cell as reading it field by field has it, if it is one.
+fn plain_cell(reader: &mut Reader<'_>) -> Result<Option<([Span; 3], i64)>, WireError> {
+    let (mut spans, mut time) = ([None; 3], None);
+    reader.structure(|reader, field| {
+        match field.id {
+            1..=3 => spans[field.id as usize - 1] = Some(reader.span(field)?),
+            4 => time = Some(reader.i64(field)?),
+            _ => return Ok(Verdict::Skip),
+        }
+        Ok(Verdict::Read)
+    })?;
+    let [Some(family), Some(qualifier), Some(value)] = spans else {
+        return Ok(None);
+    };
+    Ok(time.map(|time| ([family, qualifier, value], time)))
+}
+
+fn cell_bytes() -> impl Strategy<Value = Value> {
+    let length = prop_oneof![0_usize..9, 120_usize..140, 16_370_usize..16_400];
+    let bytes = length.prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length));
+    bytes.prop_map(Value::Bytes)
+}
+
+/// The fields of a cell, now and then others.
+fn cell_fields() -> impl Strategy<Value = Vec<(i16, Value)>> {
+    let usual = (
+        cell_bytes(),
+        cell_bytes(),
+        cell_bytes(),
+        prop_oneof![any::<i64>(), 0_i64..1 << 42],
+        proptest::option::of(any::<i8>()),
+    );
+    let usual = usual.prop_map(|(family, qualifier, value, time, kind)| {
+        let fields = [family, qualifier, value, Value::I64(time)];
+        let kind = kind.map(|kind| (6, Value::I8(kind)));
+        (1..).zip(fields).chain(kind).collect()
+    });
+    let other = proptest::collection::vec((1_i16..8, value()), 0..6);
+    prop_oneof![4 => usual, 1 => other]
+}
+
+proptest! {
+    /// What is read at one go is what is read field by field, whatever was damaged; and usual cells are.
+    #[test]
+    fn a_cell_read_at_one_go_is_the_same(
+        protocol in protocols(),
+        fields in cell_fields(),
+        damage in proptest::option::of((any::<proptest::sample::Index>(), any::<u8>())),
+        cut in proptest::option::of(any::<proptest::sample::Index>()),
+    ) {
+        let mut frame = message(protocol, 7, &fields);
+        let start = message(protocol, 7, &[]).len() - 1;
+        if let Some((place, byte)) = damage {
+            let place = start + place.index(frame.len() - start);
+            frame[place] = byte;
+        }
+        if let Some(cut) = cut {
+            frame.truncate(start + cut.index(frame.len() - start));
+        }
+        let at_cell = || {
+            let mut reader = Reader::new(&frame, protocol);
+            reader.message().expect("its head is whole");
+            reader
+        };
+        let (mut one, mut other) = (at_cell(), at_cell());
+        match one.usual_cell() {
+            Some(cell) => {
+                prop_assert_eq!(plain_cell(&mut other), Ok(Some(cell)));
+                prop_assert_eq!(one.position(), other.position());
+            }
+            None => prop_assert_eq!(one.position(), start),
+        }
+        let is_usual = match &fields[..] {
+            [
+                (1, Value::Bytes(family)),
+                (2, Value::Bytes(qualifier)),
+                (3, Value::Bytes(value)),
+                (4, Value::I64(_)),
+                rest @ ..,
+            ] => {
+                let mut bytes = [family, qualifier, value].into_iter();
+                bytes.all(|bytes| bytes.len() < 1 << 14) && matches!(rest, [] | [(6, Value::I8(_))])
+            }
+            _ => false,
+        };
+        if is_usual && protocol == Protocol::Compact && damage.is_none() && cut.is_none() {
+            prop_assert_eq!(one.position(), frame.len());
+        }
     }
 }
 

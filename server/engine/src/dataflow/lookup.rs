@@ -103,9 +103,11 @@ impl Lookup {
             return Ok(out);
         };
         let net = memory.net(&input)?;
-        for (index, delta) in input.iter().enumerate() {
-            let of_delta = || net.iter().filter(|change| change.delta == index);
-            let going = of_delta().filter(|change| change.weight < 0);
+        for of_delta in net.chunk_by(|one, next| one.delta == next.delta) {
+            let Some(delta) = of_delta.first().and_then(|one| input.get(one.delta)) else {
+                continue;
+            };
+            let going = of_delta.iter().filter(|change| change.weight < 0);
             let (mut rows, mut weights) = (Vec::new(), Vec::new());
             let (mut found, mut turns) = (Vec::new(), Vec::new());
             for change in going {
@@ -120,7 +122,8 @@ impl Lookup {
                 memory.note(self.table.as_ref(), &gone, &found, turns)?;
                 out.extend(self.spec.joined(self.table.as_ref(), &gone, &found)?);
             }
-            let coming: Vec<&NetRow> = of_delta().filter(|change| change.weight > 0).collect();
+            let coming = of_delta.iter().filter(|change| change.weight > 0);
+            let coming: Vec<&NetRow> = coming.collect();
             let rows: Vec<u32> = coming.iter().map(|change| change.row).collect();
             let weights = coming.iter().map(|change| change.weight).collect();
             if let Some(come) = weighted(take_rows(&delta.batch, &rows)?, weights) {

@@ -103,8 +103,8 @@ impl Memory {
         Ok(encoded.iter().map(|row| row.data().into()).collect())
     }
 
-    /// The net change of each row, in the order in which rows first occur: an order of coming and going within a step means
-    /// nothing.
+    /// The net change of each row, in the order in which rows first occur, so that those of a delta are next to each other: an
+    /// order of coming and going within a step means nothing.
     pub(super) fn net(&self, input: &[Delta]) -> Result<Vec<NetRow>, EngineError> {
         let mut net: Vec<NetRow> = Vec::new();
         let mut places: HashMap<Box<[u8]>, usize> = HashMap::new();
