@@ -77,6 +77,10 @@ pub enum AggregateMemory {
     Every,
     /// The same: `bool_or`.
     Some,
+    /// The smallest value, of rows that are never taken back.
+    Smallest,
+    /// The largest value, of rows that are never taken back.
+    Largest,
     /// The values, counted; the function runs over them whenever the group changes. Calls with ORDER BY get them in that order,
     /// others in the order of the values, so that the result does not depend on the order of arrival.
     Values,

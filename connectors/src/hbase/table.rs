@@ -179,8 +179,11 @@ impl HbaseTable {
     /// 42P01 or 42703 for what is missing, 08001 when nobody answers.
     pub async fn check(&self) -> Result<(), ConnectorError> {
         let table = &self.layout.table;
+        // A wrong address or transport is told as soon as it would be to a query; only what HBase is told to make may take longer.
+        let question = Deadline::after(self.options.timeout);
+        let exists = self.client.exists(table, question).await?;
         let deadline = self.ddl_deadline();
-        if !self.client.exists(table, deadline).await? {
+        if !exists {
             let Some(creation) = &self.options.create else {
                 return Err(ConnectorError::Hbase(HbaseError::TableMissing {
                     table: table.text().to_owned(),

@@ -43,7 +43,7 @@ pub(super) fn aggregate(aggregate: &Aggregate) -> Result<StreamNode, String> {
     let aggregates = aggregate
         .aggr_expr
         .iter()
-        .map(|call| function(call, input.schema()))
+        .map(|call| function(call, input.schema(), input.properties().change))
         .collect::<Result<Vec<_>, _>>()?;
     let values = aggregates
         .iter()
@@ -69,15 +69,19 @@ pub(super) fn aggregate(aggregate: &Aggregate) -> Result<StreamNode, String> {
     })
 }
 
-fn function(expr: &Expr, input: &DFSchema) -> Result<StreamAggregate, String> {
+fn function(expr: &Expr, input: &DFSchema, change: Change) -> Result<StreamAggregate, String> {
     let Expr::AggregateFunction(call) = plain(expr) else {
         return Err("aggregate".to_owned());
     };
     if !call.params.order_by.is_empty() && !ORDERED.contains(&call.func.name()) {
         return Err(format!("{} with ORDER BY", call.func.name()));
     }
-    let memory = memory(call, input);
-    if matches!(memory, AggregateMemory::Values) {
+    let memory = memory(call, input, change);
+    let holds_values = matches!(
+        memory,
+        AggregateMemory::Values | AggregateMemory::Smallest | AggregateMemory::Largest
+    );
+    if holds_values {
         let order = call.params.order_by.iter().map(|sort| &sort.expr);
         for argument in call.params.args.iter().chain(order) {
             encodable(argument, input, "argument")?;
@@ -89,13 +93,17 @@ fn function(expr: &Expr, input: &DFSchema) -> Result<StreamAggregate, String> {
     })
 }
 
-fn memory(call: &AggregateFunction, input: &DFSchema) -> AggregateMemory {
+fn memory(call: &AggregateFunction, input: &DFSchema, change: Change) -> AggregateMemory {
     let plain_call = !call.params.distinct && call.params.args.len() == 1;
     let boolean = || {
         let argument = call.params.args.first();
         argument.and_then(|argument| argument.get_type(input).ok()) == Some(DataType::Boolean)
     };
+    // What is not the extreme now never will be, when rows stay.
+    let grows = change == Change::AppendOnly && call.params.args.len() == 1;
     match call.func.name() {
+        "min" if grows => AggregateMemory::Smallest,
+        "max" if grows => AggregateMemory::Largest,
         "count" if plain_call => AggregateMemory::Count,
         "bool_and" if plain_call && boolean() => AggregateMemory::Every,
         "bool_or" if plain_call && boolean() => AggregateMemory::Some,

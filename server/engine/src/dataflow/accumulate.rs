@@ -88,9 +88,10 @@ impl Call {
                     _ => Kind::Narrow(total.clone()),
                 }
             }
-            AggregateMemory::Values => {
+            AggregateMemory::Smallest | AggregateMemory::Largest | AggregateMemory::Values => {
                 let schema = super::compile::flow_schema(input);
                 let codec = ValueCodec::new(call, &arguments, &schema)?;
+                let codec = codec.for_memory(&aggregate.memory);
                 if codec.is_ordered() {
                     let order = call.params.order_by.iter().map(|sort| compile(&sort.expr));
                     let mut order = order.collect::<Result<Vec<_>, _>>()?;

@@ -11,7 +11,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, UInt32Array, new_null_array};
-use datafusion::arrow::compute::take;
+use datafusion::arrow::compute::{concat, take};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::physical_expr::PhysicalExpr;
@@ -87,55 +87,46 @@ impl Lookup {
         })
     }
 
+    /// Rows of all deltas are looked up together: the outside table is asked once a step, however many sources there are.
     pub(super) fn step(&mut self, cx: &StepContext<'_>) -> Result<Vec<Delta>, EngineError> {
         let input = self.input.step(cx)?;
+        let (spec, table) = (&self.spec, self.table.as_ref());
         let mut out = Vec::new();
         let Some(memory) = &mut self.memory else {
-            for delta in &input {
-                if !is_added(delta) {
-                    return Err(EngineError::internal(
-                        "a row was taken from a lookup whose input only grows",
-                    ));
-                }
-                let found = self.spec.find(cx, self.table.as_ref(), delta)?;
-                out.extend(self.spec.joined(self.table.as_ref(), delta, &found)?);
+            if !input.iter().all(is_added) {
+                return Err(EngineError::internal(
+                    "a row was taken from a lookup whose input only grows",
+                ));
+            }
+            let found = spec.find(cx, table, &input)?;
+            for (delta, found) in input.iter().zip(&found) {
+                out.extend(spec.joined(table, delta, found)?);
             }
             return Ok(out);
         };
         let net = memory.net(&input)?;
+        let (mut come, mut coming) = (Vec::new(), Vec::new());
         for of_delta in net.chunk_by(|one, next| one.delta == next.delta) {
             let Some(delta) = of_delta.first().and_then(|one| input.get(one.delta)) else {
                 continue;
             };
-            let going = of_delta.iter().filter(|change| change.weight < 0);
-            let (mut rows, mut weights) = (Vec::new(), Vec::new());
-            let (mut found, mut turns) = (Vec::new(), Vec::new());
-            for change in going {
-                for gone in memory.forget(&change.row_bytes, -change.weight)? {
-                    rows.push(change.row);
-                    weights.push(-gone.count);
-                    found.push(gone.row);
-                    turns.push(gone.turn);
-                }
+            out.extend(gone(spec, table, memory, delta, of_delta)?);
+            let changes: Vec<&NetRow> = of_delta.iter().filter(|one| one.weight > 0).collect();
+            let rows: Vec<u32> = changes.iter().map(|change| change.row).collect();
+            let weights = changes.iter().map(|change| change.weight).collect();
+            if let Some(rows) = weighted(take_rows(&delta.batch, &rows)?, weights) {
+                come.push(rows);
+                coming.push(changes);
             }
-            if let Some(gone) = weighted(take_rows(&delta.batch, &rows)?, weights) {
-                memory.note(self.table.as_ref(), &gone, &found, turns)?;
-                out.extend(self.spec.joined(self.table.as_ref(), &gone, &found)?);
-            }
-            let coming = of_delta.iter().filter(|change| change.weight > 0);
-            let coming: Vec<&NetRow> = coming.collect();
-            let rows: Vec<u32> = coming.iter().map(|change| change.row).collect();
-            let weights = coming.iter().map(|change| change.weight).collect();
-            if let Some(come) = weighted(take_rows(&delta.batch, &rows)?, weights) {
-                let found = self.spec.find(cx, self.table.as_ref(), &come)?;
-                let changes = coming.iter().zip(&found);
-                let turns = changes.map(|(change, row)| {
-                    memory.remember(&change.row_bytes, row.clone(), change.weight)
-                });
-                let turns = turns.collect();
-                memory.note(self.table.as_ref(), &come, &found, turns)?;
-                out.extend(self.spec.joined(self.table.as_ref(), &come, &found)?);
-            }
+        }
+        let found = spec.find(cx, table, &come)?;
+        for ((rows, changes), found) in come.iter().zip(coming).zip(&found) {
+            let turns = changes.iter().zip(found).map(|(change, row)| {
+                memory.remember(&change.row_bytes, row.clone(), change.weight)
+            });
+            let turns = turns.collect();
+            memory.note(table, rows, found, turns)?;
+            out.extend(spec.joined(table, rows, found)?);
         }
         Ok(out)
     }
@@ -150,23 +141,69 @@ impl Lookup {
     }
 }
 
+/// What rows that go had found.
+fn gone(
+    spec: &LookupSpec,
+    table: &dyn KeyedRows,
+    memory: &mut Memory,
+    delta: &Delta,
+    changes: &[NetRow],
+) -> Result<Option<Delta>, EngineError> {
+    let (mut rows, mut weights) = (Vec::new(), Vec::new());
+    let (mut found, mut turns) = (Vec::new(), Vec::new());
+    for change in changes.iter().filter(|change| change.weight < 0) {
+        for gone in memory.forget(&change.row_bytes, -change.weight)? {
+            rows.push(change.row);
+            weights.push(-gone.count);
+            found.push(gone.row);
+            turns.push(gone.turn);
+        }
+    }
+    let Some(gone) = weighted(take_rows(&delta.batch, &rows)?, weights) else {
+        return Ok(None);
+    };
+    memory.note(table, &gone, &found, turns)?;
+    spec.joined(table, &gone, &found)
+}
+
 impl LookupSpec {
-    /// What each of the rows, which come, finds.
+    /// What each row of each delta, which come, finds.
     fn find(
         &self,
         cx: &StepContext<'_>,
         table: &dyn KeyedRows,
-        delta: &Delta,
-    ) -> Result<Vec<FoundRow>, EngineError> {
-        let keys = self
-            .keys
-            .iter()
-            .map(|key| cx.evaluate(key, delta))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut found = table.find(&keys)?;
-        if found.len() != delta.num_rows() {
+        deltas: &[Delta],
+    ) -> Result<Vec<Vec<FoundRow>>, EngineError> {
+        if deltas.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut keys = Vec::with_capacity(self.keys.len());
+        for key in &self.keys {
+            let parts = deltas.iter().map(|delta| cx.evaluate(key, delta));
+            let parts = parts.collect::<Result<Vec<_>, _>>()?;
+            let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+            keys.push(concat(&parts)?);
+        }
+        let found = table.find(&keys)?;
+        if found.len() != deltas.iter().map(Delta::num_rows).sum::<usize>() {
             return Err(EngineError::internal("a lookup answered other rows"));
         }
+        let mut rest = found.into_iter();
+        let each = deltas.iter().map(|delta| {
+            let found = rest.by_ref().take(delta.num_rows()).collect();
+            self.matching(cx, table, delta, found)
+        });
+        each.collect()
+    }
+
+    /// Of what rows have found, that which the condition of the join takes.
+    fn matching(
+        &self,
+        cx: &StepContext<'_>,
+        table: &dyn KeyedRows,
+        delta: &Delta,
+        mut found: Vec<FoundRow>,
+    ) -> Result<Vec<FoundRow>, EngineError> {
         let Some(filter) = &self.filter else {
             return Ok(found);
         };

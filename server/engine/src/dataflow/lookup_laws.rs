@@ -141,7 +141,7 @@ fn relation(oid: Oid, name: &str, kind: RelationKind, columns: &[(&str, SqlType)
     }
 }
 
-fn spec(connector: &str) -> ConnectorSpec {
+pub(super) fn spec(connector: &str) -> ConnectorSpec {
     ConnectorSpec {
         connector: connector.to_owned(),
         options: BTreeMap::new(),

@@ -4,221 +4,25 @@
 //! asks for and otherwise in the order of the values; so its result does not depend on when they came. Sums of floating-point
 //! numbers are computed here too: added in one order, a sum that lost a value is the sum without it, and NaN leaves with its row.
 
+mod codec;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, Int64Array};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::row::{RowConverter, Rows, SortField};
-use datafusion::common::utils::normalize_float_zero;
 use datafusion::common::{DataFusionError, ScalarValue};
-use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 
+pub(super) use self::codec::ValueCodec;
+use self::codec::{Kept, Reading};
 use super::StepContext;
 use super::on_disk::{bytes, number, part};
 use crate::error::EngineError;
 use crate::memory::heap_bytes;
 
-/// Values decoded at once.
-const DECODE_ROWS: usize = 8_192;
-
-/// Functions to which the order of their input makes no difference, and that skip NULL.
-const UNORDERED: [&str; 6] = ["avg", "bool_and", "bool_or", "count", "max", "min"];
-
-/// Functions of one argument that skip NULL, beside those.
-const SKIP_NULL: [&str; 8] = [
-    "sum",
-    "stddev",
-    "stddev_pop",
-    "var",
-    "var_pop",
-    "var_samp",
-    "stddev_samp",
-    "median",
-];
-
-/// How the values of one call are encoded and what is computed from them.
-#[derive(Debug)]
-pub(super) struct ValueCodec {
-    function: AggregateFunctionExpr,
-    converter: Option<RowConverter>,
-    /// Columns before the arguments that only order them.
-    order: usize,
-    ordered: bool,
-    reading: Reading,
-    skips_null: bool,
-    result: DataType,
-    /// Of the values: what orders them, and the arguments.
-    types: Vec<DataType>,
-}
-
-/// Which values a function needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reading {
-    All,
-    Distinct,
-    /// The number of different values is the result.
-    CountDistinct,
-    /// The smallest and the largest value.
-    Ends,
-}
-
-impl ValueCodec {
-    pub(super) fn new(
-        call: &AggregateFunction,
-        arguments: &[Arc<dyn PhysicalExpr>],
-        input: &SchemaRef,
-    ) -> Result<Self, EngineError> {
-        let name = call.func.name();
-        let one = arguments.len() == 1;
-        let first = arguments.first().map(|argument| argument.data_type(input));
-        let first = first.transpose()?;
-        let sorts_as_compared = |ty: &DataType| {
-            !ty.is_floating() && !ty.is_nested() && !matches!(ty, DataType::Interval(_))
-        };
-        let extreme = one && matches!(name, "min" | "max");
-        let reading = if extreme && first.as_ref().is_some_and(sorts_as_compared) {
-            Reading::Ends
-        } else if call.params.distinct && one && name == "count" {
-            Reading::CountDistinct
-        } else if call.params.distinct {
-            Reading::Distinct
-        } else {
-            Reading::All
-        };
-        // Distinct values are picked here, so the function need not look for them again.
-        let function = AggregateExprBuilder::new(Arc::clone(&call.func), arguments.to_vec())
-            .schema(Arc::clone(input))
-            .alias("value")
-            .with_ignore_nulls(call.params.null_treatment == Some(NullTreatment::IgnoreNulls))
-            .build()?;
-        let result = function.field().data_type().clone();
-        Ok(Self {
-            function,
-            converter: None,
-            order: 0,
-            ordered: !call.params.order_by.is_empty() && !UNORDERED.contains(&name),
-            reading,
-            skips_null: one && (UNORDERED.contains(&name) || SKIP_NULL.contains(&name)),
-            result,
-            types: Vec::new(),
-        })
-    }
-
-    /// Whether the values of ORDER BY come before the arguments.
-    pub(super) fn is_ordered(&self) -> bool {
-        self.ordered
-    }
-
-    /// With the row form of `values`: the columns of ORDER BY, if they matter, and the arguments.
-    pub(super) fn with_order(
-        mut self,
-        call: &AggregateFunction,
-        values: &[Arc<dyn PhysicalExpr>],
-        input: &SchemaRef,
-    ) -> Result<Self, EngineError> {
-        self.order = if self.ordered {
-            call.params.order_by.len()
-        } else {
-            0
-        };
-        let mut fields = Vec::with_capacity(values.len());
-        for (index, value) in values.iter().enumerate() {
-            let ty = value.data_type(input)?;
-            self.types.push(ty.clone());
-            fields.push(match call.params.order_by.get(index) {
-                Some(sort) if index < self.order => {
-                    let options = datafusion::arrow::compute::SortOptions {
-                        descending: !sort.asc,
-                        nulls_first: sort.nulls_first,
-                    };
-                    SortField::new_with_options(ty, options)
-                }
-                _ => SortField::new(ty),
-            });
-        }
-        self.converter = Some(RowConverter::new(fields)?);
-        Ok(self)
-    }
-
-    pub(super) fn skips_null(&self) -> bool {
-        self.skips_null
-    }
-
-    pub(super) fn encode(&self, values: &[ArrayRef]) -> Result<Rows, ArrowError> {
-        match &self.converter {
-            // Zeros of both signs are one value.
-            Some(converter) if self.reading != Reading::All => {
-                let values: Vec<ArrayRef> = values.iter().map(normalize_float_zero).collect();
-                converter.convert_columns(&values)
-            }
-            Some(converter) => converter.convert_columns(values),
-            None => Err(ArrowError::ComputeError("values without a row form".into())),
-        }
-    }
-
-    pub(super) fn types(&self) -> &[DataType] {
-        &self.types
-    }
-
-    fn decode<'a>(
-        &self,
-        rows: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<Vec<ArrayRef>, ArrowError> {
-        let columns = self.decode_all(rows)?;
-        Ok(columns.into_iter().skip(self.order).collect())
-    }
-
-    /// Whole values: what orders them, and the arguments.
-    fn decode_all<'a>(
-        &self,
-        rows: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<Vec<ArrayRef>, ArrowError> {
-        let Some(converter) = &self.converter else {
-            return Err(ArrowError::ComputeError("values without a row form".into()));
-        };
-        let parser = converter.parser();
-        converter.convert_rows(rows.map(|bytes| parser.parse(bytes)))
-    }
-
-    /// The function over the values of one group.
-    fn compute(&self, values: &Counted) -> Result<ScalarValue, DataFusionError> {
-        if self.reading == Reading::CountDistinct {
-            return Ok(ScalarValue::Int64(Some(values.len() as i64)));
-        }
-        let mut accumulator = self.function.create_accumulator()?;
-        let mut feed = |rows: &mut dyn Iterator<Item = &[u8]>| -> Result<usize, DataFusionError> {
-            let mut count = 0;
-            let columns = self.decode(rows.take(DECODE_ROWS).inspect(|_| count += 1))?;
-            if count > 0 {
-                accumulator.update_batch(&columns)?;
-            }
-            Ok(count)
-        };
-        match self.reading {
-            Reading::Ends => {
-                let ends = [values.first_key_value(), values.last_key_value()];
-                feed(&mut ends.into_iter().flatten().map(|(key, _)| key.as_ref()))?;
-            }
-            Reading::All => {
-                let mut rows = values.iter().flat_map(|(key, count)| {
-                    std::iter::repeat_n(key.as_ref(), (*count).max(0) as usize)
-                });
-                while feed(&mut rows)? > 0 {}
-            }
-            Reading::Distinct | Reading::CountDistinct => {
-                let mut rows = values.keys().map(AsRef::as_ref);
-                while feed(&mut rows)? > 0 {}
-            }
-        }
-        accumulator.evaluate()
-    }
-}
-
+/// Values with how often each is there.
 type Counted = BTreeMap<Box<[u8]>, i64>;
 
 /// Values and last results of all groups.
@@ -229,6 +33,8 @@ pub(super) struct ValueSets {
     results: Results,
     changed: Vec<bool>,
     entries: usize,
+    /// Entries of which more were taken than came.
+    below: usize,
     value_bytes: usize,
     /// Bytes of the trees that the values are in.
     tree_bytes: usize,
@@ -266,6 +72,7 @@ impl ValueSets {
             results,
             changed: Vec::new(),
             entries: 0,
+            below: 0,
             value_bytes: 0,
             tree_bytes: 0,
             result_bytes: 0,
@@ -295,9 +102,11 @@ impl ValueSets {
     /// Keeps some slots, which are numbered in their order from here on. No change may wait to be saved.
     pub(super) fn keep(&mut self, slots: &[u32]) {
         let (mut sets, mut entries, mut value_bytes) = (Vec::with_capacity(slots.len()), 0, 0);
+        self.below = 0;
         for slot in slots {
             let set = std::mem::take(&mut self.sets[*slot as usize]);
             entries += set.len();
+            self.below += below(&set);
             value_bytes += set
                 .keys()
                 .map(|value| heap_bytes(value.len()))
@@ -347,6 +156,7 @@ impl ValueSets {
             set.insert(value.into(), number(group)?);
         }
         self.entries += set.len();
+        self.below += below(set);
         self.tree_bytes += tree_bytes(set.len());
         self.changed[slot] = true;
         Ok(())
@@ -415,7 +225,8 @@ impl ValueSets {
         let codec = Arc::clone(&self.codec);
         let rows = codec.encode(values)?;
         for (row, slot) in slots.iter().enumerate() {
-            self.add(*slot as usize, rows.row(row).data(), weights(row));
+            // What was saved adds up only as a whole, so all of it counts before any of it is of no more use.
+            self.change(*slot as usize, rows.row(row).data(), weights(row));
         }
         Ok(())
     }
@@ -431,38 +242,86 @@ impl ValueSets {
     }
 
     pub(super) fn add(&mut self, slot: usize, value: &[u8], weight: i64) {
-        let set = &mut self.sets[slot];
+        let set = &self.sets[slot];
+        let held = match self.codec.kept {
+            // Where rows are never taken away, one that is makes a count negative, which `refresh` finds.
+            _ if weight < 0 => None,
+            Kept::First => set.first_key_value(),
+            Kept::Last => set.last_key_value(),
+            Kept::All | Kept::Result => None,
+        };
+        if let Some((extreme, count)) = held {
+            let is_better = match self.codec.kept {
+                Kept::First => value < extreme.as_ref(),
+                _ => value > extreme.as_ref(),
+            };
+            if !is_better {
+                return;
+            }
+            let (extreme, count) = (extreme.clone(), *count);
+            self.change(slot, &extreme, -count);
+        }
+        self.change(slot, value, weight);
+    }
+
+    /// Counts a value more or less often.
+    fn change(&mut self, slot: usize, value: &[u8], weight: i64) {
         self.changed[slot] = true;
         if let Some(unsaved) = &mut self.unsaved {
             let set = unsaved.entry(slot as u32).or_default();
-            match set.get_mut(value) {
-                Some(count) => *count += weight,
-                None => {
-                    self.unsaved_bytes -= tree_bytes(set.len());
-                    set.insert(value.into(), weight);
-                    self.unsaved_bytes += tree_bytes(set.len()) + heap_bytes(value.len());
-                }
+            let trees = tree_bytes(set.len());
+            match count(set, value, weight) {
+                Counting::Begun => self.unsaved_bytes += heap_bytes(value.len()),
+                Counting::Ended => self.unsaved_bytes -= heap_bytes(value.len()),
+                Counting::GoesOn { .. } => {}
             }
+            self.unsaved_bytes = self.unsaved_bytes + tree_bytes(set.len()) - trees;
         }
-        match set.get_mut(value) {
-            Some(count) => {
-                *count += weight;
-                if *count == 0 {
-                    self.tree_bytes -= tree_bytes(set.len());
-                    set.remove(value);
-                    self.tree_bytes += tree_bytes(set.len());
-                    self.entries -= 1;
-                    self.value_bytes -= heap_bytes(value.len());
-                }
-            }
-            None => {
-                self.tree_bytes -= tree_bytes(set.len());
-                set.insert(value.into(), weight);
-                self.tree_bytes += tree_bytes(set.len());
+        let set = &mut self.sets[slot];
+        let trees = tree_bytes(set.len());
+        match count(set, value, weight) {
+            Counting::Begun => {
                 self.entries += 1;
                 self.value_bytes += heap_bytes(value.len());
+                self.below += usize::from(weight < 0);
+            }
+            Counting::Ended => {
+                self.entries -= 1;
+                self.value_bytes -= heap_bytes(value.len());
+                self.below -= usize::from(weight > 0);
+            }
+            Counting::GoesOn { now } => {
+                self.below += usize::from(now < 0);
+                self.below -= usize::from(now - weight < 0);
             }
         }
+        self.tree_bytes = self.tree_bytes + tree_bytes(set.len()) - trees;
+    }
+
+    /// Forgets the values that no result will ever depend on.
+    fn keep_worth(&mut self, slot: usize, result: &ScalarValue) -> Result<(), EngineError> {
+        let set = &self.sets[slot];
+        let kept = match self.codec.kept {
+            Kept::All => return Ok(()),
+            Kept::First => set.first_key_value().map(|(value, _)| value.clone()),
+            Kept::Last => set.last_key_value().map(|(value, _)| value.clone()),
+            // A result that could not be computed is none of the values.
+            Kept::Result if result.is_null() || self.codec.types() != [result.data_type()] => {
+                return Ok(());
+            }
+            Kept::Result => {
+                let row = self.codec.encode(&[result.to_array()?])?;
+                Some(row.row(0).data().into())
+            }
+        };
+        for (value, count) in set.clone() {
+            self.change(slot, &value, -count);
+        }
+        if let Some(value) = kept {
+            self.change(slot, &value, 1);
+        }
+        self.changed[slot] = false;
+        Ok(())
     }
 
     pub(super) fn refresh(
@@ -475,12 +334,14 @@ impl ValueSets {
             if !std::mem::take(&mut self.changed[slot]) {
                 continue;
             }
-            let set = &self.sets[slot];
-            if set.values().any(|count| *count < 0) {
+            if self.below > 0 {
                 return Err(EngineError::internal(
                     "more values were taken from a group than it had",
                 ));
             }
+            let set = &self.sets[slot];
+            let beyond_worth = self.codec.kept != Kept::All && set.len() > 1;
+            let mut worth = None;
             match &mut self.results {
                 Results::Counts(counts) => counts[slot] = set.len() as i64,
                 Results::Scalars(scalars) => {
@@ -491,10 +352,14 @@ impl ValueSets {
                             ScalarValue::try_from(&self.codec.result)?
                         }
                     };
+                    worth = beyond_worth.then(|| result.clone());
                     self.result_bytes += beside(&result);
                     let before = std::mem::replace(&mut scalars[slot], result);
                     self.result_bytes -= beside(&before);
                 }
+            }
+            if let Some(result) = worth {
+                self.keep_worth(slot, &result)?;
             }
         }
         Ok(())
@@ -527,6 +392,7 @@ impl ValueSets {
     pub(super) fn clear(&mut self, slot: usize) {
         let set = std::mem::take(&mut self.sets[slot]);
         self.entries -= set.len();
+        self.below -= below(&set);
         self.tree_bytes -= tree_bytes(set.len());
         self.value_bytes -= set.keys().map(|key| heap_bytes(key.len())).sum::<usize>();
         self.changed[slot] = true;
@@ -551,6 +417,41 @@ impl ValueSets {
         let sets = self.sets.capacity() * size_of::<Counted>() + self.changed.capacity();
         results + self.result_bytes + sets + self.tree_bytes + self.value_bytes
     }
+}
+
+/// What became of an entry.
+enum Counting {
+    /// It is there from now on.
+    Begun,
+    /// It is gone.
+    Ended,
+    /// It was there and is.
+    GoesOn { now: i64 },
+}
+
+/// Counts a value; one that is there no times has no entry.
+fn count(set: &mut Counted, value: &[u8], weight: i64) -> Counting {
+    match set.get_mut(value) {
+        Some(count) => {
+            *count += weight;
+            match *count {
+                0 => {
+                    set.remove(value);
+                    Counting::Ended
+                }
+                now => Counting::GoesOn { now },
+            }
+        }
+        None => {
+            set.insert(value.into(), weight);
+            Counting::Begun
+        }
+    }
+}
+
+/// Entries of which more were taken than came.
+fn below(set: &Counted) -> usize {
+    set.values().filter(|count| **count < 0).count()
 }
 
 /// Values that a node of a tree has room for.

@@ -64,7 +64,7 @@ fn state_larger_than_its_room_gives_the_same_rows() {
     println!(
         "replay: DATAFLOW_SEED={seed} THALWEG_SPILL_ROWS={rows} cargo test -p thalweg-engine --lib spilled"
     );
-    let world = World::new();
+    let world = World::new(false);
     let queries = [
         (GROUPED, 1),
         (GROUPED, 3),
@@ -121,7 +121,7 @@ fn state_larger_than_its_room_gives_the_same_rows() {
 /// A disk that can take no more costs room, not results.
 #[test]
 fn what_cannot_be_written_stays_in_memory() {
-    let world = World::new();
+    let world = World::new(false);
     let view = world.view(GROUPED).expect("plans");
     let disk = PowerDisk::default();
     disk.limit_free(Some(10_000));
@@ -162,7 +162,7 @@ fn what_is_told_of_state_is_what_it_takes() {
         assert!(alone.status.success() && said.contains("told "), "{said}");
         return;
     }
-    let world = World::new();
+    let world = World::new(false);
     let counted = "SELECT j AS x0, count(*) AS x1, sum(d) AS x2 FROM r GROUP BY j";
     let valued = "SELECT r.w || CAST(r.j AS text) AS x0, max(d) AS x1, count(DISTINCT i) AS x2 FROM r GROUP BY r.w || CAST(r.j AS text)";
     let joined = "SELECT r.i, s.i AS k FROM r JOIN s ON r.j = s.j AND r.i > s.i";
