@@ -145,9 +145,7 @@ pub(crate) fn stream(plan: &StreamPlan) -> String {
     }
     write_lookups(&plan.root, &mut out);
     let before = out.len();
-    // State is built anew from its inputs' rows, which a source does not keep elsewhere.
-    let stateful = plan.keeping == Keeping::Incremental && has_state(&plan.root);
-    write_state(&plan.root, stateful, &mut out);
+    write_state(&plan.root, &mut out);
     if out.len() == before {
         out.push_str("state: none\n");
     }
@@ -172,10 +170,6 @@ fn has_state(node: &StreamNode) -> bool {
     own || node.inputs().into_iter().any(has_state)
 }
 
-fn is_source(node: &StreamNode) -> bool {
-    node.properties().change == Change::AppendOnly
-}
-
 /// What lookups do apart from the inputs' changes.
 fn write_lookups(node: &StreamNode, out: &mut String) {
     if let StreamNode::Lookup { name, outside, .. } = node {
@@ -190,7 +184,7 @@ fn write_lookups(node: &StreamNode, out: &mut String) {
 }
 
 /// What each operator remembers, from the top.
-fn write_state(node: &StreamNode, stateful: bool, out: &mut String) {
+fn write_state(node: &StreamNode, out: &mut String) {
     match (&node.properties().state, node) {
         (state, StreamNode::Aggregate { input, group, .. }) => {
             let each = if group.is_empty() {
@@ -221,17 +215,10 @@ fn write_state(node: &StreamNode, stateful: bool, out: &mut String) {
                 ));
             }
         }
-        (_, StreamNode::Scan { name, .. }) if stateful && is_source(node) => {
-            let line = format!("state: hidden history of source {name}, unbounded\n");
-            // The same source may be read twice.
-            if !out.contains(&line) {
-                out.push_str(&line);
-            }
-        }
         _ => {}
     }
     for input in node.inputs() {
-        write_state(input, stateful, out);
+        write_state(input, out);
     }
 }
 

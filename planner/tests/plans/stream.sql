@@ -9,6 +9,8 @@ EXPLAIN STREAM SELECT window_start, action FROM HOP(clicks, at, INTERVAL '30' SE
 EXPLAIN STREAM SELECT id FROM orders WHERE now() > timestamptz '2024-01-01';
 EXPLAIN STREAM SELECT DISTINCT action FROM clicks WHERE user_id > 3;
 EXPLAIN STREAM SELECT count(*), max(price) FROM items;
+EXPLAIN STREAM SELECT action, max(at) AS last, min(DISTINCT user_id) AS least FROM clicks GROUP BY action;
+EXPLAIN STREAM SELECT action, max(at) AS last, count(DISTINCT user_id) AS users FROM clicks GROUP BY action;
 EXPLAIN STREAM SELECT o.id, sum(i.price) FILTER (WHERE i.price > 1) AS s FROM orders o LEFT JOIN items i ON i.order_id = o.id AND i.price > o.amount GROUP BY o.id HAVING count(i.price) < 9;
 EXPLAIN STREAM SELECT id FROM orders EXCEPT SELECT order_id FROM items;
 EXPLAIN STREAM SELECT id, qty FROM orders ORDER BY qty;
