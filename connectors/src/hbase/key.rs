@@ -279,16 +279,18 @@ impl KeyCodec {
     }
 
     /// Takes a row key apart and gives each value to `take`, in the order of the parts. `Err` names the part that holds no value.
+    /// What `again` holds is written over; it spares an allocation for each key.
     pub(super) fn decode(
         &self,
         key: &[u8],
+        again: &mut Vec<u8>,
         mut take: impl FnMut(usize, Scalar<'_>),
     ) -> Result<(), usize> {
         let mut rest = match self.salt_buckets {
             0 => key,
             _ => key.get(1..).ok_or(0usize)?,
         };
-        let mut again = Vec::with_capacity(key.len());
+        again.clear();
         if self.salt_buckets > 0 {
             again.push(self.salt(rest));
         }
@@ -297,11 +299,10 @@ impl KeyCodec {
             let (bytes, encoding) = self.cut(index, &mut rest, &mut unescaped).ok_or(index)?;
             let value = value::decode(bytes, &part.ty, encoding).ok_or(index)?;
             // One spelling per key; see the invariant.
-            self.encode_part(index, value, &mut again)
-                .map_err(|_| index)?;
+            self.encode_part(index, value, again).map_err(|_| index)?;
             take(index, value);
         }
-        match again == key {
+        match again[..] == *key {
             true => Ok(()),
             false => Err(self.parts.len().saturating_sub(1)),
         }

@@ -336,7 +336,7 @@ proptest! {
             let key = codec.encode(&values).expect("every value here has bytes");
             // As it is read: -0 and 0 are one value.
             let mut read = Vec::new();
-            codec.decode(&key, |part, value| read.push(array(&types[part], &[value]))).expect("our own key");
+            codec.decode(&key, &mut Vec::new(), |part, value| read.push(array(&types[part], &[value]))).expect("our own key");
             rows.push((key, read));
         }
         for (key, row) in &rows {
@@ -400,7 +400,7 @@ proptest! {
             // Text with the separator in it, and empty keys.
             let Ok(key) = codec.encode(&values) else { continue };
             let mut read = 0;
-            let decoded = codec.decode(&key, |part, value| {
+            let decoded = codec.decode(&key, &mut Vec::new(), |part, value| {
                 assert!(same(value, values[part]), "{value:?} {values:?}");
                 read += 1;
             });
@@ -408,7 +408,7 @@ proptest! {
         }
         // Whatever decodes is spelled so.
         let mut found = Vec::new();
-        let decoded = codec.decode(&noise, |index, value| {
+        let decoded = codec.decode(&noise, &mut Vec::new(), |index, value| {
             let mut builder = ScalarBuilder::new(&types[index]);
             builder.append(Some(value));
             found.push(builder.finish());
@@ -475,7 +475,7 @@ proptest! {
                 let Ok(key) = codec.encode(&row) else { continue };
                 // What is stored is read back in its one spelling.
                 let mut stored = Vec::new();
-                codec.decode(&key, |index, value| stored.push(array(&types[index], &[value]))).expect("our own key");
+                codec.decode(&key, &mut Vec::new(), |index, value| stored.push(array(&types[index], &[value]))).expect("our own key");
                 let row: Vec<_> = stored.iter().zip(&types).map(|(array, ty)| Scalar::at(array.as_ref(), 0, ty).expect("a value")).collect();
                 let selected = tests.iter().all(|test| test(&row));
                 let asked_for = match &decision.access {

@@ -163,9 +163,10 @@ impl<'a> Row<'a> {
         self.places().iter().map(|cell| cell.of(page))
     }
 
-    /// The cell at a position.
-    pub(super) fn cell(&self, index: usize) -> Option<Cell<'a>> {
-        self.places().get(index).map(|cell| cell.of(self.page))
+    /// The value of the cell at a position.
+    pub(super) fn value(&self, index: usize) -> Option<&'a [u8]> {
+        let cell = self.places().get(index)?;
+        Some(cell.value.of(&self.page.frame))
     }
 
     fn places(&self) -> &'a [CellAt] {

@@ -122,6 +122,8 @@ pub(super) struct RowsBuilder {
     of_part: Vec<Option<usize>>,
     /// Of the row that is appended, the cell of each column of the layout; kept, because it is needed for every row.
     found: Vec<Option<usize>>,
+    /// Its key, spelled again; kept as well.
+    again: Vec<u8>,
     rows: usize,
 }
 
@@ -168,6 +170,7 @@ impl RowsBuilder {
             columns,
             of_part,
             found: Vec::new(),
+            again: Vec::new(),
             rows: 0,
         })
     }
@@ -185,7 +188,7 @@ impl RowsBuilder {
         };
         let (layout, found) = (&self.layout, &self.found);
         let (columns, of_part) = (&mut self.columns, &self.of_part);
-        let decoded = layout.key.decode(key, |part, value| {
+        let decoded = layout.key.decode(key, &mut self.again, |part, value| {
             let place = of_part.get(part).copied().flatten();
             if let Some((_, Values::Plain(values))) = place.and_then(|at| columns.get_mut(at)) {
                 values.append(Some(value));
@@ -205,7 +208,7 @@ impl RowsBuilder {
         }
         let bytes = |index: usize| {
             let cell = found.get(index).copied().flatten();
-            cell.and_then(|at| row.cell(at)).map(|cell| cell.value)
+            cell.and_then(|at| row.value(at))
         };
         for (origin, values) in columns {
             match (*origin, values) {
