@@ -79,6 +79,8 @@ class History:
 
     def __init__(self, server, hdfs, kafka):
         self.server, self.hdfs, self.seen, self.views = server, hdfs, 0, []
+        # Seconds that the archive took to have everything after a kill, at most.
+        self.longest = 0.0
         kafka.topic("history", 3)
         source = f"WITH (connector = 'kafka', topic = 'history', properties.bootstrap.server = '{kafka.bootstrap}')"
         server.sql(f"CREATE SOURCE history (key bigint, seq bigint, sum bigint) {source} FORMAT PLAIN ENCODE JSON")
@@ -109,8 +111,17 @@ class History:
             process.until(lambda: self.server.sql(f"SELECT n, ids FROM {view}") == [(total, total)], f"{total} rows in {view}", 120)
 
     def await_archived(self):
-        process.until(lambda: self.server.sql("SELECT error FROM sys.sinks WHERE name = 'kept'") == [(None,)], "the archive goes on", 120)
+        """Waits until it has everything; when it does not go on, its reason is in the failure."""
+        began = time.monotonic()
+
+        def goes_on():
+            [(error,)] = self.server.sql("SELECT error FROM sys.sinks WHERE name = 'kept'")
+            assert error is None, error
+            return True
+
+        process.until(goes_on, "the archive goes on", 300)
         self.server.sql("WAIT FOR kept")
+        self.longest = max(self.longest, time.monotonic() - began)
 
     def open(self, path):
         return self.hdfs.ask(path, "OPEN")
@@ -171,7 +182,7 @@ def test_kafka_to_hdfs_loses_and_doubles_nothing(server, hdfs, kafka, reader):
     history.await_archived()
     history.check(truth, reader)
     took, spark_read = time.monotonic() - began, "with" if reader else "without"
-    print(f"{truth.rows()} rows in {fed:.0f} s of {took:.0f} s, {len(victims)} kills, {spark_read} Spark")
+    print(f"{truth.rows()} rows in {fed:.0f} s of {took:.0f} s, {len(victims)} kills, {spark_read} Spark; all in the archive within {history.longest:.0f} s of each")
     files, before = history.files()
     server.sql("VACUUM ARCHIVE kept")
     left, largest = history.files()
