@@ -217,26 +217,39 @@ class Feed:
         return self.next
 
 
-def interrupted(log):
-    """The windows that a log ends inside of."""
-    return [name for name, (begin, end) in WINDOWS.items() if log.count(begin) > log.count(end)]
+class Windows:
+    """Which windows a log that grows is inside of; each line is looked at once, so that a window of a millisecond is not missed."""
+
+    def __init__(self):
+        self.rest, self.open = b"", Counter()
+
+    def read(self, more):
+        """Takes what the log has grown by."""
+        *lines, self.rest = (self.rest + more).split(b"\n")
+        for line in lines:
+            for name, (begin, end) in WINDOWS.items():
+                self.open[name] += (begin.encode() in line) - (end.encode() in line)
+
+    def interrupted(self):
+        """The windows that the log ends inside of."""
+        return [name for name in WINDOWS if self.open[name] > 0]
 
 
 def kill_in(server, window, chance, start):
     """Kills the server when its log says that it is in a window, or after some time; tells what was interrupted."""
     path = server.data_dir / "server.log"
     deadline = time.monotonic() + chance.uniform(0.2, 3.0) if window is None else time.monotonic() + 20
-    seen = b""
+    windows = Windows()
     with open(path, "rb") as log:
         log.seek(start)
         while time.monotonic() < deadline:
-            seen += log.read()
-            if window is not None and window in interrupted(seen.decode(errors="replace")):
+            windows.read(log.read())
+            if window in windows.interrupted():
                 break
-            time.sleep(0.0005)
+            time.sleep(0.0002)
         server.kill()
-        seen += log.read()
-    return interrupted(seen.decode(errors="replace"))
+        windows.read(log.read() + b"\n")
+    return windows.interrupted()
 
 
 def story(log):
