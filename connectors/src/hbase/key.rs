@@ -286,6 +286,10 @@ impl KeyCodec {
         again: &mut Vec<u8>,
         mut take: impl FnMut(usize, Scalar<'_>),
     ) -> Result<(), usize> {
+        if let Some((ty, encoding)) = self.plain_text() {
+            take(0, value::decode(key, ty, encoding).ok_or(0usize)?);
+            return Ok(());
+        }
         let mut rest = match self.salt_buckets {
             0 => key,
             _ => key.get(1..).ok_or(0usize)?,
@@ -305,6 +309,18 @@ impl KeyCodec {
         match again[..] == *key {
             true => Ok(()),
             false => Err(self.parts.len().saturating_sub(1)),
+        }
+    }
+
+    /// When the key is nothing but a text's own bytes, which are its only spelling.
+    fn plain_text(&self) -> Option<(&SqlType, Encoding)> {
+        match (self.joint, &self.parts[..], self.salt_buckets) {
+            (Joint::Single(encoding @ (Encoding::Bytes | Encoding::Text)), [part], 0)
+                if matches!(part.ty, SqlType::Text | SqlType::Varchar(_)) =>
+            {
+                Some((&part.ty, encoding))
+            }
+            _ => None,
         }
     }
 

@@ -158,7 +158,7 @@ impl<'a> Row<'a> {
     }
 
     /// Its cells, by family and qualifier.
-    pub(super) fn cells(&self) -> impl Iterator<Item = Cell<'a>> + use<'a> {
+    pub(super) fn cells(&self) -> impl ExactSizeIterator<Item = Cell<'a>> + use<'a> {
         let page = self.page;
         self.places().iter().map(|cell| cell.of(page))
     }
@@ -190,7 +190,15 @@ impl Page {
                 if rows.len() >= rows_max {
                     return Err(WireError::Structure);
                 }
+                let start = reader.position();
                 rows.push(row(reader, &mut cells)?);
+                if rows.len() == 1 {
+                    // Rows of a table are much alike; what the first one says is still bounded by the frame.
+                    let (at, left) = (reader.position(), frame.len() - reader.position());
+                    let more = left / (at - start).max(1);
+                    rows.reserve(more.min(rows_max));
+                    cells.reserve(cells.len() * more);
+                }
                 Ok(())
             })
         })?;

@@ -233,9 +233,11 @@ impl RowsBuilder {
         found.clear();
         found.resize(layout.cells.len(), None);
         let mut is_there = layout.witness.is_none();
-        let (mut next, mut newest) = (0, None);
-        for (index, cell) in row.cells().enumerate() {
-            newest = newest.max(Some(cell.timestamp));
+        let (mut next, mut newest) = (0, i64::MIN);
+        let cells = row.cells();
+        let any = cells.len() > 0;
+        for (index, cell) in cells.enumerate() {
+            newest = newest.max(cell.timestamp);
             let is = |column: &CellColumn| {
                 column.qualifier == cell.qualifier && column.family == cell.family
             };
@@ -256,7 +258,7 @@ impl RowsBuilder {
                 }
             }
         }
-        is_there.then_some(newest)
+        is_there.then_some(any.then_some(newest))
     }
 
     /// The batch of the rows so far; the builder is empty afterwards.

@@ -171,9 +171,8 @@ fn big_decimal(bytes: &[u8], ty: &SqlType) -> Option<i128> {
 /// UTF-8 that fits the declared length.
 fn characters<'a>(bytes: &'a [u8], ty: &SqlType) -> Option<&'a str> {
     // Postgres' text has no zero character.
-    let text = std::str::from_utf8(bytes)
-        .ok()
-        .filter(|text| !text.contains('\0'))?;
+    let text = std::str::from_utf8(bytes).ok();
+    let text = text.filter(|_| !bytes.contains(&0))?;
     let length_max = match ty {
         SqlType::Varchar(Some(length)) | SqlType::Char(length) => *length as usize,
         _ => return Some(text),

@@ -510,7 +510,13 @@ impl Binder {
     fn json_function(&self, name: &str, args: &[Typed]) -> Result<Option<Expr>> {
         let whole = matches!(
             name,
-            "to_json" | "to_jsonb" | "row_to_json" | "array_to_json"
+            "to_json"
+                | "to_jsonb"
+                | "row_to_json"
+                | "array_to_json"
+                | "json_array_of"
+                | "json_object_of"
+                | "jsonb_object_of"
         );
         let build = name.starts_with("json") && name.contains("_build_");
         let reads = name.starts_with("json");

@@ -25,6 +25,14 @@ pub(crate) const SET_RETURNING: &[&str] = &[
     "regexp_split_to_table",
 ];
 
+/// Aggregates that gather JSON: the function that makes their result of an array of what they gather.
+const JSON_AGGREGATES: &[(&str, &str)] = &[
+    ("json_agg", "json_array_of"),
+    ("jsonb_agg", "to_jsonb"),
+    ("json_object_agg", "json_object_of"),
+    ("jsonb_object_agg", "jsonb_object_of"),
+];
+
 /// Aggregates whose number arguments DataFusion wants as plain literals.
 const LITERAL_ARGUMENTS: &[&str] = &[
     "percentile_cont",
@@ -81,6 +89,9 @@ impl Normalizer<'_> {
             .name
             .0
             .split_off(function.name.0.len().saturating_sub(1));
+        if let Some((_, finish)) = JSON_AGGREGATES.iter().find(|(one, _)| *one == name) {
+            return self.json_aggregate(&name, finish, function);
+        }
         if SET_RETURNING.contains(&name.as_str()) && row_wise && plain {
             let list = self.function(&name, args)?;
             return Ok(call("unnest", vec![list]));
@@ -111,6 +122,38 @@ impl Normalizer<'_> {
         self.native_call(&name, &mut function)?;
         self.place = before;
         Ok(Expr::Function(function))
+    }
+
+    /// An aggregate that gathers JSON is `array_agg`, which can do all that aggregates can, and a function of its array.
+    fn json_aggregate(
+        &mut self,
+        name: &str,
+        finish: &str,
+        mut function: ast::Function,
+    ) -> Result<Expr> {
+        let unknown = self.registry.unknown_function(name, None);
+        let FunctionArguments::List(list) = &mut function.args else {
+            return Err(unknown);
+        };
+        match (name, list.args.as_slice()) {
+            ("json_agg" | "jsonb_agg", [_]) => {}
+            (
+                "json_object_agg" | "jsonb_object_agg",
+                [
+                    FunctionArg::Unnamed(FunctionArgExpr::Expr(key)),
+                    FunctionArg::Unnamed(FunctionArgExpr::Expr(value)),
+                ],
+            ) => {
+                let build = name.replace("_agg", "").replace("_", "_build_");
+                let pair = call(&build, vec![key.clone(), value.clone()]);
+                list.args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(pair))];
+            }
+            _ => return Err(unknown),
+        }
+        function.name = ast::ObjectName::from(vec![quoted("array_agg")]);
+        let list = self.call(function)?;
+        let finish = Node::Function(finish.to_owned());
+        Ok(self.nodes.wrap(finish, vec![list]))
     }
 
     /// Checks that an aggregate or a window function may stand here, and notes that its arguments follow.
@@ -345,6 +388,7 @@ impl Normalizer<'_> {
                 let special = f.over.is_some()
                     || name == "unnest"
                     || self.registry.is_aggregate(&name)
+                    || JSON_AGGREGATES.iter().any(|(one, _)| *one == name)
                     || SET_RETURNING.contains(&name.as_str());
                 if special {
                     std::ops::ControlFlow::Break(())

@@ -27,6 +27,7 @@ use thalweg_catalog::SqlType;
 use super::cast::out_of_range;
 use super::decimal;
 use super::extreme::Extreme;
+use super::gathered::Gathered;
 use crate::error::raise;
 use crate::types::{BARE_SCALE, field_type, numeric, scale_of};
 
@@ -57,6 +58,15 @@ pub(crate) fn aggregates(
                 })),
             ));
         }
+    }
+    if let Some(inner) = stock.get("array_agg") {
+        let gathered = Gathered {
+            inner: Arc::clone(inner),
+        };
+        out.push((
+            "array_agg".to_owned(),
+            Arc::new(AggregateUDF::from(gathered)),
+        ));
     }
     if let Some(every) = stock.get("bool_and") {
         out.push(("every".to_owned(), Arc::clone(every)));

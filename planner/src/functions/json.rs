@@ -352,7 +352,7 @@ fn build_object(call: &Call<'_>) -> Result<ArrayRef> {
         let mut pairs: Vec<(String, Value)> = Vec::new();
         for at in (0..columns.len()).step_by(2) {
             if columns[at].is_null(row) {
-                return Err(raise("22023", "argument 1: key must not be null"));
+                return Err(raise("22004", "null value not allowed for object key"));
             }
             let mut key = String::new();
             TextOf::new(&columns[at], &call.types[at], zone)?.write(row, &mut key);
@@ -401,6 +401,55 @@ fn to_json(call: &Call<'_>) -> Result<ArrayRef> {
                 jsonb,
             )))
         }
+    })
+}
+
+/// The JSON array of an array, as `json_agg` writes it.
+fn array_of(call: &Call<'_>) -> Result<ArrayRef> {
+    let array = call.array(0)?;
+    let zone = Zone::parse(call.time_zone)?;
+    let Some(SqlType::Array(element)) = call.types.first() else {
+        return Err(DataFusionError::Internal("an array is none".to_owned()));
+    };
+    let between = match element.as_ref() {
+        SqlType::Array(_) | SqlType::Struct(_) => ", \n ",
+        _ => ", ",
+    };
+    text_rows(array.len(), |i| {
+        if array.is_null(i) {
+            return Ok(None);
+        }
+        let values = array.as_list::<i32>().value(i);
+        let items = (0..values.len())
+            .map(|j| Ok(shown(&json_of(&values, element, j, zone)?, false)))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Some(format!("[{}]", items.join(between))))
+    })
+}
+
+/// One object of the pairs of an array of objects; `None` for no array.
+fn object_of(call: &Call<'_>) -> Result<ArrayRef> {
+    let array = call.array(0)?;
+    let jsonb = matches!(call.ret, SqlType::Jsonb);
+    text_rows(array.len(), |i| {
+        if array.is_null(i) {
+            return Ok(None);
+        }
+        let objects = array.as_list::<i32>().value(i);
+        let objects = objects.as_string_view().iter().flatten();
+        if !jsonb {
+            // json keeps the order and the repeats.
+            let pairs = objects.filter_map(|object| object.strip_prefix('{')?.strip_suffix('}'));
+            let pairs: Vec<&str> = pairs.collect();
+            return Ok(Some(format!("{{ {} }}", pairs.join(", "))));
+        }
+        let mut all = serde_json::Map::new();
+        for object in objects {
+            if let Value::Object(pairs) = parse(object)? {
+                all.extend(pairs);
+            }
+        }
+        Ok(Some(canonical(&Value::Object(all))))
     })
 }
 
@@ -473,6 +522,8 @@ pub(crate) fn function(name: &str, types: &[SqlType], zone: &str) -> Option<Nati
         ("json_build_object" | "jsonb_build_object", n) if n % 2 == 0 => (build_object, json_type),
         ("json_build_array" | "jsonb_build_array", _) => (build_array, json_type),
         ("to_json" | "to_jsonb" | "row_to_json" | "array_to_json", 1) => (to_json, json_type),
+        ("json_array_of", 1) => (array_of, json_type),
+        ("json_object_of" | "jsonb_object_of", 1) => (object_of, json_type),
         ("json_typeof" | "jsonb_typeof", 1) => (
             |c| {
                 let array = c.array(0)?;

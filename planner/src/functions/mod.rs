@@ -12,6 +12,7 @@ pub(crate) mod encoding;
 pub(crate) mod exact;
 mod extreme;
 pub(crate) mod format;
+mod gathered;
 pub(crate) mod json;
 pub(crate) mod justify;
 pub(crate) mod native;

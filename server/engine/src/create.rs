@@ -147,14 +147,14 @@ fn outlet(
                 let open = external.committer(relation.oid, shared.connector_context());
                 return Ok(Outlet::Committing(open()?.form(), open));
             }
-            let messages = MessageOutlet::open(store, relation.oid, external.sink()?)?;
+            let messages = MessageOutlet::new(store, relation.oid, external.sink()?);
             return Ok(Outlet::Messages(Box::new(messages)));
         }
         let new = earlier.iter().find_map(|what| what.relation(oid));
         let target = new
             .or_else(|| shared.relation(oid))
             .ok_or(EngineError::Unknown(oid))?;
-        let table = TableOutlet::open(store, relation.oid, target)?;
+        let table = TableOutlet::new(store, relation.oid, target);
         return Ok(Outlet::Table(Box::new(table)));
     }
     let context = shared.connector_context();
@@ -169,7 +169,7 @@ fn outlet(
     match sink {
         AnySink::Rows(sink) => Ok(Outlet::Rows(sink)),
         AnySink::Messages(sink) => {
-            let messages = MessageOutlet::open(store, relation.oid, sink)?;
+            let messages = MessageOutlet::new(store, relation.oid, sink);
             Ok(Outlet::Messages(Box::new(messages)))
         }
         AnySink::Committing(sink) => Ok(Outlet::Committing(sink.form(), opener(relation, context))),

@@ -2,7 +2,6 @@
 //!
 //! Invariant: the table's change and the ledger record that says so are one transaction, so neither is there without the other.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::UInt32Array;
@@ -12,8 +11,9 @@ use thalweg_catalog::Oid;
 use thalweg_connectors::{Delta, Weights};
 use thalweg_state::Store;
 
+use crate::batch::joined;
 use crate::error::EngineError;
-use crate::ledger::{Digest, Entry, Held, Ledger, digest};
+use crate::ledger::{Digest, Entry, Held, Keys, Ledger, Rows, digest};
 use crate::relation::Version;
 use crate::shared::{Shared, Stored};
 use crate::sinks::changes;
@@ -25,8 +25,17 @@ use crate::write::{send, table_change};
 pub(crate) struct TableOutlet {
     target: Arc<Stored>,
     ledger: Ledger,
-    /// What earlier runs of the server delivered; until the first delivery of this one is through.
-    held: Option<Held>,
+    before: Before,
+}
+
+/// What earlier runs of the server delivered.
+enum Before {
+    /// Nobody has looked yet.
+    Unread,
+    /// Until the first delivery of this run is through.
+    Held(Arc<Held>),
+    /// Counts no more.
+    Past,
 }
 
 /// What one delivery does.
@@ -36,17 +45,12 @@ struct Effect {
 }
 
 impl TableOutlet {
-    pub(crate) fn open(
-        store: Arc<Store>,
-        sink: Oid,
-        target: Arc<Stored>,
-    ) -> Result<Self, EngineError> {
-        let (ledger, held) = Ledger::open(store, sink.0)?;
-        Ok(Self {
+    pub(crate) fn new(store: Arc<Store>, sink: Oid, target: Arc<Stored>) -> Self {
+        Self {
             target,
-            ledger,
-            held: Some(held),
-        })
+            ledger: Ledger::new(store, sink.0),
+            before: Before::Unread,
+        }
     }
 
     /// Makes the table hold the rows of `version`. `delivered` is what the last successful call delivered.
@@ -57,37 +61,50 @@ impl TableOutlet {
         delivered: Option<&Arc<Version>>,
     ) -> Result<(), EngineError> {
         let target = Arc::clone(&self.target);
-        let table = target
-            .table
-            .as_ref()
-            .ok_or_else(|| EngineError::internal(format!("{} is not a table", target.label())))?;
+        let table = table_of(&target)?;
         if let Some(error) = shared.failure(target.oid) {
             return Err(error);
+        }
+        if matches!(self.before, Before::Unread) {
+            self.read().await?;
         }
         let changes = changes(version, delivered)?;
         let guard = match &table.key {
             Some(_) => Some(table.lock(&target.history).await?),
             None => None,
         };
-        let held = match (delivered, &self.held) {
-            (None, Some(held)) => Some(held),
+        let held = match (delivered, &self.before) {
+            (None, Before::Held(held)) => Some(Arc::clone(held)),
             _ => None,
         };
-        let effect = match &table.key {
-            Some(index) => keyed(&target, table, index, &changes, held)?,
-            None => appended(&target, table, &changes, held)?,
-        };
+        // After a start this compares all that the query gives with all that was delivered.
+        let stored = Arc::clone(&target);
+        let effect = tokio::task::spawn_blocking(move || effect(&stored, &changes, held));
+        let effect = joined(effect.await)??;
         if !effect.entries.is_empty() {
             shared.admit(&target, &effect.deltas)?;
             let mut change = table_change(&target, effect.deltas)?;
             change.sink = Some(self.ledger.applied(&effect.entries));
             send(shared, &target, change, guard).await?;
         }
-        self.held = None;
+        self.before = Before::Past;
         let rows = u64::try_from(version.net_rows()).unwrap_or(0);
         if self.ledger.is_long(rows) {
             self.rewrite(table, version)?;
         }
+        Ok(())
+    }
+
+    /// Reads what earlier runs delivered; the server does not wait for that to be ready.
+    async fn read(&mut self) -> Result<(), EngineError> {
+        let mut ledger = self.ledger.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let held = ledger.read()?;
+            Ok::<_, EngineError>((ledger, held))
+        });
+        let (ledger, held) = joined(read.await)??;
+        self.ledger = ledger;
+        self.before = Before::Held(Arc::new(held));
         Ok(())
     }
 
@@ -116,6 +133,24 @@ fn digests(stored: &Stored, batch: &RecordBatch) -> Result<Vec<Digest>, EngineEr
     Ok(rows.iter().map(|row| digest(row.data())).collect())
 }
 
+fn table_of(target: &Stored) -> Result<&Table, EngineError> {
+    let table = target.table.as_ref();
+    table.ok_or_else(|| EngineError::internal(format!("{} is not a table", target.label())))
+}
+
+fn effect(
+    target: &Stored,
+    changes: &[Delta],
+    held: Option<Arc<Held>>,
+) -> Result<Effect, EngineError> {
+    let table = table_of(target)?;
+    let held = held.as_deref();
+    match &table.key {
+        Some(index) => keyed(target, table, index, changes, held),
+        None => appended(target, table, changes, held),
+    }
+}
+
 /// Rows replace those with their key; keys that went are deleted, whoever wrote their row last.
 fn keyed(
     target: &Stored,
@@ -124,8 +159,7 @@ fn keyed(
     changes: &[Delta],
     held: Option<&Held>,
 ) -> Result<Effect, EngineError> {
-    let mut gone: HashMap<Vec<u8>, Option<Digest>> =
-        held.map(|held| held.keys.clone()).unwrap_or_default();
+    let mut gone: Keys = held.map(|held| held.keys.clone()).unwrap_or_default();
     for delta in changes {
         for (row, key) in index.keys(&delta.batch)?.into_iter().enumerate() {
             if delta.weights.at(row) < 0 {
@@ -171,7 +205,7 @@ fn appended(
     changes: &[Delta],
     held: Option<&Held>,
 ) -> Result<Effect, EngineError> {
-    let mut held: HashMap<Digest, i64> = held.map(|held| held.rows.clone()).unwrap_or_default();
+    let mut held: Rows = held.map(|held| held.rows.clone()).unwrap_or_default();
     let (mut deltas, mut entries) = (Vec::new(), Vec::new());
     for delta in changes {
         let (mut fresh, mut weights) = (Vec::new(), Vec::new());

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use thalweg_state::Store;
 
 use crate::error::EngineError;
@@ -31,13 +32,17 @@ pub(crate) enum Entry {
     Rows(Digest, i64),
 }
 
+/// Rows by key; `None` when it is not known which, if any.
+pub(crate) type Keys = HashMap<Vec<u8>, Option<Digest>, RandomState>;
+
+/// Number of rows by content.
+pub(crate) type Rows = HashMap<Digest, i64, RandomState>;
+
 /// What the outside system holds, as far as the log knows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// Rows by key; `None` when it is not known which, if any.
-    pub(crate) keys: HashMap<Vec<u8>, Option<Digest>>,
-    /// Number of rows by content.
-    pub(crate) rows: HashMap<Digest, i64>,
+    pub(crate) keys: Keys,
+    pub(crate) rows: Rows,
 }
 
 impl Held {
@@ -65,7 +70,7 @@ impl Held {
 }
 
 /// The log of one sink.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Ledger {
     store: Arc<Store>,
     sink: u32,
@@ -76,22 +81,28 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Reads the log.
-    pub(crate) fn open(store: Arc<Store>, sink: u32) -> Result<(Self, Held), EngineError> {
-        let mut ledger = Self {
-            store: Arc::clone(&store),
+    /// The log of a sink, not read yet.
+    pub(crate) fn new(store: Arc<Store>, sink: u32) -> Self {
+        Self {
+            store,
             sink,
             next: 0,
             attempt: 0,
             logged: 0,
-        };
+        }
+    }
+
+    /// Reads the log, which comes before anything is written to it. Blocks, for long when much was delivered.
+    pub(crate) fn read(&mut self) -> Result<Held, EngineError> {
+        (self.next, self.attempt, self.logged) = (0, 0, 0);
+        let store = Arc::clone(&self.store);
         let mut held = Held::default();
         let mut open: (u64, Vec<Entry>) = (0, Vec::new());
-        store.read_sink(sink, |seq, record| {
+        store.read_sink(self.sink, |seq, record| {
             let (kind, attempt, entries) = decode(record)?;
-            ledger.next = seq + 1;
-            ledger.attempt = ledger.attempt.max(attempt);
-            ledger.logged += entries.len() as u64;
+            self.next = seq + 1;
+            self.attempt = self.attempt.max(attempt);
+            self.logged += entries.len() as u64;
             if attempt != open.0 {
                 held.abandon(std::mem::take(&mut open.1));
                 open.0 = attempt;
@@ -104,7 +115,7 @@ impl Ledger {
             Ok(())
         })?;
         held.abandon(open.1);
-        Ok((ledger, held))
+        Ok(held)
     }
 
     /// Begins a delivery; one that was not completed is abandoned by this.
@@ -253,6 +264,12 @@ mod tests {
         Ok(Arc::new(Store::open(db)?))
     }
 
+    fn open(store: &Arc<Store>, sink: u32) -> Result<(Ledger, Held), EngineError> {
+        let mut ledger = Ledger::new(Arc::clone(store), sink);
+        let held = ledger.read()?;
+        Ok((ledger, held))
+    }
+
     fn redb_in_memory() -> Result<Arc<redb::Database>, redb::DatabaseError> {
         let backend = redb::backends::InMemoryBackend::new();
         Ok(Arc::new(
@@ -268,7 +285,7 @@ mod tests {
     #[test]
     fn what_was_completed_is_known_and_the_rest_is_not() -> Outcome {
         let store = store()?;
-        let (mut ledger, held) = Ledger::open(Arc::clone(&store), 7)?;
+        let (mut ledger, held) = open(&store, 7)?;
         assert_eq!(held, Held::default());
         ledger.begin();
         ledger.intend(&[
@@ -285,12 +302,12 @@ mod tests {
         ledger.done(false)?;
         ledger.begin();
         ledger.intend(&[key("c", None)])?;
-        let (_, held) = Ledger::open(Arc::clone(&store), 7)?;
+        let (_, held) = open(&store, 7)?;
         let expected = [("a", None), ("c", None), ("d", Some(digest(b"1")))];
         let expected = expected.map(|(key, row)| (key.as_bytes().to_vec(), row));
-        assert_eq!(held.keys, HashMap::from(expected));
+        assert_eq!(held.keys, Keys::from_iter(expected));
         assert_eq!(
-            Ledger::open(store, 8)?.1,
+            open(&store, 8)?.1,
             Held::default(),
             "another sink's log"
         );
@@ -300,7 +317,7 @@ mod tests {
     #[test]
     fn rows_count_once_their_attempt_is_through() -> Outcome {
         let store = store()?;
-        let (mut ledger, _) = Ledger::open(Arc::clone(&store), 7)?;
+        let (mut ledger, _) = open(&store, 7)?;
         let (a, b) = (digest(b"a"), digest(b"b"));
         ledger.begin();
         ledger.intend(&[Entry::Rows(a, 2), Entry::Rows(b, 1)])?;
@@ -311,15 +328,15 @@ mod tests {
         ledger.begin();
         ledger.intend(&[Entry::Rows(b, -1)])?;
         ledger.done(true)?;
-        let (mut ledger, held) = Ledger::open(Arc::clone(&store), 7)?;
-        assert_eq!(held.rows, HashMap::from([(a, 2)]));
+        let (mut ledger, held) = open(&store, 7)?;
+        assert_eq!(held.rows, Rows::from_iter([(a, 2)]));
         ledger.rewrite(&[Entry::Rows(a, 2)])?;
-        let (mut ledger, held) = Ledger::open(Arc::clone(&store), 7)?;
-        assert_eq!(held.rows, HashMap::from([(a, 2)]));
+        let (mut ledger, held) = open(&store, 7)?;
+        assert_eq!(held.rows, Rows::from_iter([(a, 2)]));
         assert_eq!(ledger.logged, 1);
         let (sink, seq, record) = ledger.applied(&[Entry::Rows(a, 1)]);
         store.append_sink(sink, seq, &record, true)?;
-        assert_eq!(Ledger::open(store, 7)?.1.rows, HashMap::from([(a, 3)]));
+        assert_eq!(open(&store, 7)?.1.rows, Rows::from_iter([(a, 3)]));
         Ok(())
     }
 

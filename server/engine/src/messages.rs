@@ -3,15 +3,16 @@
 //! Invariant: after a delivery succeeded, the newest message of every key says what the version holds for it; after a crash or a
 //! failure every key or row that may not have arrived is sent again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use thalweg_catalog::Oid;
 use thalweg_connectors::{ConnectorError, Delta, Form, Message, MessageSink, Weights};
 use thalweg_state::Store;
 
+use crate::batch::joined;
 use crate::error::EngineError;
-use crate::ledger::{Digest, Entry, Held, Ledger, digest};
+use crate::ledger::{Entry, Held, Keys, Ledger, Rows, digest};
 use crate::relation::Version;
 use crate::sinks::changes;
 
@@ -23,25 +24,22 @@ pub(crate) struct MessageOutlet {
     sink: Box<dyn MessageSink>,
     /// Shared with the threads that write it.
     ledger: Arc<parking_lot::Mutex<Ledger>>,
-    /// What the last run of the server delivered; until the first delivery of this one is through.
+    /// What the last run of the server delivered; from the first delivery of this one until one is through.
     held: Option<Held>,
+    is_read: bool,
     /// Keys whose message may or may not have arrived in an attempt of this run that failed.
     uncertain: HashSet<Vec<u8>>,
 }
 
 impl MessageOutlet {
-    pub(crate) fn open(
-        store: Arc<Store>,
-        oid: Oid,
-        sink: Box<dyn MessageSink>,
-    ) -> Result<Self, EngineError> {
-        let (ledger, held) = Ledger::open(store, oid.0)?;
-        Ok(Self {
+    pub(crate) fn new(store: Arc<Store>, oid: Oid, sink: Box<dyn MessageSink>) -> Self {
+        Self {
             sink,
-            ledger: Arc::new(parking_lot::Mutex::new(ledger)),
-            held: Some(held),
+            ledger: Arc::new(parking_lot::Mutex::new(Ledger::new(store, oid.0))),
+            held: None,
+            is_read: false,
             uncertain: HashSet::new(),
-        })
+        }
     }
 
     /// Makes the outside system hold `version`. `delivered` is what the last successful call delivered.
@@ -50,6 +48,10 @@ impl MessageOutlet {
         version: &Arc<Version>,
         delivered: Option<&Arc<Version>>,
     ) -> Result<(), EngineError> {
+        if !self.is_read {
+            self.held = Some(self.log(Ledger::read).await?);
+            self.is_read = true;
+        }
         self.ledger.lock().begin();
         let sent = match self.sink.form() {
             Form::Append => self.append(version, delivered).await?,
@@ -81,7 +83,7 @@ impl MessageOutlet {
     ) -> Result<bool, EngineError> {
         let mut held = match (delivered, &self.held) {
             (None, Some(held)) => held.rows.clone(),
-            _ => HashMap::new(),
+            _ => Rows::default(),
         };
         let mut sent = false;
         for part in parts(&changes(version, delivered)?) {
@@ -129,9 +131,9 @@ impl MessageOutlet {
     ) -> Result<bool, EngineError> {
         let changes = changes(version, delivered)?;
         // Keys that may be there and are not, until a row says otherwise.
-        let mut gone: HashMap<Vec<u8>, Option<Digest>> = match (delivered, &self.held) {
+        let mut gone: Keys = match (delivered, &self.held) {
             (None, Some(held)) => held.keys.clone(),
-            _ => HashMap::new(),
+            _ => Keys::default(),
         };
         for part in parts(&changes) {
             for (row, key, _) in self.keyed(&part)? {
@@ -183,7 +185,7 @@ impl MessageOutlet {
         &mut self,
         version: &Version,
         seen: &HashSet<Vec<u8>>,
-        gone: &mut HashMap<Vec<u8>, Option<Digest>>,
+        gone: &mut Keys,
     ) -> Result<(), EngineError> {
         let unseen = self.uncertain.iter().filter(|key| !seen.contains(*key));
         let mut left: HashSet<Vec<u8>> = unseen.cloned().collect();
@@ -237,14 +239,14 @@ impl MessageOutlet {
         self.sink.send(messages).await.map_err(refused)
     }
 
-    /// Writes the ledger on a thread that may block.
-    async fn log(
+    /// Reads or writes the ledger on a thread that may block.
+    async fn log<T: Send + 'static>(
         &self,
-        write: impl FnOnce(&mut Ledger) -> Result<(), EngineError> + Send + 'static,
-    ) -> Result<(), EngineError> {
+        work: impl FnOnce(&mut Ledger) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
         let ledger = Arc::clone(&self.ledger);
-        let written = tokio::task::spawn_blocking(move || write(&mut ledger.lock()));
-        crate::batch::joined(written.await)?
+        let done = tokio::task::spawn_blocking(move || work(&mut ledger.lock()));
+        joined(done.await)?
     }
 
     /// Replaces the ledger by what it adds up to: the content of `version`, which was just delivered.

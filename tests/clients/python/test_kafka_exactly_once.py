@@ -31,10 +31,11 @@ READ_A_SECOND = 10_000
 # The server's own words say what a kill interrupts.
 TRACE = "info,thalweg_engine=trace,thalweg_connectors=trace"
 WINDOWS = {
-    "transaction": ("transaction begins", "transaction ends"),
-    "run write": ("checkpoint writes runs", "checkpoint commits"),
-    "manifest commit": ("checkpoint commits", "checkpoint ends"),
-    "backfill": ("backfill begins", "backfill ends"),
+    "transaction": ("transaction begins", ["transaction ends"]),
+    # A checkpoint that has nothing to commit ends at once.
+    "run write": ("checkpoint writes runs", ["checkpoint commits", "checkpoint ends"]),
+    "manifest commit": ("checkpoint commits", ["checkpoint ends"]),
+    "backfill": ("backfill begins", ["backfill ends"]),
 }
 
 
@@ -227,8 +228,11 @@ class Windows:
         """Takes what the log has grown by."""
         *lines, self.rest = (self.rest + more).split(b"\n")
         for line in lines:
-            for name, (begin, end) in WINDOWS.items():
-                self.open[name] += (begin.encode() in line) - (end.encode() in line)
+            for name, (begin, ends) in WINDOWS.items():
+                if begin.encode() in line:
+                    self.open[name] += 1
+                elif self.open[name] and any(end.encode() in line for end in ends):
+                    self.open[name] -= 1
 
     def interrupted(self):
         """The windows that the log ends inside of."""
@@ -236,7 +240,7 @@ class Windows:
 
 
 def kill_in(server, window, chance, start):
-    """Kills the server when its log says that it is in a window, or after some time; tells what was interrupted."""
+    """Kills the server when its log, from `start`, says that it is in a window, or after some time; tells what was interrupted."""
     path = server.data_dir / "server.log"
     deadline = time.monotonic() + chance.uniform(0.2, 3.0) if window is None else time.monotonic() + 20
     windows = Windows()

@@ -148,7 +148,7 @@ async fn run(form: Form, steps: &[Step], grow: bool) -> (Vec<(i64, i64)>, Topic)
             form,
             luck: Arc::clone(&luck),
         };
-        MessageOutlet::open(Arc::clone(&store), Oid(9), Box::new(flaky)).expect("opens")
+        MessageOutlet::new(Arc::clone(&store), Oid(9), Box::new(flaky))
     };
     let (mut outlet, mut delivered, mut rows) = (open(), None, Vec::new());
     for step in steps.iter().chain([&Step::Trouble(usize::MAX)]) {
