@@ -306,11 +306,7 @@ mod tests {
         let expected = [("a", None), ("c", None), ("d", Some(digest(b"1")))];
         let expected = expected.map(|(key, row)| (key.as_bytes().to_vec(), row));
         assert_eq!(held.keys, Keys::from_iter(expected));
-        assert_eq!(
-            open(&store, 8)?.1,
-            Held::default(),
-            "another sink's log"
-        );
+        assert_eq!(open(&store, 8)?.1, Held::default(), "another sink's log");
         Ok(())
     }
 

@@ -181,7 +181,7 @@ impl Db {
                     query,
                     delivery,
                     format,
-                    into: None,
+                    into: sink.into.as_ref().map(|name| self.oid(&last(name))),
                 });
                 let relation =
                     self.build(&last(&sink.name), kind, None, &columns(&plan), &plan.reads)?;

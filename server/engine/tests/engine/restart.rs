@@ -108,6 +108,63 @@ fn a_damaged_log_entry_is_named_and_harms_nobody_else() {
     assert_eq!(db.reopen().rows("SELECT id FROM u"), ["2", "4"]);
 }
 
+/// What a sink has delivered is read when it delivers again: a record that cannot be read is the sink's own trouble.
+#[test]
+fn a_damaged_record_of_deliveries_stops_its_sink_alone() {
+    const SINKS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("sink_log");
+    let mut db = Db::new();
+    db.ok("CREATE TABLE t (id INT); CREATE TABLE one (id INT); CREATE TABLE two (id INT)");
+    db.ok("CREATE SINK a INTO one AS SELECT id FROM t; CREATE SINK b INTO two AS SELECT id FROM t");
+    db.ok("INSERT INTO t VALUES (1), (2); WAIT FOR a; WAIT FOR b");
+    let broken = db.oid("a").0;
+    let closed = db.close();
+    let whole = {
+        let database = Database::open(closed.file()).expect("opens");
+        let txn = database.begin_write().expect("writes");
+        let whole = {
+            let mut log = txn.open_table(SINKS).expect("a log");
+            let records: Vec<_> = log
+                .range((broken, 0)..(broken + 1, 0))
+                .expect("reads")
+                .map(|record| record.expect("a record"))
+                .map(|(key, bytes)| (key.value(), bytes.value().to_vec()))
+                .collect();
+            assert!(!records.is_empty(), "nothing was delivered");
+            for (key, _) in &records {
+                log.insert(key, &b"no record"[..]).expect("writes");
+            }
+            records
+        };
+        txn.commit().expect("commits");
+        whole
+    };
+    let mut db = closed.open().expect("opens");
+    db.ok("INSERT INTO t VALUES (3); WAIT FOR b");
+    assert_eq!(db.rows("SELECT id FROM two"), ["1", "2", "3"]);
+    db.until("that its sink says so", |status| {
+        let errors = status.errors.iter();
+        let mut own = errors.filter(|error| error.name == "a");
+        own.any(|error| error.message.contains("is corrupt: its checksum"))
+    });
+    assert_eq!(db.rows("SELECT id FROM one"), ["1", "2"]);
+    // With its record back it goes on where it was.
+    let closed = db.close();
+    {
+        let database = Database::open(closed.file()).expect("opens");
+        let txn = database.begin_write().expect("writes");
+        {
+            let mut log = txn.open_table(SINKS).expect("a log");
+            for (key, bytes) in &whole {
+                log.insert(key, bytes.as_slice()).expect("writes");
+            }
+        }
+        txn.commit().expect("commits");
+    }
+    let mut db = closed.open().expect("opens");
+    db.ok("WAIT FOR a");
+    assert_eq!(db.rows("SELECT id FROM one"), ["1", "2", "3"]);
+}
+
 /// A relation that a source feeds is not readable before it is back where it was, and the error names who is late.
 #[test]
 fn a_source_that_is_not_back_yet_is_named() {
