@@ -13,7 +13,8 @@ use thalweg_catalog::SqlType;
 use super::binder::{Binder, Typed, same_layout, tagged};
 use crate::error::raise;
 use crate::functions::{
-    arithmetic, collection, encoding, format, json, justify, now, series, temporal, text,
+    arithmetic, collection, encoding, format, json, justify, now, ordered_set, series, temporal,
+    text,
 };
 use crate::types::{
     Conversion, convertible, field_type, is_integer, is_text, numeric, numeric_rank, unify,
@@ -117,6 +118,13 @@ impl Binder {
         }
         if let Some(expr) = self.array_function(name, &args)? {
             return Ok(expr);
+        }
+        let texty = |arg: &Typed| is_text(&arg.1) || arg.1 == SqlType::Unknown;
+        if name == "substring" && args.len() == 2 && args.iter().all(texty) {
+            // What the pattern matches, or its first group.
+            let found = self.registered("regexp_match", args, schema)?;
+            let first = (super::literal::number("1")?, SqlType::Int4);
+            return collection::index(self, vec![self.typed(found, schema)?, first]);
         }
         self.registered(name, args, schema)
     }
@@ -552,6 +560,15 @@ impl Binder {
             }
             ("array_or_empty", [(expr, ty @ SqlType::Array(_))]) => {
                 collection::or_empty(ty).call(vec![expr.clone()])
+            }
+            ("mode", [(expr, SqlType::Array(element))]) => {
+                ordered_set::mode(element).call(vec![expr.clone()])
+            }
+            ("percentile_disc", [(expr, SqlType::Array(element)), fraction]) => {
+                ordered_set::percentile_disc(element).call(vec![
+                    expr.clone(),
+                    self.implicit(fraction.clone(), &SqlType::Float8)?,
+                ])
             }
             ("array_length" | "array_upper", [(expr, ty @ SqlType::Array(_)), dimension]) => {
                 collection::length(ty, true).call(vec![

@@ -33,6 +33,9 @@ const JSON_AGGREGATES: &[(&str, &str)] = &[
     ("jsonb_object_agg", "jsonb_object_of"),
 ];
 
+/// Aggregates that pick one of their values by its place.
+const ORDERED_SET: &[&str] = &["mode", "percentile_disc"];
+
 /// Aggregates whose number arguments DataFusion wants as plain literals.
 const LITERAL_ARGUMENTS: &[&str] = &[
     "percentile_cont",
@@ -91,6 +94,9 @@ impl Normalizer<'_> {
             .split_off(function.name.0.len().saturating_sub(1));
         if let Some((_, finish)) = JSON_AGGREGATES.iter().find(|(one, _)| *one == name) {
             return self.json_aggregate(&name, finish, function);
+        }
+        if ORDERED_SET.contains(&name.as_str()) {
+            return self.ordered_set(&name, args, function);
         }
         if SET_RETURNING.contains(&name.as_str()) && row_wise && plain {
             let list = self.function(&name, args)?;
@@ -154,6 +160,46 @@ impl Normalizer<'_> {
         let list = self.call(function)?;
         let finish = Node::Function(finish.to_owned());
         Ok(self.nodes.wrap(finish, vec![list]))
+    }
+
+    /// An aggregate WITHIN GROUP is the sorted `array_agg` and a function of it and of the aggregate's own arguments.
+    fn ordered_set(
+        &mut self,
+        name: &str,
+        mut direct: Vec<Expr>,
+        mut function: ast::Function,
+    ) -> Result<Expr> {
+        let within = std::mem::take(&mut function.within_group);
+        let [key] = within.as_slice() else {
+            return Err(match within.is_empty() {
+                true => PlanError::new(
+                    "42809",
+                    format!("WITHIN GROUP is required for ordered-set aggregate {name}"),
+                ),
+                false => self.registry.unknown_function(name, None),
+            });
+        };
+        if direct.len() != usize::from(name == "percentile_disc") {
+            return Err(self.registry.unknown_function(name, None));
+        }
+        if function.over.is_some() {
+            let message = format!("OVER with ordered-set aggregate {name}");
+            return Err(PlanError::unsupported(message));
+        }
+        if let FunctionArguments::List(list) = &mut function.args {
+            list.args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(
+                key.expr.clone(),
+            ))];
+            list.clauses = vec![ast::FunctionArgumentClause::OrderBy(vec![key.clone()])];
+        }
+        function.name = ast::ObjectName::from(vec![quoted("array_agg")]);
+        let list = self.call(function)?;
+        for argument in &mut direct {
+            self.expr(argument)?;
+        }
+        direct.insert(0, list);
+        let finish = Node::Function(name.to_owned());
+        Ok(self.nodes.wrap(finish, direct))
     }
 
     /// Checks that an aggregate or a window function may stand here, and notes that its arguments follow.
@@ -389,6 +435,7 @@ impl Normalizer<'_> {
                     || name == "unnest"
                     || self.registry.is_aggregate(&name)
                     || JSON_AGGREGATES.iter().any(|(one, _)| *one == name)
+                    || ORDERED_SET.contains(&name.as_str())
                     || SET_RETURNING.contains(&name.as_str());
                 if special {
                     std::ops::ControlFlow::Break(())

@@ -17,6 +17,7 @@ pub(crate) mod json;
 pub(crate) mod justify;
 pub(crate) mod native;
 pub(crate) mod now;
+pub(crate) mod ordered_set;
 mod scan;
 pub(crate) mod series;
 pub(crate) mod single;
@@ -50,8 +51,12 @@ pub(crate) const OWN_NAMES: &[&str] = &[
     "floor",
     "generate_series",
     "greatest",
+    "json_agg",
     "json_build_object",
+    "json_object_agg",
+    "jsonb_agg",
     "jsonb_build_object",
+    "jsonb_object_agg",
     "jsonb_array_length",
     "jsonb_typeof",
     "justify_days",
@@ -66,8 +71,10 @@ pub(crate) const OWN_NAMES: &[&str] = &[
     "make_time",
     "make_timestamp",
     "mod",
+    "mode",
     "now",
     "nullif",
+    "percentile_disc",
     "pg_typeof",
     "position",
     "power",
