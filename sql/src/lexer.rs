@@ -91,6 +91,13 @@ pub(crate) fn pieces(text: &str) -> Result<Vec<Piece>, SqlError> {
             other => {
                 check_token(text, &other, token.span.start)?;
                 let canonical = canonical(other);
+                if let Some(last) = tokens.last_mut()
+                    && last.span.end == token.span.start
+                    && let Some(both) = key_operator(&last.token, &canonical)
+                {
+                    (last.token, last.span.end) = (both, token.span.end);
+                    continue;
+                }
                 // Literals separated by a newline are one literal, as in the SQL standard.
                 if newline
                     && let Token::SingleQuotedString(tail) = &canonical
@@ -133,8 +140,19 @@ fn piece(walk: &mut Walk<'_>, tokens: Vec<TokenWithSpan>) -> Piece {
     }
 }
 
+/// `?|` or `?&`, which come in two pieces.
+fn key_operator(first: &Token, second: &Token) -> Option<Token> {
+    match (first, second) {
+        (Token::Question, Token::Pipe) => Some(Token::QuestionPipe),
+        (Token::Question, Token::Ampersand) => Some(Token::QuestionAnd),
+        _ => None,
+    }
+}
+
 fn canonical(token: Token) -> Token {
     match token {
+        // An operator of jsonb; parameters are `$1`.
+        Token::Placeholder(mark) if mark == "?" => Token::Question,
         Token::Word(mut word) => {
             if word.quote_style.is_none() {
                 word.value.make_ascii_lowercase();
