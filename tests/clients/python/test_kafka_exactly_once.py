@@ -273,6 +273,8 @@ def attempt(session, text):
 def drop_checked(session, view):
     """Drops a view over all rows, when there is one; it agrees with the sums at the moment that one statement sees."""
     if session(f"SELECT 1 FROM sys.jobs WHERE name = '{view}'"):
+        # Kills may have kept it from reading all rows; it gets the time now.
+        session(f"WAIT FOR {view}")
         n, total, *sums = session(f"SELECT n, total, (SELECT sum(n) FROM sums), (SELECT sum(total) FROM sums) FROM {view}")[0]
         assert [n, total] == sums, view
         session(f"DROP MATERIALIZED VIEW {view}")
@@ -297,7 +299,8 @@ def test_kills_lose_double_and_reorder_nothing(kafka, server, session):
     began, late = log.stat().st_size, []
     for kill in range(KILLS):
         aim = aims[kill % len(aims)]
-        if aim == "backfill":
+        # Views that were begun earlier are begun again at every start.
+        if aim == "backfill" and kill % (2 * len(aims)) < len(aims):
             late.append(f"late_{kill}")
             text = f"CREATE MATERIALIZED VIEW {late[-1]} AS SELECT count(*) AS n, sum(sum) AS total FROM numbered"
             threading.Thread(target=attempt, args=(session, text), daemon=True).start()
@@ -318,6 +321,7 @@ def test_kills_lose_double_and_reorder_nothing(kafka, server, session):
     for view in late:
         # Whether it was created is for its killed statement to know.
         if session(f"SELECT 1 FROM sys.jobs WHERE name = '{view}'"):
+            session(f"WAIT FOR {view}")
             assert session(f"SELECT n FROM {view}") == [(total,)]
     assert session("SELECT count(*) FROM kept") == [(total,)]
     assert session("SELECT key, seq FROM kept GROUP BY key, seq HAVING count(*) <> 1") == []
