@@ -150,8 +150,11 @@ impl Normalizer<'_> {
                     FunctionArg::Unnamed(FunctionArgExpr::Expr(value)),
                 ],
             ) => {
-                let build = name.replace("_agg", "").replace("_", "_build_");
-                let pair = call(&build, vec![key.clone(), value.clone()]);
+                let build = match name {
+                    "json_object_agg" => "json_build_object",
+                    _ => "jsonb_build_object",
+                };
+                let pair = call(build, vec![key.clone(), value.clone()]);
                 list.args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(pair))];
             }
             _ => return Err(unknown),
