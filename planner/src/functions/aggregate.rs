@@ -26,8 +26,7 @@ use thalweg_catalog::SqlType;
 
 use super::cast::out_of_range;
 use super::decimal;
-use super::extreme::Extreme;
-use super::gathered::Gathered;
+use super::of_argument::{Holds, OfArgument};
 use crate::error::raise;
 use crate::types::{BARE_SCALE, field_type, numeric, scale_of};
 
@@ -49,24 +48,16 @@ pub(crate) fn aggregates(
             Arc::new(AggregateUDF::from(Total::new(Measure::Avg))),
         ),
     ];
-    for name in ["min", "max"] {
+    for (name, holds) in [
+        ("min", Holds::One),
+        ("max", Holds::One),
+        ("array_agg", Holds::All),
+    ] {
         if let Some(inner) = stock.get(name) {
-            out.push((
-                name.to_owned(),
-                Arc::new(AggregateUDF::from(Extreme {
-                    inner: Arc::clone(inner),
-                })),
-            ));
+            let inner = Arc::clone(inner);
+            let own = AggregateUDF::from(OfArgument { inner, holds });
+            out.push((name.to_owned(), Arc::new(own)));
         }
-    }
-    if let Some(inner) = stock.get("array_agg") {
-        let gathered = Gathered {
-            inner: Arc::clone(inner),
-        };
-        out.push((
-            "array_agg".to_owned(),
-            Arc::new(AggregateUDF::from(gathered)),
-        ));
     }
     if let Some(every) = stock.get("bool_and") {
         out.push(("every".to_owned(), Arc::clone(every)));

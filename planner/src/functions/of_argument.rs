@@ -1,4 +1,4 @@
-//! min and max that keep the SQL type of their argument.
+//! min, max and array_agg, whose results keep the SQL type of their argument.
 //!
 //! Invariant: everything but the result's field is DataFusion's own, and infinities are values like others.
 
@@ -12,14 +12,34 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, ReversedUDAF, Signature,
     StatisticsArgs,
 };
+use thalweg_catalog::SqlType;
 
-/// DataFusion's min or max with the argument's SQL type as result.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Extreme {
-    pub(crate) inner: Arc<AggregateUDF>,
+use crate::types::field_type;
+
+/// What the result is of the argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Holds {
+    /// One of its values, the smallest or the largest.
+    One,
+    /// All of them, in an array.
+    All,
 }
 
-impl AggregateUDFImpl for Extreme {
+/// DataFusion's aggregate with a result of the argument's SQL type, or an array of it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct OfArgument {
+    pub(crate) inner: Arc<AggregateUDF>,
+    pub(crate) holds: Holds,
+}
+
+impl OfArgument {
+    fn around(&self, inner: Arc<AggregateUDF>) -> Self {
+        let holds = self.holds;
+        Self { inner, holds }
+    }
+}
+
+impl AggregateUDFImpl for OfArgument {
     fn name(&self) -> &str {
         self.inner.name()
     }
@@ -34,15 +54,21 @@ impl AggregateUDFImpl for Extreme {
 
     fn return_field(&self, arg_fields: &[FieldRef]) -> Result<FieldRef> {
         let plain = self.inner.inner().return_field(arg_fields)?;
-        match arg_fields.first() {
-            Some(argument) if argument.data_type() == plain.data_type() => Ok(Arc::new(
-                plain
-                    .as_ref()
-                    .clone()
-                    .with_metadata(argument.metadata().clone()),
-            )),
-            _ => Ok(plain),
+        let Some(argument) = arg_fields.first() else {
+            return Ok(plain);
+        };
+        let (held, metadata) = match self.holds {
+            Holds::One => (argument.data_type().clone(), argument.metadata().clone()),
+            Holds::All => {
+                let array = SqlType::Array(Box::new(field_type(argument)));
+                (array.arrow(), array.metadata())
+            }
+        };
+        if held != *plain.data_type() {
+            return Ok(plain);
         }
+        let field = plain.as_ref().clone().with_metadata(metadata);
+        Ok(Arc::new(field))
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
@@ -55,11 +81,12 @@ impl AggregateUDFImpl for Extreme {
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
         // DataFusion's starts from the largest finite number, which an infinity does not replace.
-        let floating = args
-            .expr_fields
-            .iter()
-            .any(|field| field.data_type().is_floating());
-        !floating && self.inner.groups_accumulator_supported(args)
+        let starts_finite = self.holds == Holds::One
+            && args
+                .expr_fields
+                .iter()
+                .any(|field| field.data_type().is_floating());
+        !starts_finite && self.inner.groups_accumulator_supported(args)
     }
 
     fn create_groups_accumulator(
@@ -81,12 +108,31 @@ impl AggregateUDFImpl for Extreme {
         self.inner.order_sensitivity()
     }
 
+    fn with_beneficial_ordering(
+        self: Arc<Self>,
+        beneficial_ordering: bool,
+    ) -> Result<Option<Arc<dyn AggregateUDFImpl>>> {
+        let inner = self.inner.as_ref().clone();
+        let ordered = inner.with_beneficial_ordering(beneficial_ordering)?;
+        Ok(ordered.map(|inner| Arc::new(self.around(Arc::new(inner))) as _))
+    }
+
     fn reverse_expr(&self) -> ReversedUDAF {
-        ReversedUDAF::Identical
+        match (self.holds, self.inner.reverse_udf()) {
+            (Holds::One, _) => ReversedUDAF::Identical,
+            (Holds::All, ReversedUDAF::Reversed(inner)) => {
+                ReversedUDAF::Reversed(Arc::new(AggregateUDF::from(self.around(inner))))
+            }
+            (Holds::All, other) => other,
+        }
     }
 
     fn is_descending(&self) -> Option<bool> {
         self.inner.is_descending()
+    }
+
+    fn supports_null_handling_clause(&self) -> bool {
+        self.inner.supports_null_handling_clause()
     }
 
     fn value_from_stats(&self, statistics_args: &StatisticsArgs) -> Option<ScalarValue> {
